@@ -1,0 +1,1 @@
+"""chroma_async: an async-first, Chroma-compatible vector database."""

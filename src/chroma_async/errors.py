@@ -1,0 +1,202 @@
+"""Every error of the project, with all that any layer needs to know about it.
+
+    ChromaError
+    ├── InvalidArgumentError          400  a value that the caller must change
+    │   ├── InvalidDimensionException 400
+    │   ├── InvalidUUIDError          400
+    │   └── DuplicateIDError          400
+    ├── MalformedRequestError         422  well-formed JSON of the wrong shape
+    ├── UnsupportedMediaTypeError     415
+    ├── PayloadTooLargeError          413
+    ├── BatchSizeExceededError        413
+    ├── AuthorizationError            401
+    ├── ChromaAuthError               403
+    ├── ForbiddenError                403  reset without permission
+    ├── NotFoundError                 404
+    ├── UniqueConstraintError         409
+    ├── RateLimitError                429  retryable: wait and send again
+    ├── QuotaError                    400
+    ├── UnimplementedError            501
+    ├── UnavailableError              503  retryable: the engine refuses writes, or is stopping
+    ├── ServerUnreachableError        503  retryable: no answer from the named hop
+    └── InternalError                 500
+        └── VersionMismatchError      500
+    LogError                               the log's own errors; the engine turns them into the above
+    ├── LogConflict                        somebody else appended first
+    ├── LogTruncated                       the asked-for entries are gone
+    ├── LogHole                            an LSN is missing
+    ├── LogReset                           this is another log than the one remembered
+    └── LogCorrupt                         an entry does not match its checksum
+    FormatError                            a directory or file that this version can't read
+    StorageCorrupt                         a file of a collection does not match its checksum
+
+The wire name is what Chroma's clients look up; server and client read the same table (`by_wire_name`).
+"""
+
+from typing import ClassVar
+
+
+class ChromaError(Exception):
+    """Base of all errors that a caller of the API can receive."""
+
+    wire_name: ClassVar[str] = "ChromaError"
+    status: ClassVar[int] = 500
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+
+    def code(self) -> int:
+        """HTTP status, under the name that Chroma gives it."""
+        return self.status
+
+    @classmethod
+    def name(cls) -> str:
+        """Wire name, under the name that Chroma gives it."""
+        return cls.wire_name
+
+
+class InvalidArgumentError(ChromaError):
+    wire_name = "InvalidArgumentError"
+    status = 400
+
+
+class InvalidDimensionException(InvalidArgumentError):
+    """An embedding whose length is not the collection's dimension."""
+
+
+class InvalidUUIDError(InvalidArgumentError):
+    """A collection id that is not a UUID."""
+
+
+class DuplicateIDError(InvalidArgumentError):
+    """The same id twice in one call of our own client."""
+
+
+class MalformedRequestError(ChromaError):
+    """A request body of valid JSON whose fields have the wrong types, or are missing."""
+
+    status = 422
+
+
+class UnsupportedMediaTypeError(ChromaError):
+    status = 415
+
+
+class PayloadTooLargeError(ChromaError):
+    status = 413
+
+
+class BatchSizeExceededError(ChromaError):
+    wire_name = "BatchSizeExceededError"
+    status = 413
+
+
+class AuthorizationError(ChromaError):
+    wire_name = "AuthorizationError"
+    status = 401
+
+
+class ChromaAuthError(ChromaError):
+    wire_name = "AuthError"
+    status = 403
+
+
+class ForbiddenError(ChromaError):
+    status = 403
+
+
+class NotFoundError(ChromaError):
+    wire_name = "NotFoundError"
+    status = 404
+
+
+class UniqueConstraintError(ChromaError):
+    """The name is taken. On the wire Chroma calls this `ChromaError`, with status 409."""
+
+    status = 409
+
+
+class RateLimitError(ChromaError):
+    wire_name = "RateLimitError"
+    status = 429
+    retryable = True
+
+
+class QuotaError(ChromaError):
+    wire_name = "QuotaError"
+    status = 400
+
+
+class UnimplementedError(ChromaError):
+    status = 501
+
+
+class UnavailableError(ChromaError):
+    """The engine refuses this for now: it is stopping, or a write met an unexplained I/O error."""
+
+    status = 503
+    retryable = True
+
+
+class ServerUnreachableError(ChromaError):
+    """No answer from the server; the message names the hop that failed."""
+
+    status = 503
+    retryable = True
+
+
+class InternalError(ChromaError):
+    wire_name = "InternalError"
+    status = 500
+
+
+class VersionMismatchError(InternalError):
+    wire_name = "VersionMismatchError"
+
+
+class LogError(Exception):
+    """Base of what a LogStore raises."""
+
+
+class LogConflict(LogError):
+    """Entries were appended by somebody else since the named LSN: catch up, decide again."""
+
+
+class LogTruncated(LogError):
+    """The entries asked for are below the oldest kept one: take the state from a projection."""
+
+
+class LogHole(LogError):
+    """An LSN is missing in the middle of the log: stop, and say so to a person."""
+
+
+class LogReset(LogError):
+    """The log has another identity than the one that was remembered."""
+
+
+class LogCorrupt(LogError):
+    """An entry does not match its checksum, or has a version that is not known."""
+
+
+class FormatError(Exception):
+    """A data directory or file that this version can't or mustn't open."""
+
+
+class StorageCorrupt(Exception):
+    """A file of a collection is missing, too short, or does not match its checksum."""
+
+
+def _subclasses(cls: type[ChromaError]) -> list[type[ChromaError]]:
+    return [cls, *(found for child in cls.__subclasses__() for found in _subclasses(child))]
+
+
+def from_wire(name: str, status: int, message: str) -> ChromaError:
+    """Return the error that a server meant: the class of that name and status, else the nearest one."""
+    classes = _subclasses(ChromaError)
+    both = [cls for cls in classes if cls.wire_name == name and cls.status == status]
+    named = [cls for cls in classes if cls.wire_name == name and name != ChromaError.wire_name]
+    same_status = [cls for cls in classes if cls.status == status]
+    chosen = next(iter([*both, *named, *same_status]), ChromaError)
+    return chosen(message)

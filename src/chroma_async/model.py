@@ -1,0 +1,82 @@
+"""The words that everyone speaks: positions, identities, configurations and rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NewType, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Lsn = NewType("Lsn", int)
+"""Log sequence number: position in the log; 1, 2, 3, ...; 0 is before the first entry."""
+
+CollectionId = NewType("CollectionId", str)
+"""UUID of a collection, lower-case with hyphens."""
+
+Space = Literal["l2", "ip", "cosine"]
+Operation = Literal["add", "update", "upsert", "delete"]
+
+Scalar: TypeAlias = str | bool | int | float
+MetadataValue: TypeAlias = Scalar | Sequence[Scalar]
+Metadata: TypeAlias = Mapping[str, MetadataValue]
+MetadataPatch: TypeAlias = Mapping[str, MetadataValue | None]
+"""Metadata as a write carries it: a `None` value deletes that field."""
+
+Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+JsonObject: TypeAlias = "dict[str, Json]"
+
+Vectors: TypeAlias = npt.NDArray[np.float32]
+"""Shape (n, ndim), float32, C-contiguous."""
+
+Slots: TypeAlias = npt.NDArray[np.int64]
+"""Positions of records in insertion order, ascending unless said otherwise."""
+
+Mask: TypeAlias = npt.NDArray[np.bool_]
+
+DEFAULT_TENANT = "default_tenant"
+DEFAULT_DATABASE = "default_database"
+
+
+@dataclass(frozen=True, slots=True)
+class HnswConfiguration:
+    """What a collection asks of its vector index; names and defaults are Chroma's."""
+
+    space: Space = "l2"
+    ef_construction: int = 100
+    ef_search: int = 100
+    max_neighbors: int = 16
+    resize_factor: float = 1.2
+    sync_threshold: int = 1000
+    batch_size: int = 100
+    num_threads: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    name: str
+    resource_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    id: str
+    name: str
+    tenant: str
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """A collection as the catalog knows it. `dimension` is fixed by the first write that carries a vector."""
+
+    id: CollectionId
+    name: str
+    tenant: str
+    database: str
+    metadata: JsonObject | None = None
+    hnsw: HnswConfiguration = field(default_factory=HnswConfiguration)
+    embedding_function: JsonObject | None = None
+    dimension: int | None = None
+    fields: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    """Metadata fields seen so far and their types (`str`, `int`, `float`, `bool`), in order of appearance."""

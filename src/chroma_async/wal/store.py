@@ -1,0 +1,108 @@
+"""The contract of a log, written once; every implementation passes the same suite."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from chroma_async.model import CollectionId, Lsn
+
+Durability = Literal["commit", "interval", "off"]
+
+
+@dataclass(frozen=True, slots=True)
+class NewEntry:
+    """What one accepted call appends: an encoded event, and the collection whose state it changes.
+
+    `collection` is None for events of the catalog alone. `operation_id`, when given, makes a retry harmless.
+    `time_ns` is the writer's clock, in nanoseconds since 1970.
+    """
+
+    payload: bytes
+    time_ns: int
+    collection: CollectionId | None = None
+    operation_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What one LSN holds. `payload` is None where the entry was truncated: a projection holds its effect."""
+
+    lsn: Lsn
+    collection: CollectionId | None
+    payload: bytes | None
+    time_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogRows:
+    """The rows kept beside the log, and the LSN of the log in the same instant."""
+
+    lsn: Lsn
+    rows: Mapping[str, bytes]
+
+
+class LogStore(Protocol):
+    """A durable, totally ordered sequence of entries, and a small keyed state committed with them.
+
+    A store is one partition: LSNs of two stores do not compare.
+
+    1. LSNs are dense: the first entry has 1, each next one is one more. They are never reused, also after truncation
+       and restart.
+    2. `append` returns the LSN of the first entry after all of its entries and rows are durable at the configured
+       level. All of them, or none.
+    3. `append(after=n)` appends only if the log ends at n; else it changes nothing and raises `LogConflict`.
+    4. A caller that is cancelled while it appends leaves all of the call or nothing of it, and the store usable.
+    5. An append whose operation ids were all appended before, within the window, appends nothing and returns the
+       LSN that the first of them has.
+    6. `read(after, through)` yields entries in LSN order, first the one that follows `after`, each whole, with its
+       checksum verified (`LogCorrupt`). A missing LSN raises `LogHole`; it never skips silently.
+    7. Reading below the oldest kept entry raises `LogTruncated`.
+    8. `barrier` returns an LSN at or above all that any process was told is appended, before the call. It is cheap:
+       no I/O when nothing has happened.
+    9. `exclusive` keeps every other writer, in this and in other processes, from appending while it is held; waiters
+       are served one after another, without polling. A holder that dies releases it.
+    10. `truncate_collection(c, through)` frees the payloads of that collection's entries up to there; each leaves
+       an entry without payload, so that LSNs stay dense. Then entries without payload at the old end of the log, not
+       above `keep_after` where one is given, are forgotten for good. Entries of the catalog (collection None) at the
+       old end may be forgotten as well, since the rows hold their effect.
+    11. `catalog` returns the rows and the LSN of one instant.
+    12. `identity` is made once, at creation, and tells two logs apart.
+    13. After `close`, every call raises `RuntimeError`.
+    """
+
+    @property
+    def identity(self) -> str: ...
+
+    async def append(
+        self, entries: Sequence[NewEntry], *, after: Lsn, rows: Mapping[str, bytes | None] | None = None
+    ) -> Lsn:
+        """Append entries and change catalog rows (None deletes one), in one transaction.
+
+        Raises:
+            LogConflict: the log does not end at `after`; read on from there, decide again.
+            OSError or the driver's error: nothing is known about the outcome; the caller must stop writing.
+        """
+        ...
+
+    def read(self, *, after: Lsn, through: Lsn | None = None) -> AsyncIterator[Entry]: ...
+
+    def barrier(self) -> Lsn: ...
+
+    def exclusive(self) -> AbstractAsyncContextManager[None]: ...
+
+    async def catalog(self) -> CatalogRows: ...
+
+    async def truncate_collection(self, collection: CollectionId, *, through: Lsn) -> None: ...
+
+    async def oldest(self) -> Lsn:
+        """LSN of the oldest kept entry; one above the newest when none is kept."""
+        ...
+
+    async def size_bytes(self) -> int:
+        """Bytes that the store takes on disk (0 for one in memory)."""
+        ...
+
+    async def close(self) -> None: ...
