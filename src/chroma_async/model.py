@@ -24,7 +24,7 @@ Metadata: TypeAlias = Mapping[str, MetadataValue]
 MetadataPatch: TypeAlias = Mapping[str, MetadataValue | None]
 """Metadata as a write carries it: a `None` value deletes that field."""
 
-Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 JsonObject: TypeAlias = "dict[str, Json]"
 
 Vectors: TypeAlias = npt.NDArray[np.float32]

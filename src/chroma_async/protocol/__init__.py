@@ -1,0 +1,102 @@
+"""The wire contract: every call, its route, its encoding and its result."""
+
+from typing import Any, Final
+
+from chroma_async.protocol.call import Call, Route, WireRequest, WireResponse
+from chroma_async.protocol.collections import (
+    CountCollections,
+    CreateCollection,
+    DeleteCollection,
+    GetCollection,
+    GetCollectionById,
+    ListCollections,
+    ModifyCollection,
+)
+from chroma_async.protocol.records import (
+    AddRecords,
+    CountRecords,
+    DeleteRecords,
+    GetIndexingStatus,
+    GetRecords,
+    QueryRecords,
+    UpdateRecords,
+    UpsertRecords,
+)
+from chroma_async.protocol.system import CheckHealth, GetIdentity, GetPreflight, GetVersion, Heartbeat, Reset
+from chroma_async.protocol.tenants import (
+    CreateDatabase,
+    CreateTenant,
+    DeleteDatabase,
+    GetDatabase,
+    GetTenant,
+    ListDatabases,
+    UpdateTenant,
+)
+
+CALLS: Final[tuple[type[Call[Any]], ...]] = (
+    Heartbeat,
+    GetVersion,
+    CheckHealth,
+    GetPreflight,
+    GetIdentity,
+    Reset,
+    CreateTenant,
+    GetTenant,
+    UpdateTenant,
+    CreateDatabase,
+    GetDatabase,
+    ListDatabases,
+    DeleteDatabase,
+    CreateCollection,
+    GetCollectionById,
+    GetCollection,
+    ListCollections,
+    CountCollections,
+    ModifyCollection,
+    DeleteCollection,
+    AddRecords,
+    UpsertRecords,
+    UpdateRecords,
+    DeleteRecords,
+    GetRecords,
+    QueryRecords,
+    CountRecords,
+    GetIndexingStatus,
+)
+"""The catalogue: the server's routes, the handlers and the documentation follow it. Literal paths stand before patterns."""
+
+__all__ = [
+    "AddRecords",
+    "CALLS",
+    "Call",
+    "CheckHealth",
+    "CountCollections",
+    "CountRecords",
+    "CreateCollection",
+    "CreateDatabase",
+    "CreateTenant",
+    "DeleteCollection",
+    "DeleteDatabase",
+    "DeleteRecords",
+    "GetCollection",
+    "GetCollectionById",
+    "GetDatabase",
+    "GetIdentity",
+    "GetIndexingStatus",
+    "GetPreflight",
+    "GetRecords",
+    "GetTenant",
+    "GetVersion",
+    "Heartbeat",
+    "ListCollections",
+    "ListDatabases",
+    "ModifyCollection",
+    "QueryRecords",
+    "Reset",
+    "Route",
+    "UpdateRecords",
+    "UpdateTenant",
+    "UpsertRecords",
+    "WireRequest",
+    "WireResponse",
+]

@@ -1,0 +1,186 @@
+"""A call is one client request as a frozen value; its class knows the route, the encoding and the result.
+
+From the classes come the server's routes, the client's requests and the embedded client's messages: there is one request
+model, and `CALLS` (in `chroma_async.protocol`) is its catalogue.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, ClassVar, Generic, Self, TypeVar, cast
+
+import msgspec
+import numpy as np
+import orjson
+
+from chroma_async.errors import InvalidArgumentError, MalformedRequestError
+from chroma_async.protocol.embeddings import EmbeddingBatch, decode_embedding_batch, decode_query_vectors
+
+R = TypeVar("R")
+
+API_V2 = "/api/v2"
+TENANT = API_V2 + "/tenants/{tenant}"
+DATABASE = TENANT + "/databases/{database}"
+COLLECTIONS = DATABASE + "/collections"
+COLLECTION = COLLECTIONS + "/{collection_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Method and path of a call. A `{name}` in the path and the names in `query` are fields of the call."""
+
+    method: str
+    path: str
+    query: tuple[str, ...] = ()
+    status: int = 200
+
+    @property
+    def path_fields(self) -> tuple[str, ...]:
+        return tuple(re.findall(r"{(\w+)}", self.path))
+
+    @property
+    def has_body(self) -> bool:
+        return self.method in ("POST", "PUT", "PATCH")
+
+
+@dataclass(frozen=True, slots=True)
+class WireRequest:
+    """What travels to the server. Path values and query values are decoded text; `body` is JSON or empty."""
+
+    path: Mapping[str, str]
+    query: Mapping[str, str]
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class WireResponse:
+    """What travels back. Header names are lower-case."""
+
+    status: int
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+class Call(msgspec.Struct, Generic[R], frozen=True, kw_only=True):
+    """One request. Subclasses name their fields, their `route`, and override the codec of the result where it is not
+    plain JSON.
+
+    `safe_to_repeat` says whether sending it twice changes no more than sending it once, so that a client may retry.
+    """
+
+    route: ClassVar[Route]
+    safe_to_repeat: ClassVar[bool] = False
+
+    @classmethod
+    def decode(cls, request: WireRequest) -> Self:
+        """Return the call that a request means.
+
+        Raises:
+            InvalidArgumentError: the body is not JSON, or a query value is not of its type.
+            MalformedRequestError: a field is missing or has the wrong type.
+        """
+        fields: dict[str, Any] = dict(_decode_body(request.body)) if cls.route.has_body else {}
+        fields.update(_decode_query(cls, request.query))
+        fields.update(request.path)
+        try:
+            return msgspec.convert(fields, cls, strict=True, dec_hook=_decode_custom)
+        except msgspec.ValidationError as error:
+            raise MalformedRequestError(_explain(error)) from error
+
+    def encode(self) -> WireRequest:
+        """Return the request that carries this call; fields that are None are left out."""
+        fields = {name: getattr(self, name) for name in self.__struct_fields__}
+        present = {name: value for name, value in fields.items() if value is not None}
+        path = {name: str(present.pop(name)) for name in self.route.path_fields}
+        query = {name: _query_text(present.pop(name)) for name in self.route.query if name in present}
+        body = orjson.dumps(present, default=_encode_custom, option=ENCODE_OPTIONS) if self.route.has_body else b""
+        return WireRequest(path=path, query=query, body=body)
+
+    def validate(self) -> None:
+        """Check all that needs no state. Every call is validated once, by the engine.
+
+        Raises:
+            InvalidArgumentError: what is wrong and what is allowed.
+        """
+
+    @classmethod
+    def encode_result(cls, result: R) -> WireResponse:
+        return WireResponse(status=cls.route.status, body=orjson.dumps(result, option=ENCODE_OPTIONS))
+
+    @classmethod
+    def decode_result(cls, response: WireResponse) -> R:
+        return cast("R", orjson.loads(response.body))
+
+
+ENCODE_OPTIONS = orjson.OPT_SERIALIZE_NUMPY
+
+
+class EmptyResultCall(Call[None], frozen=True, kw_only=True):
+    """A call that is answered by an empty object."""
+
+    @classmethod
+    def encode_result(cls, result: None) -> WireResponse:
+        return WireResponse(status=cls.route.status, body=b"{}")
+
+    @classmethod
+    def decode_result(cls, response: WireResponse) -> None:
+        return None
+
+
+def _decode_body(body: bytes) -> Mapping[str, Any]:
+    try:
+        decoded = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise InvalidArgumentError(f"Failed to parse the request body as JSON: {error}") from error
+    if not isinstance(decoded, dict):
+        raise MalformedRequestError(
+            "Failed to deserialize the JSON body into the target type: expected an object, "
+            f"got {type(decoded).__name__}"
+        )
+    return cast("dict[str, Any]", decoded)
+
+
+def _decode_query(cls: type[Call[Any]], query: Mapping[str, str]) -> Mapping[str, Any]:
+    decoded: dict[str, Any] = {}
+    for name in cls.route.query:
+        if name not in query:
+            continue
+        try:
+            decoded[name] = msgspec.convert(query[name], _field_types(cls)[name], strict=False)
+        except msgspec.ValidationError as error:
+            raise InvalidArgumentError(f"Failed to deserialize query string: {name}: {error}") from error
+    return decoded
+
+
+@cache
+def _field_types(cls: type[Call[Any]]) -> dict[str, Any]:
+    return {info.name: info.type for info in msgspec.structs.fields(cls)}
+
+
+def _query_text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _decode_custom(kind: type[Any], value: object) -> object:
+    if kind is EmbeddingBatch:
+        return decode_embedding_batch(value)
+    if kind is np.ndarray:
+        return decode_query_vectors(value)
+    raise NotImplementedError(f"no decoder for {kind.__name__}")
+
+
+def _encode_custom(value: object) -> object:
+    if isinstance(value, EmbeddingBatch):
+        return value.to_wire()
+    raise TypeError(f"cannot be sent as JSON: {type(value).__name__}")
+
+
+def _explain(error: msgspec.ValidationError) -> str:
+    """Chroma's sentence around msgspec's finding: `path: what`."""
+    what, _, path = str(error).partition(" - at `$")
+    path = path.rstrip("`").removeprefix(".")
+    place = f"{path}: " if path else ""
+    return f"Failed to deserialize the JSON body into the target type: {place}{what[:1].lower()}{what[1:]}"

@@ -1,0 +1,167 @@
+"""Calls about collections."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import orjson
+
+from chroma_async.errors import InvalidArgumentError
+from chroma_async.model import Collection, JsonObject
+from chroma_async.protocol.call import COLLECTION, COLLECTIONS, DATABASE, Call, EmptyResultCall, Route, WireResponse
+from chroma_async.protocol.collection_json import (
+    ConfigurationInput,
+    ConfigurationUpdate,
+    check_embedding_function,
+    collection_from_json,
+    collection_to_json,
+)
+from chroma_async.protocol.validation import (
+    check_collection_metadata,
+    check_database_in_path,
+    check_name,
+    parse_collection_id,
+)
+
+
+class CollectionCall(Call[Collection], frozen=True, kw_only=True):
+    """A call that is answered by one collection."""
+
+    @classmethod
+    def encode_result(cls, result: Collection) -> WireResponse:
+        return WireResponse(status=cls.route.status, body=orjson.dumps(collection_to_json(result)))
+
+    @classmethod
+    def decode_result(cls, response: WireResponse) -> Collection:
+        return collection_from_json(orjson.loads(response.body))
+
+
+class CreateCollection(CollectionCall, frozen=True, kw_only=True):
+    """Create a collection, or return the one of that name untouched when `get_or_create`."""
+
+    route: ClassVar = Route("POST", COLLECTIONS)
+    tenant: str
+    database: str
+    name: str
+    metadata: dict[str, Any] | None = None
+    configuration: ConfigurationInput | None = None
+    schema: dict[str, Any] | None = None
+    get_or_create: bool = False
+
+    def validate(self) -> None:
+        check_database_in_path(self.database)
+        check_name(self.name, "Validation error: name: ")
+        check_collection_metadata(self.metadata, "metadata")
+        if self.configuration is not None:
+            check_embedding_function(self.configuration.embedding_function)
+
+
+class GetCollection(CollectionCall, frozen=True, kw_only=True):
+    """A collection by name."""
+
+    route: ClassVar = Route("GET", COLLECTIONS + "/{name}")
+    safe_to_repeat: ClassVar = True
+    tenant: str
+    database: str
+    name: str
+
+    def validate(self) -> None:
+        check_database_in_path(self.database)
+
+
+class GetCollectionById(CollectionCall, frozen=True, kw_only=True):
+    """A collection by its UUID, within the named tenant and database."""
+
+    route: ClassVar = Route("GET", COLLECTIONS + "/by-id/{collection_id}")
+    safe_to_repeat: ClassVar = True
+    tenant: str
+    database: str
+    collection_id: str
+
+    def validate(self) -> None:
+        check_database_in_path(self.database)
+        try:
+            parse_collection_id(self.collection_id)
+        except InvalidArgumentError as error:
+            raise InvalidArgumentError(
+                "Validation error: collection_id: Invalid collection ID format, expected UUID"
+            ) from error
+
+
+class ListCollections(Call[list[Collection]], frozen=True, kw_only=True):
+    """Collections of a database, ordered by UUID: random but stable."""
+
+    route: ClassVar = Route("GET", COLLECTIONS, query=("limit", "offset"))
+    safe_to_repeat: ClassVar = True
+    tenant: str
+    database: str
+    limit: int | None = None
+    offset: int | None = None
+
+    def validate(self) -> None:
+        check_database_in_path(self.database)
+        for name, value in (("limit", self.limit), ("offset", self.offset)):
+            if value is not None and value < 0:
+                raise InvalidArgumentError(
+                    f"Failed to deserialize query string: {name}: invalid digit found in string"
+                )
+
+    @classmethod
+    def encode_result(cls, result: list[Collection]) -> WireResponse:
+        return WireResponse(status=200, body=orjson.dumps([collection_to_json(item) for item in result]))
+
+    @classmethod
+    def decode_result(cls, response: WireResponse) -> list[Collection]:
+        return [collection_from_json(fields) for fields in orjson.loads(response.body)]
+
+
+class CountCollections(Call[int], frozen=True, kw_only=True):
+    """Number of collections in a database."""
+
+    route: ClassVar = Route("GET", DATABASE + "/collections_count")
+    safe_to_repeat: ClassVar = True
+    tenant: str
+    database: str
+
+    def validate(self) -> None:
+        check_database_in_path(self.database)
+
+
+class ModifyCollection(EmptyResultCall, frozen=True, kw_only=True):
+    """Rename a collection, replace its metadata, change its configuration; None leaves a part alone."""
+
+    route: ClassVar = Route("PUT", COLLECTION)
+    tenant: str
+    database: str
+    collection_id: str
+    new_name: str | None = None
+    new_metadata: dict[str, Any] | None = None
+    new_configuration: ConfigurationUpdate | None = None
+
+    def validate(self) -> None:
+        check_database_in_path(self.database)
+        parse_collection_id(self.collection_id)
+        if self.new_name is not None:
+            check_name(self.new_name, "Validation error: new_name: ")
+        check_collection_metadata(self.kept_metadata, "new_metadata")
+        if self.new_configuration is not None:
+            check_embedding_function(self.new_configuration.embedding_function)
+
+    @property
+    def kept_metadata(self) -> JsonObject | None:
+        """The new metadata without its nulls, which Chroma drops here."""
+        if self.new_metadata is None:
+            return None
+        return {key: value for key, value in self.new_metadata.items() if value is not None}
+
+
+class DeleteCollection(EmptyResultCall, frozen=True, kw_only=True):
+    """Delete a collection with its records."""
+
+    route: ClassVar = Route("DELETE", COLLECTIONS + "/{name}")
+    tenant: str
+    database: str
+    name: str
+
+    def validate(self) -> None:
+        check_database_in_path(self.database)

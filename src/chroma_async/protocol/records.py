@@ -1,0 +1,238 @@
+"""Calls about records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Final, Generic, Literal, TypeVar, cast
+
+import numpy as np
+import orjson
+
+from chroma_async.core.where import Missing
+from chroma_async.errors import InvalidArgumentError
+from chroma_async.model import Lsn, Operation
+from chroma_async.protocol.call import COLLECTION, Call, Route, WireResponse
+from chroma_async.protocol.embeddings import EmbeddingBatch, require_finite
+from chroma_async.protocol.results import (
+    DeleteResult,
+    GetResult,
+    IndexingStatus,
+    QueryResult,
+    WriteResult,
+    decode_get,
+    decode_query,
+    encode_get,
+    encode_query,
+)
+from chroma_async.protocol.validation import (
+    FieldTypes,
+    check_database_in_path,
+    check_metadatas,
+    check_unsigned,
+    parse_collection_id,
+)
+
+R = TypeVar("R")
+Include = Literal["distances", "documents", "embeddings", "metadatas", "uris"]
+ReadLevel = Literal["index_and_wal", "index_only", "index_and_bounded_wal"]
+
+GET_INCLUDE: Final[tuple[Include, ...]] = ("documents", "metadatas")
+QUERY_INCLUDE: Final[tuple[Include, ...]] = ("documents", "metadatas", "distances")
+LSN_HEADER: Final = "chroma-async-lsn"
+
+
+class RecordsCall(Call[R], Generic[R], frozen=True, kw_only=True):
+    """A call on one collection, addressed by UUID within its tenant and database."""
+
+    tenant: str
+    database: str
+    collection_id: str
+
+    def validate(self) -> None:
+        check_database_in_path(self.database)
+        parse_collection_id(self.collection_id)
+
+
+class WriteRecords(RecordsCall[WriteResult], frozen=True, kw_only=True):
+    """A batch of records; the parallel lists have one item per id."""
+
+    operation: ClassVar[Operation]
+    ids: list[str]
+    embeddings: EmbeddingBatch | None
+    documents: list[str | None] | None = None
+    metadatas: list[dict[str, Any] | None] | None = None
+    uris: list[str | None] | None = None
+
+    def validate(self) -> None:
+        super().validate()
+        self.field_types()
+        if self.embeddings is not None:
+            vectors = self.embeddings.vectors
+            if len(vectors) and vectors.shape[1] == 0:
+                raise InvalidArgumentError(
+                    "Validation error: embeddings: Each embedding must have at least 1 dimension"
+                )
+            require_finite(vectors, "embeddings")
+
+    def validate_lengths(self) -> None:
+        """Check that the lists are parallel and no id is empty; Chroma does so after it has looked at the collection."""
+        lengths = [len(column) for column in (self.documents, self.metadatas, self.uris) if column is not None]
+        if self.embeddings is not None:
+            lengths.append(self.embeddings.count)
+        if any(length != len(self.ids) for length in lengths):
+            raise InvalidArgumentError("Inconsistent number of IDs, embeddings, documents, URIs and metadatas")
+        if "" in self.ids:
+            raise InvalidArgumentError("Empty ID, ID must have at least one character")
+
+    def field_types(self) -> FieldTypes:
+        """Types of the metadata fields that this write carries."""
+        return check_metadatas(self.metadatas or (), nulls_allowed=self.operation != "add")
+
+    @classmethod
+    def encode_result(cls, result: WriteResult) -> WireResponse:
+        headers = {} if result.lsn is None else {LSN_HEADER: str(result.lsn)}
+        return WireResponse(status=cls.route.status, body=b"{}", headers=headers)
+
+    @classmethod
+    def decode_result(cls, response: WireResponse) -> WriteResult:
+        return WriteResult(lsn=_lsn(response.headers))
+
+
+def _lsn(headers: Mapping[str, str]) -> Lsn | None:
+    text = headers.get(LSN_HEADER)
+    return None if text is None else Lsn(int(text))
+
+
+class AddRecords(WriteRecords, frozen=True, kw_only=True):
+    """Add records; an id that exists keeps its first value."""
+
+    route: ClassVar = Route("POST", COLLECTION + "/add", status=201)
+    operation: ClassVar[Operation] = "add"
+    safe_to_repeat: ClassVar = True
+    embeddings: EmbeddingBatch
+
+
+class UpsertRecords(WriteRecords, frozen=True, kw_only=True):
+    """Add or replace records; metadata merges field by field."""
+
+    route: ClassVar = Route("POST", COLLECTION + "/upsert")
+    operation: ClassVar[Operation] = "upsert"
+    embeddings: EmbeddingBatch
+
+
+class UpdateRecords(WriteRecords, frozen=True, kw_only=True):
+    """Change records; unknown ids are ignored."""
+
+    route: ClassVar = Route("POST", COLLECTION + "/update")
+    operation: ClassVar[Operation] = "update"
+    embeddings: EmbeddingBatch | None = None
+
+
+class DeleteRecords(RecordsCall[DeleteResult], frozen=True, kw_only=True):
+    """Delete by ids, by filter, or by both (their intersection)."""
+
+    route: ClassVar = Route("POST", COLLECTION + "/delete")
+    ids: list[str] | None = None
+    where: Any = None
+    where_document: Any = None
+    limit: int | None = None
+    missing: Missing | None = None
+
+    def validate(self) -> None:
+        super().validate()
+        check_unsigned(self.limit, "limit")
+        filtered = self.where is not None or self.where_document is not None
+        if self.ids == [] and not filtered:
+            raise InvalidArgumentError("Validation error: ids, where: Either ids or where must be specified")
+        if self.limit is not None and not filtered:
+            raise InvalidArgumentError(
+                "Validation error: limit, where: limit can only be specified when a where clause is provided"
+            )
+
+    @classmethod
+    def encode_result(cls, result: DeleteResult) -> WireResponse:
+        headers = {} if result.lsn is None else {LSN_HEADER: str(result.lsn)}
+        return WireResponse(status=200, body=orjson.dumps({"deleted": result.deleted}), headers=headers)
+
+    @classmethod
+    def decode_result(cls, response: WireResponse) -> DeleteResult:
+        return DeleteResult(deleted=orjson.loads(response.body).get("deleted", 0), lsn=_lsn(response.headers))
+
+
+class GetRecords(RecordsCall[GetResult], frozen=True, kw_only=True):
+    """Records by ids, filters, or all, in insertion order."""
+
+    route: ClassVar = Route("POST", COLLECTION + "/get")
+    safe_to_repeat: ClassVar = True
+    ids: list[str] | None = None
+    where: Any = None
+    where_document: Any = None
+    limit: int | None = None
+    offset: int | None = None
+    include: Sequence[Include] = GET_INCLUDE
+    missing: Missing | None = None
+
+    def validate(self) -> None:
+        super().validate()
+        check_unsigned(self.limit, "limit")
+        check_unsigned(self.offset, "offset")
+
+    @classmethod
+    def encode_result(cls, result: GetResult) -> WireResponse:
+        return WireResponse(status=200, body=encode_get(result))
+
+    @classmethod
+    def decode_result(cls, response: WireResponse) -> GetResult:
+        return decode_get(response.body)
+
+
+class QueryRecords(RecordsCall[QueryResult], frozen=True, kw_only=True):
+    """The nearest records to each query vector, of shape (queries, ndim), nearest first."""
+
+    route: ClassVar = Route("POST", COLLECTION + "/query")
+    safe_to_repeat: ClassVar = True
+    query_embeddings: np.ndarray
+    n_results: int | None = None
+    ids: list[str] | None = None
+    where: Any = None
+    where_document: Any = None
+    include: Sequence[Include] = QUERY_INCLUDE
+    missing: Missing | None = None
+
+    def validate(self) -> None:
+        super().validate()
+        check_unsigned(self.n_results, "n_results")
+        require_finite(cast("Any", self.query_embeddings), "query_embeddings")
+
+    @classmethod
+    def encode_result(cls, result: QueryResult) -> WireResponse:
+        return WireResponse(status=200, body=encode_query(result))
+
+    @classmethod
+    def decode_result(cls, response: WireResponse) -> QueryResult:
+        return decode_query(response.body)
+
+
+class CountRecords(RecordsCall[int], frozen=True, kw_only=True):
+    """Number of live records."""
+
+    route: ClassVar = Route("GET", COLLECTION + "/count", query=("read_level",))
+    safe_to_repeat: ClassVar = True
+    read_level: ReadLevel | None = None
+
+
+class GetIndexingStatus(RecordsCall[IndexingStatus], frozen=True, kw_only=True):
+    """How far the background work on this collection has come."""
+
+    route: ClassVar = Route("GET", COLLECTION + "/indexing_status")
+    safe_to_repeat: ClassVar = True
+
+    @classmethod
+    def encode_result(cls, result: IndexingStatus) -> WireResponse:
+        names = ("op_indexing_progress", "num_unindexed_ops", "num_indexed_ops", "total_ops")
+        return WireResponse(status=200, body=orjson.dumps({name: getattr(result, name) for name in names}))
+
+    @classmethod
+    def decode_result(cls, response: WireResponse) -> IndexingStatus:
+        fields = cast("dict[str, Any]", orjson.loads(response.body))
+        return IndexingStatus(fields["num_indexed_ops"], fields["num_unindexed_ops"])

@@ -1,0 +1,165 @@
+"""What calls return, and its JSON. Stored metadata travels as the bytes it is stored in, and is spliced, not re-encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias, cast
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from chroma_async.model import JsonObject, Lsn, Vectors
+
+StoredMetadata: TypeAlias = "bytes | JsonObject | None"
+"""Metadata as JSON bytes (from the engine) or as an object (from the wire)."""
+
+Distances: TypeAlias = npt.NDArray[np.float32]
+
+OPTIONS = orjson.OPT_SERIALIZE_NUMPY
+
+
+def metadata_object(stored: StoredMetadata) -> JsonObject | None:
+    """Return metadata as a dictionary, whichever way it came."""
+    return cast("JsonObject", orjson.loads(stored)) if isinstance(stored, bytes) else stored
+
+
+@dataclass(frozen=True, slots=True)
+class WriteResult:
+    """Where a write stands in the log; None from a server that does not say."""
+
+    lsn: Lsn | None
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteResult:
+    deleted: int
+    lsn: Lsn | None
+
+
+@dataclass(frozen=True, slots=True)
+class IndexingStatus:
+    """How far the indexes have come: an operation is one written or deleted record."""
+
+    num_indexed_ops: int
+    num_unindexed_ops: int
+
+    @property
+    def total_ops(self) -> int:
+        return self.num_indexed_ops + self.num_unindexed_ops
+
+    @property
+    def op_indexing_progress(self) -> float:
+        """Share of operations that are indexed, 0 to 1."""
+        return self.num_indexed_ops / self.total_ops if self.total_ops else 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The asked-for columns of n rows; None where not asked for.
+
+    `embeddings` has shape (n, ndim), float32.
+    """
+
+    ids: list[str]
+    embeddings: Vectors | None = None
+    documents: list[str | None] | None = None
+    uris: list[str | None] | None = None
+    metadatas: Sequence[StoredMetadata] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GetResult:
+    columns: Columns
+    include: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class QueryResult:
+    """One `Columns` and, where asked for, one array of distances (ascending, float32) for each query vector."""
+
+    columns: list[Columns]
+    distances: list[Distances] | None
+    include: tuple[str, ...]
+
+
+def _splice(metadatas: Sequence[StoredMetadata] | None) -> list[Any] | None:
+    if metadatas is None:
+        return None
+    return [orjson.Fragment(item) if isinstance(item, bytes) else item for item in metadatas]
+
+
+def encode_get(result: GetResult) -> bytes:
+    columns = result.columns
+    return orjson.dumps(
+        {
+            "ids": columns.ids,
+            "embeddings": columns.embeddings,
+            "documents": columns.documents,
+            "uris": columns.uris,
+            "metadatas": _splice(columns.metadatas),
+            "include": result.include,
+        },
+        option=OPTIONS,
+    )
+
+
+def decode_get(body: bytes) -> GetResult:
+    fields = cast("dict[str, Any]", orjson.loads(body))
+    return GetResult(columns=_decode_columns(fields), include=tuple(fields["include"]))
+
+
+def _decode_columns(fields: dict[str, Any]) -> Columns:
+    return Columns(
+        ids=fields["ids"],
+        embeddings=_matrix(fields["embeddings"]),
+        documents=fields["documents"],
+        uris=fields["uris"],
+        metadatas=fields["metadatas"],
+    )
+
+
+def _matrix(rows: list[list[float]] | None) -> Vectors | None:
+    if rows is None:
+        return None
+    return np.asarray(rows, dtype=np.float32) if rows else np.empty((0, 0), dtype=np.float32)
+
+
+def encode_query(result: QueryResult) -> bytes:
+    def column(name: str) -> list[Any] | None:
+        values = [getattr(columns, name) for columns in result.columns]
+        return values if name in result.include else None
+
+    metadatas = [_splice(columns.metadatas) for columns in result.columns] if "metadatas" in result.include else None
+    return orjson.dumps(
+        {
+            "ids": [columns.ids for columns in result.columns],
+            "embeddings": column("embeddings"),
+            "documents": column("documents"),
+            "uris": column("uris"),
+            "metadatas": metadatas,
+            "distances": result.distances,
+            "include": result.include,
+        },
+        option=OPTIONS,
+    )
+
+
+def decode_query(body: bytes) -> QueryResult:
+    fields = cast("dict[str, Any]", orjson.loads(body))
+
+    def of_query(number: int) -> dict[str, Any]:
+        names = ("ids", "embeddings", "documents", "uris", "metadatas")
+        return {name: None if fields[name] is None else fields[name][number] for name in names}
+
+    distances = fields["distances"]
+    return QueryResult(
+        columns=[_decode_columns(of_query(number)) for number in range(len(fields["ids"]))],
+        distances=None if distances is None else [_distances(row) for row in distances],
+        include=tuple(fields["include"]),
+    )
+
+
+def _distances(row: list[float | None]) -> Distances:
+    return np.asarray([np.nan if value is None else value for value in row], dtype=np.float32)

@@ -1,0 +1,186 @@
+"""Checks that need no state, with Chroma's messages."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import re
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Final, cast
+
+from chroma_async.errors import InvalidArgumentError, MalformedRequestError
+from chroma_async.model import CollectionId
+
+NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{1,510}[a-zA-Z0-9]")
+INT64_MIN: Final = -(2**63)
+INT64_MAX: Final = 2**63 - 1
+U32_MAX: Final = 2**32 - 1
+TENANT_NAME_LENGTH_MIN: Final = 3
+DATABASE_NAME_LENGTH_MIN: Final = 3
+
+FieldTypes = dict[str, tuple[str, ...]]
+
+
+def check_name(name: str, prefix: str = "") -> None:
+    """Refuse a collection or database name outside Chroma's rule (contract: 3-512 of [a-zA-Z0-9._-])."""
+    for part in _topology_parts(name, prefix):
+        if NAME.fullmatch(part) is None:
+            raise InvalidArgumentError(
+                f"{prefix}Expected a name containing 3-512 characters from [a-zA-Z0-9._-], starting and ending with a "
+                f"character in [a-zA-Z0-9]. Got: {name}"
+            )
+        if ".." in part:
+            raise InvalidArgumentError(
+                f"{prefix}Expected a name that does not contains two consecutive periods (..). Got {name}"
+            )
+        if _is_ipv4(part):
+            raise InvalidArgumentError(f"{prefix}Expected a name that is not a valid ip address. Got {name}")
+
+
+def _topology_parts(name: str, prefix: str) -> list[str]:
+    parts = name.split("+")
+    if len(parts) > 2:
+        raise InvalidArgumentError(
+            f"{prefix}Expected a name to contain at most one topology:  Got two `+` characters."
+        )
+    return parts
+
+
+def _is_ipv4(name: str) -> bool:
+    try:
+        ipaddress.IPv4Address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def check_tenant_name(name: str) -> None:
+    if len(name) < TENANT_NAME_LENGTH_MIN:
+        raise InvalidArgumentError(
+            "Validation error: name: Validation error: length "
+            f'[{{"min": Number({TENANT_NAME_LENGTH_MIN}), "value": String("{name}")}}]'
+        )
+
+
+def check_database_in_path(name: str) -> None:
+    if len(name) < DATABASE_NAME_LENGTH_MIN:
+        raise InvalidArgumentError(f"database name must be at least {DATABASE_NAME_LENGTH_MIN} characters")
+
+
+def parse_collection_id(text: str) -> CollectionId:
+    """Return the id in its one canonical form; upper case, bare hex, braces and `urn:uuid:` are accepted.
+
+    Raises:
+        InvalidArgumentError: it is not a UUID.
+    """
+    try:
+        return CollectionId(str(uuid.UUID(text)))
+    except ValueError as error:
+        raise InvalidArgumentError("Collection ID is not a valid UUIDv4") from error
+
+
+def check_collection_metadata(metadata: object, name: str) -> None:
+    """Collection metadata: scalars or lists of scalars, not empty."""
+    if metadata is None:
+        return
+    fields = cast("Mapping[str, object]", metadata)
+    if not fields:
+        raise InvalidArgumentError(f"Validation error: {name}: Metadata cannot be empty")
+    for key, value in fields.items():
+        if not key:
+            raise InvalidArgumentError(f"Validation error: {name}: Metadata key cannot be empty")
+        if key.startswith(("#", "$")):
+            raise InvalidArgumentError(f"Validation error: {name}: Metadata key cannot start with '#' or '$': {key}")
+        if type_of_value(value) is None:
+            raise MalformedRequestError(_bad_value(f"{name}.{key}", value))
+
+
+def check_metadatas(metadatas: Sequence[object], *, nulls_allowed: bool) -> FieldTypes:
+    """Check the metadata of a batch; return the types seen of each field, in order of appearance.
+
+    Raises:
+        MalformedRequestError: a value is no str, int, float, bool or list of one of these (or null where not allowed).
+        InvalidArgumentError: a key is empty or reserved.
+    """
+    seen: dict[str, tuple[str, ...]] = {}
+    for position, metadata in enumerate(metadatas):
+        if metadata is None:
+            continue
+        if not isinstance(metadata, dict):
+            raise MalformedRequestError(_bad_value(f"metadatas[{position}]", metadata))
+        for key, value in cast("dict[str, object]", metadata).items():
+            kind = _SCALARS.get(type(value)) or type_of_value(value)
+            if kind is None and not (value is None and nulls_allowed) and value != []:
+                raise MalformedRequestError(_bad_value(f"metadatas[{position}].{key}", value))
+            known = seen.get(key)
+            if known is None:
+                if not key or key[0] in "#$":
+                    raise InvalidArgumentError(
+                        f"Validation error: metadatas: Invalid metadata at index {position}. "
+                        f"a key must not be empty or start with '#' or '$'. key={key!r}"
+                    )
+                seen[key] = (kind,) if kind is not None else ()
+            elif kind is not None and kind not in known:
+                seen[key] = (*known, kind)
+    return {key: kinds for key, kinds in seen.items() if kinds and not key.startswith("chroma:")}
+
+
+_SCALARS: Final[Mapping[type, str]] = {str: "str", bool: "bool", int: "int", float: "float"}
+
+
+def type_of_value(value: object) -> str | None:
+    """Name the type of a metadata value; a list has the type of its elements; None when it is none of ours."""
+    if isinstance(value, list | tuple):
+        kinds = {_SCALARS.get(type(item)) for item in cast("Sequence[object]", value)}
+        if kinds == {"int", "float"}:
+            return "float"
+        return next(iter(kinds)) if len(kinds) == 1 else None
+    return _SCALARS.get(type(value))
+
+
+def normalise_value(value: object) -> object:
+    """Return a checked value as it is stored: ints beyond int64 and lists of mixed numbers become floats."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        return value if INT64_MIN <= value <= INT64_MAX else float(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InvalidArgumentError(f"metadata values must be finite numbers. got={value}")
+    if isinstance(value, list | tuple):
+        items = [normalise_value(item) for item in cast("Sequence[object]", value)]
+        mixed = any(isinstance(item, float) for item in items)
+        return [float(cast("float", item)) for item in items] if mixed else items
+    return value
+
+
+def normalise_metadata(metadata: Mapping[str, object] | None) -> Mapping[str, object] | None:
+    """Return the metadata as stored; the same object when nothing changes. Empty lists are dropped, {} becomes None."""
+    if not metadata:
+        return None
+    for value in metadata.values():
+        if type(value) is str or type(value) is bool or (type(value) is int and INT64_MIN <= value <= INT64_MAX):
+            continue
+        return {key: normalise_value(item) for key, item in metadata.items() if item != []} or None
+    return metadata
+
+
+def check_unsigned(value: int | None, name: str) -> None:
+    """Limits, offsets and numbers of results are u32 on the wire."""
+    if value is not None and not 0 <= value <= U32_MAX:
+        raise MalformedRequestError(
+            f"Failed to deserialize the JSON body into the target type: {name}: invalid value: integer `{value}`, "
+            "expected u32"
+        )
+
+
+def _bad_value(path: str, value: object) -> str:
+    return (
+        f"Failed to deserialize the JSON body into the target type: {path}: data did not match any variant of untagged "
+        f"enum MetadataValue: expected str, int, float, bool or a list of one of these, got {_describe(value)}"
+    )
+
+
+def _describe(value: object) -> str:
+    names: Mapping[type, str] = {dict: "an object", list: "a list of mixed types", type(None): "null"}
+    return names.get(type(value), type(value).__name__)

@@ -1,0 +1,39 @@
+"""Every setting is a frozen value with a default, a unit in its name and a line of help."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, TypeVar
+
+T = TypeVar("T")
+
+Durability = Literal["commit", "off"]
+Missing = Literal["include", "exclude"]
+
+
+def setting(default: T, help_text: str) -> T:
+    """A field with its line of help; `describe` reads it."""
+    field_value: Any = field(default=default, metadata={"help": help_text})
+    return field_value  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """What an engine may be told; everything else is a constant beside the code that needs it."""
+
+    durability: Durability = setting("commit", "when a write is acknowledged: after fsync (commit), or before (off)")
+    allow_reset: bool = setting(False, "whether a client may delete everything with reset()")
+    missing: Missing = setting("include", "whether $ne, $nin and $not_contains match records that lack the field")
+    unapplied_bytes_max: int = setting(512 * 2**20, "bytes of acknowledged, not yet applied entries before writes wait")
+    apply_bytes_max: int = setting(32 * 2**20, "bytes of entries that the compactor applies in one step")
+    graph_rows_min: int = setting(65_536, "vectors without a graph before one is built; fewer are scanned exactly")
+    segment_rows_max: int = setting(1_000_000, "vectors in a segment before it is sealed and another one begins")
+    index_threads: int = setting(2, "threads that build a graph")
+    reader_threads: int = setting(4, "threads that run searches and scans")
+    follow_interval_seconds: float = setting(0.05, "how often an idle process looks for entries of other processes")
+    lock_interval_seconds: float = setting(0.5, "how often a process asks whether it may compact")
+
+
+def describe(settings: object) -> list[tuple[str, Any, str]]:
+    """Return name, value and help of each setting."""
+    return [(entry.name, getattr(settings, entry.name), entry.metadata["help"]) for entry in fields(settings)]  # type: ignore[arg-type]
