@@ -95,7 +95,9 @@ class LogStore(Protocol):
 
     async def catalog(self) -> CatalogRows: ...
 
-    async def truncate_collection(self, collection: CollectionId, *, through: Lsn) -> None: ...
+    async def truncate_collection(
+        self, collection: CollectionId, *, through: Lsn, keep_after: Lsn | None = None
+    ) -> None: ...
 
     async def oldest(self) -> Lsn:
         """LSN of the oldest kept entry; one above the newest when none is kept."""

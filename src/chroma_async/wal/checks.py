@@ -1,0 +1,84 @@
+"""What every log checks in the same way: the arguments of an append, and the bytes of an entry."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from typing import Final
+
+from chroma_async.errors import LogConflict, LogReset, LogTruncated
+from chroma_async.model import Lsn
+from chroma_async.wal.store import NewEntry
+
+OPERATION_WINDOW: Final = 100_000
+"""Operation ids of at least this many newest LSNs are remembered, whether their entries were truncated or not."""
+
+
+def checksum(
+    lsn: int, collection: str | None, time_ns: int, operation_id: str | None, payload: bytes | memoryview | None
+) -> int:
+    """Return the CRC-32 of an entry: of its payload and of all that stands beside it.
+
+    Part of the format: a change of it is a new format version.
+    """
+    beside = "\0".join((str(lsn), str(time_ns), _marked(collection), _marked(operation_id), "-" if payload is None else "+"))
+    return zlib.crc32(payload or b"", zlib.crc32(beside.encode()))
+
+
+def row_checksum(key: str, value: bytes) -> int:
+    """Return the CRC-32 of a catalog row."""
+    return zlib.crc32(value, zlib.crc32(key.encode()))
+
+
+def _marked(text: str | None) -> str:
+    return "-" if text is None else f"+{text}"
+
+
+def check_batch(entries: Sequence[NewEntry]) -> None:
+    """Refuse an append that could not be undone or retried as a whole.
+
+    Raises:
+        ValueError: no entry, or one operation id twice.
+    """
+    if not entries:
+        raise ValueError("nothing to append: rows change only together with an entry that says why")
+    ids = operation_ids(entries)
+    if len(set(ids)) < len(ids):
+        raise ValueError("one operation id is on two entries of an append: give each its own, or append one of them")
+
+
+def operation_ids(entries: Sequence[NewEntry]) -> list[str]:
+    return [entry.operation_id for entry in entries if entry.operation_id is not None]
+
+
+def repeated_lsn(entries: Sequence[NewEntry], known: Sequence[int | None]) -> Lsn | None:
+    """Return the LSN of the first entry if all were appended before. `known`: the LSN per operation id of the entries."""
+    if len(known) == len(entries) and known[0] is not None and None not in known:
+        return Lsn(known[0])
+    return None
+
+
+def mixed_operations(entries: Sequence[NewEntry], known: Sequence[int | None]) -> ValueError:
+    """Say that an append mixes what is in the log already with what is new, so that it is neither a retry nor not."""
+    repeated = sum(lsn is not None for lsn in known)
+    return ValueError(
+        "some entries of this append were appended before: append them one by one. "
+        f"entries={len(entries)} appended_before={repeated}"
+    )
+
+
+def conflict(after: int, newest: int) -> LogConflict:
+    return LogConflict(f"the log moved on: read what follows, then decide again. after={after} newest={newest}")
+
+
+def check_reachable(after: int, oldest: int, newest: int) -> None:
+    """Refuse to read on from a position that this log can't continue.
+
+    Raises:
+        LogTruncated: what follows `after` was forgotten; take the state from a projection.
+        LogReset: the log never reached `after`, or lost its end: the caller remembers another log.
+    """
+    if after + 1 < oldest:
+        raise LogTruncated(f"entries were truncated: start from a projection. after={after} oldest={oldest}")
+    if after > newest:
+        raise LogReset(f"the log ends before the position to read from. after={after} newest={newest}")

@@ -1,0 +1,256 @@
+"""The log in memory: for clients that keep nothing, and for simulated processes that share one log."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, Self
+
+import anyio
+import anyio.lowlevel
+
+from chroma_async.errors import LogCorrupt, LogHole
+from chroma_async.model import CollectionId, Lsn
+from chroma_async.wal.checks import (
+    OPERATION_WINDOW,
+    check_batch,
+    check_reachable,
+    checksum,
+    conflict,
+    mixed_operations,
+    operation_ids,
+    repeated_lsn,
+)
+from chroma_async.wal.holds import Holds
+from chroma_async.wal.store import CatalogRows, Durability, Entry, NewEntry
+
+_READ_ROWS: Final = 256
+"""Entries that a reader yields between two chances for other tasks to run."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    entry: Entry
+    operation_id: str | None
+    crc: int
+
+
+@dataclass(slots=True)
+class _Image:
+    """All that a log holds."""
+
+    oldest: int
+    newest: int
+    entries: dict[int, _Stored]
+    rows: dict[str, bytes]
+    operations: dict[str, int]
+
+    def copy(self) -> _Image:
+        return _Image(self.oldest, self.newest, dict(self.entries), dict(self.rows), dict(self.operations))
+
+
+class MemoryLogState:
+    """What outlives the handles of a log in memory: the medium, and the power switch of the machine around it."""
+
+    def __init__(self, identity: str | None = None) -> None:
+        self.identity: Final = identity or uuid.uuid4().hex
+        self.image = _Image(1, 0, {}, {}, {})
+        self.turn = anyio.Lock()
+        self.power_cuts = 0
+        self._synced: _Image | None = None
+
+    def begin_unsynced(self) -> None:
+        """Keep the image of the last `sync` aside, before the first change that it does not cover."""
+        self._synced = self._synced or self.image.copy()
+
+    def sync(self) -> None:
+        """Make all that was appended so far outlive `lose_unsynced`."""
+        self._synced = None
+
+    def lose_unsynced(self) -> None:
+        """Cut the power: back to the last `sync`. Every process is dead then: the turn is free, all handles are closed."""
+        self.image = self._synced or self.image
+        self._synced = None
+        self.turn = anyio.Lock()
+        self.power_cuts += 1
+
+    def flip_bit(self, lsn: Lsn) -> None:
+        """Damage the payload of an entry, as a bad disk does."""
+        stored = self.image.entries[lsn]
+        payload = bytearray(stored.entry.payload or b"")
+        payload[-1] ^= 1
+        self.image.entries[lsn] = replace(stored, entry=replace(stored.entry, payload=bytes(payload)))
+
+    def drop_entry(self, lsn: Lsn) -> None:
+        """Lose an entry in the middle, as no disk should."""
+        del self.image.entries[lsn]
+
+
+class MemoryLog:
+    """A `LogStore` in memory. Handles on one state are to each other as processes on one directory.
+
+    With a durability other than `commit`, a cut of the power loses what was changed since the last `sync`.
+    """
+
+    def __init__(self, state: MemoryLogState | None = None, *, durability: Durability = "commit") -> None:
+        self.state: Final = state or MemoryLogState()
+        self._durability = durability
+        self._power_cuts = self.state.power_cuts
+        self._holds = Holds()
+        self._closed = False
+
+    @classmethod
+    async def open(cls, directory: Path, *, durability: Durability = "commit", create: bool = True) -> Self:
+        """Make a new, empty log, by the signature that all logs share. It has nothing to do with the directory."""
+        del directory, create
+        return cls(durability=durability)
+
+    @property
+    def identity(self) -> str:
+        return self.state.identity
+
+    def sync(self) -> None:
+        """Make all that was appended so far durable, whatever the durability of each append was."""
+        self._check_open()
+        self.state.sync()
+
+    async def append(
+        self, entries: Sequence[NewEntry], *, after: Lsn, rows: Mapping[str, bytes | None] | None = None
+    ) -> Lsn:
+        check_batch(entries)
+        async with self.exclusive():
+            self._check_open()
+            return self._append(entries, after, rows or {})
+
+    def _append(self, entries: Sequence[NewEntry], after: Lsn, rows: Mapping[str, bytes | None]) -> Lsn:
+        now = self.state.image
+        known = [now.operations.get(operation) for operation in operation_ids(entries)]
+        repeated = repeated_lsn(entries, known)
+        if repeated is not None:
+            return repeated
+        if now.newest != after:
+            raise conflict(after, now.newest)
+        if any(lsn is not None for lsn in known):
+            raise mixed_operations(entries, known)
+        self._store(entries, rows)
+        return Lsn(after + 1)
+
+    def _store(self, entries: Sequence[NewEntry], rows: Mapping[str, bytes | None]) -> None:
+        # All that can fail comes before the first change.
+        stored = [_stored(Lsn(lsn), new) for lsn, new in enumerate(entries, self.state.image.newest + 1)]
+        now = self._image_to_change()
+        now.entries.update({item.entry.lsn: item for item in stored})
+        now.operations.update({item.operation_id: item.entry.lsn for item in stored if item.operation_id is not None})
+        now.newest += len(entries)
+        now.rows.update({key: value for key, value in rows.items() if value is not None})
+        for key in [key for key, value in rows.items() if value is None]:
+            now.rows.pop(key, None)
+
+    async def read(self, *, after: Lsn, through: Lsn | None = None) -> AsyncIterator[Entry]:
+        """See `LogStore.read`. Ends, at the latest, with what was the newest entry when the read began."""
+        self._check_open()
+        last: int | None = through
+        while last is None or after < last:
+            await anyio.lowlevel.checkpoint()
+            self._check_open()
+            now = self.state.image
+            check_reachable(after, now.oldest, now.newest)
+            last = now.newest if last is None else min(last, now.newest)
+            for lsn in range(after + 1, min(last, after + _READ_ROWS) + 1):
+                # Consumers take their time: what is truncated meanwhile is noticed at each entry.
+                check_reachable(lsn - 1, self.state.image.oldest, self.state.image.newest)
+                yield _verified(self.state.image, lsn)
+                after = Lsn(lsn)
+
+    def barrier(self) -> Lsn:
+        self._check_open()
+        return Lsn(self.state.image.newest)
+
+    @asynccontextmanager
+    async def exclusive(self) -> AsyncGenerator[None]:
+        """See `LogStore.exclusive`. May be nested. Tasks that are started inside it write as its holder does."""
+        self._check_open()
+        if self._holds.inside():
+            yield
+            return
+        async with self.state.turn:
+            self._check_open()
+            with self._holds.entered():
+                yield
+
+    async def catalog(self) -> CatalogRows:
+        self._check_open()
+        return CatalogRows(Lsn(self.state.image.newest), dict(self.state.image.rows))
+
+    async def truncate_collection(self, collection: CollectionId, *, through: Lsn, keep_after: Lsn | None = None) -> None:
+        self._check_open()
+        async with self.exclusive():
+            self._check_open()
+            now = self._image_to_change()
+            for lsn, stored in now.entries.items():
+                if stored.entry.collection == collection and lsn <= through and stored.entry.payload is not None:
+                    now.entries[lsn] = _freed(stored)
+            _forget(now, now.newest if keep_after is None else keep_after)
+
+    async def oldest(self) -> Lsn:
+        self._check_open()
+        return Lsn(self.state.image.oldest)
+
+    async def size_bytes(self) -> int:
+        self._check_open()
+        return 0
+
+    async def close(self) -> None:
+        """Close this handle; the state stays. More than once does no harm."""
+        self._closed = True
+
+    def _image_to_change(self) -> _Image:
+        """Return the image; a change of it is synced from the beginning, or can be lost until `sync`."""
+        if self._durability == "commit":
+            self.state.sync()
+        else:
+            self.state.begin_unsynced()
+        return self.state.image
+
+    def _check_open(self) -> None:
+        if self._closed or self._power_cuts != self.state.power_cuts:
+            raise RuntimeError("the log is closed: open it again")
+
+
+def _stored(lsn: Lsn, new: NewEntry) -> _Stored:
+    payload = bytes(new.payload)
+    crc = checksum(lsn, new.collection, new.time_ns, new.operation_id, payload)
+    return _Stored(Entry(lsn, new.collection, payload, new.time_ns), new.operation_id, crc)
+
+
+def _freed(stored: _Stored) -> _Stored:
+    entry = replace(stored.entry, payload=None)
+    crc = checksum(entry.lsn, entry.collection, entry.time_ns, stored.operation_id, None)
+    return replace(stored, entry=entry, crc=crc)
+
+
+def _verified(now: _Image, lsn: int) -> Entry:
+    stored = now.entries.get(lsn)
+    if stored is None:
+        raise LogHole(f"entries are missing in the middle of the log: restore it. after={lsn - 1}")
+    entry = stored.entry
+    if checksum(lsn, entry.collection, entry.time_ns, stored.operation_id, entry.payload) != stored.crc:
+        raise LogCorrupt(f"an entry does not match its checksum: restore the log. lsn={lsn}")
+    return entry
+
+
+def _forget(now: _Image, through: int) -> None:
+    while now.oldest <= through and _needless(now.entries.get(now.oldest)):
+        del now.entries[now.oldest]
+        now.oldest += 1
+    for operation, lsn in list(now.operations.items()):
+        if lsn > now.newest - OPERATION_WINDOW:
+            break
+        del now.operations[operation]
+
+
+def _needless(stored: _Stored | None) -> bool:
+    return stored is not None and (stored.entry.payload is None or stored.entry.collection is None)

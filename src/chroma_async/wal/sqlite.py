@@ -1,0 +1,539 @@
+"""The log in one SQLite file, shared by any number of processes.
+
+Theory of operation. Two connections per handle: one writes, one reads, so that a read never waits for an fsync of its
+own process. A write is three steps: take the turn (`turns.FileLock`), run one transaction, publish the new end
+(`turns.SharedLsn`) before the turn is given back; so the published number never goes backwards.
+
+The transaction is two trips to the writer's thread, because each costs as much as the work it does: the inserts, which
+begin it (the connection's isolation level is IMMEDIATE), and the commit. What must not be trusted to callers is in the
+schema: a trigger refuses an LSN that does not follow the newest one. Numbering starts from the LSN that the caller
+names, so that trigger is also the check of `after`. Checksums are computed by the generator that feeds the inserts,
+and therefore in that thread too.
+
+A transaction runs in a task of its own. A caller that is cancelled, by anyio or by plain asyncio, waits for its end,
+and gives back the turn only then. aiosqlite runs what it was given in order, so even a loop that shuts down in the
+middle leaves a rollback queued behind the last statement.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import threading
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self, TypeVar, cast
+
+import aiosqlite
+import anyio
+import anyio.to_thread
+
+from chroma_async.errors import FormatError, LogCorrupt, LogError, LogHole
+from chroma_async.model import CollectionId, Lsn
+from chroma_async.wal.checks import (
+    OPERATION_WINDOW,
+    check_batch,
+    check_reachable,
+    checksum,
+    conflict,
+    mixed_operations,
+    operation_ids,
+    repeated_lsn,
+    row_checksum,
+)
+from chroma_async.wal.holds import Holds
+from chroma_async.wal.store import CatalogRows, Durability, Entry, NewEntry
+from chroma_async.wal.turns import FileLock, SharedLsn
+
+T = TypeVar("T")
+Row = tuple[Any, ...]
+
+FORMAT: Final = 1
+FILE: Final = "log.sqlite3"
+_LOCK: Final = "log.lock"
+_COMMITTED: Final = "log.committed"
+
+_PAGE_BYTES: Final = 8192
+"""Of a database page. 4096 costs a third of the throughput of large entries, 16384 a third of that of small ones."""
+
+_CHECKPOINT_PAGES: Final = 4000
+"""When SQLite moves its journal into the file: at 32 MB. Small journals make large entries a third slower."""
+
+_JOURNAL_BYTES_MAX: Final = 64 * 2**20
+_BUSY_SECONDS: Final = 10.0
+"""Waiting for who does not take turns: a shell with the sqlite3 program, another program's backup."""
+
+_READ_BYTES: Final = 8 * 2**20
+_READ_ROWS: Final = 1024
+_VERIFY_INLINE_BYTES: Final = 256 * 2**10
+"""Checksums of less than this are computed where they are, a few hundred microseconds; of more in a worker thread."""
+
+_FREE_ROWS: Final = 1024
+_FREE_BYTES: Final = 8 * 2**20
+"""Freed in one turn, which takes some tens of milliseconds: what a writer may have to wait."""
+
+_FORGET_ROWS: Final = 4096
+_VACUUM_PAGES: Final = 1024
+_SPARE_PAGES: Final = 1024
+"""Free pages that stay in the file, 8 MB, since the next entries need them."""
+
+_NO_LIMIT: Final = 2**63 - 1
+
+_SCHEMA = """
+BEGIN IMMEDIATE;
+CREATE TABLE log (identity TEXT NOT NULL, format INTEGER NOT NULL);
+INSERT INTO log VALUES ('{identity}', {format});
+CREATE TABLE entries (
+    lsn INTEGER PRIMARY KEY AUTOINCREMENT,
+    collection TEXT,
+    time_ns INTEGER NOT NULL,
+    crc INTEGER NOT NULL,
+    operation_id TEXT,
+    payload BLOB
+);
+INSERT INTO sqlite_sequence VALUES ('entries', 0);
+CREATE INDEX entries_kept ON entries (collection, lsn) WHERE payload IS NOT NULL;
+CREATE TABLE operations (lsn INTEGER PRIMARY KEY, operation_id TEXT NOT NULL UNIQUE);
+CREATE TABLE catalog (key TEXT PRIMARY KEY, crc INTEGER NOT NULL, value BLOB NOT NULL);
+CREATE VIEW bounds AS
+    SELECT seq AS newest, coalesce((SELECT min(lsn) FROM entries), seq + 1) AS oldest
+    FROM sqlite_sequence WHERE name = 'entries';
+CREATE TRIGGER entries_are_dense BEFORE INSERT ON entries
+    WHEN NEW.lsn <> (SELECT seq + 1 FROM sqlite_sequence WHERE name = 'entries')
+    BEGIN SELECT raise(ABORT, 'this lsn does not follow the newest one'); END;
+CREATE TRIGGER entries_are_remembered AFTER INSERT ON entries
+    WHEN NEW.operation_id IS NOT NULL
+    BEGIN INSERT INTO operations VALUES (NEW.lsn, NEW.operation_id); END;
+COMMIT;
+"""
+
+_INSERT = "INSERT INTO entries (lsn, collection, time_ns, crc, operation_id, payload) VALUES (?, ?, ?, ?, ?, ?)"
+_PUT = "INSERT OR REPLACE INTO catalog (key, crc, value) VALUES (?, ?, ?)"
+_DROP = "DELETE FROM catalog WHERE key = ?"
+
+# One statement, so one instant; at least one row, so that bounds come with an empty page too.
+_PAGE = """
+WITH sizes AS (
+    SELECT lsn, sum(coalesce(length(payload), 0)) OVER (ORDER BY lsn ROWS UNBOUNDED PRECEDING) AS bytes
+    FROM entries WHERE lsn > :after AND lsn <= :through ORDER BY lsn LIMIT :rows
+)
+SELECT newest, oldest, lsn, collection, time_ns, crc, operation_id, payload
+FROM bounds LEFT JOIN entries
+    ON lsn > :after AND lsn <= coalesce((SELECT lsn FROM sizes WHERE bytes >= :bytes ORDER BY lsn LIMIT 1), :through)
+ORDER BY lsn LIMIT :rows
+"""
+
+_CATALOG = "SELECT newest, key, crc, value FROM bounds LEFT JOIN catalog ON true ORDER BY key"
+
+_FREE = """
+UPDATE entries SET payload = NULL, crc = entry_crc(lsn, collection, time_ns, operation_id, NULL)
+WHERE lsn IN (
+    SELECT lsn FROM (
+        SELECT lsn, sum(length(payload)) OVER (ORDER BY lsn ROWS UNBOUNDED PRECEDING) - length(payload) AS bytes_before
+        FROM entries WHERE collection = ? AND lsn <= ? AND payload IS NOT NULL ORDER BY lsn LIMIT ?
+    ) WHERE bytes_before < ?
+)
+"""
+
+_FORGET = """
+DELETE FROM entries WHERE lsn <= ? AND lsn < coalesce(
+    (SELECT lsn FROM entries WHERE payload IS NOT NULL AND collection IS NOT NULL ORDER BY lsn LIMIT 1), ?
+) AND lsn < (SELECT min(lsn) FROM entries) + ?
+"""
+
+_FORGET_OPERATIONS = "DELETE FROM operations WHERE lsn <= (SELECT newest FROM bounds) - ?"
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    newest: Lsn
+    oldest: Lsn
+    rows: list[Row]
+
+
+class SqliteLog:
+    """A `LogStore` in one SQLite file. Made by `open`; belongs to one event loop; open as many as you like."""
+
+    def __init__(
+        self, directory: Path, identity: str, writer: aiosqlite.Connection, reader: aiosqlite.Connection, shared: SharedLsn
+    ) -> None:
+        self._directory = directory
+        self._identity = identity
+        self._writer = writer
+        self._reader = reader
+        self._shared = shared
+        self._file_lock = FileLock(directory / _LOCK)
+        self._queue = anyio.Lock(fast_acquire=True)
+        self._transaction = anyio.Lock(fast_acquire=True)
+        self._holds = Holds()
+        self._seen = Lsn(0)
+        self._closed = False
+
+    @classmethod
+    async def open(cls, directory: Path, *, durability: Durability = "commit", create: bool = True) -> Self:
+        """Open the log of a directory, or make it.
+
+        Args:
+            directory: where the files are; made with `create`.
+            durability: `commit` fsyncs each append before it returns. `off` leaves that to the operating system: a
+                killed process loses nothing, a power cut loses the newest appends, never the order or the rest.
+            create: without it, a directory that has no log is refused.
+
+        Raises:
+            FormatError: no log there, or one of a newer format, or a file that is something else.
+            ValueError: a durability that this log does not offer.
+        """
+        synchronous = _synchronous(durability)
+        if not create and not (directory / FILE).exists():
+            raise FormatError(f"no log in this directory: check the path, or create one. file={FILE}")
+        directory.mkdir(parents=True, exist_ok=True)
+        turn = await FileLock(directory / _LOCK).acquire()
+        try:
+            return await cls._open_in_turn(directory, synchronous)
+        finally:
+            turn.release()
+
+    @classmethod
+    async def _open_in_turn(cls, directory: Path, synchronous: str) -> Self:
+        writer, reader = _connection(directory / FILE), _connection(directory / FILE)
+        try:
+            identity = await _prepare_writer(writer, directory, synchronous)
+            await reader
+            await reader.execute("PRAGMA query_only = ON")
+            newest = await _number(writer, "SELECT newest FROM bounds")
+        except BaseException:
+            await _to_its_end(_close_all(reader, writer))
+            raise
+        shared = SharedLsn(directory / _COMMITTED)
+        shared.set(newest)
+        return cls(directory, identity, writer, reader, shared)
+
+    @property
+    def identity(self) -> str:
+        return self._identity
+
+    async def append(
+        self, entries: Sequence[NewEntry], *, after: Lsn, rows: Mapping[str, bytes | None] | None = None
+    ) -> Lsn:
+        """See `LogStore.append`. The driver's errors (`sqlite3.Error`) arrive as they are, rolled back."""
+        check_batch(entries)
+        async with self.exclusive():
+            return await self._in_transaction(lambda: self._append(entries, after, rows or {}))
+
+    async def _append(self, entries: Sequence[NewEntry], after: Lsn, rows: Mapping[str, bytes | None]) -> Lsn:
+        try:
+            await self._writer.executemany(_INSERT, _numbered(entries, after))
+            await self._change_rows(rows)
+            await self._writer.commit()
+        except sqlite3.IntegrityError as error:
+            await self._writer.rollback()
+            return await self._settle(entries, after, error)
+        self._publish(after + len(entries))
+        return Lsn(after + 1)
+
+    async def _change_rows(self, rows: Mapping[str, bytes | None]) -> None:
+        puts = [(key, row_checksum(key, value), value) for key, value in rows.items() if value is not None]
+        drops = [(key,) for key, value in rows.items() if value is None]
+        if puts:
+            await self._writer.executemany(_PUT, puts)
+        if drops:
+            await self._writer.executemany(_DROP, drops)
+
+    async def _settle(self, entries: Sequence[NewEntry], after: Lsn, refusal: sqlite3.IntegrityError) -> Lsn:
+        """Tell why the schema refused an append: it is a retry, it came too late, or it is both old and new."""
+        known = [await self._known(operation) for operation in operation_ids(entries)]
+        newest = await _number(self._writer, "SELECT newest FROM bounds")
+        repeated = repeated_lsn(entries, known)
+        if repeated is not None:
+            self._publish(newest)
+            return repeated
+        if newest != after:
+            raise conflict(after, newest) from refusal
+        if any(lsn is not None for lsn in known):
+            raise mixed_operations(entries, known) from refusal
+        raise refusal
+
+    async def _known(self, operation_id: str) -> int | None:
+        found = await self._writer.execute_fetchall("SELECT lsn FROM operations WHERE operation_id = ?", (operation_id,))
+        return next((int(row[0]) for row in found), None)
+
+    async def read(self, *, after: Lsn, through: Lsn | None = None) -> AsyncIterator[Entry]:
+        """See `LogStore.read`. Ends, at the latest, with what was the newest entry when the first one was read."""
+        self._check_open()
+        last = _NO_LIMIT if through is None else int(through)
+        while after < last:
+            page = await self._page(after, last)
+            last = min(last, page.newest)
+            entries, error = await _verified(page.rows, after)
+            for entry in entries:
+                yield entry
+            if error is not None:
+                raise error
+            after = Lsn(after + len(entries))
+            if not entries and after < last:
+                raise _hole(after, last)
+
+    async def _page(self, after: int, through: int) -> _Page:
+        self._check_open()
+        limits = {"after": after, "through": through, "rows": _READ_ROWS, "bytes": _READ_BYTES}
+        found = _rows(await self._reader.execute_fetchall(_PAGE, limits))
+        page = _Page(found[0][0], found[0][1], [row[2:] for row in found if row[2] is not None])
+        check_reachable(after, page.oldest, page.newest)
+        self._saw(page.newest)
+        return page
+
+    def barrier(self) -> Lsn:
+        self._check_open()
+        return Lsn(max(self._seen, self._shared.get()))
+
+    @asynccontextmanager
+    async def exclusive(self) -> AsyncGenerator[None]:
+        """See `LogStore.exclusive`. May be nested. Tasks that are started inside it write as its holder does."""
+        self._check_open()
+        if self._holds.inside():
+            yield
+            return
+        async with self._queue:
+            self._check_open()
+            turn = await self._file_lock.acquire()
+            try:
+                with self._holds.entered():
+                    yield
+            finally:
+                turn.release()
+
+    async def catalog(self) -> CatalogRows:
+        self._check_open()
+        found = _rows(await self._reader.execute_fetchall(_CATALOG))
+        self._saw(found[0][0])
+        rows = [row[1:] for row in found if row[1] is not None]
+        return CatalogRows(Lsn(found[0][0]), await anyio.to_thread.run_sync(_verified_rows, rows))
+
+    async def truncate_collection(self, collection: CollectionId, *, through: Lsn, keep_after: Lsn | None = None) -> None:
+        """See `LogStore.truncate_collection`.
+
+        It goes in steps, each a short turn of its own, so that writers wait for one step at most; the caller that is
+        cancelled between two of them leaves a log that is as good, and the rest for the next call.
+        """
+        self._check_open()
+        forget_through = _NO_LIMIT if keep_after is None else int(keep_after)
+        while await self._change(_FREE, (collection, through, _FREE_ROWS, _FREE_BYTES)):
+            pass
+        while await self._change(_FORGET, (forget_through, _NO_LIMIT, _FORGET_ROWS)):
+            pass
+        await self._change(_FORGET_OPERATIONS, (OPERATION_WINDOW,))
+        await self._shrink()
+
+    async def _shrink(self) -> None:
+        while await self._vacuum():
+            pass
+        # The file itself becomes shorter when SQLite's journal is moved into it. That needs no turn: it never blocks.
+        await self._in_transaction(lambda: _number(self._writer, "PRAGMA wal_checkpoint(PASSIVE)"))
+
+    async def _vacuum(self) -> bool:
+        """Give some free pages back to the file system; return whether there are more of them."""
+
+        async def vacuum() -> bool:
+            surplus = await _number(self._writer, "PRAGMA freelist_count") - _SPARE_PAGES
+            if surplus > 0:
+                # As a script: `execute` would take the first of its steps only, which is one page.
+                await self._writer.executescript(f"PRAGMA incremental_vacuum({min(surplus, _VACUUM_PAGES)})")
+            return surplus > _VACUUM_PAGES
+
+        async with self.exclusive():
+            return await self._in_transaction(vacuum)
+
+    async def _change(self, sql: str, parameters: Iterable[Any]) -> int:
+        """Run one statement as one transaction, in turn; return the number of rows that it changed."""
+
+        async def change() -> int:
+            cursor = await self._writer.execute(sql, parameters)
+            await self._writer.commit()
+            return cursor.rowcount
+
+        async with self.exclusive():
+            return await self._in_transaction(change)
+
+    async def oldest(self) -> Lsn:
+        self._check_open()
+        return Lsn(await _number(self._reader, "SELECT oldest FROM bounds"))
+
+    async def size_bytes(self) -> int:
+        self._check_open()
+        files = (self._directory / f"{FILE}{suffix}" for suffix in ("", "-wal", "-shm"))
+        return sum(file.stat().st_size for file in files if file.exists())
+
+    async def close(self) -> None:
+        """Close the files, after a running append. More than once does no harm."""
+        if self._closed:
+            return
+        self._closed = True
+        await _to_its_end(self._close())
+
+    async def _close(self) -> None:
+        async with self._transaction:
+            await _close_all(self._reader, self._writer)
+            self._shared.close()
+
+    async def _in_transaction(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Await work on the writer's connection, to its end, and leave no transaction open."""
+
+        async def run() -> T:
+            try:
+                return await work()
+            except BaseException:
+                await self._writer.rollback()
+                raise
+
+        async with self._transaction:
+            self._check_open()
+            return await _to_its_end(run())
+
+    def _publish(self, newest: int) -> None:
+        self._shared.set(newest)
+        self._saw(newest)
+
+    def _saw(self, newest: int) -> None:
+        """Remember what this process has been told, which it may see before the writer has published it."""
+        self._seen = Lsn(max(self._seen, newest))
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeError("the log is closed: open it again")
+
+
+async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """Await work in a task that the caller's cancellation does not reach; pass that on when the task is over."""
+    task = asyncio.ensure_future(work)
+    cancellation: asyncio.CancelledError | None = None
+    with anyio.CancelScope(shield=True):
+        while not task.done():
+            try:
+                await asyncio.wait((task,))
+            except asyncio.CancelledError as error:
+                cancellation = error
+    if cancellation is None:
+        return task.result()
+    if not task.cancelled():
+        task.exception()  # Looked at, so that asyncio does not complain that nobody did.
+    raise cancellation
+
+
+def _synchronous(durability: Durability) -> str:
+    match durability:
+        case "commit":
+            return "FULL"
+        case "off":
+            return "NORMAL"
+        case _:
+            raise ValueError(f"this log does not offer that durability: choose commit or off. durability={durability!r}")
+
+
+def _connection(file: Path) -> aiosqlite.Connection:
+    connection = aiosqlite.connect(file, isolation_level="IMMEDIATE", timeout=_BUSY_SECONDS)
+    # A script that forgets to close the log should end all the same; what was acknowledged is on disk.
+    cast(threading.Thread, getattr(connection, "_thread", connection)).daemon = True
+    return connection
+
+
+async def _prepare_writer(writer: aiosqlite.Connection, directory: Path, synchronous: str) -> str:
+    """Make the schema where there is none, and return the log's identity."""
+    await writer
+    if await _count_tables(writer) == 0:
+        await _create(writer, directory)
+    await writer.execute(f"PRAGMA synchronous = {synchronous}")
+    await writer.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
+    await writer.execute(f"PRAGMA journal_size_limit = {_JOURNAL_BYTES_MAX}")
+    await writer.create_function("entry_crc", 5, checksum)  # pyright: ignore[reportUnknownMemberType]
+    return await _check_format(writer)
+
+
+async def _count_tables(writer: aiosqlite.Connection) -> int:
+    try:
+        return await _number(writer, "SELECT count(*) FROM sqlite_master")
+    except sqlite3.DatabaseError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_NOTADB:
+            raise
+        raise FormatError(f"this file is not a log: move it away. file={FILE}") from error
+
+
+async def _create(writer: aiosqlite.Connection, directory: Path) -> None:
+    # In this order: page size and vacuum mode are fixed by the first page that is written.
+    await writer.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
+    await writer.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    mode = _rows(await writer.execute_fetchall("PRAGMA journal_mode = WAL"))[0][0]
+    if mode != "wal":
+        raise FormatError(f"this file system can't hold a log: choose a local disk. journal_mode={mode!r}")
+    await writer.executescript(_SCHEMA.format(identity=uuid.uuid4().hex, format=FORMAT))
+    _fsync_directory(directory)
+
+
+def _fsync_directory(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+async def _check_format(writer: aiosqlite.Connection) -> str:
+    has_log = await _number(writer, "SELECT count(*) FROM sqlite_master WHERE name IN ('log', 'entries')")
+    if has_log != 2:
+        raise FormatError(f"this file is not a log: move it away. file={FILE}")
+    identity, version = _rows(await writer.execute_fetchall("SELECT identity, format FROM log"))[0]
+    if version != FORMAT:
+        raise FormatError(f"the log has another format: use the version that wrote it. format={version} known={FORMAT}")
+    return str(identity)
+
+
+async def _close_all(*connections: aiosqlite.Connection) -> None:
+    for connection in connections:
+        await connection.close()
+
+
+async def _number(connection: aiosqlite.Connection, sql: str) -> int:
+    found = _rows(await connection.execute_fetchall(sql))
+    return int(found[0][0]) if found else 0
+
+
+def _rows(found: Iterable[Any]) -> list[Row]:
+    return list(found)
+
+
+def _numbered(entries: Sequence[NewEntry], after: int) -> Iterator[Row]:
+    for lsn, entry in enumerate(entries, after + 1):
+        crc = checksum(lsn, entry.collection, entry.time_ns, entry.operation_id, entry.payload)
+        yield lsn, entry.collection, entry.time_ns, crc, entry.operation_id, entry.payload
+
+
+async def _verified(rows: list[Row], after: int) -> tuple[list[Entry], LogError | None]:
+    """Return the entries up to the first that is missing or damaged, and the error that says so."""
+    if sum(len(row[5] or b"") for row in rows) < _VERIFY_INLINE_BYTES:
+        return _verify(rows, after)
+    return await anyio.to_thread.run_sync(_verify, rows, after)
+
+
+def _verify(rows: list[Row], after: int) -> tuple[list[Entry], LogError | None]:
+    entries: list[Entry] = []
+    for expected, (lsn, collection, time_ns, crc, operation_id, payload) in enumerate(rows, after + 1):
+        if lsn != expected:
+            return entries, _hole(expected - 1, lsn)
+        if checksum(lsn, collection, time_ns, operation_id, payload) != crc:
+            return entries, LogCorrupt(f"an entry does not match its checksum: restore the log. lsn={lsn}")
+        entries.append(Entry(Lsn(lsn), collection and CollectionId(collection), payload, time_ns))
+    return entries, None
+
+
+def _verified_rows(rows: list[Row]) -> Mapping[str, bytes]:
+    for key, crc, value in rows:
+        if row_checksum(key, value) != crc:
+            raise LogCorrupt(f"a catalog row does not match its checksum: restore the log. key={key!r}")
+    return {key: value for key, _, value in rows}
+
+
+def _hole(after: int, found: int) -> LogHole:
+    return LogHole(f"entries are missing in the middle of the log: restore it. after={after} next={found}")

@@ -1,0 +1,147 @@
+"""Any sequence of calls has the same outcome on every log, and on a model of a few lines."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import anyio
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from chroma_async.errors import LogConflict, LogReset, LogTruncated
+from chroma_async.model import CollectionId, Lsn
+from chroma_async.wal import LogStore, MemoryLog, MemoryLogState, NewEntry, SqliteLog
+
+Outcome = Any
+"""What a call returned, or the class of what it raised."""
+
+
+@dataclass
+class Model:
+    """The contract in lists. `kept` has (collection, payload) from LSN `oldest` on."""
+
+    newest: int = 0
+    oldest: int = 1
+    kept: dict[int, tuple[str | None, bytes | None]] = field(default_factory=dict)
+    rows: dict[str, bytes] = field(default_factory=dict)
+    operations: dict[str, int] = field(default_factory=dict)
+
+    def append(self, after: int, entries: list[NewEntry], rows: dict[str, bytes | None]) -> Outcome:
+        ids = [entry.operation_id for entry in entries if entry.operation_id]
+        if not entries or len(ids) != len(set(ids)):
+            return ValueError
+        known = [self.operations[operation] for operation in ids if operation in self.operations]
+        if len(known) == len(entries):
+            return known[0]
+        if after != self.newest:
+            return LogConflict
+        if known:
+            return ValueError
+        for lsn, entry in enumerate(entries, after + 1):
+            self.kept[lsn] = (entry.collection, entry.payload)
+            if entry.operation_id:
+                self.operations[entry.operation_id] = lsn
+        self.newest += len(entries)
+        self.rows = {key: value for key, value in (self.rows | rows).items() if value is not None}
+        return after + 1
+
+    def read(self, after: int, through: int | None) -> Outcome:
+        last = self.newest if through is None else through
+        if through is not None and after >= through:
+            return []
+        if after + 1 < self.oldest:
+            return LogTruncated
+        if after > self.newest:
+            return LogReset
+        return [(lsn, *self.kept[lsn]) for lsn in range(after + 1, min(last, self.newest) + 1)]
+
+    def truncate(self, collection: str, through: int, keep_after: int | None) -> None:
+        for lsn, (other, _) in self.kept.items():
+            if other == collection and lsn <= through:
+                self.kept[lsn] = (other, None)
+        last = self.newest if keep_after is None else keep_after
+        while self.oldest <= min(last, self.newest) and None in self.kept[self.oldest]:
+            del self.kept[self.oldest]
+            self.oldest += 1
+
+
+class Subject:
+    """A log, asked in the words of the model."""
+
+    def __init__(self, log: LogStore) -> None:
+        self.log = log
+
+    async def append(self, after: int, entries: list[NewEntry], rows: dict[str, bytes | None]) -> Outcome:
+        try:
+            return await self.log.append(entries, after=Lsn(after), rows=rows)
+        except (LogConflict, ValueError) as error:
+            return type(error)
+
+    async def read(self, after: int, through: int | None) -> Outcome:
+        last = None if through is None else Lsn(through)
+        try:
+            return [(e.lsn, e.collection, e.payload) async for e in self.log.read(after=Lsn(after), through=last)]
+        except (LogTruncated, LogReset) as error:
+            return type(error)
+
+    async def truncate(self, collection: str, through: int, keep_after: int | None) -> None:
+        keep = None if keep_after is None else Lsn(keep_after)
+        await self.log.truncate_collection(CollectionId(collection), through=Lsn(through), keep_after=keep)
+
+    async def state(self) -> Outcome:
+        catalog = await self.log.catalog()
+        return (await self.log.oldest(), self.log.barrier(), catalog.lsn, dict(catalog.rows))
+
+
+lsn = st.integers(0, 12)
+collections = st.sampled_from(["a", "b"])
+entries = st.lists(
+    st.builds(
+        NewEntry,
+        payload=st.binary(max_size=4),
+        time_ns=st.integers(0, 2**62),
+        collection=st.none() | collections,
+        operation_id=st.none() | st.sampled_from(["1", "2", "3", "4"]),
+    ),
+    max_size=3,
+)
+rows = st.dictionaries(st.sampled_from(["x", "y"]), st.none() | st.binary(max_size=2))
+append_at_end = st.tuples(st.just("append"), st.none(), entries, rows)
+call = st.one_of(
+    append_at_end,
+    append_at_end,
+    st.tuples(st.just("append"), lsn, entries, rows),
+    st.tuples(st.just("read"), lsn, st.none() | lsn),
+    st.tuples(st.just("truncate"), collections, lsn, st.none() | lsn),
+    st.tuples(st.just("reopen")),
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(calls=st.lists(call, max_size=20))
+def test_all_logs_agree_with_the_model(calls: list[tuple[Any, ...]]) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        anyio.run(_compare, Path(directory), calls)
+
+
+async def _compare(directory: Path, calls: list[tuple[Any, ...]]) -> None:
+    model, state = Model(), MemoryLogState()
+    subjects = [Subject(await SqliteLog.open(directory)), Subject(MemoryLog(state))]
+    for name, *arguments in calls:
+        if name == "reopen":
+            for subject in subjects:
+                await subject.log.close()
+            subjects = [Subject(await SqliteLog.open(directory)), Subject(MemoryLog(state))]
+            continue
+        if name == "append" and arguments[0] is None:
+            arguments[0] = model.newest
+        expected = getattr(model, name)(*arguments)
+        for subject in subjects:
+            assert await getattr(subject, name)(*arguments) == expected
+            assert await subject.state() == (model.oldest, model.newest, model.newest, model.rows)
+    for subject in subjects:
+        assert await subject.read(model.oldest - 1, None) == model.read(model.oldest - 1, None)
+        await subject.log.close()

@@ -1,0 +1,318 @@
+"""What the SQLite log promises beyond `LogStore`: files, several processes, full disks, damage."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing, suppress
+from pathlib import Path
+
+import anyio
+import pytest
+
+from chroma_async.errors import FormatError, LogCorrupt
+from chroma_async.model import CollectionId, Lsn
+from chroma_async.wal import NewEntry, SqliteLog
+from chroma_async.wal.turns import FileLock, SharedLsn
+
+pytestmark = pytest.mark.anyio
+
+A = CollectionId("aaaaaaaa-0000-4000-8000-000000000000")
+
+APPENDER = """
+import sys
+from pathlib import Path
+import anyio
+from chroma_async.errors import LogConflict
+from chroma_async.wal import NewEntry, SqliteLog
+
+async def main(directory, name, count):
+    log = await SqliteLog.open(Path(directory))
+    for number in range(int(count)):
+        while True:
+            try:
+                lsn = await log.append([NewEntry(f"{name}.{number}".encode(), 0)], after=log.barrier())
+            except LogConflict:
+                continue
+            break
+        print(lsn, f"{name}.{number}")
+    await log.close()
+
+anyio.run(main, *sys.argv[1:])
+"""
+
+
+def entry(payload: bytes = b"x") -> NewEntry:
+    return NewEntry(payload, 0, A)
+
+
+def sql(directory: Path, statement: str) -> list[tuple[object, ...]]:
+    with closing(sqlite3.connect(directory / "log.sqlite3")) as connection, connection:
+        return connection.execute(statement).fetchall()
+
+
+async def payloads(log: SqliteLog) -> list[bytes | None]:
+    return [found.payload async for found in log.read(after=Lsn(0))]
+
+
+async def test_several_processes_append_at_once_and_lose_nothing(tmp_path: Path) -> None:
+    # Opened here first, so that a process which exits never is the last one and closes the file for all.
+    log = await SqliteLog.open(tmp_path)
+    children = [
+        subprocess.Popen([sys.executable, "-c", APPENDER, str(tmp_path), f"p{n}", "60"], stdout=subprocess.PIPE, text=True)
+        for n in range(3)
+    ]
+    told: dict[int, bytes] = {}
+    for child in children:
+        output, _ = await asyncio.to_thread(child.communicate, timeout=60)
+        assert child.returncode == 0
+        told |= {int(lsn): name.encode() for lsn, name in (line.split() for line in output.splitlines())}
+    assert log.barrier() == 180
+    assert sorted(told) == list(range(1, 181))
+    assert await payloads(log) == [told[lsn] for lsn in range(1, 181)]
+    await log.close()
+
+
+async def test_a_log_that_nobody_closed_is_whole_when_opened_again(tmp_path: Path) -> None:
+    script = APPENDER.replace("await log.close()", "import os; sys.stdout.flush(); os._exit(0)")
+    subprocess.run([sys.executable, "-c", script, str(tmp_path), "p", "20"], check=True, stdout=subprocess.PIPE)
+    log = await SqliteLog.open(tmp_path, create=False)
+    assert await payloads(log) == [f"p.{n}".encode() for n in range(20)]
+    await log.close()
+
+
+async def test_a_script_that_forgets_to_close_ends_all_the_same(tmp_path: Path) -> None:
+    script = APPENDER.replace("    await log.close()\n", "    globals()['kept'] = log\n")
+    arguments = [sys.executable, "-c", script, str(tmp_path), "p", "1"]
+    done = await asyncio.to_thread(subprocess.run, arguments, timeout=20, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stdout) == (0, b"1 p.0\n")
+
+
+async def test_create_false_refuses_a_directory_without_a_log(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match="no log in this directory"):
+        await SqliteLog.open(tmp_path, create=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_newer_format_is_refused(tmp_path: Path) -> None:
+    await (await SqliteLog.open(tmp_path)).close()
+    sql(tmp_path, "UPDATE log SET format = 2")
+    with pytest.raises(FormatError, match="format=2 known=1"):
+        await SqliteLog.open(tmp_path)
+
+
+async def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "log.sqlite3").write_bytes(b"these are my holiday pictures" * 1000)
+    with pytest.raises(FormatError, match="not a log"):
+        await SqliteLog.open(tmp_path)
+    assert (tmp_path / "log.sqlite3").read_bytes() == b"these are my holiday pictures" * 1000
+
+
+async def test_a_database_of_something_else_is_refused_and_left_alone(tmp_path: Path) -> None:
+    sql(tmp_path, "CREATE TABLE entries (lsn)")
+    with pytest.raises(FormatError, match="not a log"):
+        await SqliteLog.open(tmp_path)
+    assert sql(tmp_path, "SELECT name FROM sqlite_master") == [("entries",)]
+
+
+async def test_creation_that_was_interrupted_is_finished_by_the_next_one(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "log.sqlite3")) as connection:
+        connection.execute("PRAGMA page_size = 8192")
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        connection.execute("PRAGMA journal_mode = WAL")
+    log = await SqliteLog.open(tmp_path)
+    assert await log.append([entry()], after=Lsn(0)) == 1
+    await log.close()
+
+
+async def test_the_file_is_made_as_measured(tmp_path: Path) -> None:
+    await (await SqliteLog.open(tmp_path)).close()
+    pragmas = [sql(tmp_path, f"PRAGMA {name}")[0][0] for name in ("page_size", "auto_vacuum", "journal_mode")]
+    assert pragmas == [8192, 2, "wal"]
+
+
+@pytest.mark.parametrize("durability", ["interval", "often"])
+async def test_a_durability_that_is_not_offered_is_refused(tmp_path: Path, durability: str) -> None:
+    with pytest.raises(ValueError, match=f"commit or off. durability='{durability}'"):
+        await SqliteLog.open(tmp_path, durability=durability)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("durability", "synchronous"), [("commit", 2), ("off", 1)])
+async def test_durability_decides_whether_a_commit_is_synced(tmp_path: Path, durability: str, synchronous: int) -> None:
+    log = await SqliteLog.open(tmp_path, durability=durability)  # type: ignore[arg-type]
+    assert list(await log._writer.execute_fetchall("PRAGMA synchronous")) == [(synchronous,)]
+    await log.append([entry()], after=Lsn(0))
+    assert await payloads(log) == [b"x"]
+    await log.close()
+
+
+@pytest.mark.parametrize("stale", [0, 1, 99, 2**64 - 1])
+async def test_the_shared_number_is_made_true_when_a_log_is_opened(tmp_path: Path, stale: int) -> None:
+    log = await SqliteLog.open(tmp_path)
+    await log.append([entry(), entry()], after=Lsn(0))
+    await log.close()
+    shared = SharedLsn(tmp_path / "log.committed")
+    shared.set(stale)
+    shared.close()
+    log = await SqliteLog.open(tmp_path)
+    assert log.barrier() == 2
+    await log.close()
+
+
+async def test_a_full_disk_raises_what_the_driver_says_and_leaves_the_log_as_it_was(tmp_path: Path) -> None:
+    log, other = await SqliteLog.open(tmp_path), await SqliteLog.open(tmp_path)
+    await log.append([entry()], after=Lsn(0), rows={"k": b"old"})
+    (pages,) = next(iter(await log._writer.execute_fetchall("PRAGMA page_count")))
+    await log._writer.execute_fetchall(f"PRAGMA max_page_count = {pages + 10}")
+    with pytest.raises(sqlite3.OperationalError, match="full"):
+        await log.append([entry(), entry(b"y" * 1_000_000)], after=Lsn(1), rows={"k": b"new"})
+    assert not log._writer.in_transaction
+    assert log.barrier() == 1
+    assert await payloads(log) == [b"x"]
+    with anyio.fail_after(5):
+        assert await other.append([entry(b"z")], after=Lsn(1)) == 2
+        assert await log.append([entry(b"small")], after=Lsn(2)) == 3
+    assert (await log.catalog()).rows == {"k": b"old"}
+    await log.close()
+    await other.close()
+
+
+async def test_a_read_only_connection_raises_what_the_driver_says(tmp_path: Path) -> None:
+    log = await SqliteLog.open(tmp_path)
+    await log._writer.execute("PRAGMA query_only = ON")
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        await log.append([entry()], after=Lsn(0))
+    await log._writer.execute("PRAGMA query_only = OFF")
+    assert await log.append([entry()], after=Lsn(0)) == 1
+    await log.close()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE entries SET payload = x'00'",
+        "UPDATE entries SET payload = NULL",
+        "UPDATE entries SET collection = NULL",
+        "UPDATE entries SET time_ns = 1",
+        "UPDATE entries SET operation_id = 'another'",
+        "UPDATE entries SET crc = crc + 1",
+    ],
+)
+async def test_damage_to_any_column_of_an_entry_is_noticed(tmp_path: Path, damage: str) -> None:
+    log = await SqliteLog.open(tmp_path)
+    await log.append([entry()], after=Lsn(0))
+    sql(tmp_path, damage)
+    with pytest.raises(LogCorrupt, match="lsn=1"):
+        await payloads(log)
+    await log.close()
+
+
+async def test_damage_to_a_catalog_row_is_noticed(tmp_path: Path) -> None:
+    log = await SqliteLog.open(tmp_path)
+    await log.append([entry()], after=Lsn(0), rows={"k": b"value"})
+    sql(tmp_path, "UPDATE catalog SET value = x'00'")
+    with pytest.raises(LogCorrupt, match="key='k'"):
+        await log.catalog()
+    await log.close()
+
+
+async def test_the_schema_refuses_an_lsn_that_leaves_a_hole(tmp_path: Path) -> None:
+    log = await SqliteLog.open(tmp_path)
+    await log.append([entry()], after=Lsn(0))
+    with pytest.raises(sqlite3.IntegrityError, match="does not follow"):
+        sql(tmp_path, "INSERT INTO entries VALUES (3, NULL, 0, 0, NULL, NULL)")
+    await log.close()
+
+
+async def test_truncation_gives_the_space_back(tmp_path: Path) -> None:
+    log = await SqliteLog.open(tmp_path)
+    for after in range(60):
+        await log.append([entry(b"y" * 1_000_000)], after=Lsn(after))
+    file = tmp_path / "log.sqlite3"
+    assert await log.size_bytes() > 60_000_000
+    await log.truncate_collection(A, through=Lsn(60))
+    assert await log.append([entry()], after=Lsn(60)) == 61
+    await log.close()
+    assert file.stat().st_size < 12_000_000
+    assert sql(tmp_path, "PRAGMA integrity_check") == [("ok",)]
+
+
+async def test_old_operation_ids_are_forgotten_beyond_the_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chroma_async.wal.sqlite.OPERATION_WINDOW", 3)
+    log = await SqliteLog.open(tmp_path)
+    for after in range(6):
+        await log.append([NewEntry(b"x", 0, A, f"op {after + 1}")], after=Lsn(after))
+    await log.truncate_collection(A, through=Lsn(6))
+    assert sql(tmp_path, "SELECT lsn, operation_id FROM operations") == [(4, "op 4"), (5, "op 5"), (6, "op 6")]
+    assert await log.append([NewEntry(b"x", 0, A, "op 4")], after=Lsn(6)) == 4
+    assert await log.append([NewEntry(b"x", 0, A, "op 3")], after=Lsn(6)) == 7
+    await log.close()
+
+
+async def test_an_open_that_is_cancelled_leaves_nothing_behind(tmp_path: Path) -> None:
+    for step in range(12):
+        task = asyncio.create_task(SqliteLog.open(tmp_path))
+        await asyncio.sleep(step * 0.0003)
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await (await task).close()
+        with anyio.fail_after(5):
+            await (await SqliteLog.open(tmp_path)).close()
+
+
+@pytest.mark.parametrize("milliseconds", [0, 0.3, 1, 3])
+async def test_a_loop_that_shuts_down_during_appends_leaves_all_or_nothing(tmp_path: Path, milliseconds: float) -> None:
+    script = """
+import asyncio, sys
+from pathlib import Path
+from chroma_async.wal import NewEntry, SqliteLog
+
+async def main(directory, milliseconds):
+    log = await SqliteLog.open(Path(directory))
+    for number in range(20):
+        append = log.append([NewEntry(b"x", 0), NewEntry(b"x" * 100_000, 0)], after=2 * number)
+        kept.append(asyncio.create_task(append))
+    await asyncio.sleep(float(milliseconds) / 1000)
+    kept.append(log)
+
+kept = []
+asyncio.run(main(*sys.argv[1:]))
+"""
+    arguments = [sys.executable, "-c", script, str(tmp_path), str(milliseconds)]
+    await asyncio.to_thread(subprocess.run, arguments, check=True, timeout=20, stderr=subprocess.DEVNULL)
+    log = await SqliteLog.open(tmp_path)
+    end = log.barrier()
+    assert end % 2 == 0
+    assert len(await payloads(log)) == end
+    assert await log.append([entry()], after=end) == end + 1
+    await log.close()
+
+
+async def test_the_file_lock_is_free_when_its_holder_forgets_it(tmp_path: Path) -> None:
+    lock = FileLock(tmp_path / "a.lock")
+    turn = await lock.acquire()
+    del turn
+    with anyio.fail_after(5):
+        (await lock.acquire()).release()
+
+
+async def test_the_file_lock_leaves_no_descriptors_open(tmp_path: Path) -> None:
+    lock = FileLock(tmp_path / "a.lock")
+
+    async def take() -> None:
+        (await lock.acquire()).release()
+
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(30):
+        turn = await lock.acquire()
+        tasks = [asyncio.create_task(take()) for _ in range(3)]
+        await asyncio.sleep(0.0005)
+        tasks[0].cancel()
+        turn.release()
+        await asyncio.wait(tasks)
+    (await lock.acquire()).release()
+    await asyncio.sleep(0.05)
+    assert len(os.listdir("/proc/self/fd")) == before

@@ -1,0 +1,716 @@
+"""Every sentence of `LogStore`, for every log."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from chroma_async.errors import LogConflict, LogCorrupt, LogError, LogHole, LogReset, LogTruncated
+from chroma_async.model import CollectionId, Lsn
+from chroma_async.wal import CatalogRows, Entry, LogStore, MemoryLog, MemoryLogState, NewEntry, SqliteLog, open_log
+
+pytestmark = pytest.mark.anyio
+
+A = CollectionId("aaaaaaaa-0000-4000-8000-000000000000")
+B = CollectionId("bbbbbbbb-0000-4000-8000-000000000000")
+
+
+class MemoryMedium:
+    def __init__(self) -> None:
+        self.state = MemoryLogState()
+
+    async def open(self) -> LogStore:
+        return MemoryLog(self.state)
+
+    def flip_bit(self, lsn: int) -> None:
+        self.state.flip_bit(Lsn(lsn))
+
+    def drop_entry(self, lsn: int) -> None:
+        self.state.drop_entry(Lsn(lsn))
+
+
+class SqliteMedium:
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    async def open(self) -> LogStore:
+        return await SqliteLog.open(self.directory)
+
+    def flip_bit(self, lsn: int) -> None:
+        self._damage("UPDATE entries SET payload = CAST(substr(payload, 1, length(payload) - 1) || '~' AS BLOB)", lsn)
+
+    def drop_entry(self, lsn: int) -> None:
+        self._damage("DELETE FROM entries", lsn)
+
+    def _damage(self, statement: str, lsn: int) -> None:
+        with closing(sqlite3.connect(self.directory / "log.sqlite3")) as connection, connection:
+            assert connection.execute(f"{statement} WHERE lsn = ?", (lsn,)).rowcount == 1
+
+
+class Logs:
+    """Opens handles on one log, as processes would, and closes them after the test."""
+
+    def __init__(self, medium: MemoryMedium | SqliteMedium) -> None:
+        self.medium = medium
+        self._opened: list[LogStore] = []
+
+    async def open(self) -> LogStore:
+        log = await self.medium.open()
+        self._opened.append(log)
+        return log
+
+    async def close(self) -> None:
+        for log in self._opened:
+            await log.close()
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def logs(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Logs]:
+    opened = Logs(MemoryMedium() if request.param == "memory" else SqliteMedium(tmp_path))
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def log(logs: Logs) -> LogStore:
+    return await logs.open()
+
+
+def entry(payload: str = "x", collection: CollectionId | None = A, operation: str | None = None) -> NewEntry:
+    return NewEntry(payload.encode(), 1_700_000_000_000_000_000, collection, operation)
+
+
+async def fill(log: LogStore, count: int, collection: CollectionId | None = A) -> None:
+    """Append `count` entries whose payloads are their LSNs."""
+    after = log.barrier()
+    await log.append([entry(str(after + 1 + i), collection) for i in range(count)], after=after)
+
+
+async def all_of(log: LogStore, after: int = 0, through: int | None = None) -> list[Entry]:
+    return [found async for found in log.read(after=Lsn(after), through=None if through is None else Lsn(through))]
+
+
+async def lsns(log: LogStore, after: int = 0, through: int | None = None) -> list[int]:
+    return [found.lsn for found in await all_of(log, after, through)]
+
+
+async def lsns_before(
+    error: type[LogError], match: str, log: LogStore, between: Callable[[], Awaitable[None]] | None = None
+) -> list[int]:
+    """Return what a reader gets before the error that it must get."""
+    seen: list[int] = []
+
+    async def read() -> None:
+        async for found in log.read(after=Lsn(0)):
+            seen.append(found.lsn)
+            if between is not None:
+                await between()
+
+    with pytest.raises(error, match=match):
+        await read()
+    return seen
+
+
+# 1. Density
+
+
+async def test_lsns_are_dense_and_begin_with_one(log: LogStore) -> None:
+    assert await log.append([entry()], after=Lsn(0)) == 1
+    assert await log.append([entry(), entry(), entry()], after=Lsn(1)) == 2
+    assert await log.append([entry()], after=Lsn(4)) == 5
+    assert await lsns(log) == [1, 2, 3, 4, 5]
+
+
+async def test_lsns_are_not_reused_after_everything_was_truncated(logs: Logs) -> None:
+    log = await logs.open()
+    await fill(log, 3)
+    await log.truncate_collection(A, through=Lsn(3))
+    assert await log.append([entry()], after=Lsn(3)) == 4
+    assert await lsns(log, after=3) == [4]
+
+
+async def test_lsns_are_not_reused_after_truncation_and_restart(logs: Logs) -> None:
+    log = await logs.open()
+    await fill(log, 3)
+    await log.truncate_collection(A, through=Lsn(3))
+    await log.close()
+    again = await logs.open()
+    assert (again.barrier(), await again.oldest()) == (3, 4)
+    with pytest.raises(LogConflict):
+        await again.append([entry()], after=Lsn(0))
+    assert await again.append([entry()], after=Lsn(3)) == 4
+
+
+# 2. All or none
+
+
+async def test_appended_entries_come_back_as_they_were(logs: Logs) -> None:
+    log = await logs.open()
+    new = [NewEntry(b"\x00\xff" * 3, 7, A, "op"), NewEntry(b"", 8, None), NewEntry(b"z" * 100_000, 9, B)]
+    await log.append(new, after=Lsn(0))
+    await log.close()
+    found = await all_of(await logs.open())
+    assert found == [Entry(Lsn(lsn), e.collection, e.payload, e.time_ns) for lsn, e in enumerate(new, 1)]
+
+
+async def test_an_append_that_fails_half_way_leaves_nothing(log: LogStore) -> None:
+    await log.append([entry()], after=Lsn(0), rows={"k": b"old"})
+    unencodable = entry(operation="\ud800")
+    with pytest.raises(UnicodeEncodeError):
+        await log.append([entry(), unencodable], after=Lsn(1), rows={"k": b"new"})
+    assert await lsns(log) == [1]
+    assert dict((await log.catalog()).rows) == {"k": b"old"}
+    assert await log.append([entry()], after=Lsn(1)) == 2
+
+
+async def test_an_append_of_nothing_is_refused(log: LogStore) -> None:
+    with pytest.raises(ValueError, match="nothing to append"):
+        await log.append([], after=Lsn(0), rows={"k": b"v"})
+    assert dict((await log.catalog()).rows) == {}
+
+
+# 3. The condition
+
+
+@pytest.mark.parametrize("after", [0, 1, 3, 99])
+async def test_an_append_that_names_another_end_changes_nothing(log: LogStore, after: int) -> None:
+    await log.append([entry(), entry()], after=Lsn(0), rows={"k": b"old"})
+    with pytest.raises(LogConflict, match="newest=2"):
+        await log.append([entry(), entry()], after=Lsn(after), rows={"k": b"new"})
+    assert await lsns(log) == [1, 2]
+    assert (await log.catalog()).rows == {"k": b"old"}
+    assert log.barrier() == 2
+
+
+async def test_an_append_notices_entries_of_another_handle(logs: Logs) -> None:
+    one, two = await logs.open(), await logs.open()
+    await fill(one, 1)
+    with pytest.raises(LogConflict):
+        await two.append([entry()], after=Lsn(0))
+    assert await two.append([entry()], after=Lsn(1)) == 2
+    assert await lsns(one) == [1, 2]
+
+
+async def test_of_many_appends_after_one_lsn_exactly_one_wins(logs: Logs) -> None:
+    handles = [await logs.open() for _ in range(3)]
+    won: list[int] = []
+
+    async def attempt(log: LogStore, name: str) -> None:
+        try:
+            won.append(await log.append([entry(name)], after=Lsn(0)))
+        except LogConflict:
+            return
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(12):
+            tasks.start_soon(attempt, handles[number % 3], str(number))
+    assert won == [1]
+    assert await lsns(handles[0]) == [1]
+
+
+# 4. Cancellation
+
+
+async def append_three(log: LogStore, name: str, done: list[str]) -> None:
+    async with log.exclusive():
+        await log.append([entry(f"{name}.{i}") for i in range(3)], after=log.barrier(), rows={"last": name.encode()})
+    done.append(name)
+
+
+async def cancel_scope_after(seconds: float, work: Coroutine[Any, Any, None]) -> None:
+    with anyio.move_on_after(seconds):
+        await work
+
+
+async def cancel_task_after(seconds: float, work: Coroutine[Any, Any, None]) -> None:
+    task = asyncio.create_task(work)
+    await asyncio.sleep(seconds)
+    task.cancel()
+    await asyncio.wait((task,))
+
+
+async def cancel_task_again_and_again_after(seconds: float, work: Coroutine[Any, Any, None]) -> None:
+    task = asyncio.create_task(work)
+    await asyncio.sleep(seconds)
+    while not task.done():
+        task.cancel()
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("cancel_after", [cancel_scope_after, cancel_task_after, cancel_task_again_and_again_after])
+async def test_a_cancelled_append_leaves_all_or_nothing_and_a_usable_log(
+    logs: Logs, cancel_after: Callable[[float, Coroutine[Any, Any, None]], Awaitable[None]]
+) -> None:
+    one, two = await logs.open(), await logs.open()
+    dice = random.Random(cancel_after.__name__)
+    done: list[str] = []
+    for number in range(200):
+        beside = asyncio.create_task(append_three(dice.choice((one, two)), f"beside {number}", done))
+        cancelled = append_three(dice.choice((one, two)), f"cancelled {number}", done)
+        await cancel_after(dice.choice((0, 0.0002, 0.001, 0.003)) * dice.random(), cancelled)
+        await beside
+    found = await all_of(one)
+    groups = {
+        name: [i for other, i in map(name_and_number, found) if other == name] for name, _ in map(name_and_number, found)
+    }
+    assert [e.lsn for e in found] == list(range(1, len(found) + 1))
+    assert all(numbers == ["0", "1", "2"] for numbers in groups.values())
+    assert set(done) <= set(groups)
+    assert 200 <= len(done) < 400
+    assert one.barrier() == two.barrier() == len(found)
+    assert (await two.catalog()).rows == {"last": list(groups)[-1].encode()}
+    assert await one.append([entry()], after=Lsn(len(found))) == len(found) + 1
+
+
+def name_and_number(found: Entry) -> tuple[str, str]:
+    name, _, number = (found.payload or b"").decode().partition(".")
+    return name, number
+
+
+async def test_a_cancelled_waiter_does_not_keep_the_log(logs: Logs) -> None:
+    holder, waiter, third = await logs.open(), await logs.open(), await logs.open()
+
+    async def append(log: LogStore, start: anyio.Event) -> None:
+        await start.wait()
+        await fill(log, 1)
+
+    for _ in range(50):
+        start = anyio.Event()
+        tasks = [asyncio.create_task(append(log, start)) for log in (waiter, waiter, holder)]
+        async with holder.exclusive():
+            start.set()
+            await asyncio.sleep(0.001)
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            assert all(task.cancelled() for task in tasks)
+        with anyio.fail_after(5):
+            await fill(third, 1)
+    assert await lsns(third) == list(range(1, 51))
+
+
+# 5. Operation ids
+
+
+async def test_a_retry_appends_nothing_and_returns_the_first_lsn(logs: Logs) -> None:
+    log = await logs.open()
+    await fill(log, 1)
+    batch = [entry("a", operation="one"), entry("b", operation="two")]
+    assert await log.append(batch, after=Lsn(1), rows={"k": b"1"}) == 2
+    assert await log.append([entry()], after=Lsn(3), rows={"k": b"2"}) == 4
+    other = await logs.open()
+    for after in (1, 4, 99):
+        assert await log.append(batch, after=Lsn(after), rows={"k": b"3"}) == 2
+        assert await other.append(batch[1:], after=Lsn(after)) == 3
+    assert await lsns(log) == [1, 2, 3, 4]
+    assert (await log.catalog()).rows == {"k": b"2"}
+
+
+async def test_a_retry_is_recognised_after_its_entries_were_truncated_and_after_a_restart(logs: Logs) -> None:
+    log = await logs.open()
+    await log.append([entry(operation="one")], after=Lsn(0))
+    await log.truncate_collection(A, through=Lsn(1))
+    await log.close()
+    again = await logs.open()
+    assert await again.oldest() == 2
+    assert await again.append([entry(operation="one")], after=Lsn(0)) == 1
+    assert again.barrier() == 1
+
+
+async def test_an_append_of_old_and_new_operations_is_refused_rather_than_guessed(log: LogStore) -> None:
+    await log.append([entry(operation="old")], after=Lsn(0))
+    for new in (entry(operation="new"), entry()):
+        with pytest.raises(ValueError, match="one by one"):
+            await log.append([entry(operation="old"), new], after=Lsn(1))
+        with pytest.raises(LogConflict):
+            await log.append([entry(operation="old"), new], after=Lsn(0))
+    assert await lsns(log) == [1]
+    assert await log.append([entry(operation="new")], after=Lsn(1)) == 2
+
+
+async def test_one_operation_id_on_two_entries_is_refused(log: LogStore) -> None:
+    with pytest.raises(ValueError, match="two entries"):
+        await log.append([entry(operation="same"), entry(operation="same")], after=Lsn(0))
+    assert await lsns(log) == []
+
+
+# 6. Reading
+
+
+async def test_read_begins_after_and_ends_through(log: LogStore) -> None:
+    await fill(log, 10)
+    assert await lsns(log, after=3, through=6) == [4, 5, 6]
+    assert await lsns(log, after=8) == [9, 10]
+    assert await lsns(log, after=8, through=99) == [9, 10]
+    assert await lsns(log, after=10) == []
+    assert await lsns(log, after=4, through=4) == []
+    assert await lsns(log, after=4, through=2) == []
+
+
+async def test_read_pages_through_a_log_of_any_length(log: LogStore) -> None:
+    for after in range(0, 3000, 500):
+        await log.append([entry(str(after + i + 1)) for i in range(500)], after=Lsn(after))
+    await log.append([entry("y" * 3_000_000) for _ in range(7)], after=Lsn(3000))
+    found = await all_of(log)
+    assert [e.lsn for e in found] == list(range(1, 3008))
+    assert [e.payload for e in found[:3000]] == [str(i).encode() for i in range(1, 3001)]
+    assert {e.payload for e in found[3000:]} == {b"y" * 3_000_000}
+
+
+async def test_read_ends_with_what_was_newest_when_it_began(logs: Logs) -> None:
+    log, other = await logs.open(), await logs.open()
+    await fill(log, 2)
+    seen: list[int] = []
+    async for found in log.read(after=Lsn(0)):
+        seen.append(found.lsn)
+        await fill(other, 1)
+    assert seen == [1, 2]
+    assert await lsns(log, after=2) == [3, 4]
+
+
+async def test_a_damaged_entry_is_never_read(logs: Logs) -> None:
+    log = await logs.open()
+    await fill(log, 5)
+    logs.medium.flip_bit(3)
+    assert await lsns_before(LogCorrupt, "lsn=3", log) == [1, 2]
+    assert await lsns(log, after=3) == [4, 5]
+
+
+async def test_a_damaged_large_entry_is_never_read(logs: Logs) -> None:
+    log = await logs.open()
+    await log.append([entry("y" * 1_000_000), entry("z" * 1_000_000)], after=Lsn(0))
+    logs.medium.flip_bit(2)
+    with pytest.raises(LogCorrupt, match="lsn=2"):
+        await all_of(log)
+
+
+@pytest.mark.parametrize("missing", [[3], [3, 4], [5], [4, 5]])
+async def test_a_missing_entry_stops_the_reader(logs: Logs, missing: list[int]) -> None:
+    log = await logs.open()
+    await fill(log, 5)
+    for lsn in missing:
+        logs.medium.drop_entry(lsn)
+    before = list(range(1, missing[0]))
+    assert await lsns_before(LogHole, f"after={before[-1]}", log) == before
+
+
+async def test_reading_from_beyond_the_end_says_that_this_is_another_log(log: LogStore) -> None:
+    await fill(log, 2)
+    with pytest.raises(LogReset, match="newest=2"):
+        await lsns(log, after=3)
+
+
+# 7 and 10. Truncation
+
+
+async def test_truncation_frees_payloads_and_keeps_lsns_dense(log: LogStore) -> None:
+    await fill(log, 1, B)
+    await fill(log, 2, A)
+    await fill(log, 1, B)
+    await fill(log, 1, A)
+    await log.truncate_collection(A, through=Lsn(3))
+    found = await all_of(log)
+    assert [(e.lsn, e.collection, e.payload) for e in found] == [
+        (1, B, b"1"),
+        (2, A, None),
+        (3, A, None),
+        (4, B, b"4"),
+        (5, A, b"5"),
+    ]
+    assert await log.oldest() == 1
+
+
+async def test_what_is_empty_at_the_old_end_is_forgotten(log: LogStore) -> None:
+    await fill(log, 2, A)
+    await fill(log, 2, None)
+    await fill(log, 1, B)
+    await fill(log, 2, A)
+    await log.truncate_collection(A, through=Lsn(7))
+    assert await log.oldest() == 5
+    assert [e.payload for e in await all_of(log, after=4)] == [b"5", None, None]
+    await log.truncate_collection(B, through=Lsn(7))
+    assert await log.oldest() == 8
+    assert await lsns(log, after=7) == []
+
+
+async def test_truncation_forgets_nothing_above_keep_after(log: LogStore) -> None:
+    await fill(log, 3, A)
+    await fill(log, 3, None)
+    await log.truncate_collection(A, through=Lsn(3), keep_after=Lsn(0))
+    assert await log.oldest() == 1
+    assert [e.payload for e in await all_of(log)] == [None, None, None, b"4", b"5", b"6"]
+    await log.truncate_collection(A, through=Lsn(3), keep_after=Lsn(2))
+    assert await lsns(log, after=2) == [3, 4, 5, 6]
+    await log.truncate_collection(A, through=Lsn(3), keep_after=Lsn(5))
+    assert await log.oldest() == 6
+    await log.truncate_collection(A, through=Lsn(3))
+    assert await log.oldest() == 7
+
+
+async def test_reading_what_was_truncated_says_so(logs: Logs) -> None:
+    log, other = await logs.open(), await logs.open()
+    await fill(log, 3, A)
+    await fill(log, 1, B)
+    await log.truncate_collection(A, through=Lsn(3))
+    for after in (0, 2):
+        with pytest.raises(LogTruncated, match="oldest=4"):
+            await lsns(other, after=after)
+    assert await lsns(other, after=3) == [4]
+
+
+async def test_a_reader_that_is_overtaken_by_truncation_is_told(logs: Logs) -> None:
+    log, other = await logs.open(), await logs.open()
+    for after in range(4):
+        await log.append([entry("y" * 5_000_000)], after=Lsn(after))
+    truncate = partial(other.truncate_collection, A, through=Lsn(4))
+    assert await lsns_before(LogTruncated, "oldest=5", log, truncate) in ([1], [1, 2])
+
+
+async def test_truncation_of_many_entries_is_complete(log: LogStore) -> None:
+    for after in range(0, 3000, 500):
+        await log.append([entry(str(i), A if i % 2 else B) for i in range(500)], after=Lsn(after))
+    await log.truncate_collection(A, through=Lsn(2000))
+    found = await all_of(log, after=int(await log.oldest()) - 1)
+    assert sum(e.payload is None for e in found) in (999, 1000)
+    assert all(e.payload is not None for e in found if e.collection == B or e.lsn > 2000)
+    await log.truncate_collection(B, through=Lsn(3000))
+    await log.truncate_collection(A, through=Lsn(3000))
+    assert await log.oldest() == 3001
+
+
+async def test_writers_and_a_reader_go_on_beside_truncation(logs: Logs) -> None:
+    log, other = await logs.open(), await logs.open()
+    await fill(log, 200, A)
+
+    async def write() -> None:
+        for _ in range(100):
+            async with log.exclusive():
+                await fill(log, 1, B)
+
+    async def truncate() -> None:
+        for through in range(0, 200, 10):
+            await other.truncate_collection(A, through=Lsn(through), keep_after=Lsn(0))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(write)
+        tasks.start_soon(truncate)
+        for _ in range(20):
+            found = await lsns(log)
+            assert found == list(range(1, len(found) + 1))
+    assert [e.lsn for e in await all_of(log) if e.payload is None] == list(range(1, 191))
+
+
+# 8. The barrier
+
+
+async def test_the_barrier_covers_what_any_handle_was_told(logs: Logs) -> None:
+    one, two = await logs.open(), await logs.open()
+    assert one.barrier() == two.barrier() == 0
+    for after in range(20):
+        await (one, two)[after % 2].append([entry()], after=Lsn(after))
+        assert one.barrier() == two.barrier() == after + 1
+    await one.truncate_collection(A, through=Lsn(20))
+    assert two.barrier() == 20
+    assert (await logs.open()).barrier() == 20
+
+
+# 9. Exclusion
+
+
+async def test_nobody_appends_while_another_holds_the_log(logs: Logs) -> None:
+    holder, other = await logs.open(), await logs.open()
+    start = anyio.Event()
+    appended: list[str] = []
+
+    async def append(log: LogStore, name: str) -> None:
+        await start.wait()
+        async with log.exclusive():
+            await fill(log, 1)
+            appended.append(name)
+
+    async with anyio.create_task_group() as tasks:
+        for name, log in (("same", holder), ("other", other), ("other too", other)):
+            tasks.start_soon(append, log, name)
+        await anyio.sleep(0)
+        async with holder.exclusive():
+            start.set()
+            await fill(holder, 1)
+            await anyio.sleep(0.05)
+            assert appended == []
+            await holder.append([entry("held")], after=Lsn(1))
+    assert sorted(appended) == ["other", "other too", "same"]
+    assert [e.payload for e in await all_of(other)] == [b"1", b"held", b"3", b"4", b"5"]
+
+
+async def test_an_append_alone_waits_for_the_holder(logs: Logs) -> None:
+    holder, other = await logs.open(), await logs.open()
+    async with anyio.create_task_group() as tasks, holder.exclusive():
+        tasks.start_soon(partial(other.append, [entry()], after=Lsn(1)))
+        await anyio.sleep(0.05)
+        await holder.append([entry()], after=Lsn(0))
+    assert await lsns(holder) == [1, 2]
+
+
+async def test_waiters_are_served_one_after_another(logs: Logs) -> None:
+    handles = [await logs.open() for _ in range(3)]
+    inside = 0
+    served: list[int] = []
+
+    async def work(number: int) -> None:
+        nonlocal inside
+        for _ in range(10):
+            async with handles[number % 3].exclusive():
+                inside += 1
+                await anyio.sleep(0.0005)
+                assert inside == 1
+                inside -= 1
+                served.append(number)
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(6):
+            tasks.start_soon(work, number)
+    assert sorted(served) == sorted(list(range(6)) * 10)
+    # Nobody is through before everybody was served a few times.
+    firsts = [served.index(number) for number in range(6)]
+    lasts = [59 - served[::-1].index(number) for number in range(6)]
+    assert max(firsts) < min(lasts)
+
+
+async def test_the_holder_may_nest_and_may_let_its_tasks_append(log: LogStore) -> None:
+    with anyio.fail_after(5):
+        async with log.exclusive(), log.exclusive():
+            await asyncio.wait_for(log.append([entry("waited for")], after=Lsn(0)), 5)
+            await log.truncate_collection(A, through=Lsn(1))
+        await fill(log, 1)
+    assert await lsns(log, after=1) == [2]
+
+
+async def test_a_task_that_outlives_the_hold_it_was_started_in_takes_turns_like_others(logs: Logs) -> None:
+    log, other = await logs.open(), await logs.open()
+    late = anyio.Event()
+
+    async def append() -> None:
+        await late.wait()
+        await log.append([entry()], after=Lsn(1))
+
+    async with anyio.create_task_group() as tasks:
+        async with log.exclusive():
+            tasks.start_soon(append)
+        async with other.exclusive():
+            late.set()
+            await anyio.sleep(0.02)
+            await other.append([entry()], after=Lsn(0))
+    assert await lsns(log) == [1, 2]
+
+
+async def test_an_error_inside_gives_the_log_back(logs: Logs) -> None:
+    one, two = await logs.open(), await logs.open()
+    with pytest.raises(ZeroDivisionError):
+        async with one.exclusive():
+            raise ZeroDivisionError
+    with anyio.fail_after(5):
+        await fill(two, 1)
+        await fill(one, 1)
+
+
+# 11. Catalog
+
+
+async def test_catalog_rows_are_put_replaced_and_deleted_with_the_append(logs: Logs) -> None:
+    one, two = await logs.open(), await logs.open()
+    assert await one.catalog() == CatalogRows(Lsn(0), {})
+    await one.append([entry()], after=Lsn(0), rows={"a": b"1", "b": b"", "\u00e9": b"\x00"})
+    assert await two.catalog() == CatalogRows(Lsn(1), {"a": b"1", "b": b"", "\u00e9": b"\x00"})
+    await two.append([entry(), entry()], after=Lsn(1), rows={"a": b"2", "b": None, "absent": None})
+    assert await one.catalog() == CatalogRows(Lsn(3), {"a": b"2", "\u00e9": b"\x00"})
+    await one.truncate_collection(A, through=Lsn(3))
+    assert await two.catalog() == CatalogRows(Lsn(3), {"a": b"2", "\u00e9": b"\x00"})
+
+
+async def test_the_catalog_and_its_lsn_are_of_one_instant(logs: Logs) -> None:
+    log, other = await logs.open(), await logs.open()
+
+    async def write() -> None:
+        for after in range(100):
+            await log.append([entry()], after=Lsn(after), rows={"lsn": str(after + 1).encode()})
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(write)
+        lsn = 0
+        while lsn < 100:
+            catalog = await other.catalog()
+            lsn = catalog.lsn
+            assert catalog.rows == ({"lsn": str(lsn).encode()} if lsn else {})
+            assert other.barrier() >= lsn
+            await anyio.sleep(0)
+
+
+# 12. Identity
+
+
+async def test_identity_is_kept_and_tells_logs_apart(logs: Logs, tmp_path: Path) -> None:
+    log = await logs.open()
+    identity = log.identity
+    await log.close()
+    assert (await logs.open()).identity == identity
+    for kind in ("memory", "sqlite"):
+        another = await open_log(kind, tmp_path / "another")
+        assert another.identity != identity
+        await another.close()
+
+
+# 13. Closing
+
+
+async def test_after_close_every_call_raises(log: LogStore) -> None:
+    await fill(log, 1)
+    await log.close()
+    await log.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        await log.append([entry()], after=Lsn(1))
+    with pytest.raises(RuntimeError, match="closed"):
+        await all_of(log)
+    with pytest.raises(RuntimeError, match="closed"):
+        log.barrier()
+    with pytest.raises(RuntimeError, match="closed"):
+        async with log.exclusive():
+            raise AssertionError
+    with pytest.raises(RuntimeError, match="closed"):
+        await log.catalog()
+    with pytest.raises(RuntimeError, match="closed"):
+        await log.truncate_collection(A, through=Lsn(1))
+    with pytest.raises(RuntimeError, match="closed"):
+        await log.oldest()
+    with pytest.raises(RuntimeError, match="closed"):
+        await log.size_bytes()
+
+
+async def test_close_lets_a_running_append_finish_and_turns_away_those_that_wait(logs: Logs) -> None:
+    log = await logs.open()
+    appends = [asyncio.create_task(log.append([entry("y" * 2_000_000)], after=Lsn(after))) for after in range(4)]
+    for _ in range(6):
+        await asyncio.sleep(0)
+    await log.close()
+    outcomes = await asyncio.gather(*appends, return_exceptions=True)
+    acknowledged = [lsn for lsn in outcomes if isinstance(lsn, int)]
+    refused = [str(error) for error in outcomes if isinstance(error, RuntimeError)]
+    assert 1 in acknowledged
+    assert len(acknowledged) + len(refused) == 4
+    assert all("closed" in message for message in refused)
+    again = await logs.open()
+    assert await lsns(again) == acknowledged
+    await fill(again, 1)
+
+
+async def test_open_log_knows_its_logs_by_name(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="choose one of sqlite, memory"):
+        await open_log("paper", tmp_path)
