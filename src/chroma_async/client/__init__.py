@@ -1,0 +1,1 @@
+"""The clients, async and sync, over HTTP and embedded."""

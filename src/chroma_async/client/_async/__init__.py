@@ -1,0 +1,1 @@
+"""The clients as written by hand; `scripts/unasync.py` derives their sync twins from them."""

@@ -1,0 +1,485 @@
+"""The clients: one set of methods over three ways to reach an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from uuid import UUID
+
+import httpx
+
+from chroma_async.client._async.collection import AsyncCollection, DataLoader
+from chroma_async.client._async.http import AsyncHttpTransport
+from chroma_async.client.address import DEFAULT_HOST, DEFAULT_PORT
+from chroma_async.client.checks import checked_metadata, checked_optional_count
+from chroma_async.client.colours import AsyncCaller, AsyncConnectable, AsyncLock
+from chroma_async.client.configuration import chosen_function, to_input
+from chroma_async.client.embedding import DEFAULT_EMBEDDING, EmbeddingArgument, require_same
+from chroma_async.client.options import (
+    chosen_limits,
+    chosen_timeout,
+    data_directory,
+    engine_settings,
+    server_address,
+    verification,
+)
+from chroma_async.client.results import Database, Tenant, to_database
+from chroma_async.client.retry import RetryPolicy
+from chroma_async.client.settings import Settings, request_headers
+from chroma_async.client.transports.base import AsyncTransport
+from chroma_async.client.transports.embedded import AsyncEmbeddedTransport, engine_opener
+from chroma_async.model import DEFAULT_DATABASE, DEFAULT_TENANT
+from chroma_async.model import Collection as Model
+from chroma_async.protocol import (
+    Call,
+    CountCollections,
+    CreateCollection,
+    CreateDatabase,
+    CreateTenant,
+    DeleteCollection,
+    DeleteDatabase,
+    GetCollection,
+    GetCollectionById,
+    GetDatabase,
+    GetIdentity,
+    GetPreflight,
+    GetTenant,
+    GetVersion,
+    Heartbeat,
+    ListCollections,
+    ListDatabases,
+    Reset,
+)
+from chroma_async.protocol.system import Identity
+from chroma_async.settings import EngineSettings, Missing
+
+R = TypeVar("R")
+
+
+class AsyncClientAPI(AsyncConnectable):
+    """What every client offers, however it reaches its engine; `chroma_async` has the constructors.
+
+    Connecting asks who the caller is, and whether tenant and database exist, as Chroma's clients do. A client may be used by
+    many tasks or threads at once. Close it, or use it as a context manager.
+    """
+
+    def __init__(
+        self, transport: AsyncTransport, settings: Settings, tenant: str, database: str, missing: Missing | None
+    ) -> None:
+        self.tenant = tenant
+        self.database = database
+        self.transport = transport
+        self._settings = settings
+        self._missing: Missing | None = missing
+        self._caller = AsyncCaller()
+        self._lock = AsyncLock()
+        self._ready = False
+        self._max_batch_size: int | None = None
+        self._begin()
+
+    async def connect(self) -> None:
+        """Connect, if that has not happened yet.
+
+        Raises:
+            ServerUnreachableError: nobody answers, or somebody else.
+            NotFoundError: the tenant or the database does not exist.
+        """
+        if self._ready:
+            return
+        async with self._lock:
+            if not self._ready:
+                await self.transport.open()
+                await self._adopt(await self.transport.send(GetIdentity()))
+                await self._require(self.tenant, self.database)
+                self._ready = True
+
+    async def _adopt(self, identity: Identity) -> None:
+        """Take the one tenant and database of the user from the server, where the settings say so."""
+        if not self._settings.chroma_overwrite_singleton_tenant_database_access_from_auth:
+            return
+        if identity.tenant not in (None, "*"):
+            self.tenant = identity.tenant or self.tenant
+        databases = set(identity.databases or ())
+        if len(databases) == 1 and "*" not in databases:
+            self.database = databases.pop()
+
+    async def _require(self, tenant: str, database: str) -> None:
+        await self.transport.send(GetTenant(tenant=tenant))
+        await self.transport.send(GetDatabase(tenant=tenant, database=database))
+
+    async def _send(self, call: Call[R]) -> R:
+        await self.connect()
+        return await self.transport.send(call)
+
+    async def __aenter__(self) -> Self:
+        return await self._connected()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections, or the engine. Collections of this client can't be used any more."""
+        await self._caller.aclose()
+        await self.transport.aclose()
+
+    async def heartbeat(self) -> int:
+        """Return the server's clock, in nanoseconds since 1970."""
+        return await self.transport.send(Heartbeat())
+
+    async def get_version(self) -> str:
+        """Return the version of the API."""
+        return await self.transport.send(GetVersion())
+
+    def get_settings(self) -> Settings:
+        """Return the settings that the client was made with."""
+        return self._settings
+
+    async def get_max_batch_size(self) -> int:
+        """Return how many records the server advises to write at once. Larger batches are taken as well."""
+        if self._max_batch_size is None:
+            answer = await self.transport.send(GetPreflight())
+            self._max_batch_size = int(answer["max_batch_size"])
+        return self._max_batch_size
+
+    async def get_user_identity(self) -> Identity:
+        """Return who the server thinks we are."""
+        return await self.transport.send(GetIdentity())
+
+    async def reset(self) -> bool:
+        """Delete everything, in all tenants.
+
+        Raises:
+            ForbiddenError: the server, or the settings of an embedded client, don't allow it.
+        """
+        return await self.transport.send(Reset())
+
+    async def set_tenant(self, tenant: str, database: str = DEFAULT_DATABASE) -> None:
+        """Go on in another tenant.
+
+        Raises:
+            NotFoundError: the tenant, or the database in it, does not exist; the client stays where it was.
+        """
+        await self._require(tenant, database)
+        self.tenant, self.database = tenant, database
+
+    async def set_database(self, database: str) -> None:
+        """Go on in another database of the same tenant.
+
+        Raises:
+            NotFoundError: it does not exist; the client stays where it was.
+        """
+        await self._require(self.tenant, database)
+        self.database = database
+
+    @staticmethod
+    def clear_system_cache() -> None:
+        """Nothing is cached: clients share no state. Here because programs for Chroma call it."""
+
+    async def create_collection(
+        self,
+        name: str,
+        schema: Any = None,
+        configuration: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        embedding_function: EmbeddingArgument = DEFAULT_EMBEDDING,
+        data_loader: DataLoader | None = None,
+        get_or_create: bool = False,
+    ) -> AsyncCollection:
+        """Create a collection.
+
+        `configuration` is such as `{"hnsw": {"space": "cosine"}}`. The embedding function's name and configuration are
+        stored, so that `get_collection` finds it again.
+
+        Raises:
+            UniqueConstraintError: there is one of that name, and `get_or_create` is not set.
+            InvalidArgumentError: the name breaks the rule: 3 to 512 of a-z, A-Z, 0-9, `.`, `_` and `-`.
+        """
+        function = chosen_function(embedding_function, configuration)
+        described_schema = schema.serialize_to_json() if hasattr(schema, "serialize_to_json") else schema
+        model = await self._send(
+            CreateCollection(
+                tenant=self.tenant,
+                database=self.database,
+                name=name,
+                metadata=checked_metadata(metadata),
+                configuration=to_input(configuration, function, metadata),
+                schema=described_schema,
+                get_or_create=get_or_create,
+            )
+        )
+        if get_or_create:
+            require_same(function, model.embedding_function)
+        return self._collection(model, function, data_loader)
+
+    async def get_or_create_collection(
+        self,
+        name: str,
+        schema: Any = None,
+        configuration: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        embedding_function: EmbeddingArgument = DEFAULT_EMBEDDING,
+        data_loader: DataLoader | None = None,
+    ) -> AsyncCollection:
+        """Return the collection of that name as it is, or create it with what is given.
+
+        Raises:
+            ValueError: it exists with another embedding function.
+        """
+        return await self.create_collection(
+            name, schema, configuration, metadata, embedding_function, data_loader, get_or_create=True
+        )
+
+    async def get_collection(
+        self,
+        name: str,
+        embedding_function: EmbeddingArgument = DEFAULT_EMBEDDING,
+        data_loader: DataLoader | None = None,
+    ) -> AsyncCollection:
+        """Return the collection of that name.
+
+        Raises:
+            NotFoundError: there is none.
+            ValueError: it was made with another embedding function.
+        """
+        model = await self._send(GetCollection(tenant=self.tenant, database=self.database, name=name))
+        require_same(embedding_function, model.embedding_function)
+        return self._collection(model, embedding_function, data_loader)
+
+    async def get_collection_by_id(
+        self,
+        id: UUID | str,  # noqa: A002 - Chroma's name
+        embedding_function: EmbeddingArgument = DEFAULT_EMBEDDING,
+        data_loader: DataLoader | None = None,
+    ) -> AsyncCollection:
+        """Return the collection of that UUID.
+
+        Raises:
+            NotFoundError: there is none in this tenant and database.
+            InvalidArgumentError: it is no UUID.
+        """
+        model = await self._send(
+            GetCollectionById(tenant=self.tenant, database=self.database, collection_id=str(id))
+        )
+        require_same(embedding_function, model.embedding_function)
+        return self._collection(model, embedding_function, data_loader)
+
+    async def list_collections(self, limit: int | None = None, offset: int | None = None) -> list[AsyncCollection]:
+        """Return the collections of this database, in the order of their UUIDs."""
+        call = ListCollections(
+            tenant=self.tenant,
+            database=self.database,
+            limit=checked_optional_count(limit, "limit"),
+            offset=checked_optional_count(offset, "offset"),
+        )
+        return [self._collection(model, DEFAULT_EMBEDDING, None) for model in await self._send(call)]
+
+    async def count_collections(self) -> int:
+        """Return the number of collections in this database."""
+        return await self._send(CountCollections(tenant=self.tenant, database=self.database))
+
+    async def delete_collection(self, name: str) -> None:
+        """Delete a collection with its records.
+
+        Raises:
+            NotFoundError: there is none of that name.
+        """
+        await self._send(DeleteCollection(tenant=self.tenant, database=self.database, name=name))
+
+    def _collection(
+        self, model: Model, embedding_function: EmbeddingArgument, data_loader: DataLoader | None
+    ) -> AsyncCollection:
+        return AsyncCollection(self.transport, self._caller, model, embedding_function, data_loader, self._missing)
+
+
+class AsyncHttpClient(AsyncClientAPI):
+    """A client of a server, ours or Chroma's.
+
+    `host` is a name, or a URL with scheme, port and path prefix (`https://db.example.org/vectors`). `timeout` is in seconds,
+    or an `httpx.Timeout`; by default 10 to connect and 60 for an answer. `retries` is the number of further attempts when a
+    request could not be delivered, was refused for now, or, for calls that are safe to repeat, got no answer. `limits` says
+    how many connections there may be, and how many idle ones are kept.
+    """
+
+    def __init__(
+        self,
+        host: str = DEFAULT_HOST,
+        port: int = DEFAULT_PORT,
+        ssl: bool = False,
+        headers: dict[str, str] | None = None,
+        settings: Settings | None = None,
+        tenant: str = DEFAULT_TENANT,
+        database: str = DEFAULT_DATABASE,
+        *,
+        timeout: float | httpx.Timeout | None = None,
+        retries: int = 2,
+        limits: httpx.Limits | None = None,
+        missing: Missing | None = "exclude",
+    ) -> None:
+        settings = settings or Settings()
+        transport = _http_transport(host, port, ssl, headers, settings, timeout, retries, limits)
+        super().__init__(transport, settings, tenant, database, missing)
+
+
+class AsyncPersistentClient(AsyncClientAPI):
+    """A client with the engine in this process, on a directory; other processes may have the same directory open.
+
+    `compact=False` leaves the background work to other processes that have the directory open.
+    """
+
+    def __init__(
+        self,
+        path: str | Path = "./chroma",
+        settings: Settings | None = None,
+        tenant: str = DEFAULT_TENANT,
+        database: str = DEFAULT_DATABASE,
+        *,
+        engine: EngineSettings | None = None,
+        compact: bool = True,
+        missing: Missing | None = "exclude",
+    ) -> None:
+        settings = settings or Settings()
+        opener = engine_opener(data_directory(path), engine_settings(settings, engine), compact=compact)
+        super().__init__(AsyncEmbeddedTransport(opener), settings, tenant, database, missing)
+
+
+class AsyncEphemeralClient(AsyncClientAPI):
+    """A client with an engine of its own in this process that keeps nothing: two of them share no data."""
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        tenant: str = DEFAULT_TENANT,
+        database: str = DEFAULT_DATABASE,
+        *,
+        engine: EngineSettings | None = None,
+        missing: Missing | None = "exclude",
+    ) -> None:
+        settings = settings or Settings()
+        opener = engine_opener(None, engine_settings(settings, engine))
+        super().__init__(AsyncEmbeddedTransport(opener), settings, tenant, database, missing)
+
+
+class AsyncAdminClient(AsyncConnectable):
+    """Tenants and databases.
+
+    `AsyncAdminClient(settings)` speaks to the server that the settings name (`chroma_server_host`), or opens their
+    `persist_directory`; `AsyncAdminClient.of(client)` shares the connection of another client, which stays the one to close.
+    """
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        settings = settings or Settings()
+        self._transport = _transport_of(settings)
+        self._owned = True
+        self._begin()
+
+    @classmethod
+    def of(cls, client: AsyncClientAPI) -> AsyncAdminClient:
+        """Return an admin client on the connection, or the engine, of another client."""
+        admin = cls.__new__(cls)
+        admin._transport = client.transport
+        admin._owned = False
+        return admin
+
+    async def connect(self) -> None:
+        """Open the engine; a server is asked nothing."""
+        await self._transport.open()
+
+    async def __aenter__(self) -> Self:
+        return await self._connected()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections or the engine, unless they belong to another client."""
+        if self._owned:
+            await self._transport.aclose()
+
+    async def create_tenant(self, name: str) -> None:
+        """Create a tenant.
+
+        Raises:
+            UniqueConstraintError: there is one of that name.
+        """
+        await self._transport.send(CreateTenant(name=name))
+
+    async def get_tenant(self, name: str) -> Tenant:
+        """Return a tenant.
+
+        Raises:
+            NotFoundError: there is none of that name.
+        """
+        tenant = await self._transport.send(GetTenant(tenant=name))
+        return Tenant(name=tenant.name)
+
+    async def create_database(self, name: str, tenant: str = DEFAULT_TENANT) -> None:
+        """Create a database.
+
+        Raises:
+            UniqueConstraintError: the tenant has one of that name.
+        """
+        await self._transport.send(CreateDatabase(name=name, tenant=tenant))
+
+    async def get_database(self, name: str, tenant: str = DEFAULT_TENANT) -> Database:
+        """Return a database.
+
+        Raises:
+            NotFoundError: the tenant has none of that name.
+        """
+        return to_database(await self._transport.send(GetDatabase(database=name, tenant=tenant)))
+
+    async def delete_database(self, name: str, tenant: str = DEFAULT_TENANT) -> None:
+        """Delete a database with all of its collections.
+
+        Raises:
+            NotFoundError: the tenant has none of that name.
+        """
+        await self._transport.send(DeleteDatabase(database=name, tenant=tenant))
+
+    async def list_databases(
+        self, limit: int | None = None, offset: int | None = None, tenant: str = DEFAULT_TENANT
+    ) -> list[Database]:
+        """Return the databases of a tenant, ordered by name."""
+        call = ListDatabases(
+            tenant=tenant,
+            limit=checked_optional_count(limit, "limit"),
+            offset=checked_optional_count(offset, "offset"),
+        )
+        return [to_database(found) for found in await self._transport.send(call)]
+
+    @staticmethod
+    def clear_system_cache() -> None:
+        """Nothing is cached: clients share no state. Here because programs for Chroma call it."""
+
+
+def _http_transport(
+    host: str,
+    port: int,
+    ssl: bool,
+    headers: dict[str, str] | None,
+    settings: Settings,
+    timeout: float | httpx.Timeout | None = None,
+    retries: int = 2,
+    limits: httpx.Limits | None = None,
+) -> AsyncHttpTransport:
+    return AsyncHttpTransport(
+        server_address(host, port, ssl, settings),
+        headers=request_headers(settings, headers),
+        timeout=chosen_timeout(timeout),
+        retry=RetryPolicy(retries=retries),
+        limits=chosen_limits(limits, settings),
+        verify=verification(settings),
+    )
+
+
+def _transport_of(settings: Settings) -> AsyncTransport:
+    if settings.chroma_server_host is not None:
+        return _http_transport(DEFAULT_HOST, DEFAULT_PORT, False, None, settings)
+    path = data_directory(settings.persist_directory) if settings.is_persistent else None
+    return AsyncEmbeddedTransport(engine_opener(path, engine_settings(settings, None)))

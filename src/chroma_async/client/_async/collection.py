@@ -1,0 +1,426 @@
+"""One collection, as its users see it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+from uuid import UUID
+
+from chroma_async.client.checks import (
+    GET_INCLUDE,
+    QUERY_INCLUDE,
+    checked_count,
+    checked_ids,
+    checked_include,
+    checked_metadata,
+    checked_optional_count,
+    checked_texts,
+    checked_where,
+    checked_where_document,
+)
+from chroma_async.client.colours import AsyncCaller
+from chroma_async.client.configuration import to_update
+from chroma_async.client.embedding import (
+    DEFAULT_EMBEDDING,
+    HOW_TO_PASS,
+    DefaultEmbedding,
+    EmbeddingArgument,
+    EmbeddingCallable,
+    query_target,
+    rebuild,
+)
+from chroma_async.client.records import WHAT_TO_PASS, Inputs, Records, checked_records, listed_images
+from chroma_async.client.results import DeleteResult, GetResult, QueryResult, to_get_result, to_query_result
+from chroma_async.client.transports.base import AsyncTransport
+from chroma_async.client.vectors import to_matrix
+from chroma_async.model import Collection as Model
+from chroma_async.model import JsonObject, Vectors
+from chroma_async.protocol import (
+    AddRecords,
+    CountRecords,
+    DeleteRecords,
+    GetIndexingStatus,
+    GetRecords,
+    ModifyCollection,
+    QueryRecords,
+    UpdateRecords,
+    UpsertRecords,
+)
+from chroma_async.protocol.collection_json import collection_to_json, updated_configuration
+from chroma_async.protocol.embeddings import EmbeddingBatch
+from chroma_async.protocol.records import WriteRecords
+from chroma_async.protocol.results import IndexingStatus
+from chroma_async.settings import Missing
+
+DataLoader = Callable[[list[Any]], Any]
+WriteT = TypeVar("WriteT", bound=WriteRecords)
+
+QUERY_INPUTS = "pass query_embeddings=..., or exactly one of query_texts, query_images and query_uris"
+
+
+class AsyncCollection:
+    """A collection: records with an id, a vector, and optionally a document, metadata and a URI.
+
+    Made by a client's `create_collection`, `get_collection` and their like. Vectors may be given as lists of numbers or as
+    numpy arrays; one record or query may stand without its list.
+
+    Writes are acknowledged when they are durable and visible to every later read. A write is atomic, unless it is so large
+    that over HTTP it would pass 40 MiB: then it travels in parts, each of which is atomic.
+
+    `missing` says whether `$ne`, `$nin`, `$not_contains` and `$not_regex` match records that lack the field or the document:
+    "exclude" or "include"; None takes the client's choice.
+    """
+
+    def __init__(
+        self,
+        transport: AsyncTransport,
+        caller: AsyncCaller,
+        model: Model,
+        embedding_function: EmbeddingArgument = DEFAULT_EMBEDDING,
+        data_loader: DataLoader | None = None,
+        missing: Missing | None = "exclude",
+    ) -> None:
+        self._transport = transport
+        self._caller = caller
+        self._model = model
+        self._embedding_function = None if isinstance(embedding_function, DefaultEmbedding) else embedding_function
+        self._data_loader = data_loader
+        self._missing: Missing | None = missing
+
+    @property
+    def id(self) -> UUID:
+        return UUID(self._model.id)
+
+    @property
+    def name(self) -> str:
+        return self._model.name
+
+    @property
+    def metadata(self) -> JsonObject | None:
+        return self._model.metadata
+
+    @property
+    def tenant(self) -> str:
+        return self._model.tenant
+
+    @property
+    def database(self) -> str:
+        return self._model.database
+
+    @property
+    def configuration_json(self) -> JsonObject:
+        """The configuration as the server describes it: `hnsw`, `spann`, `embedding_function`."""
+        return self._described("configuration_json")
+
+    @property
+    def configuration(self) -> dict[str, Any]:
+        """The configuration with the embedding function itself in place of its description.
+
+        Raises:
+            ValueError: the embedding function is not registered in this process.
+        """
+        return {**self.configuration_json, "embedding_function": self._function()}
+
+    @property
+    def schema(self) -> JsonObject:
+        """The indexes of the collection and of its metadata fields, in Chroma's form, as they were when it was fetched."""
+        return self._described("schema")
+
+    def _described(self, part: str) -> JsonObject:
+        described = collection_to_json(self._model)[part]
+        assert isinstance(described, dict)
+        return described
+
+    @property
+    def _identity(self) -> tuple[object, ...]:
+        return (self.tenant, self.database, self._model.id, self.name, self.metadata, self.configuration_json)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, AsyncCollection) and self._identity == other._identity
+
+    def __hash__(self) -> int:
+        return hash(self._model.id)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(name={self.name!r}, id={self._model.id!r})"
+
+    async def add(
+        self,
+        ids: Any,
+        embeddings: Any = None,
+        metadatas: Any = None,
+        documents: Any = None,
+        images: Any = None,
+        uris: Any = None,
+    ) -> None:
+        """Add records; one whose id exists already keeps its first value.
+
+        Without `embeddings`, the embedding function embeds the documents (or images, or what the data loader makes of the
+        URIs). A batch of any size is taken; see the class for what is atomic.
+
+        Raises:
+            ValueError: lists of different lengths, or values of wrong types; the message says which.
+            DuplicateIDError: the same id twice in the call.
+            InvalidArgumentError: the vectors have another dimension than the collection's.
+            NotFoundError: the collection was deleted.
+        """
+        records = checked_records(ids, embeddings, metadatas, documents, images, uris)
+        await self._transport.send(self._write(AddRecords, records, await self._vectors(records)))
+
+    async def upsert(
+        self,
+        ids: Any,
+        embeddings: Any = None,
+        metadatas: Any = None,
+        documents: Any = None,
+        images: Any = None,
+        uris: Any = None,
+    ) -> None:
+        """Add records, or replace those that exist; metadata merges field by field, and a None value deletes a field.
+
+        Raises: as `add`.
+        """
+        records = checked_records(ids, embeddings, metadatas, documents, images, uris)
+        await self._transport.send(self._write(UpsertRecords, records, await self._vectors(records)))
+
+    async def update(
+        self,
+        ids: Any,
+        embeddings: Any = None,
+        metadatas: Any = None,
+        documents: Any = None,
+        images: Any = None,
+        uris: Any = None,
+    ) -> None:
+        """Change records; what is not given stays, unknown ids are ignored. New documents are embedded anew.
+
+        Raises: as `add`.
+        """
+        records = checked_records(ids, embeddings, metadatas, documents, images, uris)
+        embeds = records.vectors is not None or records.documents is not None or records.images is not None
+        vectors = await self._vectors(records) if embeds else None
+        await self._transport.send(self._write(UpdateRecords, records, vectors))
+
+    def _write(self, kind: type[WriteT], records: Records, vectors: Vectors | None) -> WriteT:
+        return kind(
+            tenant=self.tenant,
+            database=self.database,
+            collection_id=self._model.id,
+            ids=records.ids,
+            embeddings=None if vectors is None else EmbeddingBatch(vectors),
+            documents=records.documents,
+            metadatas=records.metadatas,
+            uris=records.uris,
+        )
+
+    async def delete(
+        self,
+        ids: Any = None,
+        where: Mapping[str, Any] | None = None,
+        where_document: Mapping[str, Any] | None = None,
+        limit: int | None = None,
+        *,
+        missing: Missing | None = None,
+    ) -> DeleteResult:
+        """Delete the records with these ids, those that match the filters, or those that do both; at most `limit`.
+
+        Raises:
+            ValueError: neither ids nor a filter, or a limit without a filter.
+        """
+        if ids is None and where is None and where_document is None:
+            raise ValueError("say what to delete: ids, where or where_document; delete_collection deletes everything")
+        if limit is not None and where is None and where_document is None:
+            raise ValueError("limit needs where or where_document")
+        call = DeleteRecords(
+            tenant=self.tenant,
+            database=self.database,
+            collection_id=self._model.id,
+            ids=None if ids is None else checked_ids(ids),
+            where=checked_where(where),
+            where_document=checked_where_document(where_document),
+            limit=checked_optional_count(limit, "limit"),
+            missing=self._chosen(missing),
+        )
+        result = await self._transport.send(call)
+        return DeleteResult(deleted=result.deleted)
+
+    async def get(
+        self,
+        ids: Any = None,
+        where: Mapping[str, Any] | None = None,
+        limit: int | None = None,
+        offset: int | None = None,
+        where_document: Mapping[str, Any] | None = None,
+        include: Sequence[str] = ("metadatas", "documents"),
+        *,
+        missing: Missing | None = None,
+    ) -> GetResult:
+        """Return the records with these ids, those that match the filters, those that do both, or all; in insertion order.
+
+        `include` takes documents, embeddings, metadatas, uris, and data (what the data loader makes of the URIs).
+        """
+        wanted = self._checked_include(include, GET_INCLUDE)
+        call = GetRecords(
+            tenant=self.tenant,
+            database=self.database,
+            collection_id=self._model.id,
+            ids=None if ids is None else checked_ids(ids),
+            where=checked_where(where),
+            where_document=checked_where_document(where_document),
+            limit=checked_optional_count(limit, "limit"),
+            offset=checked_optional_count(offset, "offset"),
+            include=_sent(wanted),
+            missing=self._chosen(missing),
+        )
+        result = await self._transport.send(call)
+        data = await self._load(result.columns.uris) if "data" in wanted else None
+        return to_get_result(result, wanted, data)
+
+    async def peek(self, limit: int = 10) -> GetResult:
+        """Return the first records, with their vectors."""
+        return await self.get(limit=limit, include=["embeddings", "metadatas", "documents"])
+
+    async def query(
+        self,
+        query_embeddings: Any = None,
+        query_texts: Any = None,
+        query_images: Any = None,
+        query_uris: Any = None,
+        ids: Any = None,
+        n_results: int = 10,
+        where: Mapping[str, Any] | None = None,
+        where_document: Mapping[str, Any] | None = None,
+        include: Sequence[str] = ("metadatas", "documents", "distances"),
+        *,
+        missing: Missing | None = None,
+    ) -> QueryResult:
+        """Return the records nearest to each query, nearest first: min(n_results, matching records) of them.
+
+        Queries are vectors, or texts, images or URIs for the embedding function. `ids` and the filters narrow the search.
+
+        Raises:
+            ValueError: no query, or an argument of a wrong type.
+            InvalidArgumentError: the vectors have another dimension than the collection's, or the filter is not valid.
+        """
+        wanted = self._checked_include(include, QUERY_INCLUDE)
+        call = QueryRecords(
+            tenant=self.tenant,
+            database=self.database,
+            collection_id=self._model.id,
+            n_results=checked_count(n_results, "n_results", 1),
+            ids=None if ids is None else checked_ids(ids),
+            where=checked_where(where),
+            where_document=checked_where_document(where_document),
+            include=_sent(wanted),
+            missing=self._chosen(missing),
+            query_embeddings=await self._query_vectors(query_embeddings, query_texts, query_images, query_uris),
+        )
+        result = await self._transport.send(call)
+        data = [await self._load(columns.uris) for columns in result.columns] if "data" in wanted else None
+        return to_query_result(result, wanted, data)
+
+    async def count(self, read_level: Any = "index_and_wal") -> int:
+        """Return the number of records."""
+        level = getattr(read_level, "value", read_level)
+        call = CountRecords(
+            tenant=self.tenant, database=self.database, collection_id=self._model.id, read_level=level
+        )
+        return await self._transport.send(call)
+
+    async def get_indexing_status(self) -> IndexingStatus:
+        """Return how far the background work on this collection has come."""
+        return await self._transport.send(
+            GetIndexingStatus(tenant=self.tenant, database=self.database, collection_id=self._model.id)
+        )
+
+    async def modify(
+        self,
+        name: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        configuration: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Rename the collection, replace its metadata as a whole, or change its configuration; None leaves a part alone.
+
+        Raises:
+            ValueError: an option that can't change after creation, such as the distance.
+            UniqueConstraintError: the name is taken.
+        """
+        if metadata is not None and "hnsw:space" in metadata:
+            raise ValueError("the distance of a collection can't change; leave hnsw:space out")
+        call = ModifyCollection(
+            tenant=self.tenant,
+            database=self.database,
+            collection_id=self._model.id,
+            new_name=name,
+            new_metadata=checked_metadata(metadata),
+            new_configuration=to_update(configuration),
+        )
+        await self._transport.send(call)
+        self._remember(call, (configuration or {}).get("embedding_function"))
+
+    def _remember(self, done: ModifyCollection, function: EmbeddingCallable | None) -> None:
+        update = done.new_configuration
+        described = None if update is None else update.embedding_function
+        self._model = replace(
+            self._model,
+            name=done.new_name or self._model.name,
+            metadata=self._model.metadata if done.kept_metadata is None else done.kept_metadata,
+            hnsw=updated_configuration(self._model.hnsw, update),
+            embedding_function=described or self._model.embedding_function,
+        )
+        self._embedding_function = function or self._embedding_function
+
+    def _chosen(self, missing: Missing | None) -> Missing | None:
+        return self._missing if missing is None else missing
+
+    def _checked_include(self, include: Sequence[str], allowed: Sequence[str]) -> list[str]:
+        wanted = checked_include(include, allowed)
+        if "data" in wanted and self._data_loader is None:
+            raise ValueError("include 'data' needs a data loader; pass data_loader=... to the client's method")
+        return wanted
+
+    async def _vectors(self, records: Records) -> Vectors:
+        if records.vectors is not None:
+            return records.vectors
+        return await self._embed(records.inputs, WHAT_TO_PASS, is_query=False)
+
+    async def _query_vectors(self, embeddings: Any, texts: Any, images: Any, uris: Any) -> Vectors:
+        if embeddings is not None:
+            return to_matrix(embeddings, "query_embeddings")
+        inputs = Inputs(
+            checked_texts(texts, "query_texts", nones_allowed=False),
+            listed_images(images, "query_images"),
+            checked_texts(uris, "query_uris", nones_allowed=False),
+        )
+        return await self._embed(inputs, QUERY_INPUTS, is_query=True)
+
+    async def _embed(self, inputs: Inputs, hint: str, *, is_query: bool) -> Vectors:
+        chosen = inputs.chosen(hint)
+        function = self._function()
+        if function is None:
+            raise ValueError(f"no embedding function; {HOW_TO_PASS}")
+        items = await self._load(inputs.uris) if chosen is None else chosen
+        answer = await self._caller.call(query_target(function) if is_query else function, items)
+        vectors = to_matrix(answer, "the embedding function's answer")
+        if len(vectors) != len(items):
+            raise ValueError(
+                f"the embedding function must give one vector per input. inputs={len(items)} vectors={len(vectors)}"
+            )
+        return vectors
+
+    def _function(self) -> EmbeddingCallable | None:
+        if self._embedding_function is None:
+            self._embedding_function = rebuild(self._model.embedding_function)
+        return self._embedding_function
+
+    async def _load(self, uris: Sequence[Any] | None) -> Any:
+        if self._data_loader is None:
+            raise ValueError("URIs can't be loaded without a data loader; pass data_loader=... to the client's method")
+        return await self._caller.call(self._data_loader, list(uris or ()))
+
+
+def _sent(include: Sequence[str]) -> Any:
+    """What the server includes for it: data is made of URIs, on the client."""
+    wanted = [name for name in include if name != "data"]
+    return [*wanted, "uris"] if "data" in include and "uris" not in wanted else wanted

@@ -1,0 +1,106 @@
+"""Calls over HTTP."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import TypeVar
+
+import httpx
+
+from chroma_async.client.address import Address
+from chroma_async.client.answers import Failure, explain_silence, read_failure, read_result
+from chroma_async.client.colours import AsyncLock, async_current_loop, async_sleep
+from chroma_async.client.retry import RetryPolicy
+from chroma_async.client.split import encoded_parts
+from chroma_async.protocol import Call, WireRequest
+
+R = TypeVar("R")
+
+
+class AsyncHttpTransport:
+    """Sends calls to a server, over connections that are kept and shared.
+
+    A request is sent again when nothing of it had left (no connection), when the server refused it (429), and, for calls
+    that are safe to repeat, when the connection broke or a hop answered 502, 503 or 504; `RetryPolicy` says how often.
+    Writes whose body would pass 40 MiB travel in several requests.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        *,
+        headers: Mapping[str, str],
+        timeout: httpx.Timeout,
+        retry: RetryPolicy,
+        limits: httpx.Limits,
+        verify: bool | str = True,
+    ) -> None:
+        self._address = address
+        self._headers = {**headers, "Accept": "application/json"}
+        self._timeout = timeout
+        self._retry = retry
+        self._limits = limits
+        self._verify = verify
+        self._lock = AsyncLock()
+        self._pool: httpx.AsyncClient | None = None
+        self._pool_loop: object = None
+        self._closed = False
+
+    async def open(self) -> None:
+        await self._opened()
+
+    async def send(self, call: Call[R]) -> R:
+        """Return the result of the call; of the last part, if a write had to be cut.
+
+        Raises:
+            ServerUnreachableError: no answer, or none of the server; the message names the hop and the cause.
+            ChromaError: the error that the server answered.
+        """
+        results = [await self._send_part(part, request) for part, request in encoded_parts(call)]
+        return results[-1]
+
+    async def aclose(self) -> None:
+        self._closed = True
+        async with self._lock:
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            await pool.aclose()
+
+    async def _send_part(self, call: Call[R], request: WireRequest) -> R:
+        attempt = 0
+        while True:
+            outcome = await self._attempt(call, request)
+            if isinstance(outcome, httpx.Response):
+                return read_result(call, outcome)
+            wait = self._retry.wait_seconds(attempt, outcome.asked_seconds, random.random())
+            if wait is None or not outcome.repeatable:
+                raise outcome.error from outcome.cause
+            await async_sleep(wait)
+            attempt += 1
+
+    async def _attempt(self, call: Call[R], request: WireRequest) -> httpx.Response | Failure:
+        pool = await self._opened()
+        headers = {"Content-Type": "application/json"} if call.route.has_body else None
+        url = self._address.url(call.route, request)
+        try:
+            response = await pool.request(call.route.method, url, content=request.body or None, headers=headers)
+        except httpx.RequestError as error:
+            return explain_silence(call, error, self._address, self._timeout)
+        return response if response.is_success else read_failure(call, response)
+
+    async def _opened(self) -> httpx.AsyncClient:
+        loop = await async_current_loop()
+        if self._pool is not None and self._pool_loop == loop:
+            return self._pool
+        async with self._lock:
+            if self._closed:
+                raise RuntimeError("this client is closed; open another one")
+            if self._pool is None or self._pool_loop != loop:
+                self._pool, self._pool_loop = self._new_pool(), loop
+            return self._pool
+
+    def _new_pool(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(
+            headers=self._headers, timeout=self._timeout, limits=self._limits, verify=self._verify
+        )

@@ -1,0 +1,137 @@
+"""What async and sync code do differently, in pairs: the sync twin of `async_x` is `x`, of `AsyncX` it is `X`.
+
+`scripts/unasync.py` turns the one name into the other; everything else in `_async` is the same in both colours.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+import time
+from collections.abc import Awaitable, Callable, Generator
+from typing import Any, Self
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+
+from chroma_async.client.background import BackgroundLoop
+
+__all__ = [
+    "AsyncCaller",
+    "AsyncConnectable",
+    "AsyncLock",
+    "Caller",
+    "Connectable",
+    "Lock",
+    "async_current_loop",
+    "async_sleep",
+    "current_loop",
+    "sleep",
+]
+
+async_sleep = anyio.sleep
+sleep = time.sleep
+
+AsyncLock = anyio.Lock
+Lock = threading.Lock
+
+
+async def async_current_loop() -> object:
+    """Something that differs from event loop to event loop; connections can't be used in another one than their own."""
+    return anyio.lowlevel.current_token()
+
+
+def current_loop() -> object:
+    """Threads share connections."""
+    return None
+
+
+class AsyncCaller:
+    """Runs functions of users, such as embedding functions: async ones are awaited, others run in a worker thread."""
+
+    async def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        if is_async(function):
+            return await function(*arguments)
+        result = await anyio.to_thread.run_sync(function, *arguments)
+        return await result if inspect.isawaitable(result) else result
+
+    async def aclose(self) -> None:
+        """Nothing is held."""
+
+
+class Caller:
+    """Runs functions of users; async ones in one background loop, so that what they keep between calls stays usable."""
+
+    def __init__(self) -> None:
+        self._background = BackgroundLoop()
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        if is_async(function):
+            return self._background.call(function, *arguments)
+        result = function(*arguments)
+        return self._background.call(_finish, result) if inspect.isawaitable(result) else result
+
+    def close(self) -> None:
+        self._background.close()
+
+
+def is_async(function: Callable[..., Any]) -> bool:
+    """Whether calling it gives a coroutine, as far as can be told before the call."""
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+
+
+async def _finish(result: Awaitable[Any]) -> Any:
+    return await result
+
+
+class AsyncConnectable:
+    """Connects when awaited, when entered, or at the first call that needs it."""
+
+    def _begin(self) -> None:
+        """Nothing can be awaited in a constructor."""
+
+    async def connect(self) -> None:
+        raise NotImplementedError
+
+    async def aclose(self) -> None:
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        """Close; the same as `aclose`."""
+        await self.aclose()
+
+    def __await__(self) -> Generator[Any, Any, Self]:
+        return self._connected().__await__()
+
+    async def _connected(self) -> Self:
+        try:
+            await self.connect()
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self.aclose()
+            raise
+        return self
+
+
+class Connectable:
+    """Connects when constructed, as Chroma's clients do."""
+
+    def _begin(self) -> None:
+        self._connected()
+
+    def connect(self) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+    def _connected(self) -> Self:
+        try:
+            self.connect()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+

@@ -1,0 +1,104 @@
+"""A collection's configuration as users give it, and as they get it back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, TypedDict, TypeVar, cast
+
+import msgspec
+
+from chroma_async.client.embedding import EmbeddingArgument, default_space, describe, name_of
+from chroma_async.model import JsonObject, Space
+from chroma_async.protocol.collection_json import ConfigurationInput, ConfigurationUpdate
+
+PARTS: Final = ("hnsw", "spann", "embedding_function")
+
+StructT = TypeVar("StructT", bound=msgspec.Struct)
+
+
+class HnswOptions(TypedDict, total=False):
+    """How the index is built and searched, with Chroma's names and defaults. `space` and `ef_construction` can't change."""
+
+    space: Space
+    ef_construction: int
+    ef_search: int
+    max_neighbors: int
+    num_threads: int
+    resize_factor: float
+    sync_threshold: int
+    batch_size: int
+
+
+class CollectionConfiguration(TypedDict, total=False):
+    """`embedding_function` is the function itself; the server stores its name and configuration."""
+
+    hnsw: HnswOptions | None
+    spann: Mapping[str, Any] | None
+    embedding_function: Any
+
+
+def chosen_function(given: EmbeddingArgument, configuration: Mapping[str, Any] | None) -> EmbeddingArgument:
+    """Return the embedding function of a new collection: the argument's, or the configuration's.
+
+    Raises:
+        ValueError: two different ones.
+    """
+    configured = cast("EmbeddingArgument", (configuration or {}).get("embedding_function"))
+    if configured is None:
+        return given
+    given_name = name_of(given)
+    if given_name is not None and given_name not in ("default", name_of(configured)):
+        raise ValueError(
+            "two embedding functions are given; pass one, as embedding_function=... or in the configuration. "
+            f"argument={given_name!r} configuration={name_of(configured)!r}"
+        )
+    return configured
+
+
+def to_input(
+    configuration: Mapping[str, Any] | None, function: EmbeddingArgument, metadata: Mapping[str, Any] | None
+) -> ConfigurationInput | None:
+    """Return the configuration of a new collection, None when nothing is configured.
+
+    An embedding function that prefers a distance gives it to a collection that names none, as with Chroma.
+
+    Raises:
+        ValueError: an unknown name, or a value of a wrong type.
+    """
+    parts = _index_parts(configuration)
+    space = default_space(function)
+    named = "hnsw:space" in (metadata or {}) and not parts
+    if space is not None and not named:
+        kind = next(iter(parts), "hnsw")
+        parts[kind] = {"space": space, **parts.get(kind, {})}
+    described = describe(function)
+    if not parts and described is None:
+        return None
+    return _converted({**parts, "embedding_function": described}, ConfigurationInput)
+
+
+def to_update(configuration: Mapping[str, Any] | None) -> ConfigurationUpdate | None:
+    """Return what `modify` changes of the configuration.
+
+    Raises:
+        ValueError: an unknown name, one that can't change after creation, or a value of a wrong type.
+    """
+    if configuration is None:
+        return None
+    described: JsonObject | None = describe(configuration.get("embedding_function"))
+    return _converted({**_index_parts(configuration), "embedding_function": described}, ConfigurationUpdate)
+
+
+def _index_parts(configuration: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
+    given = configuration or {}
+    for name in given:
+        if name not in PARTS:
+            raise ValueError(f"unknown part of a configuration; use {', '.join(PARTS)}. got={name!r}")
+    return {name: dict(given[name]) for name in ("hnsw", "spann") if given.get(name) is not None}
+
+
+def _converted(parts: Mapping[str, Any], kind: type[StructT]) -> StructT:
+    try:
+        return msgspec.convert(parts, kind)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"the configuration is not valid: {error}") from error

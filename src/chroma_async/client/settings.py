@@ -1,0 +1,119 @@
+"""What a client may be told beside its constructor's arguments, under Chroma's names."""
+
+from __future__ import annotations
+
+import base64
+import difflib
+from dataclasses import dataclass, field, fields
+from typing import Any, Final
+
+from chroma_async.settings import setting
+
+API_PATH: Final = "/api/v2"
+
+WITHOUT_EFFECT: Final = frozenset(
+    {
+        "anonymized_telemetry",
+        "chroma_api_impl",
+        "chroma_memory_limit_bytes",
+        "chroma_otel_collection_endpoint",
+        "chroma_otel_collection_headers",
+        "chroma_otel_granularity",
+        "chroma_otel_service_name",
+        "chroma_product_telemetry_impl",
+        "chroma_query_request_timeout_seconds",
+        "chroma_segment_cache_policy",
+        "chroma_server_cors_allow_origins",
+        "chroma_server_nofile",
+        "chroma_server_thread_pool_size",
+        "chroma_sysdb_impl",
+        "chroma_telemetry_impl",
+        "environment",
+        "migrations",
+        "migrations_hash_algorithm",
+        "tenant_id",
+        "topic_namespace",
+    }
+)
+"""Settings of Chroma that are accepted, so that code for Chroma runs, and change nothing here."""
+
+TOKEN_PROVIDERS: Final = ("token", "chromadb.auth.token_authn.TokenAuthClientProvider")
+BASIC_PROVIDERS: Final = ("basic", "chromadb.auth.basic_authn.BasicAuthClientProvider")
+
+
+def _no_headers() -> dict[str, str]:
+    return {}
+
+
+@dataclass(frozen=True)
+class _Fields:
+    chroma_server_host: str | None = setting(None, "host of the server, as in `HttpClient(host=...)`")
+    chroma_server_http_port: int | None = setting(None, "port of the server")
+    chroma_server_ssl_enabled: bool = setting(False, "whether to speak https")
+    chroma_server_ssl_verify: bool | str | None = setting(None, "false: accept any certificate; a path: trust that CA")
+    chroma_server_headers: dict[str, str] | None = field(
+        default_factory=_no_headers, metadata={"help": "headers sent with every request"}
+    )
+    chroma_server_api_default_path: str = setting(API_PATH, "path of the API; only /api/v2 is spoken")
+    chroma_http_keepalive_secs: float | None = setting(40.0, "seconds for which an idle connection is kept")
+    chroma_http_max_connections: int | None = setting(None, "connections to the server at once")
+    chroma_http_max_keepalive_connections: int | None = setting(None, "idle connections that are kept")
+    chroma_client_auth_provider: str | None = setting(None, "'token' or 'basic', or Chroma's class path of these")
+    chroma_client_auth_credentials: str | None = setting(None, "the token, or user:password")
+    chroma_auth_token_transport_header: str | None = setting(None, "Authorization (default) or X-Chroma-Token")
+    chroma_overwrite_singleton_tenant_database_access_from_auth: bool = setting(
+        False, "take tenant and database from the server's answer about the user"
+    )
+    allow_reset: bool = setting(False, "whether reset() of an embedded client is allowed")
+    is_persistent: bool = setting(False, "whether `Client(settings)` keeps its data in persist_directory")
+    persist_directory: str = setting("./chroma", "directory of `Client(settings)` when is_persistent")
+
+
+class Settings(_Fields):
+    """Settings under Chroma's names, `Settings(allow_reset=True, chroma_client_auth_provider="token", ...)`.
+
+    Settings of Chroma that concern only its own inside, such as telemetry, are accepted and change nothing. The process
+    environment and `.env` files are not read.
+
+    Raises:
+        ValueError: a name that neither Chroma nor we know; the message names the nearest known one.
+    """
+
+    def __init__(self, **values: Any) -> None:
+        known = {entry.name for entry in fields(_Fields)}
+        for name in values.keys() - known - WITHOUT_EFFECT:
+            nearest = difflib.get_close_matches(name, sorted(known | WITHOUT_EFFECT), n=1)
+            hint = f"; did you mean {nearest[0]}?" if nearest else "; see chroma_async.Settings for the known ones"
+            raise ValueError(f"unknown setting {name}{hint}")
+        super().__init__(**{name: value for name, value in values.items() if name in known})
+
+
+def request_headers(settings: Settings, headers: dict[str, str] | None) -> dict[str, str]:
+    """Return the headers of every request: the settings', the constructor's, and those that authenticate.
+
+    Raises:
+        ValueError: an authentication provider that is not known, or one without credentials.
+    """
+    return {**(settings.chroma_server_headers or {}), **_authentication(settings), **(headers or {})}
+
+
+def _authentication(settings: Settings) -> dict[str, str]:
+    provider, credentials = settings.chroma_client_auth_provider, settings.chroma_client_auth_credentials
+    if provider is None:
+        return {}
+    if not credentials:
+        raise ValueError("chroma_client_auth_provider needs chroma_client_auth_credentials: a token, or user:password")
+    if provider in BASIC_PROVIDERS:
+        return {"Authorization": f"Basic {base64.b64encode(credentials.encode()).decode('ascii')}"}
+    if provider in TOKEN_PROVIDERS:
+        return _token_header(settings.chroma_auth_token_transport_header, credentials)
+    raise ValueError(f"unknown chroma_client_auth_provider; use 'token' or 'basic'. got={provider!r}")
+
+
+def _token_header(header: str | None, token: str) -> dict[str, str]:
+    wanted = "authorization" if header is None else str.__str__(header).lower().replace("_", "-")
+    if wanted == "authorization":
+        return {"Authorization": f"Bearer {token}"}
+    if wanted == "x-chroma-token":
+        return {"X-Chroma-Token": token}
+    raise ValueError(f"chroma_auth_token_transport_header must be Authorization or X-Chroma-Token. got={header!r}")

@@ -1,0 +1,48 @@
+"""Writes that are too large for one HTTP body, cut into several."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final, TypeVar, cast
+
+import msgspec
+
+from chroma_async.protocol import Call, WireRequest
+from chroma_async.protocol.embeddings import EmbeddingBatch
+from chroma_async.protocol.records import WriteRecords
+
+R = TypeVar("R")
+
+BODY_BYTES_MAX: Final = 40 * 2**20
+"""Largest body that Chroma's servers, and ours, take."""
+
+
+def encoded_parts(call: Call[R], body_bytes_max: int = BODY_BYTES_MAX) -> Iterator[tuple[Call[R], WireRequest]]:
+    """Yield the call and its request; or, when that is a write with too large a body, its parts in order.
+
+    A single record that is too large is yielded as it is: the server's refusal says more than we could.
+    """
+    request = call.encode()
+    halves = _halves(call) if len(request.body) > body_bytes_max else ()
+    if not halves:
+        yield call, request
+    for half in halves:
+        yield from encoded_parts(half, body_bytes_max)
+
+
+def _halves(call: Call[R]) -> tuple[Call[R], ...]:
+    if not isinstance(call, WriteRecords) or len(call.ids) < 2:
+        return ()
+    middle = len(call.ids) // 2
+    return cast("tuple[Call[R], ...]", (_rows(call, 0, middle), _rows(call, middle, len(call.ids))))
+
+
+def _rows(call: WriteRecords, start: int, stop: int) -> WriteRecords:
+    columns: dict[str, Any] = {"ids": call.ids[start:stop]}
+    for name in ("documents", "metadatas", "uris"):
+        column = getattr(call, name)
+        columns[name] = None if column is None else column[start:stop]
+    embeddings = call.embeddings
+    if embeddings is not None:
+        columns["embeddings"] = EmbeddingBatch(embeddings.vectors[start:stop])
+    return msgspec.structs.replace(call, **columns)

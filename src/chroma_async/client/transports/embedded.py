@@ -1,0 +1,134 @@
+"""Transports to an engine in this process. The engine and all it needs are imported when one is opened, not before."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Protocol, TypeAlias, TypeVar
+
+from chroma_async.client.background import BackgroundLoop
+from chroma_async.protocol import Call
+from chroma_async.settings import EngineSettings
+
+R = TypeVar("R")
+
+CLOSED = "this client is closed; open another one"
+
+
+class Engine(Protocol):
+    """What answers calls."""
+
+    async def dispatch(self, call: Call[R]) -> R: ...
+
+
+EngineOpener: TypeAlias = Callable[[], AbstractAsyncContextManager[Engine]]
+
+
+def engine_opener(path: Path | None, settings: EngineSettings, *, compact: bool = True) -> EngineOpener:
+    """Return what opens the engine of a directory, or an ephemeral one when `path` is None.
+
+    Raises (when called):
+        ImportError: the engine's dependencies are not installed; the message says how.
+    """
+
+    def opened() -> AbstractAsyncContextManager[Engine]:
+        try:
+            from chroma_async.engine import open_engine
+        except ModuleNotFoundError as error:
+            raise ImportError(
+                f"an embedded client needs the engine: pip install 'chroma-async[server]'. missing={error.name}"
+            ) from error
+        return open_engine(path, settings, compact=compact)
+
+    return opened
+
+
+class AsyncEmbeddedTransport:
+    """An engine in the loop of its caller.
+
+    The engine is opened and closed by one task of ours, so that any task may be the first to call and any other may close.
+    """
+
+    def __init__(self, open_engine: EngineOpener) -> None:
+        self._open_engine = open_engine
+        self._stop = asyncio.Event()
+        self._host: asyncio.Task[None] | None = None
+        self._engine: asyncio.Future[Engine] | None = None
+        self._closed = False
+
+    async def open(self) -> None:
+        await self._opened()
+
+    async def send(self, call: Call[R]) -> R:
+        engine = await self._opened()
+        return await engine.dispatch(call)
+
+    async def aclose(self) -> None:
+        self._closed = True
+        self._stop.set()
+        if self._host is not None:
+            await asyncio.shield(self._host)
+
+    async def _opened(self) -> Engine:
+        if self._closed:
+            raise RuntimeError(CLOSED)
+        if self._engine is None:
+            loop = asyncio.get_running_loop()
+            self._engine = loop.create_future()
+            self._host = loop.create_task(self._run(self._engine), name="chroma-async-engine")
+        if self._engine.done() and self._host is not None and self._host.done():
+            await self._host
+        return await asyncio.shield(self._engine)
+
+    async def _run(self, opened: asyncio.Future[Engine]) -> None:
+        """Hold the engine open until told to stop. A failure to open is the opener's to hear, and may be tried again."""
+        try:
+            async with self._open_engine() as engine:
+                opened.set_result(engine)
+                await self._stop.wait()
+        except BaseException as error:
+            if opened.done():
+                raise
+            self._engine = None
+            if isinstance(error, asyncio.CancelledError):
+                opened.cancel()
+                raise
+            opened.set_exception(error)
+
+
+class EmbeddedTransport:
+    """An engine in a background loop, for callers in any number of threads."""
+
+    def __init__(self, open_engine: EngineOpener) -> None:
+        self._open_engine = open_engine
+        self._background = BackgroundLoop()
+        self._lock = threading.Lock()
+        self._engine: Engine | None = None
+        self._closed = False
+
+    def open(self) -> None:
+        self._opened()
+
+    def send(self, call: Call[R]) -> R:
+        engine = self._opened()
+
+        async def ask() -> R:
+            return await engine.dispatch(call)
+
+        return self._background.call(ask)
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed, self._engine = True, None
+        self._background.close()
+
+    def _opened(self) -> Engine:
+        with self._lock:
+            if self._closed:
+                raise RuntimeError(CLOSED)
+            if self._engine is None:
+                self._engine = self._background.hold(self._open_engine())
+            return self._engine
