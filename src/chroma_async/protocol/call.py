@@ -137,8 +137,7 @@ def _decode_body(body: bytes) -> Mapping[str, Any]:
         raise InvalidArgumentError(f"Failed to parse the request body as JSON: {error}") from error
     if not isinstance(decoded, dict):
         raise MalformedRequestError(
-            "Failed to deserialize the JSON body into the target type: expected an object, "
-            f"got {type(decoded).__name__}"
+            f"Failed to deserialize the JSON body into the target type: expected an object, got {type(decoded).__name__}"
         )
     return cast("dict[str, Any]", decoded)
 
@@ -175,6 +174,8 @@ def _decode_custom(kind: type[Any], value: object) -> object:
 def _encode_custom(value: object) -> object:
     if isinstance(value, EmbeddingBatch):
         return value.to_wire()
+    if isinstance(value, msgspec.Struct):
+        return {name: item for name, item in msgspec.structs.asdict(value).items() if item is not None}
     raise TypeError(f"cannot be sent as JSON: {type(value).__name__}")
 
 
