@@ -34,6 +34,25 @@ class EngineSettings:
     lock_interval_seconds: float = setting(0.5, "how often a process asks whether it may compact")
 
 
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """What a server may be told about listening, processes and HTTP."""
+
+    host: str = setting("127.0.0.1", "address or name of the interface to listen on")
+    port: int = setting(8000, "TCP port to listen on; 0 takes a free one")
+    workers: int = setting(2, "processes that answer requests; one more compacts")
+    body_bytes_max: int = setting(40 * 2**20, "bytes of the largest request body; larger ones get status 413")
+    body_timeout_seconds: float = setting(60.0, "how long a client may pause while it sends a body; then status 408")
+    keep_alive_seconds: float = setting(120.0, "how long an idle connection stays open")
+    graceful_seconds: float = setting(25.0, "how long requests may go on after a stop was asked for")
+    cors_origins: tuple[str, ...] = setting((), "origins that browsers may call from; * for every one")
+    access_log: bool = setting(False, "whether every request is logged")
+    log_level: LogLevel = setting("info", "least severe level that is logged")
+
+
 def describe(settings: object) -> list[tuple[str, Any, str]]:
     """Return name, value and help of each setting."""
     return [(entry.name, getattr(settings, entry.name), entry.metadata["help"]) for entry in fields(settings)]  # type: ignore[arg-type]

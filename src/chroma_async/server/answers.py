@@ -1,0 +1,55 @@
+"""Answers on the wire: results, errors, and the empty ones of HTTP itself."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from typing import Final
+
+import orjson
+from starlette.types import Send
+
+from chroma_async.errors import ChromaError, InternalError
+from chroma_async.protocol import WireResponse
+
+TRACE_HEADER: Final = "chroma-trace-id"
+_RETRY_AFTER_SECONDS: Final = "1"
+_JSON: Final = (b"content-type", b"application/json")
+
+logger = logging.getLogger("chroma_async.server")
+
+
+async def send_response(send: Send, response: WireResponse) -> None:
+    """Send an answer; one without a body carries no content type."""
+    headers = [(b"content-length", b"%d" % len(response.body))]
+    if response.body:
+        headers.append(_JSON)
+    if response.headers:
+        headers.extend((name.encode("latin-1"), value.encode("latin-1")) for name, value in response.headers.items())
+    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    await send({"type": "http.response.body", "body": response.body})
+
+
+def empty_response(status: int, **headers: str) -> WireResponse:
+    """An answer of HTTP rather than of the API: unknown path, wrong method, a body that never came."""
+    return WireResponse(status=status, body=b"", headers=headers)
+
+
+def error_response(error: ChromaError) -> WireResponse:
+    """Return the answer that a client turns back into this error."""
+    return _error_response(error, secrets.token_hex(16))
+
+
+def unexpected_response(error: Exception, call: str) -> WireResponse:
+    """Log an error that nobody foresaw, and answer without its details: they may hold what a caller mustn't see."""
+    trace = secrets.token_hex(16)
+    logger.error("request.failed call=%s trace_id=%s", call, trace, exc_info=error)
+    return _error_response(InternalError(f"internal error; the server's log has the details. trace_id={trace}"), trace)
+
+
+def _error_response(error: ChromaError, trace: str) -> WireResponse:
+    headers = {TRACE_HEADER: trace}
+    if error.retryable:
+        headers["retry-after"] = _RETRY_AFTER_SECONDS
+    body = orjson.dumps({"error": error.wire_name, "message": error.message})
+    return WireResponse(status=error.status, body=body, headers=headers)

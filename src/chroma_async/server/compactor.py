@@ -1,0 +1,32 @@
+"""The compactor process: applies the log, builds indexes and truncates, so that workers never do."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from pathlib import Path
+
+from chroma_async.engine import run_compactor
+from chroma_async.server.child import Duty, run_child
+
+
+async def work(duty: Duty) -> None:
+    """Compact until told to stop; the compactor itself knows where it may be interrupted.
+
+    Raises:
+        FormatError, OSError: the data directory can't be opened.
+    """
+    compacting = asyncio.create_task(run_compactor(Path(duty.orders.path), duty.orders.engine))
+    stopping = asyncio.create_task(duty.stop.wait())
+    duty.report_ready()
+    await asyncio.wait({compacting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if duty.stop.is_set():
+        compacting.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await compacting
+
+
+if __name__ == "__main__":
+    sys.exit(run_child("compactor", work))

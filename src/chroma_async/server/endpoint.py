@@ -1,0 +1,178 @@
+"""One endpoint per call: a request in, the call to the engine, its result out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, cast
+from urllib.parse import parse_qsl, unquote_to_bytes
+
+import anyio
+import anyio.to_thread
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
+
+from chroma_async.errors import ChromaError, InvalidArgumentError, UnsupportedMediaTypeError
+from chroma_async.protocol import Call, WireRequest, WireResponse
+from chroma_async.protocol.results import Columns, GetResult, QueryResult
+from chroma_async.server.answers import empty_response, error_response, send_response, unexpected_response
+from chroma_async.server.body import BodyTimeout, discard_body, read_body
+from chroma_async.settings import ServerSettings
+
+Dispatch = Callable[[Call[Any]], Awaitable[Any]]
+"""What the engine offers: a call in, its result or an error of `chroma_async.errors` out."""
+
+LARGE_BODY_BYTES: Final = 64 * 1024
+LARGE_RESULT_ROWS: Final = 256
+LARGE_RESULT_FLOATS: Final = 16 * 1024
+CODEC_THREADS: Final = 2
+PATIENCE_SECONDS: Final = 0.25
+
+logger = logging.getLogger("chroma_async.server")
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What all endpoints of one application share."""
+
+    dispatch: Dispatch
+    settings: ServerSettings
+    codec_threads: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(CODEC_THREADS))
+
+
+class CallEndpoint:
+    """An ASGI application that answers one kind of call.
+
+    Bodies and results that would hold up the event loop are decoded and encoded in a thread; the usual small ones are
+    not worth the trip.
+    """
+
+    def __init__(self, call: type[Call[Any]], host: Host) -> None:
+        self._call = call
+        self._path_fields = call.route.path_fields
+        self._has_body = call.route.has_body
+        self._query_fields = call.route.query
+        self._host = host
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            response = await self._answer(scope, receive)
+        except ChromaError as error:
+            response = error_response(error)
+        except ClientDisconnect:
+            return
+        except BodyTimeout:
+            response = empty_response(408, connection="close")
+        except Exception as error:
+            response = unexpected_response(error, self._call.__name__)
+        await send_response(send, response)
+
+    async def _answer(self, scope: Scope, receive: Receive) -> WireResponse:
+        request = await self._read(scope, receive)
+        if len(request.body) > LARGE_BODY_BYTES:
+            call = await anyio.to_thread.run_sync(self._call.decode, request, limiter=self._host.codec_threads)
+        else:
+            call = self._call.decode(request)
+        with _Patience(receive):
+            result = await self._host.dispatch(call)
+        if is_large(result):
+            return await anyio.to_thread.run_sync(self._call.encode_result, result, limiter=self._host.codec_threads)
+        return self._call.encode_result(result)
+
+    async def _read(self, scope: Scope, receive: Receive) -> WireRequest:
+        settings = self._host.settings
+        timeout = settings.body_timeout_seconds
+        if not self._has_body:
+            await discard_body(receive, timeout_seconds=timeout)
+            body = b""
+        elif not is_json(scope):
+            await discard_body(receive, timeout_seconds=timeout)
+            raise UnsupportedMediaTypeError("Expected request with `Content-Type: application/json`")
+        else:
+            body = await read_body(receive, bytes_max=settings.body_bytes_max, timeout_seconds=timeout)
+        segments = scope["path_params"].values()
+        path = {name: decode_segment(text) for name, text in zip(self._path_fields, segments, strict=True)}
+        return WireRequest(path=path, query=decode_query(scope) if self._query_fields else {}, body=body)
+
+
+class _Patience:
+    """Stops waiting for an answer when its client has gone; only requests that take long pay for the watching.
+
+    What is cancelled is the wait in this request. The engine finishes or forgets the work by its own rules: a write that
+    has reached the writer is committed whole or not at all, whether or not anybody listens.
+    """
+
+    __slots__ = ("_receive", "_request", "_timer", "_watcher")
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+
+    def __enter__(self) -> None:
+        self._request = asyncio.current_task()
+        self._watcher: asyncio.Task[None] | None = None
+        self._timer = asyncio.get_running_loop().call_later(PATIENCE_SECONDS, self._start)
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
+
+    def _start(self) -> None:
+        self._watcher = asyncio.create_task(self._watch())
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            continue
+        assert self._request is not None
+        logger.debug("request.abandoned")
+        self._request.cancel()
+
+
+def is_json(scope: Scope) -> bool:
+    """Whether the body is declared as JSON; one without a declaration counts as JSON."""
+    headers: list[tuple[bytes, bytes]] = scope["headers"]
+    for name, value in headers:
+        if name == b"content-type":
+            return value == b"application/json" or _is_json_type(value.partition(b";")[0].strip().lower())
+    return True
+
+
+def _is_json_type(kind: bytes) -> bool:
+    return kind == b"application/json" or (kind.startswith(b"application/") and kind.endswith(b"+json"))
+
+
+def decode_segment(text: str) -> str:
+    """Return a path segment without its percent-encoding; an encoded slash is part of the name.
+
+    Raises:
+        InvalidArgumentError: the segment is not UTF-8.
+    """
+    if "%" not in text and text.isascii():
+        return text
+    try:
+        return unquote_to_bytes(text.encode("latin-1")).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidArgumentError(f"Invalid URL: the path must be percent-encoded UTF-8. got={text!r}") from error
+
+
+def decode_query(scope: Scope) -> Mapping[str, str]:
+    """Return the values of the query string; of a repeated one the last."""
+    query: bytes = scope["query_string"]
+    return dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True)) if query else {}
+
+
+def is_large(result: object) -> bool:
+    """Whether encoding a result takes a noticeable part of a millisecond."""
+    if isinstance(result, GetResult):
+        return _are_large([result.columns])
+    if isinstance(result, QueryResult):
+        return _are_large(result.columns)
+    return isinstance(result, list) and len(cast("list[object]", result)) > LARGE_RESULT_ROWS
+
+
+def _are_large(pages: Sequence[Columns]) -> bool:
+    rows = sum(len(page.ids) for page in pages)
+    floats: int = sum(page.embeddings.size for page in pages if page.embeddings is not None)
+    return rows > LARGE_RESULT_ROWS or floats > LARGE_RESULT_FLOATS
