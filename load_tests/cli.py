@@ -20,6 +20,7 @@ from rich.console import Console
 from load_tests import data, machine
 from load_tests.api import Api
 from load_tests.bench import Bench, Options, Workload
+from load_tests.bystanders import Bystanders
 from load_tests.ceiling import measure_ceiling
 from load_tests.errors import LoadTestError, Unavailable, WrongAnswer
 from load_tests.generator import Lane
@@ -31,6 +32,9 @@ from load_tests.servers import Program, RemoteServer, Server, our_program, peer_
 _HERE = Path(__file__).resolve().parent
 _DATA_DEFAULT = _HERE.parent / "../shared/data"
 _HEARTBEAT_SECONDS_MAX = 10.0
+_BYSTANDERS_SHARE_MAX = 0.05
+_UNWATCHED = ("restart", "resources")
+"""Scenarios whose process time says nothing: one replaces the process, one takes an instant."""
 _SMOKE_RECALL_MIN = 0.9
 _WIDTH_MIN = 110
 """Columns of text that the table needs, also where the output is not a terminal."""
@@ -173,9 +177,21 @@ def _measure_running(server: Server, workload: Workload, chosen: list[Scenario])
         bench = Bench(workload, server, api, records_path)
         column = Column(server.label, notes=bench.notes)
         for scenario in chosen:
-            column.measures[scenario.name] = scenario.run(bench)
+            column.measures[scenario.name] = _watched(scenario, bench)
             _print_progress(server.label, scenario.name, column.measures[scenario.name])
     return column
+
+
+def _watched(scenario: Scenario, bench: Bench) -> list[Measure]:
+    """Run a scenario, and note it when others kept the machine busy meanwhile."""
+    local = bench.server.local
+    if local is None or scenario.name in _UNWATCHED:
+        return scenario.run(bench)
+    bystanders = Bystanders(local)
+    measures = scenario.run(bench)
+    if (share := bystanders.share() or 0.0) > _BYSTANDERS_SHARE_MAX:
+        bench.notes[f"{scenario.name}: percent of the processors taken by other processes"] = round(100 * share)
+    return measures
 
 
 @contextmanager

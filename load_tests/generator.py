@@ -14,6 +14,7 @@ import multiprocessing
 import time
 from array import array
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.process import BaseProcess
@@ -179,14 +180,16 @@ def _receive(pipe: Pipe, timeout_seconds: float) -> LaneResult:
 
 
 def _worker(address: Address, share: _Share, pipe: Pipe) -> None:
+    with suppress(BrokenPipeError, EOFError, KeyboardInterrupt):  # the run was given up
+        pipe.send(_result_or_reason(address, share, pipe))
+    pipe.close()
+
+
+def _result_or_reason(address: Address, share: _Share, pipe: Pipe) -> LaneResult | str:
     try:
-        pipe.send(asyncio.run(_run_share(address, share, pipe)))
-    except (RequestFailed, OSError) as error:
-        pipe.send(f"{share.lane.path}: {error}")
-    except (EOFError, KeyboardInterrupt):
-        pass  # the run was given up
-    finally:
-        pipe.close()
+        return asyncio.run(_run_share(address, share, pipe))
+    except (RequestFailed, ConnectionRefusedError) as error:
+        return f"{share.lane.path}: {error}"
 
 
 async def _run_share(address: Address, share: _Share, pipe: Pipe) -> LaneResult:

@@ -135,7 +135,7 @@ class LocalServer:
 
     @property
     def directory(self) -> Path:
-        """Its data directory."""
+        """Its data directory, which the server makes itself."""
         return self.home / "data"
 
     @property
@@ -190,6 +190,11 @@ class LocalServer:
         sizes = [_pss_bytes(pid) for pid in self.pids()]
         return sum(size for size in sizes if size is not None) if sizes[0] is not None else None
 
+    def cpu_seconds(self) -> float:
+        """Processor time of the process tree so far, with what its ended children took."""
+        ticks = sum(int(field) for pid in self.pids() for field in _stat(pid)[11:15])
+        return ticks / os.sysconf("SC_CLK_TCK")
+
     def disk_bytes(self) -> int:
         """What the data directory occupies, in blocks of the file system."""
         files = (Path(root) / name for root, _, names in os.walk(self.directory) for name in names)
@@ -209,7 +214,6 @@ def running(program: Program) -> Generator[LocalServer, None, None]:
     """
     home = Path(tempfile.mkdtemp(prefix="load-test-"))
     server = LocalServer(program, home, _free_port())
-    server.directory.mkdir()
     try:
         server.spawn()
         _wait(server)
