@@ -34,7 +34,7 @@ class Api:
             try:
                 if self._request("GET", "/api/v2/heartbeat")[0] == 200:
                     return
-            except (OSError, http.client.HTTPException):
+            except RequestFailed:
                 pass  # not listening yet
             time.sleep(_POLL_SECONDS)
         waited = time.monotonic() - started
@@ -70,7 +70,7 @@ class Api:
                 status, answer = self._request("POST", path, body)
                 if status == 200:
                     return orjson.loads(answer)
-            except (OSError, http.client.HTTPException):
+            except RequestFailed:
                 pass  # not listening yet
             time.sleep(_POLL_SECONDS)
         raise Unavailable(f"no answer after the restart. path={path} waited_seconds={timeout_seconds:g}")
@@ -83,7 +83,10 @@ class Api:
 
     def _request(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection(self.address.host, self.address.port, timeout=60)
-        with closing(connection):
-            connection.request(method, path, body, {"Content-Type": "application/json"})
-            response = connection.getresponse()
-            return response.status, response.read()
+        try:
+            with closing(connection):
+                connection.request(method, path, body, {"Content-Type": "application/json"})
+                response = connection.getresponse()
+                return response.status, response.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise RequestFailed(f"{method} {path} got no answer. reason={error!r}") from error

@@ -9,7 +9,6 @@ import time
 import uuid
 from collections.abc import Generator
 from contextlib import contextmanager, nullcontext, suppress
-from http.client import HTTPException
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -202,7 +201,7 @@ def _collection(api: Api) -> Generator[str, None, None]:
     try:
         yield records_path
     except BaseException:
-        with suppress(LoadTestError, OSError, HTTPException):  # the first error is the one to report
+        with suppress(LoadTestError):  # the first error is the one to report
             api.delete_collection(name)
         raise
     api.delete_collection(name)
