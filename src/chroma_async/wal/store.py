@@ -56,21 +56,25 @@ class LogStore(Protocol):
     3. `append(after=n)` appends only if the log ends at n; else it changes nothing and raises `LogConflict`.
     4. A caller that is cancelled while it appends leaves all of the call or nothing of it, and the store usable.
     5. An append whose operation ids were all appended before, within the window, appends nothing and returns the
-       LSN that the first of them has.
+       LSN that the first of them has, whatever `after` says. One that mixes them with anything new is refused
+       (`ValueError`): nobody but the caller can tell what of it is a retry. The window is 100,000 LSNs at least, and
+       truncation does not shorten it.
     6. `read(after, through)` yields entries in LSN order, first the one that follows `after`, each whole, with its
-       checksum verified (`LogCorrupt`). A missing LSN raises `LogHole`; it never skips silently.
-    7. Reading below the oldest kept entry raises `LogTruncated`.
+       checksum verified (`LogCorrupt`). A missing LSN raises `LogHole`; it never skips silently. It ends with
+       what was the newest entry when it began.
+    7. Reading below the oldest kept entry raises `LogTruncated`, and reading on from beyond the newest `LogReset`.
     8. `barrier` returns an LSN at or above all that any process was told is appended, before the call. It is cheap:
        no I/O when nothing has happened.
     9. `exclusive` keeps every other writer, in this and in other processes, from appending while it is held; waiters
-       are served one after another, without polling. A holder that dies releases it.
+       are served one after another, without polling. A holder that dies releases it. It may be nested, and tasks
+       that are started inside of it may append.
     10. `truncate_collection(c, through)` frees the payloads of that collection's entries up to there; each leaves
        an entry without payload, so that LSNs stay dense. Then entries without payload at the old end of the log, not
        above `keep_after` where one is given, are forgotten for good. Entries of the catalog (collection None) at the
        old end may be forgotten as well, since the rows hold their effect.
     11. `catalog` returns the rows and the LSN of one instant.
     12. `identity` is made once, at creation, and tells two logs apart.
-    13. After `close`, every call raises `RuntimeError`.
+    13. After `close`, every call raises `RuntimeError`, but another `close`.
     """
 
     @property
@@ -83,6 +87,7 @@ class LogStore(Protocol):
 
         Raises:
             LogConflict: the log does not end at `after`; read on from there, decide again.
+            ValueError: no entries, one operation id on two of them, or old and new operations in one append.
             OSError or the driver's error: nothing is known about the outcome; the caller must stop writing.
         """
         ...
