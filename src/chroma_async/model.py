@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NewType, TypeAlias
+from typing import Any, Literal, NewType, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -24,8 +24,10 @@ Metadata: TypeAlias = Mapping[str, MetadataValue]
 MetadataPatch: TypeAlias = Mapping[str, MetadataValue | None]
 """Metadata as a write carries it: a `None` value deletes that field."""
 
-Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
-JsonObject: TypeAlias = "dict[str, Json]"
+Json: TypeAlias = Any
+"""What orjson reads and writes: None, bool, int, float, str, lists and dictionaries of these."""
+
+JsonObject: TypeAlias = dict[str, Any]
 
 Vectors: TypeAlias = npt.NDArray[np.float32]
 """Shape (n, ndim), float32, C-contiguous."""

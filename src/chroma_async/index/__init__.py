@@ -1,0 +1,1 @@
+"""Vector indexes: exact distances, the packed scan, and HNSW graphs."""

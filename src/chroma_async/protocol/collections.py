@@ -102,9 +102,7 @@ class ListCollections(Call[list[Collection]], frozen=True, kw_only=True):
         check_database_in_path(self.database)
         for name, value in (("limit", self.limit), ("offset", self.offset)):
             if value is not None and value < 0:
-                raise InvalidArgumentError(
-                    f"Failed to deserialize query string: {name}: invalid digit found in string"
-                )
+                raise InvalidArgumentError(f"Failed to deserialize query string: {name}: invalid digit found in string")
 
     @classmethod
     def encode_result(cls, result: list[Collection]) -> WireResponse:

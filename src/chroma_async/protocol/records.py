@@ -52,6 +52,13 @@ class RecordsCall(Call[R], Generic[R], frozen=True, kw_only=True):
         check_database_in_path(self.database)
         parse_collection_id(self.collection_id)
 
+    def validate_fields(self) -> None:
+        """Check the body. Chroma does so after it has found the collection, so a missing one is reported first.
+
+        Raises:
+            InvalidArgumentError, MalformedRequestError: what is wrong and what is allowed.
+        """
+
 
 class WriteRecords(RecordsCall[WriteResult], frozen=True, kw_only=True):
     """A batch of records; the parallel lists have one item per id."""
@@ -63,15 +70,12 @@ class WriteRecords(RecordsCall[WriteResult], frozen=True, kw_only=True):
     metadatas: list[dict[str, Any] | None] | None = None
     uris: list[str | None] | None = None
 
-    def validate(self) -> None:
-        super().validate()
+    def validate_fields(self) -> None:
         self.field_types()
         if self.embeddings is not None:
             vectors = self.embeddings.vectors
             if len(vectors) and vectors.shape[1] == 0:
-                raise InvalidArgumentError(
-                    "Validation error: embeddings: Each embedding must have at least 1 dimension"
-                )
+                raise InvalidArgumentError("Validation error: embeddings: Each embedding must have at least 1 dimension")
             require_finite(vectors, "embeddings")
 
     def validate_lengths(self) -> None:
@@ -138,8 +142,7 @@ class DeleteRecords(RecordsCall[DeleteResult], frozen=True, kw_only=True):
     limit: int | None = None
     missing: Missing | None = None
 
-    def validate(self) -> None:
-        super().validate()
+    def validate_fields(self) -> None:
         check_unsigned(self.limit, "limit")
         filtered = self.where is not None or self.where_document is not None
         if self.ids == [] and not filtered:
@@ -172,8 +175,7 @@ class GetRecords(RecordsCall[GetResult], frozen=True, kw_only=True):
     include: Sequence[Include] = GET_INCLUDE
     missing: Missing | None = None
 
-    def validate(self) -> None:
-        super().validate()
+    def validate_fields(self) -> None:
         check_unsigned(self.limit, "limit")
         check_unsigned(self.offset, "offset")
 
@@ -199,8 +201,7 @@ class QueryRecords(RecordsCall[QueryResult], frozen=True, kw_only=True):
     include: Sequence[Include] = QUERY_INCLUDE
     missing: Missing | None = None
 
-    def validate(self) -> None:
-        super().validate()
+    def validate_fields(self) -> None:
         check_unsigned(self.n_results, "n_results")
         require_finite(cast("Any", self.query_embeddings), "query_embeddings")
 

@@ -41,9 +41,7 @@ def check_name(name: str, prefix: str = "") -> None:
 def _topology_parts(name: str, prefix: str) -> list[str]:
     parts = name.split("+")
     if len(parts) > 2:
-        raise InvalidArgumentError(
-            f"{prefix}Expected a name to contain at most one topology:  Got two `+` characters."
-        )
+        raise InvalidArgumentError(f"{prefix}Expected a name to contain at most one topology:  Got two `+` characters.")
     return parts
 
 

@@ -1,0 +1,31 @@
+"""Everything nondeterministic, behind small protocols: clock, entropy, files, worker threads."""
+
+from dataclasses import dataclass, field
+
+from chroma_async.seams.clock import Clock, SystemClock
+from chroma_async.seams.entropy import Entropy, SeededEntropy, SystemEntropy
+from chroma_async.seams.files import Files, SystemFiles
+from chroma_async.seams.workers import InlineWorkers, ThreadWorkers, Workers
+
+__all__ = [
+    "Clock",
+    "Entropy",
+    "Files",
+    "InlineWorkers",
+    "Seams",
+    "SeededEntropy",
+    "SystemClock",
+    "SystemEntropy",
+    "SystemFiles",
+    "ThreadWorkers",
+    "Workers",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Seams:
+    """What an engine is given to act on the world; the defaults are the real one."""
+
+    clock: Clock = field(default_factory=SystemClock)
+    entropy: Entropy = field(default_factory=SystemEntropy)
+    files: Files = field(default_factory=SystemFiles)

@@ -1,0 +1,224 @@
+"""What the log says, in the past tense, and the versioned binary form of it.
+
+Layout of an encoded event, integers little-endian:
+
+    u8 version | u8 kind | u32 length of head | head (JSON) | u32 length of body | body (JSON) | vectors (float32)
+
+The head is small and holds all that the catalog folds; a follower that keeps no records never decodes the body. Ids, times
+and choices are decided before an event is made: applying it is a pure function of state and event.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeAlias, cast
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from chroma_async.errors import LogCorrupt
+from chroma_async.model import CollectionId, HnswConfiguration, JsonObject, MetadataPatch, Vectors
+
+CODEC_VERSION: Final = 1
+_PREFIX: Final = struct.Struct("<BBI")
+_LENGTH: Final = struct.Struct("<I")
+
+WriteOperation = Literal["add", "update", "upsert"]
+
+
+class TenantCreated(msgspec.Struct, frozen=True):
+    name: str
+
+
+class DatabaseCreated(msgspec.Struct, frozen=True):
+    id: str
+    name: str
+    tenant: str
+
+
+class DatabaseDeleted(msgspec.Struct, frozen=True):
+    """Its collections are deleted with it."""
+
+    name: str
+    tenant: str
+
+
+class CollectionCreated(msgspec.Struct, frozen=True):
+    id: CollectionId
+    name: str
+    tenant: str
+    database: str
+    metadata: JsonObject | None
+    hnsw: HnswConfiguration
+    embedding_function: JsonObject | None
+
+
+class CollectionModified(msgspec.Struct, frozen=True):
+    """The collection's new properties, whole."""
+
+    id: CollectionId
+    name: str
+    metadata: JsonObject | None
+    hnsw: HnswConfiguration
+    embedding_function: JsonObject | None
+
+
+class CollectionDeleted(msgspec.Struct, frozen=True):
+    id: CollectionId
+
+
+class EverythingDeleted(msgspec.Struct, frozen=True):
+    """A reset: only the default tenant and database exist afterwards."""
+
+    database_id: str
+
+
+class RecordsHead(msgspec.Struct, frozen=True):
+    """What the catalog learns from a write."""
+
+    collection: CollectionId
+    operation: WriteOperation
+    count: int
+    dimension: int | None
+    fields: dict[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RecordsWritten:
+    """One accepted batch of an add, update or upsert.
+
+    `vectors` has shape (k, ndim), float32; `rows` says to which of the ids they belong, shape (k,), None for all.
+    Columns that the call did not carry are None.
+    """
+
+    head: RecordsHead
+    ids: list[str]
+    vectors: Vectors
+    rows: npt.NDArray[np.int64] | None
+    documents: list[str | None] | None
+    metadatas: list[MetadataPatch | None] | None
+    uris: list[str | None] | None
+
+
+class RecordsDeleted(msgspec.Struct, frozen=True):
+    """The ids that were decided on; those that do not exist have no effect."""
+
+    collection: CollectionId
+    ids: list[str]
+
+
+CatalogEvent: TypeAlias = (
+    TenantCreated
+    | DatabaseCreated
+    | DatabaseDeleted
+    | CollectionCreated
+    | CollectionModified
+    | CollectionDeleted
+    | EverythingDeleted
+)
+RecordsEvent: TypeAlias = RecordsWritten | RecordsDeleted
+Event: TypeAlias = CatalogEvent | RecordsEvent
+
+_KINDS: Final[dict[int, type[Any]]] = {
+    1: TenantCreated,
+    2: DatabaseCreated,
+    3: DatabaseDeleted,
+    4: CollectionCreated,
+    5: CollectionModified,
+    6: CollectionDeleted,
+    7: EverythingDeleted,
+    16: RecordsWritten,
+    17: RecordsDeleted,
+}
+_NUMBERS: Final = {kind: number for number, kind in _KINDS.items()}
+
+
+def encode(event: Event) -> bytes:
+    """Return the bytes of an event."""
+    number = _NUMBERS[type(event)]
+    if isinstance(event, RecordsWritten):
+        return _join(number, orjson.dumps(_as_json(event.head)), _records_body(event), event.vectors)
+    return _join(number, orjson.dumps(_as_json(event)), b"", None)
+
+
+def _as_json(value: msgspec.Struct) -> object:
+    return msgspec.to_builtins(value)
+
+
+def _records_body(event: RecordsWritten) -> bytes:
+    columns: dict[str, object] = {"ids": event.ids}
+    if event.rows is not None:
+        columns["rows"] = event.rows.tolist()
+    for name in ("documents", "metadatas", "uris"):
+        value = getattr(event, name)
+        if value is not None:
+            columns[name] = value
+    return orjson.dumps(columns)
+
+
+def _join(number: int, head: bytes, body: bytes, vectors: Vectors | None) -> bytes:
+    raw = b"" if vectors is None else np.ascontiguousarray(vectors, dtype="<f4").data.cast("B")
+    return b"".join((_PREFIX.pack(CODEC_VERSION, number, len(head)), head, _LENGTH.pack(len(body)), body, raw))
+
+
+def decode_head(payload: bytes) -> CatalogEvent | RecordsHead | RecordsDeleted:
+    """Return what the catalog needs of an event, without looking at the records.
+
+    Raises:
+        LogCorrupt: the version or kind is unknown (a newer release wrote it), or the bytes are no event.
+    """
+    kind, head, _ = _split(payload)
+    return cast("CatalogEvent | RecordsHead | RecordsDeleted", _convert(head, RecordsHead if kind is RecordsWritten else kind))
+
+
+def decode(payload: bytes) -> Event:
+    """Return the event; vectors are a view of the payload.
+
+    Raises:
+        LogCorrupt: as `decode_head`.
+    """
+    kind, head, offset = _split(payload)
+    if kind is not RecordsWritten:
+        return cast("Event", _convert(head, kind))
+    return _decode_records(payload, _convert(head, RecordsHead), offset)
+
+
+def _split(payload: bytes) -> tuple[type[Any], bytes, int]:
+    try:
+        version, number, length = _PREFIX.unpack_from(payload)
+    except struct.error as error:
+        raise LogCorrupt(f"entry is too short to be an event. bytes={len(payload)}") from error
+    if version != CODEC_VERSION or number not in _KINDS:
+        raise LogCorrupt(
+            "entry was written by a release that this one does not know; upgrade before opening the directory. "
+            f"version={version} kind={number}"
+        )
+    start = _PREFIX.size
+    return _KINDS[number], payload[start : start + length], start + length
+
+
+def _convert(head: bytes, kind: type[Any]) -> Any:
+    try:
+        return msgspec.json.decode(head, type=kind)
+    except msgspec.DecodeError as error:
+        raise LogCorrupt(f"entry has a damaged head. kind={kind.__name__} reason={error}") from error
+
+
+def _decode_records(payload: bytes, head: RecordsHead, offset: int) -> RecordsWritten:
+    (length,) = _LENGTH.unpack_from(payload, offset)
+    start = offset + _LENGTH.size
+    body = cast("dict[str, Any]", orjson.loads(memoryview(payload)[start : start + length]))
+    flat = np.frombuffer(payload, dtype="<f4", offset=start + length)
+    rows = body.get("rows")
+    return RecordsWritten(
+        head=head,
+        ids=body["ids"],
+        vectors=flat.reshape(-1, head.dimension) if head.dimension else np.empty((0, 0), dtype=np.float32),
+        rows=None if rows is None else np.asarray(rows, dtype=np.int64),
+        documents=body.get("documents"),
+        metadatas=body.get("metadatas"),
+        uris=body.get("uris"),
+    )

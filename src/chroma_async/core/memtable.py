@@ -1,0 +1,281 @@
+"""The image of the unapplied tail: what entries do to records, folded once, asked by every read.
+
+The compactor folds the same entries with the same code and writes the outcome to the projections: what a reader sees
+before and after entries are applied is the same by construction. A record keeps its slot (its place in insertion order)
+through updates; deleting and adding it again gives it a new one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+
+from chroma_async.core.columns import ColumnPiece, build, merge
+from chroma_async.core.events import RecordsDeleted, RecordsEvent, RecordsWritten
+from chroma_async.core.watermarks import pieces_to_merge
+from chroma_async.model import Lsn, Metadata, MetadataPatch, MetadataValue, Slots, Vectors
+
+NO_SLOT = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One record, whole, but for its vector. `vector` is its position in the memtable, or NO_SLOT: as in the base."""
+
+    slot: int
+    id: str
+    document: str | None
+    metadata: Metadata | None
+    uri: str | None
+    vector: int = NO_SLOT
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tail:
+    """A memtable at one instant; it does not change when the memtable goes on.
+
+    `rows[i]` is the record of slot `first_slot + i`, None where it died; `overrides` holds records of the base by slot.
+    `dead` are slots of the base that were deleted. `vectors` has shape (m, ndim) and `owners` shape (m,): the slot
+    whose current vector it is, or NO_SLOT. `revectored` are the slots of the base that `owners` has a newer vector for.
+    `operations` counts the records that entries named.
+    `known` is the current record of each id that was looked at, None where there is none.
+    """
+
+    through: Lsn
+    first_slot: int
+    rows: Sequence[Row | None]
+    overrides: Mapping[int, Row]
+    dead: Slots
+    vectors: Vectors
+    owners: Slots
+    revectored: Slots
+    live_delta: int
+    operations: int
+    known: Mapping[str, Row | None]
+    pieces: tuple[ColumnPiece, ...]
+
+    @property
+    def next_slot(self) -> int:
+        return self.first_slot + len(self.rows)
+
+    def row(self, slot: int) -> Row | None:
+        """The tail's version of a slot; None when the tail says nothing of it, or it died here."""
+        return self.rows[slot - self.first_slot] if slot >= self.first_slot else self.overrides.get(slot)
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.rows and not self.overrides and not len(self.dead)
+
+    def live_new_slots(self) -> Slots:
+        """Slots of the records that the base does not have, ascending."""
+        live = [row.slot for row in self.rows if row is not None]
+        return np.asarray(live, dtype=np.int64)
+
+
+class Memtable:
+    """Folds entries over a base. The caller looks up, before each entry, the ids that the base may have."""
+
+    def __init__(self, *, applied: Lsn, next_slot: int) -> None:
+        self.applied = applied
+        self.through = applied
+        self.first_slot = next_slot
+        self._known: dict[str, Row | None] = {}
+        self._rows: list[Row | None] = []
+        self._overrides: dict[int, Row] = {}
+        self._dead: list[int] = []
+        self._vectors: Vectors = np.empty((0, 0), dtype=np.float32)
+        self._owners: npt.NDArray[np.int64] = np.empty(0, dtype=np.int64)
+        self._vector_count = 0
+        self._live_delta = 0
+        self._pieces: list[ColumnPiece] = []
+        self._unpieced: dict[int, None] = {}
+        self._dead_unpieced: list[int] = []
+        self.operations = 0
+
+    @property
+    def next_slot(self) -> int:
+        return self.first_slot + len(self._rows)
+
+    def unknown(self, ids: Sequence[str]) -> list[str]:
+        """The ids whose state the base must be asked for before an event with them is folded."""
+        return [record_id for record_id in ids if record_id not in self._known]
+
+    def learn(self, asked: Sequence[str], found: Mapping[str, Row]) -> None:
+        """Remember what the base said about the ids asked for; those not found do not exist in it."""
+        for record_id in asked:
+            self._known.setdefault(record_id, found.get(record_id))
+
+    def fold(self, lsn: Lsn, event: RecordsEvent) -> None:
+        """Apply one entry; every id in it was learnt before."""
+        assert lsn > self.through
+        if isinstance(event, RecordsDeleted):
+            for record_id in event.ids:
+                self._delete(record_id)
+        else:
+            self._write(event)
+        self.operations += len(event.ids)
+        self.through = lsn
+
+    def skip(self, lsn: Lsn) -> None:
+        """Note an entry that says nothing of this collection's records."""
+        assert lsn > self.through
+        self.through = lsn
+
+    # ---- folding
+
+    def _delete(self, record_id: str) -> None:
+        row = self._known[record_id]
+        if row is None:
+            return
+        self._known[record_id] = None
+        self._live_delta -= 1
+        if row.vector != NO_SLOT:
+            self._owners[row.vector] = NO_SLOT
+        self._unpieced.pop(row.slot, None)
+        self._dead_unpieced.append(row.slot)
+        if row.slot >= self.first_slot:
+            self._rows[row.slot - self.first_slot] = None
+        else:
+            self._overrides.pop(row.slot, None)
+            self._dead.append(row.slot)
+
+    def _write(self, event: RecordsWritten) -> None:
+        first = self._append_vectors(event.vectors)
+        positions = _positions(event, first)
+        operation = event.head.operation
+        columns = (
+            event.ids,
+            event.documents or [None] * len(event.ids),
+            event.metadatas or [None] * len(event.ids),
+            event.uris or [None] * len(event.ids),
+            positions,
+        )
+        for record_id, document, metadata, uri, position in zip(*columns, strict=True):
+            old = self._known[record_id]
+            if old is None:
+                if operation != "update":
+                    self._insert(record_id, document, metadata, uri, position)
+            elif operation != "add":
+                self._change(old, document, metadata, uri, position)
+
+    def _insert(
+        self, record_id: str, document: str | None, patch: MetadataPatch | None, uri: str | None, position: int
+    ) -> None:
+        assert position != NO_SLOT
+        slot = self.next_slot
+        row = Row(slot, record_id, document, merge_metadata(None, patch), uri, position)
+        self._owners[position] = slot
+        self._rows.append(row)
+        self._known[record_id] = row
+        self._unpieced[slot] = None
+        self._live_delta += 1
+
+    def _change(self, old: Row, document: str | None, patch: MetadataPatch | None, uri: str | None, position: int) -> None:
+        row = replace(
+            old,
+            document=old.document if document is None else document,
+            metadata=merge_metadata(old.metadata, patch),
+            uri=old.uri if uri is None else uri,
+            vector=old.vector if position == NO_SLOT else position,
+        )
+        if position != NO_SLOT:
+            self._owners[position] = old.slot
+            if old.vector != NO_SLOT:
+                self._owners[old.vector] = NO_SLOT
+        self._known[old.id] = row
+        self._unpieced[row.slot] = None
+        if row.slot >= self.first_slot:
+            self._rows[row.slot - self.first_slot] = row
+        else:
+            self._overrides[row.slot] = row
+
+    def _append_vectors(self, vectors: Vectors) -> int:
+        """Copy vectors in, owned by nobody yet; return the position of the first."""
+        first, count = self._vector_count, len(vectors)
+        if count == 0:
+            return first
+        needed = first + count
+        if self._vectors.shape[1] != vectors.shape[1]:
+            self._vectors = np.empty((0, vectors.shape[1]), dtype=np.float32)
+        if needed > len(self._vectors):
+            self._grow(needed)
+        self._vectors[first:needed] = vectors
+        self._owners[first:needed] = NO_SLOT
+        self._vector_count = needed
+        return first
+
+    def _grow(self, needed: int) -> None:
+        capacity = max(needed, 2 * len(self._vectors), 64)
+        vectors = np.empty((capacity, self._vectors.shape[1]), dtype=np.float32)
+        owners = np.full(capacity, NO_SLOT, dtype=np.int64)
+        vectors[: self._vector_count] = self._vectors[: self._vector_count]
+        owners[: self._vector_count] = self._owners[: self._vector_count]
+        self._vectors, self._owners = vectors, owners
+
+    # ---- looking
+
+    def tail(self, *, columns: bool = False) -> Tail:
+        """Return the state now. With `columns`, its metadata as pieces too (rows changed since the last time)."""
+        if columns:
+            self._build_piece()
+        owners = self._owners[: self._vector_count].copy()
+        return Tail(
+            through=self.through,
+            first_slot=self.first_slot,
+            rows=self._rows.copy(),
+            overrides=self._overrides.copy(),
+            dead=np.asarray(self._dead, dtype=np.int64),
+            vectors=self._vectors[: self._vector_count],
+            owners=owners,
+            revectored=owners[(owners >= 0) & (owners < self.first_slot)],
+            live_delta=self._live_delta,
+            operations=self.operations,
+            known=self._known.copy(),
+            pieces=tuple(self._pieces),
+        )
+
+    def _build_piece(self) -> None:
+        if not self._unpieced and not self._dead_unpieced:
+            return
+        slots = np.sort(np.fromiter(self._unpieced, dtype=np.int64, count=len(self._unpieced)))
+        rows = [self._row(slot) for slot in slots.tolist()]
+        dead = np.unique(np.asarray(self._dead_unpieced, dtype=np.int64))
+        self._pieces.append(build(slots, [row.metadata for row in rows], dead))
+        self._unpieced.clear()
+        self._dead_unpieced.clear()
+        count = pieces_to_merge([len(piece.slots) for piece in self._pieces])
+        if count:
+            self._pieces[-count:] = [merge(self._pieces[-count:], forget_dead=False)]
+
+    def _row(self, slot: int) -> Row:
+        row = self._rows[slot - self.first_slot] if slot >= self.first_slot else self._overrides[slot]
+        return cast("Row", row)
+
+
+def _positions(event: RecordsWritten, first: int) -> list[int]:
+    """Position in the memtable's vectors for each id of the event; NO_SLOT where it carries none."""
+    if event.rows is None:
+        count = len(event.vectors)
+        return list(range(first, first + count)) if count else [NO_SLOT] * len(event.ids)
+    positions = np.full(len(event.ids), NO_SLOT, dtype=np.int64)
+    positions[event.rows] = np.arange(first, first + len(event.rows))
+    return positions.tolist()
+
+
+def merge_metadata(old: Metadata | None, patch: MetadataPatch | None) -> Metadata | None:
+    """Return metadata after a write: merged field by field, None deletes a field; nothing left is None."""
+    if patch is None:
+        return old
+    if old is None and None not in patch.values():
+        return cast("Metadata", patch) or None
+    merged: dict[str, MetadataValue] = dict(old or {})
+    for name, value in patch.items():
+        if value is None:
+            merged.pop(name, None)
+        else:
+            merged[name] = value
+    return merged or None

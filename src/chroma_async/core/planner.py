@@ -1,0 +1,100 @@
+"""How to search one segment: a pure function from counts to a plan.
+
+Costs are nanoseconds on the machine of docs/decisions/0003-scan-tier.md; only their ratios matter. A plan never decides how
+many records a query returns: whatever it is, an exact search follows where too few candidates were found.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+GATHER_ROWS_MAX: Final = 1_024
+"""Rows that are simply fetched and compared in float32: cheaper than any index."""
+
+SCAN_BYTES_MAX: Final = 128 * 2**20
+"""Memory for the packed rows of one segment; a larger one is searched by its graph, or in float32 from the disk."""
+
+SCAN_NS: Final = 0.008
+SCAN_NS_PER_BATCH: Final = 0.075
+"""Per row and dimension: what each query costs, and what is shared by the queries of a batch."""
+
+GRAPH_NS_PER_CANDIDATE: Final = 12.0
+"""Per candidate (ef) and dimension."""
+
+EF_MIN: Final = 256
+"""Candidates that a graph search keeps at the least: recall@10 of .98 on real vectors with float32 re-ranking."""
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentCounts:
+    """`rows` vectors of `ndim` dimensions, the first `graph_rows` of them in a graph; `allowed` of them may be returned."""
+
+    rows: int
+    graph_rows: int
+    allowed: int
+    ndim: int
+
+
+@dataclass(frozen=True, slots=True)
+class Gather:
+    """Compare the allowed rows in float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScanPacked:
+    """Score all rows approximately, rank the best `fetch` allowed ones in float32."""
+
+    fetch: int
+
+
+@dataclass(frozen=True, slots=True)
+class SearchGraph:
+    """Take `fetch` rows from the graph, drop those not allowed, scan the rows that have no graph."""
+
+    fetch: int
+    ef: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReadAll:
+    """Compare the allowed rows in float32, a part at a time: exact, and as slow as reading them."""
+
+
+Plan: TypeAlias = Gather | ScanPacked | SearchGraph | ReadAll
+
+
+def plan_search(counts: SegmentCounts, *, n_results: int, batch: int, ef_search: int) -> Plan:
+    """Choose how to find the `n_results` nearest of the allowed rows for each of `batch` queries."""
+    if counts.allowed <= max(GATHER_ROWS_MAX, n_results):
+        return Gather()
+    can_scan = counts.rows * counts.ndim <= SCAN_BYTES_MAX
+    graph = _graph_plan(counts, n_results, ef_search)
+    scan_cost = _scan_cost(counts.rows, counts.ndim, batch)
+    if graph is not None and not (can_scan and scan_cost < _graph_cost(counts, graph, batch)):
+        return graph
+    return ScanPacked(fetch=candidates(n_results)) if can_scan else ReadAll()
+
+
+def candidates(n_results: int) -> int:
+    """How many approximately ranked rows are ranked again in float32."""
+    return max(4 * n_results, n_results + 32)
+
+
+def _graph_plan(counts: SegmentCounts, n_results: int, ef_search: int) -> SearchGraph | None:
+    """Over-fetch by what is hidden; a filter that hides most rows is not a graph's work."""
+    if not counts.graph_rows:
+        return None
+    fetch = -(-candidates(n_results) * counts.rows // counts.allowed)
+    if fetch > counts.graph_rows // 8:
+        return None
+    return SearchGraph(fetch=fetch, ef=max(ef_search, EF_MIN, 2 * fetch))
+
+
+def _scan_cost(rows: int, ndim: int, batch: int) -> float:
+    return rows * ndim * (SCAN_NS + SCAN_NS_PER_BATCH / batch)
+
+
+def _graph_cost(counts: SegmentCounts, plan: SearchGraph, batch: int) -> float:
+    rest = _scan_cost(counts.rows - counts.graph_rows, counts.ndim, batch)
+    return plan.ef * counts.ndim * GRAPH_NS_PER_CANDIDATE + rest

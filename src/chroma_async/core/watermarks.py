@@ -1,0 +1,70 @@
+"""How far each stage of one collection has come, and what the compactor does about it: pure decisions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from chroma_async.model import Lsn
+
+PIECES_MAX: Final = 12
+"""Column pieces before the newest are merged: a filter visits each piece."""
+
+
+@dataclass(frozen=True, slots=True)
+class Watermarks:
+    """Read left to right, they never decrease. Positions are inclusive ("through")."""
+
+    truncated: Lsn
+    checkpoint: Lsn
+    applied: Lsn
+    committed: Lsn
+
+    def __post_init__(self) -> None:
+        assert self.truncated <= self.checkpoint
+        assert self.checkpoint <= self.applied
+        assert self.applied <= self.committed
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentShape:
+    """Counts of one segment: its vectors, how many of them have a graph, how many are still owned by a record."""
+
+    rows: int
+    indexed: int
+    live: int
+    sealed: bool
+
+
+def graph_target(segment: SegmentShape, rows_min: int) -> int | None:
+    """Return the number of rows that the segment's graph should cover, or None to leave it.
+
+    A first graph is worth its cost from `rows_min` rows on; later the graph grows when the rows without one reach a
+    quarter of those with one, so that a vector is inserted about once and a scan beside the graph stays small.
+    """
+    waiting = segment.rows - segment.indexed
+    threshold = rows_min if segment.indexed == 0 else max(1, min(rows_min, segment.indexed // 4))
+    return segment.rows if waiting >= threshold else None
+
+
+def pieces_to_merge(sizes: Sequence[int]) -> int:
+    """Return how many of the newest pieces to merge into one (0: none), given sizes from oldest to newest.
+
+    The newest pieces are merged until each remaining one is at least twice as large as the sum of the newer ones, as in
+    a binary counter: every row is rewritten a logarithmic number of times.
+    """
+    if len(sizes) <= 1:
+        return 0
+    total, count = sizes[-1], 1
+    for size in reversed(sizes[:-1]):
+        if size >= 2 * total and len(sizes) - count < PIECES_MAX:
+            break
+        total += size
+        count += 1
+    return count if count > 1 else 0
+
+
+def is_worth_rewriting(segment: SegmentShape, dead_share_max: float = 0.5) -> bool:
+    """Whether more than this share of the segment's vectors belongs to no record any more."""
+    return segment.rows > 0 and (segment.rows - segment.live) / segment.rows > dead_share_max

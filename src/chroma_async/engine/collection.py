@@ -1,0 +1,353 @@
+"""One collection as a process reads it: the pinned base, the unapplied tail, and the two seen as one."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from chroma_async.core.memtable import Memtable, Row, Tail
+from chroma_async.core.planner import SCAN_BYTES_MAX
+from chroma_async.core.where import DocumentTest, FieldTest, Missing, Where, evaluate, matches
+from chroma_async.engine.search import Neighbours, SearchTarget, search
+from chroma_async.errors import StorageCorrupt
+from chroma_async.index.scan import Scan
+from chroma_async.model import Collection, Lsn, Mask, Slots, Vectors
+from chroma_async.projections.fold import fold_entry
+from chroma_async.projections.records import RecordTables, StoredRow, encode_metadata
+from chroma_async.projections.store import RECORDS_FILE
+from chroma_async.projections.view import EMPTY_BASE, Base, load_base
+
+PIN_ATTEMPTS: Final = 20
+"""Times that a reader takes a newer manifest when the one it read was replaced while it opened its files."""
+
+logger = logging.getLogger("chroma_async.engine")
+
+
+class CollectionReader:
+    """Gives read views of one collection. `offer` is called by the follower, everything else in worker threads."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._pending: deque[tuple[Lsn, bytes]] = deque()
+        self._connections: list[RecordTables] = []
+        self._lock = threading.Lock()
+        self._base: Base = EMPTY_BASE
+        self._memtable = Memtable(applied=Lsn(0), next_slot=0)
+        self._image: Image | None = None
+        self._closed = False
+        self.pending_bytes = 0
+
+    def offer(self, lsn: Lsn, payload: bytes) -> None:
+        """Take an entry of this collection; entries come in LSN order."""
+        self._pending.append((lsn, payload))
+        self.pending_bytes += len(payload)
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            connections, self._connections = self._connections, []
+        for connection in connections:
+            connection.close()
+
+    @contextmanager
+    def view(self, *, columns: bool = False) -> Iterator[View]:
+        """A read view: everything that was offered before, seen in one instant. `columns`: metadata can be filtered.
+
+        Raises:
+            StorageCorrupt: a file of the collection is damaged.
+        """
+        tables = self._borrow()
+        if tables is None:
+            with self._lock:
+                pinned = self._pin(None, columns)
+            yield pinned
+            return
+        try:
+            with self._snapshot(tables, columns) as pinned:
+                yield pinned
+        finally:
+            self._give_back(tables)
+
+    @contextmanager
+    def _snapshot(self, tables: RecordTables, columns: bool) -> Iterator[View]:
+        for attempt in range(PIN_ATTEMPTS):
+            with tables.transaction():
+                pinned = self._try_pin(tables, columns, last=attempt == PIN_ATTEMPTS - 1)
+                if pinned is not None:
+                    yield pinned
+                    return
+        raise AssertionError("unreachable: the last attempt pins or raises")
+
+    def _try_pin(self, tables: RecordTables, columns: bool, *, last: bool) -> View | None:
+        """Pin what this transaction sees; None when another thread is ahead of it, or its files are gone by now."""
+        try:
+            with self._lock:
+                if tables.version() < self._base.manifest.version and not last:
+                    return None
+                return self._pin(tables, columns)
+        except StorageCorrupt:
+            if last or self._is_current(tables):
+                raise
+            return None
+
+    def _is_current(self, tables: RecordTables) -> bool:
+        """Whether the manifest of this transaction is still the newest one, which makes a missing file a real loss."""
+        seen = tables.version()
+        other = RecordTables(self._directory / RECORDS_FILE, writable=False)
+        try:
+            return other.version() == seen
+        finally:
+            other.close()
+
+    def trim(self) -> int:
+        """Forget entries that the base holds by now; return the bytes of those that remain."""
+        if self._pending:
+            with self.view():
+                pass
+        return self.pending_bytes
+
+    # ---- connections
+
+    def _borrow(self) -> RecordTables | None:
+        with self._lock:
+            if self._connections:
+                return self._connections.pop()
+        path = self._directory / RECORDS_FILE
+        if not path.exists():
+            return None
+        try:
+            tables = RecordTables(path, writable=False)
+            tables.version()
+        except sqlite3.OperationalError:
+            return None  # the compactor is just making it: everything is still in the tail
+        return tables
+
+    def _give_back(self, tables: RecordTables) -> None:
+        with self._lock:
+            if not self._closed:
+                self._connections.append(tables)
+                return
+        tables.close()
+
+    # ---- pinning, under the lock
+
+    def _pin(self, tables: RecordTables | None, columns: bool) -> View:
+        if tables is not None and tables.version() != self._base.manifest.version:
+            self._base = load_base(self._directory, tables.manifest(), self._base)
+        manifest = self._base.manifest
+        if self._memtable.applied != manifest.applied:
+            self._memtable = Memtable(applied=manifest.applied, next_slot=manifest.next_slot)
+        self._drop_applied(manifest.applied)
+        through = self._memtable.through
+        self._fold_pending(tables)
+        image = self._image
+        stale = image is None or image.base is not self._base or image.tail.through != self._memtable.through
+        if image is None or stale or through != self._memtable.through or (columns and not image.has_columns):
+            tail = self._memtable.tail(columns=columns)
+            image = self._image = Image(self._base, tail, self._scans(), has_columns=columns)
+        return View(image, tables)
+
+    def _drop_applied(self, applied: Lsn) -> None:
+        while self._pending and self._pending[0][0] <= applied:
+            _, payload = self._pending.popleft()
+            self.pending_bytes -= len(payload)
+
+    def _fold_pending(self, tables: RecordTables | None) -> None:
+        for lsn, payload in tuple(self._pending):
+            if lsn > self._memtable.through:
+                fold_entry(self._memtable, lsn, payload, tables)
+
+    def _scans(self) -> tuple[Scan | None, ...]:
+        dimension = self._base.manifest.dimension or 0
+        return tuple(
+            segment.scanned() if segment.rows * dimension <= SCAN_BYTES_MAX and segment.rows else None
+            for segment in self._base.segments
+        )
+
+
+class Image:
+    """Base and tail as one, without a connection: shared by all reads of one instant. What is derived is kept."""
+
+    def __init__(self, base: Base, tail: Tail, scans: tuple[Scan | None, ...], *, has_columns: bool) -> None:
+        self.base = base
+        self.tail = tail
+        self.scans = scans
+        self.has_columns = has_columns
+
+    @property
+    def size(self) -> int:
+        """Number of slots, live or not: the length of every mask."""
+        return self.tail.next_slot
+
+    @property
+    def live(self) -> int:
+        return self.base.live + self.tail.live_delta
+
+    @property
+    def through(self) -> Lsn:
+        return self.tail.through
+
+    @cached_property
+    def alive(self) -> Mask:
+        """Which slots hold a record, shape (size,)."""
+        alive = np.zeros(self.size, dtype=np.bool_)
+        alive[: len(self.base.alive)] = self.base.alive
+        alive[self.tail.dead] = False
+        alive[self.tail.live_new_slots()] = True
+        return alive
+
+    @cached_property
+    def hidden(self) -> Mask | None:
+        """Slots of the base whose vector there is not the current one, shape (base.next_slot,); None: none."""
+        tail = self.tail
+        if not len(tail.dead) and not len(tail.revectored):
+            return None
+        hidden = np.zeros(len(self.base.alive), dtype=np.bool_)
+        hidden[tail.dead] = True
+        hidden[tail.revectored] = True
+        return hidden
+
+    @cached_property
+    def tail_vectors(self) -> dict[int, int]:
+        """Position in the tail's vectors of each slot that has its current vector there."""
+        rows = np.flatnonzero(self.tail.owners >= 0)
+        return dict(zip(self.tail.owners[rows].tolist(), rows.tolist(), strict=True))
+
+
+class View:
+    """One instant of a collection, with the connection that reads its rows."""
+
+    def __init__(self, image: Image, tables: RecordTables | None) -> None:
+        self.image = image
+        self._tables = tables
+
+    # ---- which records
+
+    def slots_of(self, ids: Sequence[str]) -> Slots:
+        """Slots of the ids that exist, ascending, each once."""
+        known = self.image.tail.known
+        asked = [record_id for record_id in ids if record_id not in known]
+        found = set(self._tables.slots_of(asked).values()) if self._tables is not None and asked else set[int]()
+        found.update(row.slot for record_id in ids if (row := known.get(record_id)) is not None)
+        return np.asarray(sorted(found), dtype=np.int64)
+
+    def mask(self, ids: Sequence[str] | None, where: Where | None, missing: Missing) -> Mask | None:
+        """Which slots hold a record of these ids that passes the filter, shape (size,); None: every live one may."""
+        if ids is None and where is None:
+            return None
+        if ids is None:
+            allowed = self.image.alive
+        else:
+            allowed = np.zeros(self.image.size, dtype=np.bool_)
+            allowed[self.slots_of(ids)] = True
+        if where is None:
+            return allowed
+        return allowed & evaluate(where, lambda leaf: self._test(leaf, missing), self.image.size)
+
+    def slots(self, ids: Sequence[str] | None, where: Where | None, missing: Missing) -> Slots:
+        """Slots of the records of these ids that pass the filter, ascending."""
+        mask = self.mask(ids, where, missing)
+        return np.flatnonzero(self.image.alive if mask is None else mask)
+
+    def _test(self, leaf: FieldTest | DocumentTest, missing: Missing) -> Mask:
+        return self._test_field(leaf, missing) if isinstance(leaf, FieldTest) else self._test_document(leaf, missing)
+
+    def _test_field(self, test: FieldTest, missing: Missing) -> Mask:
+        """Newer pieces know their slots' whole metadata, so what they say replaces what older ones said."""
+        mask = np.zeros(self.image.size, dtype=np.bool_)
+        for piece in (*self.image.base.pieces, *self.image.tail.pieces):
+            mask[piece.slots] = piece.test(test, missing)
+        return mask
+
+    def _test_document(self, test: DocumentTest, missing: Missing) -> Mask:
+        mask = np.zeros(self.image.size, dtype=np.bool_)
+        if self._tables is not None:
+            mask[: len(self.image.base.alive)] = self._test_stored_documents(self._tables, test, missing)
+        tail = self.image.tail
+        for row in (*tail.overrides.values(), *(row for row in tail.rows if row is not None)):
+            mask[row.slot] = matches(test, None, row.document, missing)
+        return mask
+
+    def _test_stored_documents(self, tables: RecordTables, test: DocumentTest, missing: Missing) -> Mask:
+        mask = np.zeros(len(self.image.base.alive), dtype=np.bool_)
+        if test.operator in ("$contains", "$not_contains"):
+            mask[tables.slots_containing(test.operand)] = True
+        else:
+            positive = DocumentTest("$regex", test.operand)
+            mask[[slot for slot, text in tables.documents() if matches(positive, None, text, missing)]] = True
+        if test.operator in ("$contains", "$regex"):
+            return mask
+        negative = ~mask
+        if missing == "exclude":
+            present = np.zeros_like(mask)
+            present[tables.slots_containing("")] = True
+            negative &= present
+        return negative
+
+    # ---- what they hold
+
+    def rows(self, slots: Slots) -> list[StoredRow]:
+        """The rows of these slots, in their order; each of them is live."""
+        wanted = slots.tolist()
+        tail = self.image.tail
+        newer = {slot: row for slot in wanted if (row := tail.row(slot)) is not None}
+        stored = [slot for slot in wanted if slot not in newer]
+        found = self._tables.rows(stored) if self._tables is not None and stored else {}
+        return [_stored(newer[slot]) if slot in newer else found[slot] for slot in wanted]
+
+    def vectors(self, slots: Slots) -> Vectors:
+        """The vectors of these slots, shape (n, ndim); each of them is live."""
+        newer = self.image.tail_vectors
+        positions = np.asarray([newer.get(slot, -1) for slot in slots.tolist()], dtype=np.int64)
+        if not len(slots) or (positions >= 0).all():
+            return self.image.tail.vectors[positions]
+        old = positions < 0
+        out = np.empty((len(slots), self.image.base.manifest.dimension or 0), dtype=np.float32)
+        out[old] = self.image.base.vectors_of(slots[old])
+        out[~old] = self.image.tail.vectors[positions[~old]]
+        return out
+
+    # ---- which are nearest
+
+    def nearest(
+        self, collection: Collection, queries: Vectors, masks: Sequence[Mask | None], counts: Sequence[int]
+    ) -> list[Neighbours]:
+        """min(counts[i], matches) nearest records for each query i, shape (queries, ndim)."""
+        target = SearchTarget(
+            space=collection.hnsw.space,
+            base=self.image.base,
+            tail=self.image.tail,
+            scans=self.image.scans,
+            hidden=self.image.hidden,
+            ef_search=collection.hnsw.ef_search,
+        )
+        return search(target, queries, masks, counts)
+
+    # ---- how far it is
+
+    def indexing_status(self) -> IndexingCounts:
+        """Operations that reached the base, and those that still wait in the tail."""
+        base = self.image.base.manifest
+        return IndexingCounts(indexed=base.operations, unindexed=self.image.tail.operations)
+
+
+@dataclass(frozen=True, slots=True)
+class IndexingCounts:
+    """Written and deleted records, ever: applied, and not yet applied."""
+
+    indexed: int
+    unindexed: int
+
+
+def _stored(row: Row) -> StoredRow:
+    return row.slot, row.id, row.document, encode_metadata(row.metadata), row.uri

@@ -1,0 +1,254 @@
+"""Applies the log to the projections, builds graphs, merges and reclaims, and frees the log: one holder per directory.
+
+Observe, decide by a pure function, perform, record. Everything it does is repeatable: a successor that takes over in the
+middle starts from the manifests, and finds at most files that nothing reaches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from chroma_async.core.memtable import Memtable
+from chroma_async.engine.follower import Follower
+from chroma_async.engine.lock import CompactorLock
+from chroma_async.model import Collection, CollectionId, Lsn
+from chroma_async.projections.fold import fold_entry
+from chroma_async.projections.store import CollectionStore
+from chroma_async.seams import Seams, Workers
+from chroma_async.settings import EngineSettings
+from chroma_async.wal import LogStore
+
+OPEN_STORES_MAX: Final = 64
+IDLE_SECONDS: Final = 0.1
+SETTLE_SECONDS: Final = 0.25
+"""Entries wait this long for company: a bigger step costs less for each entry, and readers have them anyway."""
+
+COLLECTIONS: Final = "collections"
+
+logger = logging.getLogger("chroma_async.compactor")
+
+
+class Backlog:
+    """Entries of one collection that wait to be applied."""
+
+    def __init__(self, collection_id: CollectionId, deleted: Callable[[CollectionId], None]) -> None:
+        self._id = collection_id
+        self._deleted = deleted
+        self.entries: deque[tuple[Lsn, bytes]] = deque()
+        self.size_bytes = 0
+
+    def offer(self, lsn: Lsn, payload: bytes) -> None:
+        self.entries.append((lsn, payload))
+        self.size_bytes += len(payload)
+
+    def close(self) -> None:
+        self.entries.clear()
+        self.size_bytes = 0
+        self._deleted(self._id)
+
+    def take(self, bytes_max: int) -> list[tuple[Lsn, bytes]]:
+        """The oldest entries, at least one, of up to this many bytes; they stay until `drop`."""
+        taken: list[tuple[Lsn, bytes]] = []
+        size = 0
+        for lsn, payload in self.entries:
+            size += len(payload)
+            if taken and size > bytes_max:
+                break
+            taken.append((lsn, payload))
+        return taken
+
+    def drop(self, through: Lsn) -> None:
+        while self.entries and self.entries[0][0] <= through:
+            _, payload = self.entries.popleft()
+            self.size_bytes -= len(payload)
+
+
+class Compactor:
+    """The background work of a directory, while it holds the lock."""
+
+    def __init__(
+        self,
+        directory: Path,
+        log: LogStore,
+        lock: CompactorLock,
+        workers: Workers,
+        settings: EngineSettings,
+        seams: Seams,
+    ) -> None:
+        self._root = directory / COLLECTIONS
+        self._log = log
+        self._lock = lock
+        self._workers = workers
+        self._settings = settings
+        self._seams = seams
+        self._stores: OrderedDict[CollectionId, CollectionStore] = OrderedDict()
+        self._stores_lock = threading.Lock()
+        self._deleted: set[CollectionId] = set()
+        self._indexing: dict[CollectionId, asyncio.Task[None]] = {}
+        self._unindexed: set[CollectionId] = set()
+        self._follower: Follower[Backlog] = self._new_follower()
+
+    def _new_follower(self) -> Follower[Backlog]:
+        return Follower(self._log, lambda collection_id: Backlog(collection_id, self._deleted.add))
+
+    async def run(self) -> None:
+        """Work until cancelled; wait for the lock first."""
+        while not self._lock.try_acquire():
+            await self._seams.clock.sleep(self._settings.lock_interval_seconds)
+        try:
+            await self.take_over()
+            while True:
+                busy = await self.step()
+                await self._seams.clock.sleep(SETTLE_SECONDS if busy else IDLE_SECONDS)
+        finally:
+            await self._stop()
+
+    async def take_over(self) -> None:
+        """Begin as the holder of the lock: know the log, sweep what a predecessor left."""
+        logger.info("compactor.started")
+        self._follower = self._new_follower()
+        await self._follower.start()
+        self._unindexed = set(self._follower.catalog.collection_ids())
+        await self._workers.run(self._sweep)
+
+    async def _stop(self) -> None:
+        for task in self._indexing.values():
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+        for store in self._stores.values():
+            store.close()
+        self._stores.clear()
+        self._lock.release()
+        logger.info("compactor.stopped")
+
+    def _sweep(self) -> None:
+        """Remove directories of collections that do not exist, and heal those that do."""
+        self._seams.files.make_directory(self._root)
+        known = self._follower.catalog.collection_ids()
+        for path in self._root.iterdir():
+            if path.name not in known:
+                self._seams.files.remove(path)
+            elif path.is_dir():
+                self._store(CollectionId(path.name)).heal()
+
+    # ---- steps
+
+    async def step(self) -> bool:
+        """Do what there is to do, once; say whether there was something."""
+        await self._follower.catch_up()
+        busy = await self._delete_collections()
+        for collection_id in list(self._follower.sinks()):
+            busy = await self._compact(collection_id) or busy
+        self._start_indexing()
+        return busy
+
+    async def _delete_collections(self) -> bool:
+        gone = sorted(self._deleted)
+        for collection_id in gone:
+            await self._cancel_indexing(collection_id)
+            await self._workers.run(partial(self._remove, collection_id))
+            await self._log.truncate_collection(collection_id, through=self._follower.position)
+            self._deleted.discard(collection_id)
+        return bool(gone)
+
+    def _remove(self, collection_id: CollectionId) -> None:
+        store = self._stores.pop(collection_id, None)
+        if store is not None:
+            store.close()
+        self._seams.files.remove(self._root / collection_id)
+        self._seams.files.sync_directory(self._root)
+
+    async def _compact(self, collection_id: CollectionId) -> bool:
+        collection = self._follower.catalog.collection(collection_id)
+        backlog = self._follower.sinks().get(collection_id)
+        if collection is None or backlog is None or not backlog.entries:
+            return False
+        entries = backlog.take(self._settings.apply_bytes_max)
+        applied = await self._workers.run(lambda: self._apply(collection, entries))
+        backlog.drop(applied)
+        self._unindexed.add(collection_id)
+        await self._log.truncate_collection(collection_id, through=applied)
+        return True
+
+    def _apply(self, collection: Collection, entries: list[tuple[Lsn, bytes]]) -> Lsn:
+        """Fold entries and publish the outcome; return the LSN through which the collection is applied."""
+        store = self._store(collection.id)
+        with store.lock:
+            memtable = Memtable(applied=store.applied, next_slot=store.manifest.next_slot)
+            for lsn, payload in entries:
+                if lsn > store.applied:
+                    fold_entry(memtable, lsn, payload, store.tables)
+            store.apply(
+                memtable.tail(columns=True),
+                space=collection.hnsw.space,
+                segment_rows_max=self._settings.segment_rows_max,
+            )
+            store.merge_pieces()
+            store.rewrite_segments()
+            return store.applied
+
+    def _store(self, collection_id: CollectionId) -> CollectionStore:
+        """The open store of a collection; applying and indexing ask from threads of their own."""
+        with self._stores_lock:
+            store = self._stores.get(collection_id)
+            if store is None:
+                self._seams.files.make_directory(self._root)
+                store = self._stores[collection_id] = CollectionStore(self._root / collection_id, self._seams.files)
+            self._stores.move_to_end(collection_id)
+            self._close_idle_stores()
+            return store
+
+    def _close_idle_stores(self) -> None:
+        for collection_id in list(self._stores)[: max(0, len(self._stores) - OPEN_STORES_MAX)]:
+            if collection_id not in self._indexing:
+                self._stores.pop(collection_id).close()
+
+    # ---- indexing, beside the steps
+
+    def _start_indexing(self) -> None:
+        """Build graphs one collection at a time, while applying goes on."""
+        if self._indexing or not self._unindexed:
+            return
+        collection_id = min(self._unindexed)
+        collection = self._follower.catalog.collection(collection_id)
+        self._unindexed.discard(collection_id)
+        if collection is not None and (self._root / collection_id).exists():
+            self._indexing[collection_id] = asyncio.create_task(self._index(collection))
+
+    async def index_now(self) -> None:
+        """Build all graphs that are due, and wait for them."""
+        while self._indexing or self._unindexed:
+            self._start_indexing()
+            for task in list(self._indexing.values()):
+                await task
+
+    async def _index(self, collection: Collection) -> None:
+        try:
+            store = await self._workers.run(lambda: self._store(collection.id))
+            while await self._workers.run(lambda: self._build_graph(store, collection)):
+                pass
+        except Exception:
+            logger.exception("graph.failed collection=%s reads=exact", collection.id)
+        finally:
+            self._indexing.pop(collection.id, None)
+
+    def _build_graph(self, store: CollectionStore, collection: Collection) -> bool:
+        return store.build_graphs(
+            collection.hnsw, rows_min=self._settings.graph_rows_min, threads=self._settings.index_threads
+        )
+
+    async def _cancel_indexing(self, collection_id: CollectionId) -> None:
+        task = self._indexing.pop(collection_id, None)
+        if task is not None:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task

@@ -1,0 +1,79 @@
+"""The data directory: recognised before it is opened, never mistaken for something else."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from chroma_async.errors import FormatError
+from chroma_async.seams import Files
+
+FORMAT: Final = 1
+VERSION_FILE: Final = "VERSION"
+CHROMA_FILE: Final = "chroma.sqlite3"
+HARMLESS: Final = frozenset({"lost+found", ".gitkeep", ".gitignore"})
+
+
+class VersionRecord(msgspec.Struct, frozen=True):
+    """What VERSION holds, as JSON."""
+
+    format: int
+    product: str = "chroma_async"
+
+
+def prepare_directory(path: Path, files: Files) -> None:
+    """Check that the directory is ours, or make it so when it is empty or absent.
+
+    Raises:
+        FormatError: it belongs to somebody else, or to a newer release.
+        OSError: it can't be made, or can't be written to.
+    """
+    if path.exists() and not path.is_dir():
+        raise FormatError(f"the data path is a file; name a directory. path={path}")
+    path.mkdir(parents=True, exist_ok=True)
+    marker = path / VERSION_FILE
+    if marker.exists():
+        _check(path, marker.read_bytes())
+        _check_writable(path)
+        return
+    _refuse_foreign(path)
+    _check_writable(path)
+    aside = path / f"{VERSION_FILE}.{os.getpid()}"
+    files.write(aside, [msgspec.json.encode(VersionRecord(FORMAT))])
+    files.sync(aside)
+    files.replace(aside, marker)
+    files.sync_directory(path)
+
+
+def _check(path: Path, raw: bytes) -> None:
+    try:
+        record = msgspec.json.decode(raw, type=VersionRecord)
+    except msgspec.DecodeError as error:
+        raise FormatError(f"the directory's {VERSION_FILE} can't be read. path={path} reason={error}") from error
+    if record.product != "chroma_async":
+        raise FormatError(f"the directory belongs to another product. path={path} product={record.product!r}")
+    if record.format > FORMAT:
+        raise FormatError(
+            "the directory was written by a newer release; upgrade chroma_async to open it. "
+            f"path={path} format={record.format} known={FORMAT}"
+        )
+
+
+def _refuse_foreign(path: Path) -> None:
+    names = sorted(entry.name for entry in path.iterdir() if entry.name not in HARMLESS)
+    ours = [name for name in names if name.startswith((VERSION_FILE, "log.", "compactor.lock", "collections"))]
+    if CHROMA_FILE in names:
+        raise FormatError(f"this is a data directory of Chroma itself; name another one for chroma_async. path={path}")
+    if names and len(ours) < len(names):
+        raise FormatError(
+            f"the directory is not empty and not a chroma_async data directory; name another one. "
+            f"path={path} found={names[0]!r}"
+        )
+
+
+def _check_writable(path: Path) -> None:
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise PermissionError(f"the data directory can't be written to. path={path}")

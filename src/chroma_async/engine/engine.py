@@ -1,0 +1,222 @@
+"""The engine: opens a data directory, follows its log, answers calls, and compacts when it is asked to."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
+from typing import Final, TypeVar, cast
+
+from chroma_async.core.catalog import Catalog
+from chroma_async.core.events import DatabaseCreated, TenantCreated
+from chroma_async.engine.collection import CollectionReader
+from chroma_async.engine.compactor import COLLECTIONS, Compactor
+from chroma_async.engine.directory import prepare_directory
+from chroma_async.engine.follower import Follower
+from chroma_async.engine.handlers import HANDLERS
+from chroma_async.engine.handlers.tenants import happened
+from chroma_async.engine.lock import CompactorLock, FileCompactorLock
+from chroma_async.engine.writer import Decision, Proposal, Writer
+from chroma_async.errors import InternalError, RateLimitError, StorageCorrupt, UnavailableError
+from chroma_async.model import DEFAULT_DATABASE, DEFAULT_TENANT
+from chroma_async.protocol import Call
+from chroma_async.seams import Seams, ThreadWorkers, Workers
+from chroma_async.settings import EngineSettings
+from chroma_async.wal import LogStore, SqliteLog
+
+R = TypeVar("R")
+
+ROOM_WAIT_SECONDS: Final = 10.0
+"""How long a write waits for the compactor before the client is asked to come back later."""
+
+COMPACTOR_THREADS: Final = 2
+
+logger = logging.getLogger("chroma_async.engine")
+
+
+class Engine:
+    """All parts of one process, put together. Made by `open_engine`; belongs to one event loop."""
+
+    def __init__(
+        self, directory: Path, log: LogStore, workers: Workers, settings: EngineSettings, seams: Seams | None = None
+    ) -> None:
+        self.settings = settings
+        self.seams = seams or Seams()
+        self.workers = workers
+        self.log = log
+        collections = directory / COLLECTIONS
+        self.follower: Follower[CollectionReader] = Follower(log, lambda name: CollectionReader(collections / name))
+        self.writer = Writer(log, self.follower, self.seams.clock)
+        self._ready = False
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def is_ready(self) -> bool:
+        """Recovered, and not stopping."""
+        return self._ready
+
+    async def start(self) -> None:
+        """Know the log, create what every directory has, begin to follow."""
+        await self.follower.start()
+        self.writer.start()
+        if self.follower.catalog.is_empty:
+            await self._create_defaults()
+        self._tasks.append(asyncio.create_task(self._follow(), name="chroma_async.follower"))
+        self._ready = True
+
+    async def _create_defaults(self) -> None:
+        database = DatabaseCreated(self.seams.entropy.uuid(), DEFAULT_DATABASE, DEFAULT_TENANT)
+
+        def decide(catalog: Catalog) -> Decision[None]:
+            events = (TenantCreated(DEFAULT_TENANT), database) if catalog.is_empty else ()
+            return happened(*events)
+
+        await self.writer.submit(Proposal(decide))
+
+    async def close(self) -> None:
+        """Append what is waiting, then let go of everything."""
+        self._ready = False
+        await self.writer.close()
+        for task in self._tasks:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+        self.follower.close()
+
+    def add_task(self, task: asyncio.Task[None]) -> None:
+        """Let a background task end with the engine."""
+        self._tasks.append(task)
+
+    async def dispatch(self, call: Call[R]) -> R:
+        """Answer a call.
+
+        Raises:
+            ChromaError: the call is refused; its class says whether and how to try again.
+        """
+        call.validate()
+        await self.follower.catch_up()
+        handler = HANDLERS[type(call)]
+        try:
+            return cast("R", await handler(self, call))
+        except StorageCorrupt as error:
+            logger.exception("read.failed call=%s", type(call).__name__)
+            raise InternalError(f"the collection's files are damaged; run verify on the data directory. {error}") from error
+
+    # ---- back-pressure
+
+    def _unapplied_bytes(self) -> int:
+        return sum(reader.pending_bytes for reader in self.follower.sinks().values())
+
+    async def wait_for_room(self, size_bytes: int) -> None:
+        """Wait while too much acknowledged data is not yet applied.
+
+        Raises:
+            RateLimitError: the compactor did not catch up in time; come back later.
+        """
+        if self._unapplied_bytes() + size_bytes <= self.settings.unapplied_bytes_max:
+            return
+        deadline = self.seams.clock.monotonic() + ROOM_WAIT_SECONDS
+        while await self._trimmed_bytes() + size_bytes > self.settings.unapplied_bytes_max:
+            if not self._ready:
+                raise UnavailableError("the engine is stopping")
+            if self.seams.clock.monotonic() > deadline:
+                raise RateLimitError(
+                    "too much acknowledged data waits to be applied; slow down and try again. "
+                    f"unapplied_bytes={self._unapplied_bytes()} max={self.settings.unapplied_bytes_max}"
+                )
+            await self.seams.clock.sleep(0.05)
+
+    async def _trimmed_bytes(self) -> int:
+        """Bytes of entries that wait, after those were forgotten that the base holds by now."""
+        for reader in list(self.follower.sinks().values()):
+            if reader.pending_bytes:
+                await self.workers.run(reader.trim)
+        return self._unapplied_bytes()
+
+    async def _follow(self) -> None:
+        """Stay near the log's end while nobody asks, and forget what was applied."""
+        ticks = 0
+        while True:
+            await self.seams.clock.sleep(self.settings.follow_interval_seconds)
+            try:
+                await self.follower.catch_up()
+                ticks += 1
+                if ticks % 20 == 0:
+                    await self._trimmed_bytes()
+            except Exception:
+                logger.exception("follow.failed")
+
+
+@asynccontextmanager
+async def open_engine(
+    path: Path | None, settings: EngineSettings | None = None, *, compact: bool = True
+) -> AsyncIterator[Engine]:
+    """Open a data directory; None: a temporary one that is gone afterwards. Any number of processes may have it open.
+
+    With `compact`, this process compacts in the background whenever no other one does.
+
+    Raises:
+        FormatError: the directory is not ours, or of a newer release.
+        OSError: it can't be made or written to.
+    """
+    settings = settings or EngineSettings()
+    async with AsyncExitStack() as stack:
+        directory = path.absolute() if path is not None else _temporary(stack)
+        seams = Seams()
+        prepare_directory(directory, seams.files)
+        log = await SqliteLog.open(directory, durability="off" if path is None else settings.durability)
+        stack.push_async_callback(log.close)
+        workers = ThreadWorkers(settings.reader_threads, "chroma_async.reader")
+        stack.callback(workers.close)
+        engine = Engine(directory, log, workers, settings, seams)
+        stack.push_async_callback(engine.close)
+        await engine.start()
+        if compact:
+            await stack.enter_async_context(_background_compactor(directory, settings, seams))
+        yield engine
+
+
+def _temporary(stack: AsyncExitStack) -> Path:
+    return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chroma_async-", ignore_cleanup_errors=True)))
+
+
+@asynccontextmanager
+async def _background_compactor(directory: Path, settings: EngineSettings, seams: Seams) -> AsyncIterator[None]:
+    task = asyncio.create_task(_compact(directory, settings, seams), name="chroma_async.compactor")
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def _compact(directory: Path, settings: EngineSettings, seams: Seams, lock: CompactorLock | None = None) -> None:
+    """Compact until cancelled; after an unexpected error, start over from what is on disk."""
+    async with AsyncExitStack() as stack:
+        log = await SqliteLog.open(directory, durability=settings.durability, create=False)
+        stack.push_async_callback(log.close)
+        workers = ThreadWorkers(COMPACTOR_THREADS, "chroma_async.compactor")
+        stack.callback(workers.close)
+        while True:
+            chosen = lock or FileCompactorLock(directory)
+            try:
+                await Compactor(directory, log, chosen, workers, settings, seams).run()
+            except Exception:
+                logger.exception("compactor.failed restart_seconds=1")
+                await seams.clock.sleep(1.0)
+
+
+async def run_compactor(path: Path, settings: EngineSettings | None = None) -> None:
+    """Compact a directory in this process until cancelled; waits for the lock while another process holds it.
+
+    Raises:
+        FormatError, OSError: as `open_engine`.
+    """
+    seams = Seams()
+    directory = path.absolute()
+    prepare_directory(directory, seams.files)
+    await _compact(directory, settings or EngineSettings(), seams)

@@ -1,0 +1,142 @@
+"""Keeps a process level with the log: its catalog, and the entries that each collection has not applied yet."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Generic, Protocol, TypeVar
+
+import anyio
+
+from chroma_async.core.catalog import Catalog
+from chroma_async.core.events import RecordsDeleted, RecordsHead, decode_head
+from chroma_async.errors import LogReset, LogTruncated
+from chroma_async.model import CollectionId, Lsn
+from chroma_async.wal import Entry, LogStore
+
+logger = logging.getLogger("chroma_async.follower")
+
+
+class Sink(Protocol):
+    """Takes the entries of one collection, in LSN order."""
+
+    def offer(self, lsn: Lsn, payload: bytes) -> None: ...
+
+    def close(self) -> None:
+        """The collection was deleted, or the process stops."""
+        ...
+
+
+S = TypeVar("S", bound=Sink)
+
+
+class Follower(Generic[S]):
+    """Follows a log. `position` is the LSN through which all is known.
+
+    An entry whose payload was freed before it got here was applied by the compactor; its effect on records is in the
+    projections, and its effect on the catalog in the catalog's rows, which are then read again.
+    """
+
+    def __init__(self, log: LogStore, make_sink: Callable[[CollectionId], S]) -> None:
+        self._log = log
+        self._make_sink = make_sink
+        self._identity = log.identity
+        self._lock = anyio.Lock(fast_acquire=True)
+        self._sinks: dict[CollectionId, S] = {}
+        self.catalog = Catalog()
+        self.position = Lsn(0)
+
+    async def start(self) -> None:
+        """Read the catalog and all entries that are kept."""
+        async with self._lock:
+            await self._reload()
+        await self.catch_up()
+
+    def sink(self, collection_id: CollectionId) -> S:
+        """What takes this collection's entries; made when it is first asked for."""
+        found = self._sinks.get(collection_id)
+        if found is None:
+            found = self._sinks[collection_id] = self._make_sink(collection_id)
+        return found
+
+    def sinks(self) -> Mapping[CollectionId, S]:
+        return self._sinks
+
+    async def catch_up(self) -> None:
+        """Know all that was acknowledged before this call, by whichever process.
+
+        Raises:
+            LogHole, LogCorrupt: the log is damaged.
+            LogReset: it is not the log that was followed so far.
+        """
+        if self.position >= self._log.barrier():
+            return
+        async with self._lock:
+            target = self._log.barrier()
+            while self.position < target:
+                await self._advance(target)
+
+    async def _advance(self, target: Lsn) -> None:
+        if self._log.identity != self._identity:
+            raise LogReset(f"the log was replaced while it was followed; restart. was={self._identity}")
+        try:
+            async for entry in self._log.read(after=self.position, through=target):
+                if entry.payload is None:
+                    await self._reload()
+                    return
+                self._take(entry.lsn, entry.collection, entry.payload)
+        except LogTruncated:
+            await self._reload()
+
+    async def _reload(self) -> None:
+        """Start again from the catalog's rows and the oldest kept entry."""
+        while True:
+            kept = await self._log.catalog()
+            oldest = await self._log.oldest()
+            try:
+                entries = [entry async for entry in self._log.read(after=Lsn(oldest - 1), through=kept.lsn)]
+            except LogTruncated:
+                continue
+            self._replace_catalog(Catalog.from_rows(kept.rows))
+            self._offer_all(entries)
+            self.position = kept.lsn
+            return
+
+    def _offer_all(self, entries: Iterable[Entry]) -> None:
+        for entry in entries:
+            known = entry.collection is not None and self.catalog.collection(entry.collection) is not None
+            if known and entry.collection is not None and entry.payload is not None and entry.lsn > self.position:
+                self.sink(entry.collection).offer(entry.lsn, entry.payload)
+
+    def _take(self, lsn: Lsn, collection_id: CollectionId | None, payload: bytes) -> None:
+        head = decode_head(payload)
+        if isinstance(head, RecordsHead | RecordsDeleted):
+            if self.catalog.collection(head.collection) is not None:
+                self.catalog.apply(head)
+                self.sink(head.collection).offer(lsn, payload)
+        else:
+            self.catalog.apply(head)
+            self._drop_deleted()
+        self.position = lsn
+
+    def accept(self, first: Lsn, entries: Iterable[tuple[CollectionId | None, bytes]], catalog: Catalog) -> None:
+        """Take what this process appended itself, at the position where it stands; `catalog` holds the effect."""
+        assert first == self.position + 1
+        self._replace_catalog(catalog)
+        for collection_id, payload in entries:
+            self.position = Lsn(self.position + 1)
+            if collection_id is not None and self.catalog.collection(collection_id) is not None:
+                self.sink(collection_id).offer(self.position, payload)
+
+    def _replace_catalog(self, catalog: Catalog) -> None:
+        self.catalog = catalog
+        self._drop_deleted()
+
+    def _drop_deleted(self) -> None:
+        for collection_id in self._sinks.keys() - self.catalog.collection_ids():
+            self._sinks.pop(collection_id).close()
+
+    def close(self) -> None:
+        for sink in self._sinks.values():
+            sink.close()
+        self._sinks.clear()

@@ -1,0 +1,108 @@
+"""Collections."""
+
+from __future__ import annotations
+
+from chroma_async.core.catalog import Catalog
+from chroma_async.core.events import CollectionCreated, CollectionDeleted, CollectionModified
+from chroma_async.engine.handlers.registry import Context, handles, require_collection
+from chroma_async.engine.handlers.tenants import happened
+from chroma_async.engine.writer import Append, Decision, Proposal
+from chroma_async.errors import InvalidArgumentError, NotFoundError, UniqueConstraintError
+from chroma_async.model import Collection, CollectionId
+from chroma_async.protocol import (
+    CountCollections,
+    CreateCollection,
+    DeleteCollection,
+    GetCollection,
+    GetCollectionById,
+    ListCollections,
+    ModifyCollection,
+)
+from chroma_async.protocol.collection_json import resolve_configuration, updated_configuration
+from chroma_async.protocol.validation import parse_collection_id
+
+
+@handles(CreateCollection)
+async def create_collection(context: Context, call: CreateCollection) -> Collection:
+    event = CollectionCreated(
+        id=CollectionId(context.seams.entropy.uuid()),
+        name=call.name,
+        tenant=call.tenant,
+        database=call.database,
+        metadata=call.metadata,
+        hnsw=resolve_configuration(call.configuration, call.metadata),
+        embedding_function=None if call.configuration is None else call.configuration.embedding_function,
+    )
+
+    def decide(catalog: Catalog) -> Decision[Collection]:
+        if catalog.database(call.tenant, call.database) is None:
+            raise InvalidArgumentError(f"Database [{call.database}] does not exist")
+        existing = catalog.collection_named(call.tenant, call.database, call.name)
+        if existing is None:
+            created = Collection(**{name: getattr(event, name) for name in event.__struct_fields__})
+            return Decision([Append.of_catalog(event)], lambda lsn: created)
+        if not call.get_or_create:
+            raise UniqueConstraintError(f"Collection [{call.name}] already exists")
+        return Decision([], lambda lsn: existing)
+
+    return await context.writer.submit(Proposal(decide))
+
+
+@handles(GetCollection)
+async def get_collection(context: Context, call: GetCollection) -> Collection:
+    collection = context.follower.catalog.collection_named(call.tenant, call.database, call.name)
+    if collection is None:
+        raise NotFoundError(f"Collection [{call.name}] does not exist")
+    return collection
+
+
+@handles(GetCollectionById)
+async def get_collection_by_id(context: Context, call: GetCollectionById) -> Collection:
+    collection = context.follower.catalog.collection(parse_collection_id(call.collection_id))
+    if collection is None or (collection.tenant, collection.database) != (call.tenant, call.database):
+        raise NotFoundError(f"Collection [{call.collection_id}] does not exist")
+    return collection
+
+
+@handles(ListCollections)
+async def list_collections(context: Context, call: ListCollections) -> list[Collection]:
+    collections = context.follower.catalog.collections(call.tenant, call.database)
+    first = call.offset or 0
+    return collections[first:] if call.limit is None else collections[first : first + call.limit]
+
+
+@handles(CountCollections)
+async def count_collections(context: Context, call: CountCollections) -> int:
+    return len(context.follower.catalog.collections(call.tenant, call.database))
+
+
+@handles(ModifyCollection)
+async def modify_collection(context: Context, call: ModifyCollection) -> None:
+    def decide(catalog: Catalog) -> Decision[None]:
+        old = require_collection(catalog, call)
+        new_name = call.new_name or old.name
+        if new_name != old.name and catalog.collection_named(old.tenant, old.database, new_name) is not None:
+            raise UniqueConstraintError(f"Collection [{new_name}] already exists")
+        update = call.new_configuration
+        new_function = None if update is None else update.embedding_function
+        event = CollectionModified(
+            id=old.id,
+            name=new_name,
+            metadata=old.metadata if call.kept_metadata is None else call.kept_metadata,
+            hnsw=updated_configuration(old.hnsw, update),
+            embedding_function=old.embedding_function if new_function is None else new_function,
+        )
+        return happened(event)
+
+    await context.writer.submit(Proposal(decide))
+
+
+@handles(DeleteCollection)
+async def delete_collection(context: Context, call: DeleteCollection) -> None:
+    def decide(catalog: Catalog) -> Decision[None]:
+        collection = catalog.collection_named(call.tenant, call.database, call.name)
+        if collection is None:
+            raise NotFoundError(f"Collection [{call.name}] does not exist")
+        return happened(CollectionDeleted(collection.id))
+
+    await context.writer.submit(Proposal(decide))

@@ -1,0 +1,248 @@
+"""Records: writes are proposed to the writer, reads run in a worker thread on a read view."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar, cast
+
+import numpy as np
+
+from chroma_async.core.catalog import Catalog
+from chroma_async.core.events import RecordsDeleted, RecordsHead, RecordsWritten, WriteOperation, encode
+from chroma_async.core.where import Where, conjoin, parse_where, parse_where_document
+from chroma_async.engine.collection import View
+from chroma_async.engine.handlers.registry import Context, handles, require_collection
+from chroma_async.engine.search import Neighbours
+from chroma_async.engine.writer import Append, Decision, Proposal
+from chroma_async.errors import InvalidDimensionException
+from chroma_async.model import Collection, Metadata, MetadataPatch, Slots, Vectors
+from chroma_async.projections.records import StoredRow
+from chroma_async.protocol import (
+    AddRecords,
+    CountRecords,
+    DeleteRecords,
+    GetIndexingStatus,
+    GetRecords,
+    QueryRecords,
+    UpdateRecords,
+    UpsertRecords,
+)
+from chroma_async.protocol.embeddings import NO_VECTORS
+from chroma_async.protocol.records import RecordsCall, WriteRecords
+from chroma_async.protocol.results import (
+    Columns,
+    DeleteResult,
+    GetResult,
+    IndexingStatus,
+    QueryResult,
+    WriteResult,
+)
+from chroma_async.protocol.validation import normalise_metadata
+
+T = TypeVar("T")
+
+ENCODE_INLINE_BYTES: Final = 64 * 2**10
+"""Smaller batches are encoded on the event loop: a trip to a worker thread would cost more."""
+
+DEFAULT_RESULTS: Final = 10
+
+
+def _find(context: Context, call: RecordsCall[Any]) -> Collection:
+    """Return the collection of a call, then check what the call asks of it."""
+    collection = require_collection(context.follower.catalog, call)
+    call.validate_fields()
+    return collection
+
+
+# ---- writes
+
+
+@handles(AddRecords)
+@handles(UpsertRecords)
+@handles(UpdateRecords)
+async def write(context: Context, call: WriteRecords) -> WriteResult:
+    """Append one batch, whole or not at all."""
+    collection = _find(context, call)
+    _check_dimension(collection, _dimension(call))
+    call.validate_lengths()
+    size = _size_estimate(call)
+    await context.wait_for_room(size)
+    if size <= ENCODE_INLINE_BYTES:
+        append = _encode(collection, call)
+    else:
+        append = await context.workers.run(lambda: _encode(collection, call))
+
+    def decide(catalog: Catalog) -> Decision[WriteResult]:
+        now = require_collection(catalog, call)
+        _check_dimension(now, _dimension(call))
+        return Decision([append], WriteResult)
+
+    return await context.writer.submit(Proposal(decide, size_bytes=len(append.payload)))
+
+
+def _dimension(call: WriteRecords) -> int | None:
+    vectors = NO_VECTORS if call.embeddings is None else call.embeddings.vectors
+    return vectors.shape[1] if len(vectors) else None
+
+
+def _check_dimension(collection: Collection, dimension: int | None) -> None:
+    if collection.dimension is not None and dimension not in (None, collection.dimension):
+        raise InvalidDimensionException(
+            f"Collection expecting embedding with dimension of {collection.dimension}, got {dimension}"
+        )
+
+
+def _size_estimate(call: WriteRecords) -> int:
+    vectors = 0 if call.embeddings is None else call.embeddings.vectors.nbytes
+    return vectors + 64 * len(call.ids) * (1 + (call.documents is not None) + (call.metadatas is not None))
+
+
+def _encode(collection: Collection, call: WriteRecords) -> Append:
+    batch = call.embeddings
+    head = RecordsHead(
+        collection=collection.id,
+        operation=cast("WriteOperation", call.operation),
+        count=len(call.ids),
+        dimension=_dimension(call),
+        fields=call.field_types(),
+    )
+    event = RecordsWritten(
+        head=head,
+        ids=call.ids,
+        vectors=NO_VECTORS if batch is None else batch.vectors,
+        rows=None if batch is None else batch.rows,
+        documents=call.documents,
+        metadatas=_stored_metadatas(call),
+        uris=call.uris,
+    )
+    return Append(head, encode(event), collection.id)
+
+
+def _stored_metadatas(call: WriteRecords) -> list[MetadataPatch | None] | None:
+    if call.metadatas is None:
+        return None
+    return [cast("Metadata | None", normalise_metadata(metadata)) for metadata in call.metadatas]
+
+
+@handles(DeleteRecords)
+async def delete(context: Context, call: DeleteRecords) -> DeleteResult:
+    """Delete by ids at once; by filter, with the log's turn held, so that no write comes between match and delete."""
+    collection = _find(context, call)
+    where = _filter(call.where, call.where_document)
+    if call.ids is None and where is None:
+        return DeleteResult(deleted=0, lsn=None)
+    if where is None:
+        ids = call.ids or []
+        return await context.writer.submit(Proposal(lambda catalog: _decide_delete(catalog, call, ids)))
+    matched: list[str] = []
+
+    async def match() -> None:
+        matched[:] = await _read_view(context, collection, lambda view: _matching_ids(view, call, where, context))
+
+    return await context.writer.submit(Proposal(lambda catalog: _decide_delete(catalog, call, matched), prepare=match))
+
+
+def _decide_delete(catalog: Catalog, call: DeleteRecords, ids: Sequence[str]) -> Decision[DeleteResult]:
+    collection = require_collection(catalog, call)
+    count = len(ids)
+    if not ids:
+        return Decision([], lambda lsn: DeleteResult(deleted=0, lsn=lsn))
+    event = RecordsDeleted(collection.id, list(dict.fromkeys(ids)))
+    return Decision([Append(event, encode(event), collection.id)], lambda lsn: DeleteResult(deleted=count, lsn=lsn))
+
+
+def _matching_ids(view: View, call: DeleteRecords, where: Where, context: Context) -> list[str]:
+    slots = view.slots(call.ids, where, call.missing or context.settings.missing)
+    return [row[1] for row in view.rows(slots if call.limit is None else slots[: call.limit])]
+
+
+# ---- reads
+
+
+def _filter(where: object, where_document: object) -> Where | None:
+    return conjoin(parse_where(where), parse_where_document(where_document))
+
+
+async def _read_view(context: Context, collection: Collection, function: Callable[[View], T], *, columns: bool = True) -> T:
+    """Run a function on a read view, in a worker thread."""
+    reader = context.follower.sink(collection.id)
+
+    def run() -> T:
+        with reader.view(columns=columns) as view:
+            return function(view)
+
+    return await context.workers.run(run)
+
+
+async def _read(context: Context, call: RecordsCall[Any], function: Callable[[View], T], *, columns: bool = True) -> T:
+    return await _read_view(context, _find(context, call), function, columns=columns)
+
+
+@handles(CountRecords)
+async def count(context: Context, call: CountRecords) -> int:
+    return await _read(context, call, lambda view: view.image.live, columns=False)
+
+
+@handles(GetIndexingStatus)
+async def indexing_status(context: Context, call: GetIndexingStatus) -> IndexingStatus:
+    counts = await _read(context, call, lambda view: view.indexing_status(), columns=False)
+    return IndexingStatus(num_indexed_ops=counts.indexed, num_unindexed_ops=counts.unindexed)
+
+
+@handles(GetRecords)
+async def get(context: Context, call: GetRecords) -> GetResult:
+    collection = _find(context, call)
+    where = _filter(call.where, call.where_document)
+
+    def run(view: View) -> GetResult:
+        slots = view.slots(call.ids, where, call.missing or context.settings.missing)
+        first = call.offset or 0
+        chosen = slots[first:] if call.limit is None else slots[first : first + call.limit]
+        return GetResult(_columns(view, chosen, call.include), tuple(call.include))
+
+    return await _read_view(context, collection, run, columns=where is not None)
+
+
+@handles(QueryRecords)
+async def query(context: Context, call: QueryRecords) -> QueryResult:
+    collection = _find(context, call)
+    where = _filter(call.where, call.where_document)
+    queries = cast("Vectors", call.query_embeddings)
+    if len(queries):
+        _check_dimension(collection, queries.shape[1])
+    wanted = DEFAULT_RESULTS if call.n_results is None else call.n_results
+
+    def run(view: View) -> QueryResult:
+        if collection.dimension is None or not len(queries) or not wanted:
+            return _nothing(view, len(queries), call)
+        mask = view.mask(call.ids, where, call.missing or context.settings.missing)
+        amount = min(wanted, view.image.live)
+        found = view.nearest(collection, queries, [mask] * len(queries), [amount] * len(queries))
+        return _query_result(view, found, call)
+
+    return await _read_view(context, collection, run, columns=where is not None)
+
+
+def _nothing(view: View, queries: int, call: QueryRecords) -> QueryResult:
+    empty = Neighbours(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32))
+    return _query_result(view, [empty] * queries, call)
+
+
+def _query_result(view: View, found: Sequence[Neighbours], call: QueryRecords) -> QueryResult:
+    wanted = set(call.include)
+    return QueryResult(
+        columns=[_columns(view, neighbours.slots, call.include) for neighbours in found],
+        distances=[neighbours.distances for neighbours in found] if "distances" in wanted else None,
+        include=tuple(call.include),
+    )
+
+
+def _columns(view: View, slots: Slots, include: Sequence[str]) -> Columns:
+    rows: list[StoredRow] = view.rows(slots)
+    return Columns(
+        ids=[row[1] for row in rows],
+        embeddings=view.vectors(slots) if "embeddings" in include else None,
+        documents=[row[2] for row in rows] if "documents" in include else None,
+        metadatas=[None if row[3] is None else row[3].encode() for row in rows] if "metadatas" in include else None,
+        uris=[row[4] for row in rows] if "uris" in include else None,
+    )

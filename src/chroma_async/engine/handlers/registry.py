@@ -1,0 +1,79 @@
+"""The table from call to handler, and what a handler may use."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, Protocol, TypeVar
+
+from chroma_async.core.catalog import Catalog
+from chroma_async.engine.collection import CollectionReader
+from chroma_async.engine.follower import Follower
+from chroma_async.engine.writer import Writer
+from chroma_async.errors import NotFoundError
+from chroma_async.model import Collection
+from chroma_async.protocol import Call
+from chroma_async.protocol.validation import parse_collection_id
+from chroma_async.seams import Seams, Workers
+from chroma_async.settings import EngineSettings
+
+R = TypeVar("R")
+C = TypeVar("C", bound=Call[Any])
+
+
+class Context(Protocol):
+    """The engine as its handlers see it."""
+
+    @property
+    def settings(self) -> EngineSettings: ...
+    @property
+    def seams(self) -> Seams: ...
+    @property
+    def workers(self) -> Workers: ...
+    @property
+    def follower(self) -> Follower[CollectionReader]: ...
+    @property
+    def writer(self) -> Writer: ...
+    @property
+    def is_ready(self) -> bool: ...
+    async def wait_for_room(self, size_bytes: int) -> None: ...
+
+
+Handler = Callable[[Context, Any], Awaitable[Any]]
+
+HANDLERS: Final[dict[type[Call[Any]], Handler]] = {}
+
+
+def handles(
+    call: type[Call[R]],
+) -> Callable[[Callable[[Context, Any], Awaitable[R]]], Callable[[Context, Any], Awaitable[R]]]:
+    """Register the function that answers a call; its result is of the call's type."""
+
+    def register(function: Callable[[Context, Any], Awaitable[R]]) -> Callable[[Context, Any], Awaitable[R]]:
+        assert call not in HANDLERS
+        HANDLERS[call] = function
+        return function
+
+    return register
+
+
+class RecordsAddress(Protocol):
+    """A call that names a collection within its tenant and database."""
+
+    @property
+    def tenant(self) -> str: ...
+    @property
+    def database(self) -> str: ...
+    @property
+    def collection_id(self) -> str: ...
+
+
+def require_collection(catalog: Catalog, call: RecordsAddress) -> Collection:
+    """Return the collection of a call, if it belongs to the tenant and database of its path.
+
+    Raises:
+        NotFoundError: there is none, or it is somebody else's.
+    """
+    collection = catalog.collection(parse_collection_id(call.collection_id))
+    if collection is None or (collection.tenant, collection.database) != (call.tenant, call.database):
+        raise NotFoundError(f"Collection [{call.collection_id}] does not exist.")
+    return collection

@@ -1,0 +1,61 @@
+"""Who compacts: a file lock that the operating system releases when its holder dies."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from typing import Final, Protocol
+
+LOCK_FILE: Final = "compactor.lock"
+
+
+class CompactorLock(Protocol):
+    def try_acquire(self) -> bool:
+        """Take the lock if nobody holds it; True when it is held now."""
+        ...
+
+    def release(self) -> None: ...
+
+
+class FileCompactorLock:
+    """An advisory lock on a file of the data directory; it holds the process id of its holder for people to read."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / LOCK_FILE
+        self._descriptor: int | None = None
+
+    def try_acquire(self) -> bool:
+        if self._descriptor is not None:
+            return True
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return False
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()}\n".encode())
+        self._descriptor = descriptor
+        return True
+
+    def release(self) -> None:
+        if self._descriptor is not None:
+            descriptor, self._descriptor = self._descriptor, None
+            os.close(descriptor)
+
+
+class MemoryCompactorLock:
+    """The same among the engines of one process, which share `holder`."""
+
+    def __init__(self, holder: list[object]) -> None:
+        self._holder = holder
+
+    def try_acquire(self) -> bool:
+        if not self._holder:
+            self._holder.append(self)
+        return self._holder[0] is self
+
+    def release(self) -> None:
+        if self._holder and self._holder[0] is self:
+            self._holder.clear()

@@ -1,0 +1,223 @@
+"""The nearest records of a read view: segments and tail searched apart, ranked together by exact distances."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from chroma_async.core.memtable import Tail
+from chroma_async.core.planner import (
+    Gather,
+    ReadAll,
+    ScanPacked,
+    SearchGraph,
+    SegmentCounts,
+    candidates,
+    plan_search,
+)
+from chroma_async.index.distance import Distances, distances, ranking_scores, smallest
+from chroma_async.index.hnsw import GraphFile
+from chroma_async.index.scan import BLOCK_ROWS, Scan
+from chroma_async.model import Mask, Slots, Space, Vectors
+from chroma_async.projections.view import Base, SegmentView
+
+LARGEST: Final = np.finfo(np.float32).max
+
+CHUNK_ROWS: Final = 8_192
+"""Rows that are compared at a time when a segment is read from the disk."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Neighbours:
+    """The nearest records of one query, nearest first: slots and float32 distances, both of shape (n,)."""
+
+    slots: Slots
+    distances: Distances
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SearchTarget:
+    """What is searched. `scans` has one scan for each segment that is small enough to have one.
+
+    `hidden`, shape (base.next_slot,), marks slots whose vector in the base is not the current one.
+    """
+
+    space: Space
+    base: Base
+    tail: Tail
+    scans: Sequence[Scan | None]
+    hidden: Mask | None
+    ef_search: int
+
+
+def search(target: SearchTarget, queries: Vectors, masks: Sequence[Mask | None], counts: Sequence[int]) -> list[Neighbours]:
+    """Return min(counts[i], matches) nearest records for each query i, shape (queries, ndim).
+
+    `masks[i]`, shape (next_slot,), says which slots may be returned; None: all.
+    """
+    parts: list[list[Neighbours]] = [[] for _ in queries]
+    for segment, scan in zip(target.base.segments, target.scans, strict=True):
+        searcher = _SegmentSearch(target, segment, scan)
+        for number, found in enumerate(searcher.run(queries, masks, counts)):
+            parts[number].append(found)
+    for number, query in enumerate(queries):
+        parts[number].append(_search_tail(target, query, masks[number], counts[number]))
+    return [_nearest(found, count) for found, count in zip(parts, counts, strict=True)]
+
+
+def _nearest(parts: Sequence[Neighbours], count: int) -> Neighbours:
+    slots = np.concatenate([part.slots for part in parts])
+    values = np.concatenate([part.distances for part in parts])
+    order = np.lexsort((slots, values))[:count]
+    return Neighbours(slots[order], values[order])
+
+
+def _search_tail(target: SearchTarget, query: Vectors, mask: Mask | None, count: int) -> Neighbours:
+    owners = target.tail.owners
+    rows = np.flatnonzero(owners >= 0)
+    if mask is not None:
+        rows = rows[mask[owners[rows]]]
+    return _rank(target.space, query, target.tail.vectors, rows, owners, count)
+
+
+def _rank(space: Space, query: Vectors, vectors: Vectors, rows: Slots, owners: Slots, count: int) -> Neighbours:
+    """Exact distances of these rows, the nearest `count` of them."""
+    if len(rows) > 4 * candidates(count):
+        scores = ranking_scores(space, query[None, :], vectors[rows])[0]
+        rows = rows[_smallest_or_any(scores, candidates(count))]
+    values = distances(space, query, vectors[rows]) if len(rows) else np.empty(0, dtype=np.float32)
+    best = np.argsort(values, kind="stable")[:count]
+    return Neighbours(owners[rows[best]], values[best])
+
+
+def _smallest_or_any(scores: Distances, count: int) -> Slots:
+    """Positions of the `count` smallest scores; scores that overflowed count as the largest."""
+    return smallest(np.where(np.isfinite(scores), scores, LARGEST), count)
+
+
+class _SegmentSearch:
+    """One segment, searched for a batch of queries."""
+
+    def __init__(self, target: SearchTarget, segment: SegmentView, scan: Scan | None) -> None:
+        self._target = target
+        self._segment = segment
+        self._scan = scan
+        self._owned = segment.owners >= 0
+        if target.hidden is not None:
+            self._owned = self._owned & ~target.hidden[np.maximum(segment.owners, 0)]
+        self._owned_count = int(np.count_nonzero(self._owned))
+
+    def run(self, queries: Vectors, masks: Sequence[Mask | None], counts: Sequence[int]) -> list[Neighbours]:
+        found: dict[int, Neighbours] = {}
+        scanned: list[tuple[int, Mask | None, int]] = []
+        for number, query in enumerate(queries):
+            allowed = self._allowed(masks[number])
+            allowed_count = self._owned_count if allowed is None else int(np.count_nonzero(allowed))
+            plan = self._plan(allowed_count, counts[number], len(queries))
+            match plan:
+                case Gather():
+                    found[number] = self._gather(query, allowed, counts[number])
+                case ReadAll():
+                    found[number] = self._read_all(query, allowed, counts[number])
+                case SearchGraph():
+                    found[number] = self._search_graph(query, allowed, allowed_count, counts[number], plan)
+                case ScanPacked():
+                    scanned.append((number, allowed, plan.fetch))
+        if scanned:
+            self._scan_together(queries, scanned, counts, found)
+        return [found[number] for number in range(len(queries))]
+
+    def _allowed(self, mask: Mask | None) -> Mask | None:
+        """Rows that may be returned, shape (rows,); None: all of them."""
+        if mask is None:
+            return None if self._owned_count == self._segment.rows else self._owned
+        return self._owned & mask[np.maximum(self._segment.owners, 0)]
+
+    def _plan(self, allowed: int, count: int, batch: int) -> Gather | ReadAll | SearchGraph | ScanPacked:
+        graph = self._segment.graph
+        shape = SegmentCounts(
+            rows=self._segment.rows,
+            graph_rows=0 if graph is None else graph.rows,
+            allowed=allowed,
+            ndim=self._segment.vectors.shape[1],
+        )
+        plan = plan_search(shape, n_results=count, batch=batch, ef_search=self._target.ef_search)
+        return ReadAll() if isinstance(plan, ScanPacked) and self._scan is None else plan
+
+    def _gather(self, query: Vectors, allowed: Mask | None, count: int) -> Neighbours:
+        rows = np.arange(self._segment.rows) if allowed is None else np.flatnonzero(allowed)
+        return self._rank(query, rows, count)
+
+    def _rank(self, query: Vectors, rows: Slots, count: int) -> Neighbours:
+        return _rank(self._target.space, query, self._segment.vectors, rows, self._segment.owners, count)
+
+    def _read_all(self, query: Vectors, allowed: Mask | None, count: int, first: int = 0) -> Neighbours:
+        parts = [Neighbours(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32))]
+        for start in range(first, self._segment.rows, CHUNK_ROWS):
+            end = min(start + CHUNK_ROWS, self._segment.rows)
+            rows = np.arange(start, end) if allowed is None else start + np.flatnonzero(allowed[start:end])
+            parts = [_nearest([*parts, self._rank(query, rows, count)], count)]
+        return parts[0]
+
+    def _scan_together(
+        self,
+        queries: Vectors,
+        wanted: Sequence[tuple[int, Mask | None, int]],
+        counts: Sequence[int],
+        found: dict[int, Neighbours],
+    ) -> None:
+        assert self._scan is not None
+        numbers = [number for number, _, _ in wanted]
+        scores = self._scan.scores(queries[numbers])[:, : self._segment.rows]
+        for line, (number, allowed, fetch) in zip(scores, wanted, strict=True):
+            if allowed is not None:
+                line[~allowed] = np.inf
+            found[number] = self._rank(queries[number], _best(line, allowed, fetch), counts[number])
+
+    def _search_graph(
+        self, query: Vectors, allowed: Mask | None, allowed_count: int, count: int, plan: SearchGraph
+    ) -> Neighbours:
+        """Search the graph wider and wider until enough allowed rows are found; read all when that does not help."""
+        graph = self._segment.graph
+        assert graph is not None
+        rest = self._rest(query, graph.rows, allowed, count)
+        covered = allowed_count - self._count_beyond(graph.rows, allowed)
+        fetch = plan.fetch
+        while fetch <= graph.rows // 2:
+            rows = self._graph_rows(graph, query, fetch, max(plan.ef, fetch), allowed)
+            if len(rows) >= min(count, covered):
+                return _nearest([self._rank(query, rows, count), rest], count)
+            fetch *= 2
+        return self._read_all(query, allowed, count)
+
+    def _graph_rows(self, graph: GraphFile, query: Vectors, fetch: int, ef: int, allowed: Mask | None) -> Slots:
+        (rows,) = graph.search(query[None, :], fetch, ef=ef)
+        return rows if allowed is None else rows[allowed[rows]]
+
+    def _count_beyond(self, first: int, allowed: Mask | None) -> int:
+        return self._segment.rows - first if allowed is None else int(np.count_nonzero(allowed[first:]))
+
+    def _rest(self, query: Vectors, first: int, allowed: Mask | None, count: int) -> Neighbours:
+        """The nearest of the rows that have no graph."""
+        if self._scan is None or self._segment.rows - first <= CHUNK_ROWS:
+            return self._read_all(query, allowed, count, first)
+        block = first // BLOCK_ROWS
+        offset = block * BLOCK_ROWS
+        line = self._scan.scores(query[None, :], first_block=block)[0][: self._segment.rows - offset]
+        line[: first - offset] = np.inf
+        if allowed is not None:
+            line[~allowed[offset:]] = np.inf
+        best = _best(line, None if allowed is None else allowed[offset:], candidates(count))
+        best = best[best >= first - offset]
+        return self._rank(query, best + offset, count)
+
+
+def _best(line: Distances, allowed: Mask | None, fetch: int) -> Slots:
+    """Rows with the smallest scores, among the allowed ones only, also where scores overflowed."""
+    best = smallest(line, fetch)
+    if len(best) < min(fetch, len(line) if allowed is None else int(np.count_nonzero(allowed))):
+        return np.arange(len(line)) if allowed is None else np.flatnonzero(allowed)
+    return best

@@ -1,0 +1,206 @@
+"""The one writer of a process: drains an inbox into one transaction (group commit), then answers.
+
+A request leaves a proposal and awaits the outcome. The writer takes the log's turn, knows the log to its end, decides each
+proposal against the catalog, appends the accepted ones and commits once. One bad proposal fails alone. A caller that is
+cancelled gives up its answer; what was proposed is appended whole or not at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Generic, TypeVar
+
+from chroma_async.core.catalog import Catalog, Rows
+from chroma_async.core.events import CatalogEvent, RecordsDeleted, RecordsHead, encode
+from chroma_async.engine.follower import Follower
+from chroma_async.errors import ChromaError, LogConflict, UnavailableError
+from chroma_async.model import CollectionId, Lsn
+from chroma_async.seams import Clock
+from chroma_async.wal import LogStore, NewEntry
+
+R = TypeVar("R")
+
+BATCH_ENTRIES_MAX: Final = 256
+BATCH_BYTES_MAX: Final = 32 * 2**20
+
+logger = logging.getLogger("chroma_async.writer")
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    """One entry to be: what the catalog folds, and the bytes, encoded by whoever proposed it."""
+
+    head: CatalogEvent | RecordsHead | RecordsDeleted
+    payload: bytes
+    collection: CollectionId | None
+
+    @classmethod
+    def of_catalog(cls, event: CatalogEvent) -> Append:
+        return cls(event, encode(event), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision(Generic[R]):
+    """What a proposal comes to: entries, and the answer, given the LSN of its last entry (of the log's end for none)."""
+
+    appends: Sequence[Append]
+    answer: Callable[[Lsn], R]
+
+
+@dataclass(slots=True, eq=False)
+class Proposal(Generic[R]):
+    """A write that waits. `decide` is pure and may refuse by raising a ChromaError.
+
+    `prepare` runs before it, with the log's turn held and everything known, when the decision needs to look at records.
+    """
+
+    decide: Callable[[Catalog], Decision[R]]
+    size_bytes: int = 0
+    prepare: Callable[[], Awaitable[None]] | None = None
+    outcome: asyncio.Future[R] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+class Writer:
+    """Owns the appending side of a process's log."""
+
+    def __init__(self, log: LogStore, follower: Follower[Any], clock: Clock) -> None:
+        self._log = log
+        self._follower = follower
+        self._clock = clock
+        self._inbox: list[Proposal[Any]] = []
+        self._work = asyncio.Event()
+        self._refusal: str | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="chroma_async.writer")
+
+    async def close(self) -> None:
+        """Append what is waiting, then stop."""
+        if self._task is None:
+            return
+        self._refusal = self._refusal or "the engine is stopping"
+        self._work.set()
+        task, self._task = self._task, None
+        await task
+
+    @property
+    def refusal(self) -> str | None:
+        """Why writes are refused; None while they are not."""
+        return self._refusal
+
+    async def submit(self, proposal: Proposal[R]) -> R:
+        """Return the answer after the entries are durable.
+
+        Raises:
+            ChromaError: the proposal was refused.
+            UnavailableError: the engine takes no writes.
+        """
+        if self._refusal is not None:
+            raise UnavailableError(f"writes are refused: {self._refusal}")
+        self._inbox.append(proposal)
+        self._work.set()
+        return await proposal.outcome
+
+    async def _run(self) -> None:
+        while self._task is not None or self._inbox:
+            await self._work.wait()
+            self._work.clear()
+            while self._inbox:
+                await self.process(self._take())
+
+    def _take(self) -> list[Proposal[Any]]:
+        """The next group: as many proposals as fit, or one alone that needs to look at records."""
+        if self._inbox[0].prepare is not None:
+            return [self._inbox.pop(0)]
+        count = size = 0
+        for proposal in self._inbox[:BATCH_ENTRIES_MAX]:
+            size += proposal.size_bytes
+            if proposal.prepare is not None or (count and size > BATCH_BYTES_MAX):
+                break
+            count += 1
+        group, self._inbox = self._inbox[:count], self._inbox[count:]
+        return group
+
+    async def process(self, group: Sequence[Proposal[Any]]) -> None:
+        """Decide, append, commit and answer one group."""
+        try:
+            async with self._log.exclusive():
+                answers = await self._append(group)
+        except ChromaError as error:
+            self._fail(group, error)
+        except Exception as error:
+            self._stop_writing(group, error)
+        else:
+            for proposal, answer in answers:
+                _resolve(proposal, answer)
+
+    async def _append(self, group: Sequence[Proposal[Any]]) -> list[tuple[Proposal[Any], Any]]:
+        while True:
+            await self._follower.catch_up()
+            for proposal in group:
+                if proposal.prepare is not None:
+                    await proposal.prepare()
+            draft = _Draft(self._follower.catalog.fork(), self._follower.position, self._clock.now_ns())
+            for proposal in group:
+                draft.add(proposal)
+            if not draft.entries:
+                return draft.answers()
+            try:
+                first = await self._log.append(draft.entries, after=self._follower.position, rows=draft.rows)
+            except LogConflict:
+                continue
+            self._follower.accept(first, [(entry.collection, entry.payload) for entry in draft.entries], draft.catalog)
+            return draft.answers()
+
+    def _fail(self, group: Sequence[Proposal[Any]], error: ChromaError) -> None:
+        for proposal in group:
+            if not proposal.outcome.done():
+                proposal.outcome.set_exception(error)
+
+    def _stop_writing(self, group: Sequence[Proposal[Any]], error: Exception) -> None:
+        """A stopped database is a good database compared with a guessing one."""
+        self._refusal = f"an append failed in a way that leaves its outcome unknown; restart to go on. reason={error!r}"
+        logger.error("writer.stopped reason=%r", error)
+        inbox, self._inbox = self._inbox, []
+        self._fail([*group, *inbox], UnavailableError(f"writes are refused: {self._refusal}"))
+
+
+class _Draft:
+    """A transaction in the making."""
+
+    def __init__(self, catalog: Catalog, position: Lsn, now_ns: int) -> None:
+        self.catalog = catalog
+        self.entries: list[NewEntry] = []
+        self.rows: Rows = {}
+        self._position = position
+        self._now_ns = now_ns
+        self._answers: list[tuple[Proposal[Any], Any]] = []
+
+    def add(self, proposal: Proposal[Any]) -> None:
+        """Let a proposal in, or note why not."""
+        try:
+            decision = proposal.decide(self.catalog)
+        except ChromaError as error:
+            self._answers.append((proposal, error))
+            return
+        for append in decision.appends:
+            self.rows.update(self.catalog.apply(append.head))
+            self.entries.append(NewEntry(append.payload, self._now_ns, append.collection))
+        lsn = Lsn(self._position + len(self.entries))
+        self._answers.append((proposal, decision.answer(lsn)))
+
+    def answers(self) -> list[tuple[Proposal[Any], Any]]:
+        return self._answers
+
+
+def _resolve(proposal: Proposal[Any], answer: object) -> None:
+    if proposal.outcome.done():
+        return
+    if isinstance(answer, ChromaError):
+        proposal.outcome.set_exception(answer)
+    else:
+        proposal.outcome.set_result(answer)

@@ -1,0 +1,58 @@
+"""Exact distances in float32, by Chroma's formulas.
+
+    l2      sum((a - b)^2)             squared, no root
+    ip      1 - dot(a, b)
+    cosine  1 - dot(a, b) / (|a| |b|)  1 when either vector is zero
+
+Source: Chroma's documentation of `hnsw:space`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from chroma_async.model import Space, Vectors
+
+Distances = npt.NDArray[np.float32]
+
+
+def distances(space: Space, query: Vectors, rows: Vectors) -> Distances:
+    """Distances of one query, shape (ndim,), to rows, shape (n, ndim); shape (n,). Overflow gives inf or nan."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        if space == "l2":
+            return _squared_norms(rows - query)
+        products: Distances = rows @ query
+        if space == "cosine":
+            products = products * _inverse_norms(rows) * _inverse_norms(query[None, :])[0]
+        return np.float32(1) - products
+
+
+def ranking_scores(space: Space, queries: Vectors, rows: Vectors) -> Distances:
+    """Scores that rank as the distances do, up to rounding: shape (queries, n), by one matrix product."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        products: Distances = queries @ rows.T
+        if space == "l2":
+            return _squared_norms(rows) - np.float32(2) * products
+        return -products if space == "ip" else -products * _inverse_norms(rows)
+
+
+def _squared_norms(rows: Vectors) -> Distances:
+    norms: Distances = np.einsum("ij,ij->i", rows, rows)
+    return norms
+
+
+def _inverse_norms(rows: Vectors) -> Distances:
+    """1 / |row|, and 0 for a zero row, which makes its cosine distance 1."""
+    norms = np.sqrt(_squared_norms(rows))
+    inverse: Distances = np.divide(np.float32(1), norms, out=np.zeros_like(norms), where=norms > 0)
+    return inverse
+
+
+def smallest(scores: Distances, count: int) -> npt.NDArray[np.int64]:
+    """Positions of the `count` smallest finite scores of shape (n,), in no order; +inf and nan are never chosen."""
+    if len(scores) > count:
+        positions = np.argpartition(scores, count - 1)[:count] if count else np.empty(0, dtype=np.int64)
+    else:
+        positions = np.arange(len(scores))
+    return positions[scores[positions] < np.inf].astype(np.int64, copy=False)

@@ -1,0 +1,90 @@
+"""The manifest: where reachability starts. One row, replaced in the transaction that applies entries."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from chroma_async.errors import FormatError, StorageCorrupt
+from chroma_async.model import Lsn, Space
+
+FORMAT: Final = 1
+
+
+class PieceRef(msgspec.Struct, frozen=True):
+    """A file of metadata columns."""
+
+    file: str
+    rows: int
+    crc: int
+
+
+class GraphRef(msgspec.Struct, frozen=True):
+    """A graph over the first `rows` vectors of its segment."""
+
+    file: str
+    rows: int
+    crc: int
+
+
+class SegmentRef(msgspec.Struct, frozen=True):
+    """A directory with vectors and their slots; `rows` of them are published. A sealed one takes no more."""
+
+    number: int
+    rows: int
+    sealed: bool = False
+    graph: GraphRef | None = None
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """The state of a collection's projections as of `applied` (through).
+
+    `version` grows by one with each publication; `next_slot` is what the next new record gets; `live` counts records;
+    `operations` counts written and deleted records that were applied, ever.
+    """
+
+    format: int = FORMAT
+    version: int = 0
+    applied: Lsn = Lsn(0)
+    next_slot: int = 0
+    next_file: int = 1
+    live: int = 0
+    operations: int = 0
+    dimension: int | None = None
+    space: Space = "l2"
+    pieces: tuple[PieceRef, ...] = ()
+    segments: tuple[SegmentRef, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        return sum(segment.rows for segment in self.segments)
+
+    def files(self) -> frozenset[str]:
+        """Names of the files and directories that this manifest reaches, relative to the collection's directory."""
+        graphs = [f"segments/{item.number}/{item.graph.file}" for item in self.segments if item.graph is not None]
+        directories = [f"segments/{item.number}" for item in self.segments]
+        return frozenset([*(f"columns/{piece.file}" for piece in self.pieces), *directories, *graphs])
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    return msgspec.json.encode(manifest)
+
+
+def decode_manifest(raw: bytes) -> Manifest:
+    """Return the manifest.
+
+    Raises:
+        FormatError: a newer release wrote it.
+        StorageCorrupt: it is damaged.
+    """
+    try:
+        manifest = msgspec.json.decode(raw, type=Manifest)
+    except msgspec.DecodeError as error:
+        raise StorageCorrupt(f"manifest is damaged. reason={error}") from error
+    if manifest.format > FORMAT:
+        raise FormatError(
+            f"collection was written by a newer release; upgrade chroma_async to open it. "
+            f"format={manifest.format} known={FORMAT}"
+        )
+    return manifest

@@ -1,0 +1,197 @@
+"""Metadata tables: slot, id, document, metadata and uri of each record, the manifest, and a full-text index.
+
+Documents are indexed by trigrams (SQLite FTS5) as a prefilter; an exact check follows, so that `$contains` is right for any
+script. Needles of one or two characters, and those that hold a NUL, are looked for by a scan.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, cast
+
+import numpy as np
+import orjson
+
+from chroma_async.core.memtable import Row, Tail
+from chroma_async.model import Metadata, Slots
+from chroma_async.projections.manifest import Manifest, decode_manifest, encode_manifest
+
+TRIGRAM: Final = 3
+TRIGRAMS_MAX: Final = 24
+"""Trigrams of a long needle that are asked for; the exact check does the rest."""
+
+SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS records (
+    slot INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, document TEXT, metadata TEXT, uri TEXT
+);
+CREATE VIRTUAL TABLE IF NOT EXISTS documents USING fts5 (
+    document, content='records', content_rowid='slot', tokenize='trigram case_sensitive 1', detail=none, columnsize=0
+);
+CREATE TABLE IF NOT EXISTS manifest (one INTEGER PRIMARY KEY CHECK (one = 1), version INTEGER NOT NULL, body BLOB NOT NULL);
+"""
+
+StoredRow = tuple[int, str, str | None, str | None, str | None]
+"""slot, id, document, metadata (JSON), uri"""
+
+
+class RecordTables:
+    """One connection to the tables of a collection. Used by one thread at a time."""
+
+    def __init__(self, path: Path, *, writable: bool) -> None:
+        """Open the file; a writable connection makes the tables when they are absent.
+
+        Raises:
+            sqlite3.OperationalError: the file can't be opened.
+        """
+        mode = "rwc" if writable else "rw"
+        self._connection = sqlite3.connect(
+            f"{path.as_uri()}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False, timeout=10.0
+        )
+        self._connection.execute("PRAGMA cache_size = -8000")
+        self._connection.execute("PRAGMA mmap_size = 268435456")
+        if writable:
+            self._prepare()
+
+    def _prepare(self) -> None:
+        self._connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        self._connection.execute("PRAGMA journal_mode = WAL")
+        self._connection.execute("PRAGMA synchronous = FULL")
+        self._connection.executescript(SCHEMA)
+
+    def close(self) -> None:
+        self._connection.close()
+
+    @contextmanager
+    def transaction(self, *, write: bool = False) -> Iterator[None]:
+        """One instant of the tables for all that is read inside; with `write`, all or nothing."""
+        self._connection.execute("BEGIN IMMEDIATE" if write else "BEGIN")
+        try:
+            yield
+        except BaseException:
+            self._connection.execute("ROLLBACK")
+            raise
+        self._connection.execute("COMMIT")
+
+    # ---- reading
+
+    def version(self) -> int:
+        """Version of the manifest, 0 before the first."""
+        row = self._connection.execute("SELECT version FROM manifest").fetchone()
+        return 0 if row is None else cast("int", row[0])
+
+    def manifest(self) -> Manifest:
+        row = self._connection.execute("SELECT body FROM manifest").fetchone()
+        return Manifest() if row is None else decode_manifest(row[0])
+
+    def lookup(self, ids: Sequence[str]) -> dict[str, Row]:
+        """The records of these ids, whole."""
+        found = self._connection.execute(
+            "SELECT slot, id, document, metadata, uri FROM records WHERE id IN (SELECT value FROM json_each(?))",
+            (orjson.dumps(ids).decode(),),
+        )
+        return {row[1]: Row(row[0], row[1], row[2], decode_metadata(row[3]), row[4]) for row in found}
+
+    def slots_of(self, ids: Sequence[str]) -> dict[str, int]:
+        found = self._connection.execute(
+            "SELECT id, slot FROM records WHERE id IN (SELECT value FROM json_each(?))", (orjson.dumps(ids).decode(),)
+        )
+        return dict(cast("Iterable[tuple[str, int]]", found))
+
+    def rows(self, slots: Sequence[int]) -> dict[int, StoredRow]:
+        """The stored rows of these slots."""
+        marks = ",".join("?" * len(slots)) if len(slots) <= 64 else "SELECT value FROM json_each(?)"
+        values = slots if len(slots) <= 64 else (orjson.dumps(slots).decode(),)
+        found = self._connection.execute(
+            f"SELECT slot, id, document, metadata, uri FROM records WHERE slot IN ({marks})", tuple(values)
+        )
+        return {row[0]: row for row in found}
+
+    def slots_containing(self, needle: str) -> Slots:
+        """Slots of the records whose document contains the text literally; of all with a document when it is empty."""
+        if not needle:
+            return self._slots("SELECT slot FROM records WHERE document IS NOT NULL", ())
+        if len(needle) < TRIGRAM or "\0" in needle:
+            return self._slots("SELECT slot FROM records WHERE instr(document, ?) > 0", (needle,))
+        return self._slots(
+            "SELECT slot FROM records WHERE slot IN (SELECT rowid FROM documents WHERE documents MATCH ?) "
+            "AND instr(document, ?) > 0",
+            (_match_expression(needle), needle),
+        )
+
+    def documents(self) -> Iterator[tuple[int, str]]:
+        """Slot and text of every document."""
+        found = self._connection.execute("SELECT slot, document FROM records WHERE document IS NOT NULL")
+        return cast("Iterator[tuple[int, str]]", iter(found))
+
+    def _slots(self, sql: str, values: tuple[str, ...]) -> Slots:
+        found = self._connection.execute(sql, values)
+        return np.fromiter((row[0] for row in found), dtype=np.int64)
+
+    # ---- writing, inside a transaction
+
+    def publish(self, manifest: Manifest) -> None:
+        """Make this the manifest; what it reaches was made durable before."""
+        self._connection.execute(
+            "INSERT OR REPLACE INTO manifest (one, version, body) VALUES (1, ?, ?)",
+            (manifest.version, encode_manifest(manifest)),
+        )
+
+    def apply(self, tail: Tail) -> None:
+        """Write the rows that a fold of entries leaves."""
+        gone = tail.dead.tolist()
+        changed = sorted(tail.overrides)
+        self._forget_documents([*gone, *changed])
+        self._connection.executemany("DELETE FROM records WHERE slot = ?", ((slot,) for slot in gone))
+        rows = [*(tail.overrides[slot] for slot in changed), *(row for row in tail.rows if row is not None)]
+        self._connection.executemany(
+            "INSERT OR REPLACE INTO records (slot, id, document, metadata, uri) VALUES (?, ?, ?, ?, ?)",
+            ((row.slot, row.id, row.document, encode_metadata(row.metadata), row.uri) for row in rows),
+        )
+        self._connection.executemany(
+            "INSERT INTO documents (rowid, document) VALUES (?, ?)",
+            ((row.slot, _indexed_text(row.document)) for row in rows if row.document is not None),
+        )
+
+    def _forget_documents(self, slots: Sequence[int]) -> None:
+        if not slots:
+            return
+        stored = self._connection.execute(
+            "SELECT slot, document FROM records WHERE document IS NOT NULL AND slot IN (SELECT value FROM json_each(?))",
+            (orjson.dumps(slots).decode(),),
+        ).fetchall()
+        self._connection.executemany(
+            "INSERT INTO documents (documents, rowid, document) VALUES ('delete', ?, ?)",
+            ((slot, _indexed_text(document)) for slot, document in stored),
+        )
+
+    def shrink(self, pages: int = 1000) -> None:
+        """Give free pages back to the file system, a bounded number at a time."""
+        self._connection.execute(f"PRAGMA incremental_vacuum({pages})").fetchall()
+
+    def integrity_errors(self) -> list[str]:
+        """What SQLite's own check finds wrong."""
+        rows = self._connection.execute("PRAGMA integrity_check(10)").fetchall()
+        return [row[0] for row in rows if row[0] != "ok"]
+
+
+def decode_metadata(stored: str | None) -> Metadata | None:
+    return None if stored is None else cast("Metadata", orjson.loads(stored))
+
+
+def encode_metadata(metadata: Mapping[str, object] | None) -> str | None:
+    return None if metadata is None else orjson.dumps(metadata).decode()
+
+
+def _indexed_text(document: str) -> str:
+    """The text as the trigram index sees it: its tokenizer ends at a NUL."""
+    return document.replace("\0", " ")
+
+
+def _match_expression(needle: str) -> str:
+    """An FTS5 expression that holds for every document that contains the needle."""
+    trigrams = dict.fromkeys(needle[start : start + TRIGRAM] for start in range(len(needle) - TRIGRAM + 1))
+    quoted = ['"' + trigram.replace('"', '""') + '"' for trigram in list(trigrams)[:TRIGRAMS_MAX]]
+    return " AND ".join(quoted)

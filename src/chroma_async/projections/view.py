@@ -1,0 +1,245 @@
+"""The base of a read view: everything that a manifest reaches, mapped and ready to be searched. It never changes.
+
+A newer base is made from the one before it: columns, packed rows and graphs that both reach are shared.
+"""
+
+from __future__ import annotations
+
+import logging
+import mmap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, cast
+
+import numpy as np
+
+from chroma_async.core.columns import ColumnPiece, decode, verify
+from chroma_async.errors import StorageCorrupt
+from chroma_async.index.hnsw import GraphFile
+from chroma_async.index.scan import Scan, ScanBuilder
+from chroma_async.model import Mask, Slots, Vectors
+from chroma_async.projections.manifest import GraphRef, Manifest, PieceRef, SegmentRef
+
+NO_SLOT: Final = -1
+COLUMNS, SEGMENTS = "columns", "segments"
+VECTORS_FILE, SLOTS_FILE = "vectors.f32", "slots.i64"
+
+logger = logging.getLogger("chroma_async.projections")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SegmentView:
+    """One segment. `vectors` has shape (rows, ndim); `owners`, shape (rows,): the slot whose vector it is, or NO_SLOT."""
+
+    number: int
+    vectors: Vectors
+    slots: Slots
+    owners: Slots
+    scan: ScanBuilder
+    graph: GraphFile | None
+
+    @property
+    def rows(self) -> int:
+        return len(self.owners)
+
+    def scanned(self) -> Scan:
+        """All rows, packed. The caller holds the collection's lock."""
+        return self.scan.extend(self.vectors)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Base:
+    """Collection state as of `manifest.applied`. `alive`, shape (next_slot,), says which slots hold a record.
+
+    `locations`, shape (next_slot, 2): segment position and row of each slot's vector, NO_SLOT where there is none.
+    """
+
+    manifest: Manifest
+    pieces: tuple[ColumnPiece, ...]
+    alive: Mask
+    locations: Slots
+    segments: tuple[SegmentView, ...]
+
+    @property
+    def live(self) -> int:
+        return self.manifest.live
+
+    def vectors_of(self, slots: Slots) -> Vectors:
+        """The vectors of these slots, shape (n, ndim); each of them has one."""
+        out = np.empty((len(slots), self.manifest.dimension or 0), dtype=np.float32)
+        where = self.locations[slots]
+        for position, segment in enumerate(self.segments):
+            here = where[:, 0] == position
+            if here.any():
+                out[here] = segment.vectors[where[here, 1]]
+        return out
+
+
+EMPTY_BASE: Final = Base(
+    manifest=Manifest(),
+    pieces=(),
+    alive=np.empty(0, dtype=np.bool_),
+    locations=np.empty((0, 2), dtype=np.int64),
+    segments=(),
+)
+
+
+def load_base(directory: Path, manifest: Manifest, before: Base) -> Base:
+    """Return the base that a manifest reaches, sharing what it can with the one before.
+
+    Raises:
+        StorageCorrupt: a column or vector file is missing or damaged. A damaged graph is left out instead, and logged.
+    """
+    pieces = _load_pieces(directory, manifest.pieces, before)
+    kept = _common_prefix(before.manifest.pieces, manifest.pieces)
+    segments_kept = _rows_only_grew(before.manifest.segments, manifest.segments)
+    fresh = before if kept == len(before.manifest.pieces) and segments_kept else EMPTY_BASE
+    alive = _alive(fresh, pieces[len(fresh.pieces) :], manifest.next_slot)
+    segments = [_load_segment(directory, ref, manifest, before) for ref in manifest.segments]
+    locations, owners = _assign(fresh, segments, alive, manifest.next_slot)
+    return Base(
+        manifest=manifest,
+        pieces=pieces,
+        alive=alive,
+        locations=locations,
+        segments=tuple(
+            SegmentView(view.number, view.vectors, view.slots, owned, view.scan, view.graph)
+            for view, owned in zip(segments, owners, strict=True)
+        ),
+    )
+
+
+def _common_prefix(old: Sequence[PieceRef], new: Sequence[PieceRef]) -> int:
+    count = 0
+    while count < min(len(old), len(new)) and old[count].file == new[count].file:
+        count += 1
+    return count
+
+
+def _rows_only_grew(old: Sequence[SegmentRef], new: Sequence[SegmentRef]) -> bool:
+    return len(old) <= len(new) and all(
+        mine.number == theirs.number and mine.rows <= theirs.rows for mine, theirs in zip(old, new, strict=False)
+    )
+
+
+def map_file(path: Path) -> memoryview:
+    """Return the bytes of a file, mapped, not read.
+
+    Raises:
+        StorageCorrupt: it is not there.
+    """
+    try:
+        with path.open("rb") as file:
+            if path.stat().st_size == 0:
+                return memoryview(b"")
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    except OSError as error:
+        raise StorageCorrupt(f"file can't be read. path={path} reason={error}") from error
+
+
+def _load_pieces(directory: Path, refs: Sequence[PieceRef], before: Base) -> tuple[ColumnPiece, ...]:
+    loaded: Mapping[str, ColumnPiece] = dict(zip((ref.file for ref in before.manifest.pieces), before.pieces, strict=True))
+    return tuple(loaded.get(ref.file) or load_piece(directory, ref) for ref in refs)
+
+
+def load_piece(directory: Path, ref: PieceRef) -> ColumnPiece:
+    """Return a column file after a check of its checksums.
+
+    Raises:
+        StorageCorrupt: it is missing or damaged.
+    """
+    buffer = map_file(directory / COLUMNS / ref.file)
+    verify(buffer)
+    return decode(buffer)
+
+
+def _alive(fresh: Base, news: Sequence[ColumnPiece], next_slot: int) -> Mask:
+    alive = np.zeros(next_slot, dtype=np.bool_)
+    alive[: len(fresh.alive)] = fresh.alive
+    for piece in news:
+        alive[piece.slots] = True
+        alive[piece.dead] = False
+    return alive
+
+
+def map_segment(directory: Path, ref: SegmentRef, dimension: int) -> tuple[Vectors, Slots]:
+    """Return the published vectors, shape (rows, dimension), and slots, shape (rows,), of a segment, mapped.
+
+    Raises:
+        StorageCorrupt: a file is missing, or shorter than the manifest says.
+    """
+    folder = directory / SEGMENTS / str(ref.number)
+    vectors = map_file(folder / VECTORS_FILE)
+    slots = map_file(folder / SLOTS_FILE)
+    if len(vectors) < ref.rows * dimension * 4 or len(slots) < ref.rows * 8:
+        raise StorageCorrupt(f"vector file is shorter than its manifest says. path={folder} rows={ref.rows}")
+    matrix = np.frombuffer(vectors, dtype="<f4", count=ref.rows * dimension).reshape(ref.rows, dimension)
+    return cast("Vectors", matrix), np.frombuffer(slots, dtype="<i8", count=ref.rows)
+
+
+def _load_segment(directory: Path, ref: SegmentRef, manifest: Manifest, before: Base) -> SegmentView:
+    old = next((view for view in before.segments if view.number == ref.number), None)
+    vectors, slots = map_segment(directory, ref, manifest.dimension or 0)
+    return SegmentView(
+        number=ref.number,
+        vectors=vectors,
+        slots=slots,
+        owners=np.empty(0, dtype=np.int64),
+        scan=ScanBuilder(manifest.space) if old is None else old.scan,
+        graph=_load_graph(directory, ref, None if old is None else old.graph),
+    )
+
+
+def _load_graph(directory: Path, ref: SegmentRef, old: GraphFile | None) -> GraphFile | None:
+    if ref.graph is None:
+        return None
+    path = graph_path(directory, ref, ref.graph)
+    if old is not None and old.path == path:
+        return old
+    try:
+        return GraphFile(path, rows=ref.graph.rows, crc=ref.graph.crc)
+    except StorageCorrupt as error:
+        logger.warning("graph.damaged path=%s reason=%s reads=exact", path, error)
+        return None
+
+
+def graph_path(directory: Path, segment: SegmentRef, graph: GraphRef) -> Path:
+    return directory / SEGMENTS / str(segment.number) / graph.file
+
+
+def _assign(fresh: Base, segments: Sequence[SegmentView], alive: Mask, next_slot: int) -> tuple[Slots, list[Slots]]:
+    """Say where each slot's vector is, and which slot owns each vector: the newest vector of a live slot."""
+    locations = np.full((next_slot, 2), NO_SLOT, dtype=np.int64)
+    locations[: len(fresh.locations)] = fresh.locations
+    owners = [np.full(len(view.slots), NO_SLOT, dtype=np.int64) for view in segments]
+    for position, view in enumerate(fresh.segments):
+        owners[position][: view.rows] = view.owners
+    for position, view in enumerate(segments):
+        first = fresh.segments[position].rows if position < len(fresh.segments) else 0
+        _take_rows(locations, owners, position, view.slots, first)
+    dead = np.flatnonzero((locations[:, 0] != NO_SLOT) & ~alive)
+    for position, owned in enumerate(owners):
+        here = dead[locations[dead, 0] == position]
+        owned[locations[here, 1]] = NO_SLOT
+    locations[dead] = NO_SLOT
+    return locations, owners
+
+
+def _take_rows(locations: Slots, owners: list[Slots], position: int, slots: Slots, first: int) -> None:
+    """Let rows from `first` on own their slots, newest last; owners that lose a slot are told."""
+    rows = np.arange(first, len(slots))
+    if not len(rows):
+        return
+    slots_new = slots[first:]
+    _, last = np.unique(slots_new[::-1], return_index=True)
+    keep = np.sort(len(slots_new) - 1 - last)
+    rows, slots_new = rows[keep], slots_new[keep]
+    old = locations[slots_new]
+    for earlier in range(position + 1):
+        lost = old[:, 0] == earlier
+        if lost.any():
+            owners[earlier][old[lost, 1]] = NO_SLOT
+    owners[position][rows] = slots_new
+    locations[slots_new, 0] = position
+    locations[slots_new, 1] = rows
