@@ -67,8 +67,6 @@ def _close_all() -> None:
         loop.close()
 
 
-_before_threads_are_joined: Callable[[Callable[[], None]], object] = getattr(
-    threading, "_register_atexit", atexit.register
-)
+_before_threads_are_joined: Callable[[Callable[[], None]], object] = getattr(threading, "_register_atexit", atexit.register)
 _before_threads_are_joined(_close_all)
 assert _executors is not None

@@ -133,5 +133,3 @@ class Connectable:
             self.close()
             raise
         return self
-
-

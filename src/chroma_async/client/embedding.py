@@ -147,7 +147,7 @@ def describe(function: EmbeddingArgument) -> JsonObject | None:
         described: JsonObject = {"type": "known", "name": name, "config": cast("Json", config())}
     except NotImplementedError:
         return dict(LEGACY)
-    if name not in _registry:
+    if not isinstance(function, WrappedFunction):
         _registry[name] = cast("Builder", build)
     return described
 

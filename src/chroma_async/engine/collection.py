@@ -314,7 +314,8 @@ class View:
         old = positions < 0
         out = np.empty((len(slots), self.image.base.manifest.dimension or 0), dtype=np.float32)
         out[old] = self.image.base.vectors_of(slots[old])
-        out[~old] = self.image.tail.vectors[positions[~old]]
+        if not old.all():  # a tail without vectors has no dimension either
+            out[~old] = self.image.tail.vectors[positions[~old]]
         return out
 
     # ---- which are nearest

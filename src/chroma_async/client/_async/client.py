@@ -261,9 +261,7 @@ class AsyncClientAPI(AsyncConnectable):
             NotFoundError: there is none in this tenant and database.
             InvalidArgumentError: it is no UUID.
         """
-        model = await self._send(
-            GetCollectionById(tenant=self.tenant, database=self.database, collection_id=str(id))
-        )
+        model = await self._send(GetCollectionById(tenant=self.tenant, database=self.database, collection_id=str(id)))
         require_same(embedding_function, model.embedding_function)
         return self._collection(model, embedding_function, data_loader)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from uuid import UUID
 
 from chroma_async.client.checks import (
@@ -129,8 +129,7 @@ class AsyncCollection:
 
     def _described(self, part: str) -> JsonObject:
         described = collection_to_json(self._model)[part]
-        assert isinstance(described, dict)
-        return described
+        return cast("JsonObject", described)
 
     @property
     def _identity(self) -> tuple[object, ...]:
@@ -323,9 +322,7 @@ class AsyncCollection:
     async def count(self, read_level: Any = "index_and_wal") -> int:
         """Return the number of records."""
         level = getattr(read_level, "value", read_level)
-        call = CountRecords(
-            tenant=self.tenant, database=self.database, collection_id=self._model.id, read_level=level
-        )
+        call = CountRecords(tenant=self.tenant, database=self.database, collection_id=self._model.id, read_level=level)
         return await self._transport.send(call)
 
     async def get_indexing_status(self) -> IndexingStatus:

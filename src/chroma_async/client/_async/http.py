@@ -101,6 +101,4 @@ class AsyncHttpTransport:
             return self._pool
 
     def _new_pool(self) -> httpx.AsyncClient:
-        return httpx.AsyncClient(
-            headers=self._headers, timeout=self._timeout, limits=self._limits, verify=self._verify
-        )
+        return httpx.AsyncClient(headers=self._headers, timeout=self._timeout, limits=self._limits, verify=self._verify)

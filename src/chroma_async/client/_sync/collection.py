@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from uuid import UUID
 
 from chroma_async.client.checks import (
@@ -130,8 +130,7 @@ class Collection:
 
     def _described(self, part: str) -> JsonObject:
         described = collection_to_json(self._model)[part]
-        assert isinstance(described, dict)
-        return described
+        return cast("JsonObject", described)
 
     @property
     def _identity(self) -> tuple[object, ...]:
