@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import NoReturn
@@ -14,7 +15,10 @@ from chroma_async.errors import ChromaError, FormatError
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 
-console = Console(highlight=False)
+_WIDTH_UNBOUND = 240
+
+console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH_UNBOUND)
+"""Tables fit a terminal; in a file or pipe nothing is cut off."""
 
 
 def fail(message: str, code: int = EXIT_USAGE) -> NoReturn:

@@ -62,7 +62,7 @@ def check_directory(path: Path, engine: EngineSettings) -> None:
     try:
         asyncio.run(_open_and_close(path, engine))
     except (FormatError, ChromaError) as error:
-        raise StartError(f"can't use the data directory: {error} path={str(path)!r}") from error
+        raise StartError(f"can't use the data directory: {error}") from error
     except OSError as error:
         reason = error.strerror or error
         raise StartError(f"can't open the data directory; choose another --path. path={str(path)!r} ({reason})") from error

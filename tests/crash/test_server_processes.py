@@ -1,0 +1,214 @@
+"""A real server, its processes, and signals: what is promised to those who stop it or kill a part of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+NEWER = '{"format": 999999, "product": "chroma_async"}'
+COMMAND = [sys.executable, "-c", "from chroma_async.cli import main; main()"]
+COLLECTIONS = "/api/v2/tenants/default_tenant/databases/default_database/collections"
+CREATE = b'{"name": "docs", "get_or_create": true}'
+
+
+class Server:
+    """A server on a free port, started by the command line."""
+
+    def __init__(self, directory: Path, *options: str) -> None:
+        self._log = directory / "server.log"
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [*COMMAND, "run", "--path", str(directory / "data"), "--port", "0", *options],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
+            )
+        assert self.process.stdout is not None
+        welcome = [self.process.stdout.readline().decode() for _ in range(4)]
+        assert welcome[0].startswith("chroma-async "), self.log()
+        self.url = welcome[1].split()[1]
+        self.port = int(self.url.rpartition(":")[2])
+        self.seen = set(self.pids("worker") + self.pids("compactor"))
+
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def pids(self, kind: str) -> list[int]:
+        """All processes of a kind that were ever started, oldest first."""
+        return [int(pid) for pid in re.findall(rf"{kind}\.start pid=(\d+)", self.log())]
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(30)
+
+    def clean_up(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        for pid in self.pids("worker") + self.pids("compactor"):
+            if is_running(pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    started: list[Server] = []
+
+    def start_server(*options: str) -> Server:
+        started.append(Server(tmp_path, *options))
+        return started[-1]
+
+    yield start_server
+    for server in started:
+        server.clean_up()
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process of ours is alive; one that nobody has waited for yet is not."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return status.rpartition(")")[2].split()[0] != "Z"
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return condition()
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url + "/api/v2/heartbeat", timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def begin_request(port: int) -> socket.socket:
+    """Send half of a request; the other half is the caller's."""
+    connection = socket.create_connection(("127.0.0.1", port), timeout=20)
+    head = (
+        f"POST {COLLECTIONS} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(CREATE)}\r\n\r\n"
+    )
+    connection.sendall(head.encode() + CREATE[:5])
+    time.sleep(0.5)  # for the worker to accept it
+    return connection
+
+
+def read_answer(connection: socket.socket) -> bytes:
+    received = b""
+    while data := connection.recv(65536):
+        received += data
+    return received
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_request_in_flight_is_answered_before_the_server_stops(start: Callable[..., Server], number: int) -> None:
+    server = start("--workers", "2")
+    with begin_request(server.port) as connection:
+        server.process.send_signal(number)
+        assert eventually(lambda: "server.stop" in server.log())
+        time.sleep(0.3)
+        assert server.process.poll() is None
+        connection.sendall(CREATE[5:])
+        answer = read_answer(connection)
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert b'"name":"docs"' in answer
+    assert server.process.wait(30) == 0
+    assert not any(is_running(pid) for pid in server.seen)
+    assert "ERROR" not in server.log()
+
+
+def test_request_that_never_ends_delays_the_stop_only_so_long(start: Callable[..., Server]) -> None:
+    server = start("--workers", "1", "--graceful-seconds", "0.5")
+    with begin_request(server.port):
+        began = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - began < 10
+    assert not any(is_running(pid) for pid in server.seen)
+
+
+def test_stopped_server_accepts_nobody(start: Callable[..., Server]) -> None:
+    server = start("--workers", "1")
+    assert server.stop() == 0
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", server.port), timeout=5)
+
+
+def test_killed_worker_is_replaced_while_the_other_answers(start: Callable[..., Server]) -> None:
+    server = start("--workers", "2")
+    os.kill(server.pids("worker")[0], signal.SIGKILL)
+    assert answers(server.url)
+    assert eventually(lambda: len(server.pids("worker")) == 3)
+    assert "worker.die code=-9" in server.log()
+    os.kill(server.pids("worker")[1], signal.SIGKILL)  # only the replacement is left
+    assert eventually(lambda: answers(server.url))
+    assert server.stop() == 0
+
+
+def test_killed_compactor_is_replaced_while_writes_go_on(start: Callable[..., Server]) -> None:
+    server = start("--workers", "1")
+    os.kill(server.pids("compactor")[0], signal.SIGKILL)
+    assert httpx.post(server.url + COLLECTIONS, content=CREATE).status_code == 200
+    assert eventually(lambda: len(server.pids("compactor")) == 2)
+    assert is_running(server.pids("compactor")[1])
+    assert server.stop() == 0
+
+
+def test_children_end_when_their_parent_is_killed(start: Callable[..., Server]) -> None:
+    server = start("--workers", "2")
+    assert len(server.seen) == 3
+    server.process.kill()
+    server.process.wait()
+    assert eventually(lambda: not any(is_running(pid) for pid in server.seen))
+    assert "Traceback" not in server.log()
+
+
+def test_server_gives_up_on_a_worker_that_cannot_start(start: Callable[..., Server], tmp_path: Path) -> None:
+    server = start("--workers", "1")
+    (tmp_path / "data" / "VERSION").write_text(NEWER)
+    os.kill(server.pids("worker")[0], signal.SIGKILL)
+    assert server.process.wait(30) == 1
+    assert "server.fail reason=the worker does not stay alive" in server.log()
+    assert "Traceback" not in server.log()
+    assert not any(is_running(pid) for pid in server.pids("worker") + server.pids("compactor"))
+
+
+def test_command_line_writes_beside_a_running_server(start: Callable[..., Server], tmp_path: Path) -> None:
+    server = start("--workers", "1")
+    collection = httpx.post(server.url + COLLECTIONS, content=CREATE).json()["id"]
+    add = ["add", tmp_path / "data", "docs", "--id", "a", "--embedding", "[1, 2]"]
+    subprocess.run([*COMMAND, *add], check=True, timeout=60)
+    assert httpx.get(f"{server.url}{COLLECTIONS}/{collection}/count").json() == 1
+    subprocess.run([*COMMAND, "healthcheck", "--url", server.url], check=True, timeout=60, stdout=subprocess.DEVNULL)
+    assert server.stop() == 0
+
+
+def test_refusal_of_a_large_body_reaches_the_client_that_sent_it(start: Callable[..., Server]) -> None:
+    server = start("--workers", "1")
+    body = b"x" * (41 * 2**20)
+    with httpx.Client(base_url=server.url, timeout=30) as client:
+        refused = client.post("/api/v2/tenants", content=body)
+        assert refused.status_code == 413
+        assert refused.json()["error"] == "ChromaError"
+        assert client.post("/nothing", content=body).status_code == 404
+        assert client.get("/api/v2/heartbeat").status_code == 200
+    assert server.stop() == 0

@@ -1,0 +1,97 @@
+"""Commands beside a server: they read and write a data directory themselves, and fail in one line."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from chroma_async.cli.commands import app
+from chroma_async.server.run import check_directory
+from chroma_async.settings import EngineSettings
+
+
+def chroma_async(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def assert_one_line(result: Result, code: int, *parts: str) -> None:
+    assert result.exit_code == code
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("chroma-async: ")
+    for part in parts:
+        assert part in line
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A data directory without collections."""
+    path = tmp_path / "data"
+    check_directory(path, EngineSettings())
+    return path
+
+
+def test_version_is_printed() -> None:
+    result = chroma_async("version")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("chroma-async ")
+
+
+def test_health_of_nobody_is_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    assert_one_line(chroma_async("healthcheck", "--url", f"http://127.0.0.1:{port}"), 1, "no answer", str(port))
+
+
+@pytest.mark.parametrize("command", [["inspect"], ["count"], ["get"]])
+def test_looking_into_a_directory_that_is_not_there_does_not_create_it(command: list[str], tmp_path: Path) -> None:
+    rest = [] if command == ["inspect"] else ["docs"]
+    assert_one_line(chroma_async(*command, tmp_path / "data", *rest), 2, "no data directory")
+    assert not (tmp_path / "data").exists()
+
+
+def test_directory_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "holiday.jpg").write_bytes(b"x")
+    assert_one_line(chroma_async("inspect", tmp_path), 2, "data directory", str(tmp_path))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["holiday.jpg"]
+
+
+def test_added_records_are_counted_and_read_back(data: Path) -> None:
+    first = ["add", data, "docs", "--create", "--id", "a", "--embedding", "[1, 2.5]", "--document", "h\u00e9llo"]
+    assert chroma_async(*first, "--metadata", '{"n": 1}').exit_code == 0
+    assert chroma_async("add", data, "docs", "--id", "b", "--embedding", "[0, 1]").exit_code == 0
+    assert chroma_async("count", data, "docs").stdout == "2\n"
+    printed = chroma_async("get", data, "docs").stdout.splitlines()
+    assert [json.loads(line) for line in printed] == [
+        {"id": "a", "document": "h\u00e9llo", "metadata": {"n": 1}},
+        {"id": "b", "document": None, "metadata": None},
+    ]
+    page = chroma_async("get", data, "docs", "--limit", "1", "--offset", "1").stdout
+    assert json.loads(page)["id"] == "b"
+
+
+def test_inspection_shows_collections_with_their_size(data: Path) -> None:
+    chroma_async("add", data, "docs", "--create", "--id", "a", "--embedding", "[1, 2, 3]")
+    (row,) = [line for line in chroma_async("inspect", data).stdout.splitlines() if "docs" in line]
+    cells = [cell.strip() for cell in row.strip("\u2502").split("\u2502")]
+    assert cells[:6] == ["default_tenant", "default_database", "docs", "1", "3", "l2"]
+
+
+def test_inspection_shows_a_database_without_collections(data: Path) -> None:
+    assert "default_database" in chroma_async("inspect", data).stdout
+
+
+def test_collection_that_is_not_there_is_one_line(data: Path) -> None:
+    assert_one_line(chroma_async("count", data, "docs"), 1, "Collection [docs] does not exist")
+
+
+def test_wrong_embedding_is_one_line(data: Path) -> None:
+    add = ["add", data, "docs", "--create", "--id", "a", "--embedding"]
+    assert_one_line(chroma_async(*add, "[1,"), 2, "--embedding must be")
+    assert_one_line(chroma_async(*add, "1"), 2, "--embedding must be")
+    assert_one_line(chroma_async(*add, '["x"]'), 1, "embedding")

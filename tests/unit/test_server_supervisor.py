@@ -1,0 +1,53 @@
+"""When children are started again, and how they are spoken to."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from chroma_async.server.child import Orders
+from chroma_async.server.listen import ListenError, listen, url_of
+from chroma_async.server.supervisor import RestartPolicy
+from chroma_async.settings import EngineSettings, ServerSettings
+
+
+def test_child_that_lived_long_is_started_again_at_once() -> None:
+    assert RestartPolicy().delay(quick_deaths=0) == 0
+
+
+def test_pauses_grow_up_to_a_limit_while_a_child_keeps_dying() -> None:
+    policy = RestartPolicy(delay_seconds=1.0, delay_seconds_max=4.0, quick_deaths_max=6)
+    assert [policy.delay(deaths) for deaths in range(1, 6)] == [2.0, 4.0, 4.0, 4.0, 4.0]
+
+
+def test_child_that_keeps_dying_is_given_up() -> None:
+    assert RestartPolicy(quick_deaths_max=3).delay(2) is not None
+    assert RestartPolicy(quick_deaths_max=3).delay(3) is None
+
+
+def test_orders_reach_a_child_as_they_were_given() -> None:
+    orders = Orders(
+        path="/data/\u2603",
+        socket=7,
+        engine=EngineSettings(durability="off", allow_reset=True),
+        server=ServerSettings(workers=5, cors_origins=("http://a", "http://b"), graceful_seconds=0.5),
+    )
+    assert Orders.from_argument(orders.to_argument()) == orders
+
+
+def test_socket_listens_where_its_url_says() -> None:
+    with listen("127.0.0.1", 0) as bound:
+        port = bound.getsockname()[1]
+        assert url_of(bound) == f"http://127.0.0.1:{port}"
+        socket.create_connection(("127.0.0.1", port)).close()
+
+
+def test_port_that_is_taken_is_refused() -> None:
+    with listen("127.0.0.1", 0) as bound, pytest.raises(ListenError, match="choose another --port"):
+        listen("127.0.0.1", bound.getsockname()[1])
+
+
+def test_host_that_is_unknown_is_refused() -> None:
+    with pytest.raises(ListenError, match="unknown host"):
+        listen("no-such-host.invalid", 0)
