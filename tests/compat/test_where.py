@@ -197,7 +197,8 @@ def test_fraction_compares_by_value_with_integers(zoo: WireCollection, where: di
 @pytest.mark.parametrize(("verb", "body"), [("get", {}), ("query", {"query_embeddings": [[0]]}), ("delete", {})])
 def test_bad_where_is_refused(zoo: WireCollection, verb: str, body: dict[str, Any], where: Any) -> None:
     refusal = zoo.post(verb, {**body, "where": where}).refusal
-    assert refusal == (400, "InvalidArgumentError", "Invalid where clause")
+    assert refusal[:2] == (400, "InvalidArgumentError")
+    assert refusal[2].startswith("Invalid where clause")
 
 
 def test_equality_on_the_document_key_is_refused(zoo: WireCollection) -> None:

@@ -108,7 +108,8 @@ def test_bad_where_document_is_refused(
     library: WireCollection, verb: str, body: dict[str, Any], where_document: Any
 ) -> None:
     refusal = library.post(verb, {**body, "where_document": where_document}).refusal
-    assert refusal == (400, "InvalidArgumentError", "Invalid where document clause")
+    assert refusal[:2] == (400, "InvalidArgumentError")
+    assert refusal[2].startswith("Invalid where document clause")
 
 
 @pytest.mark.parametrize("pattern", ["a(?=p)", r"(a)\1", "(", "[z-a]"])

@@ -160,7 +160,7 @@ def _records_body(event: RecordsWritten) -> bytes:
 
 
 def _join(number: int, head: bytes, body: bytes, vectors: Vectors | None) -> bytes:
-    raw = b"" if vectors is None else np.ascontiguousarray(vectors, dtype="<f4").data.cast("B")
+    raw = b"" if vectors is None or not vectors.size else np.ascontiguousarray(vectors, dtype="<f4").data.cast("B")
     return b"".join((_PREFIX.pack(CODEC_VERSION, number, len(head)), head, _LENGTH.pack(len(body)), body, raw))
 
 
@@ -171,7 +171,8 @@ def decode_head(payload: bytes) -> CatalogEvent | RecordsHead | RecordsDeleted:
         LogCorrupt: the version or kind is unknown (a newer release wrote it), or the bytes are no event.
     """
     kind, head, _ = _split(payload)
-    return cast("CatalogEvent | RecordsHead | RecordsDeleted", _convert(head, RecordsHead if kind is RecordsWritten else kind))
+    shape = RecordsHead if kind is RecordsWritten else kind
+    return cast("CatalogEvent | RecordsHead | RecordsDeleted", _convert(head, shape))
 
 
 def decode(payload: bytes) -> Event:

@@ -18,6 +18,7 @@ import orjson
 
 from chroma_async.errors import InvalidArgumentError, MalformedRequestError
 from chroma_async.protocol.embeddings import EmbeddingBatch, decode_embedding_batch, decode_query_vectors
+from chroma_async.protocol.explain import malformed
 
 R = TypeVar("R")
 
@@ -88,7 +89,7 @@ class Call(msgspec.Struct, Generic[R], frozen=True, kw_only=True):
         try:
             return msgspec.convert(fields, cls, strict=True, dec_hook=_decode_custom)
         except msgspec.ValidationError as error:
-            raise MalformedRequestError(_explain(error)) from error
+            raise malformed(error, fields) from error
 
     def encode(self) -> WireRequest:
         """Return the request that carries this call; fields that are None are left out."""
@@ -177,11 +178,3 @@ def _encode_custom(value: object) -> object:
     if isinstance(value, msgspec.Struct):
         return {name: item for name, item in msgspec.structs.asdict(value).items() if item is not None}
     raise TypeError(f"cannot be sent as JSON: {type(value).__name__}")
-
-
-def _explain(error: msgspec.ValidationError) -> str:
-    """Chroma's sentence around msgspec's finding: `path: what`."""
-    what, _, path = str(error).partition(" - at `$")
-    path = path.rstrip("`").removeprefix(".")
-    place = f"{path}: " if path else ""
-    return f"Failed to deserialize the JSON body into the target type: {place}{what[:1].lower()}{what[1:]}"

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from chroma_async.errors import InvalidArgumentError, MalformedRequestError
 from chroma_async.model import Vectors
+from chroma_async.protocol.explain import PREFIX
 
 NO_VECTORS: Vectors = np.empty((0, 0), dtype=np.float32)
 
@@ -128,6 +129,6 @@ def require_finite(vectors: Vectors, name: str) -> None:
 def _wrong_variant(name: str) -> MalformedRequestError:
     payload = "EmbeddingsPayload" if name == "embeddings" else "Vec<Vec<f32>>"
     return MalformedRequestError(
-        f"Failed to deserialize the JSON body into the target type: {name}: data did not match any variant of {payload}: "
+        f"{PREFIX}{name}: data did not match any variant of untagged enum {payload}: "
         "expected a list of number lists, or for writes a list of base64 texts of little-endian float32, not mixed"
     )

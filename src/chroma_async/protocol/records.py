@@ -9,10 +9,11 @@ import numpy as np
 import orjson
 
 from chroma_async.core.where import Missing
-from chroma_async.errors import InvalidArgumentError
+from chroma_async.errors import InvalidArgumentError, MalformedRequestError
 from chroma_async.model import Lsn, Operation
 from chroma_async.protocol.call import COLLECTION, Call, Route, WireResponse
 from chroma_async.protocol.embeddings import EmbeddingBatch, require_finite
+from chroma_async.protocol.explain import PREFIX
 from chroma_async.protocol.results import (
     DeleteResult,
     GetResult,
@@ -72,6 +73,11 @@ class WriteRecords(RecordsCall[WriteResult], frozen=True, kw_only=True):
 
     def validate_fields(self) -> None:
         self.field_types()
+        if self.operation != "update" and (self.embeddings is None or self.embeddings.rows is not None):
+            raise MalformedRequestError(
+                f"{PREFIX}embeddings: data did not match any variant of untagged enum EmbeddingsPayload: "
+                f"{self.operation} needs a vector for each id"
+            )
         if self.embeddings is not None:
             vectors = self.embeddings.vectors
             if len(vectors) and vectors.shape[1] == 0:
