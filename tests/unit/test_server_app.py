@@ -69,6 +69,27 @@ def body_for(call: type[Call[Any]]) -> bytes:
     return orjson.dumps(required) if call.route.has_body else b""
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "message"),
+    [
+        ("POST", RECORDS + "/search", {"searches": []}, 501, "Search operation is not implemented"),
+        ("POST", RECORDS + "/search", {}, 422, "searches"),
+        ("POST", RECORDS + "/fork", {"new_name": "abc"}, 501, "Collection forking is unsupported"),
+        ("GET", RECORDS + "/fork_count", None, 501, "Count forks is unsupported"),
+        ("GET", RECORDS + "/functions/f", None, 404, "Attached function not found"),
+        ("GET", "/api/v2/collections/a:b:c", None, 404, "Collection [a:b:c] does not exist"),
+        ("GET", "/api/v2/collections/a::c", None, 400, "CRN must be in the format"),
+    ],
+)
+async def test_what_one_node_does_not_do_is_refused_in_plain_words(
+    method: str, path: str, body: object, status: int, message: str
+) -> None:
+    async with client_of(Recorder()) as client:
+        response = await client.request(method, path, json=body)
+    assert response.status_code == status
+    assert message in response.json()["message"]
+
+
 async def test_bare_api_path_is_a_heartbeat_too() -> None:
     seen = Recorder(17, 18)
     async with client_of(seen) as client:

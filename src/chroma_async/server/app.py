@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
@@ -18,12 +18,13 @@ from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chroma_async.errors import ChromaError
-from chroma_async.protocol import CALLS, Call, Heartbeat, WireResponse
+from chroma_async.protocol import CALLS, Heartbeat, WireResponse
 from chroma_async.protocol.call import API_V2
 from chroma_async.protocol.records import LSN_HEADER
 from chroma_async.server.answers import TRACE_HEADER, empty_response, error_response, send_response
 from chroma_async.server.body import BodyTimeout, discard_body
 from chroma_async.server.endpoint import CallEndpoint, Dispatch, Host
+from chroma_async.server.unsupported import UNSUPPORTED, refuse
 from chroma_async.settings import ServerSettings
 
 _LEGACY_METHODS: Final = ("GET", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
@@ -37,9 +38,9 @@ def create_app(dispatch: Dispatch, settings: ServerSettings, *, more_routes: Seq
     `more_routes` are further pages beside the API, matched first.
     """
     host = Host(dispatch, settings)
-    refuse = Refusal(settings)
-    routes = [*more_routes, *_call_routes(host, refuse), Route("/api/v1/{rest:path}", LegacyEndpoint(refuse))]
-    app: ASGIApp = RawPathRouting(Router(routes, redirect_slashes=False, default=refuse))
+    refusal = Refusal(settings)
+    routes = [*more_routes, *_call_routes(host, refusal), Route("/api/v1/{rest:path}", LegacyEndpoint(refusal))]
+    app: ASGIApp = RawPathRouting(Router(routes, redirect_slashes=False, default=refusal))
     if settings.cors_origins:
         app = CORSMiddleware(
             app,
@@ -89,17 +90,17 @@ class Refusal:
 class MethodTable:
     """The endpoints of one path, by method."""
 
-    def __init__(self, calls: Sequence[type[Call[Any]]], host: Host, refuse: Refusal) -> None:
-        self._endpoints = {call.route.method: CallEndpoint(call, host) for call in calls}
+    def __init__(self, endpoints: Mapping[str, ASGIApp], refusal: Refusal) -> None:
+        self._endpoints = dict(endpoints)
         if "GET" in self._endpoints:
             self._endpoints["HEAD"] = self._endpoints["GET"]
         self._wrong_method = empty_response(405, allow=",".join(sorted(self._endpoints)))
-        self._refuse = refuse
+        self._refusal = refusal
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         endpoint = self._endpoints.get(scope["method"])
         if endpoint is None:
-            await self._refuse.answer(self._wrong_method, receive, send)
+            await self._refusal.answer(self._wrong_method, receive, send)
         else:
             await endpoint(scope, receive, send)
 
@@ -107,8 +108,8 @@ class MethodTable:
 class LegacyEndpoint:
     """Tells clients of the old API what to do."""
 
-    def __init__(self, refuse: Refusal) -> None:
-        self._refuse = refuse
+    def __init__(self, refusal: Refusal) -> None:
+        self._refusal = refusal
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if not scope["path_params"]["rest"]:
@@ -117,7 +118,7 @@ class LegacyEndpoint:
             response = error_response(LegacyApiError("The v1 API is deprecated. Please use /v2 apis"))
         else:
             response = empty_response(405, allow=",".join(_LEGACY_METHODS))
-        await self._refuse.answer(response, receive, send)
+        await self._refusal.answer(response, receive, send)
 
 
 class LegacyApiError(ChromaError):
@@ -153,17 +154,18 @@ class AccessLog:
             access_logger.info("request.done method=%s path=%s status=%d seconds=%.6f", method, path, status, seconds)
 
 
-def _call_routes(host: Host, refuse: Refusal) -> list[BaseRoute]:
+def _call_routes(host: Host, refusal: Refusal) -> list[BaseRoute]:
     """One route per shape of path: `{name}` and `{collection_id}` in one place are one shape with different methods.
 
     Longer paths stand first: those of records are the frequent ones, and the router goes through the list in order.
     """
-    shapes: dict[str, list[type[Call[Any]]]] = {}
-    for call in CALLS:
-        shapes.setdefault(path_shape(call.route.path), []).append(call)
-    shapes[API_V2] = [Heartbeat]
+    nobody = Host(refuse, host.settings)
+    shapes: dict[str, dict[str, ASGIApp]] = {API_V2: {"GET": CallEndpoint(Heartbeat, host)}}
+    for call in (*CALLS, *UNSUPPORTED):
+        endpoints = shapes.setdefault(path_shape(call.route.path), {})
+        endpoints.setdefault(call.route.method, CallEndpoint(call, nobody if call in UNSUPPORTED else host))
     ordered = sorted(shapes.items(), key=lambda item: item[0].count("/"), reverse=True)
-    return [Route(shape, MethodTable(calls, host, refuse)) for shape, calls in ordered]
+    return [Route(shape, MethodTable(endpoints, refusal)) for shape, endpoints in ordered]
 
 
 def path_shape(path: str) -> str:
