@@ -315,7 +315,6 @@ class View:
         out = np.empty((len(slots), self.image.base.manifest.dimension or 0), dtype=np.float32)
         out[old] = self.image.base.vectors_of(slots[old])
         if not old.all():  # a tail without vectors has no dimension either
-            if not old.all():
             out[~old] = self.image.tail.vectors[positions[~old]]
         return out
 
