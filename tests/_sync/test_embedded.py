@@ -54,8 +54,10 @@ def test_ephemeral_clients_share_nothing() -> None:
 
 def test_reset_needs_permission_and_then_deletes_everything() -> None:
     with EphemeralClient() as client:
+        client.create_collection("kept")
         with pytest.raises(errors.ForbiddenError):
             client.reset()
+        assert client.count_collections() == 1
     with EphemeralClient(settings=Settings(allow_reset=True)) as client:
         client.create_collection("gone")
         assert client.reset()

@@ -1,0 +1,123 @@
+"""Promises that make sense only for async clients."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import anyio
+import pytest
+from tests.api.raw_server import HEARTBEAT, RawServer, answer
+
+from chroma_async import AsyncEphemeralClient, AsyncHttpClient, AsyncPersistentClient, errors
+
+pytestmark = pytest.mark.anyio
+
+IDENTITY = answer(200, '{"user_id": "", "tenant": "default_tenant", "databases": []}')
+TENANT = answer(200, '{"name": "default_tenant"}')
+DATABASE = answer(200, '{"id": "1", "name": "default_database", "tenant": "default_tenant"}')
+
+
+def slow(texts: list[str]) -> list[list[float]]:
+    time.sleep(0.3)
+    return [[1.0, 2.0] for _ in texts]
+
+
+async def test_a_constructor_sends_nothing() -> None:
+    with RawServer(HEARTBEAT) as server:
+        AsyncHttpClient("127.0.0.1", server.port)
+        await anyio.sleep(0.05)
+        assert server.requests == []
+
+
+async def test_awaiting_a_client_connects_it() -> None:
+    with RawServer(IDENTITY, TENANT, DATABASE) as server:
+        client = await AsyncHttpClient("127.0.0.1", server.port)
+        assert isinstance(client, AsyncHttpClient)
+        assert len(server.requests) == 3
+        await client.close()
+
+
+async def test_a_client_connects_at_its_first_call_and_only_once() -> None:
+    with RawServer(IDENTITY, TENANT, DATABASE, answer(200, "5")) as server:
+        client = AsyncHttpClient("127.0.0.1", server.port)
+        async with anyio.create_task_group() as group:
+            for _ in range(5):
+                group.start_soon(client.count_collections)
+        await client.aclose()
+    assert [request.target.rpartition("/")[2] for request in server.requests[:3]] == [
+        "identity",
+        "default_tenant",
+        "default_database",
+    ]
+    assert len(server.requests) == 3 + 5
+
+
+async def test_a_client_that_cannot_connect_leaves_nothing_open() -> None:
+    with RawServer(answer(404, '{"error": "NotFoundError", "message": "Tenant [x] not found"}')) as server:
+        with pytest.raises(errors.NotFoundError, match="Tenant"):
+            await AsyncHttpClient("127.0.0.1", server.port)
+        with pytest.raises(errors.NotFoundError, match="Tenant"):
+            async with AsyncHttpClient("127.0.0.1", server.port):
+                raise AssertionError("unreachable")
+
+
+async def test_a_slow_embedding_function_does_not_stop_the_loop() -> None:
+    async with AsyncEphemeralClient() as client:
+        collection = await client.create_collection("slow", embedding_function=slow)
+        ticks = 0
+
+        async def tick() -> None:
+            nonlocal ticks
+            while True:
+                await anyio.sleep(0.01)
+                ticks += 1
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(tick)
+            await collection.add("a", documents="text")
+            group.cancel_scope.cancel()
+        assert ticks >= 10
+
+
+async def test_an_engine_may_be_opened_by_one_task_and_closed_by_another(tmp_path: Path) -> None:
+    client = AsyncPersistentClient(tmp_path / "data")
+    async with anyio.create_task_group() as group:
+        for number in range(8):
+            group.start_soon(client.create_collection, f"from-task-{number}")
+    assert await client.count_collections() == 8
+    await asyncio.create_task(client.aclose())
+
+
+async def test_a_cancelled_call_leaves_the_client_usable(tmp_path: Path) -> None:
+    async with AsyncPersistentClient(tmp_path / "data") as client:
+        with anyio.move_on_after(0):
+            await client.create_collection("maybe")
+        await client.create_collection("surely")
+        assert "surely" in {found.name for found in await client.list_collections()}
+
+
+async def test_a_cancelled_opening_does_not_spoil_the_next(tmp_path: Path) -> None:
+    client = AsyncPersistentClient(tmp_path / "data")
+    with anyio.move_on_after(0):
+        await client.heartbeat()
+    assert await client.heartbeat() > 0
+    await client.aclose()
+
+
+async def test_a_directory_that_cannot_be_opened_says_so_each_time(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("a file, not a directory")
+    client = AsyncPersistentClient(tmp_path / "data")
+    for _ in range(2):
+        with pytest.raises((OSError, ValueError, errors.FormatError)):
+            await client.heartbeat()
+    await client.aclose()
+
+
+def test_a_client_goes_on_in_another_event_loop() -> None:
+    with RawServer(HEARTBEAT) as server:
+        client = AsyncHttpClient("127.0.0.1", server.port)
+        assert asyncio.run(client.heartbeat()) == 7
+        assert asyncio.run(client.heartbeat()) == 7
+        asyncio.run(client.aclose())

@@ -1,0 +1,73 @@
+"""What an import loads, and what it must leave alone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import chroma_async
+
+ENGINE_PARTS = {
+    "chroma_async.engine",
+    "chroma_async.server",
+    "chroma_async.projections",
+    "chroma_async.wal",
+    "chroma_async.index",
+    "aiosqlite",
+    "hypercorn",
+    "numkong",
+    "onnxruntime",
+    "passlib",
+    "prometheus_client",
+    "re2",
+    "sqlite3",
+    "starlette",
+    "tokenizers",
+    "typer",
+    "usearch",
+}
+CLIENT_PARTS = {"anyio", "chroma_async", "httpx", "msgspec", "numpy", "orjson"}
+
+
+def imported_by(statement: str) -> list[str]:
+    """Modules that a fresh interpreter imports for a statement, outermost last, as `-X importtime` lists them."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", statement], capture_output=True, text=True, check=True, timeout=60
+    )
+    lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
+    return [line.rpartition("|")[2].strip() for line in lines[1:]]
+
+
+def test_the_bare_package_loads_neither_client_nor_dependencies() -> None:
+    modules = set(imported_by("import chroma_async"))
+    assert "chroma_async" in modules
+    assert not {module for module in modules if module.startswith("chroma_async.")}
+    assert not modules & (CLIENT_PARTS - {"chroma_async"})
+
+
+@pytest.mark.parametrize(
+    "names", ["AsyncHttpClient", "HttpClient", "AsyncPersistentClient, PersistentClient, EphemeralClient", "wrap, Settings"]
+)
+def test_a_client_loads_no_engine_and_no_server(names: str) -> None:
+    modules = set(imported_by(f"from chroma_async import {names}"))
+    assert not modules & ENGINE_PARTS
+
+
+def test_a_client_loads_only_what_the_base_install_has() -> None:
+    code = "import sys; from chroma_async import AsyncHttpClient, HttpClient; print(*sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    loaded = {name.partition(".")[0] for name in done.stdout.split()} - set(sys.stdlib_module_names)
+    brought_by_httpx = {"certifi", "h11", "httpcore", "idna", "sniffio", "typing_extensions", "socksio"}
+    optional_of_httpx = {"brotli", "brotlicffi", "zstandard", "click", "pygments", "rich", "markdown_it", "mdurl"}
+    unexpected = {name for name in loaded if not name.startswith("_")} - CLIENT_PARTS - brought_by_httpx - optional_of_httpx
+    assert unexpected <= {"sitecustomize", "usercustomize", "cython_runtime"}
+
+
+def test_every_public_name_is_there() -> None:
+    for name in chroma_async.__all__:
+        assert getattr(chroma_async, name) is not None
+    assert set(chroma_async.__all__) <= set(dir(chroma_async))
+    with pytest.raises(AttributeError, match="NoSuchName"):
+        getattr(chroma_async, "NoSuchName")  # noqa: B009

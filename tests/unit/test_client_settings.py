@@ -1,0 +1,62 @@
+"""Settings under Chroma's names, and the headers they mean."""
+
+from __future__ import annotations
+
+import pytest
+
+from chroma_async import EngineSettings, Settings
+from chroma_async.client.options import chosen_limits, chosen_timeout, engine_settings, verification
+from chroma_async.client.settings import request_headers
+
+
+def test_an_unknown_name_is_refused_with_the_nearest_known_one() -> None:
+    with pytest.raises(ValueError, match="unknown setting allow_resett; did you mean allow_reset"):
+        Settings(allow_resett=True)
+    with pytest.raises(ValueError, match="unknown setting zzz; see"):
+        Settings(zzz=1)
+
+
+def test_settings_of_chromas_inside_are_accepted() -> None:
+    settings = Settings(anonymized_telemetry=False, allow_reset=True, is_persistent=True, persist_directory="d")
+    assert settings.allow_reset
+    assert settings.persist_directory == "d"
+    assert settings == Settings(allow_reset=True, is_persistent=True, persist_directory="d")
+
+
+@pytest.mark.parametrize("provider", ["token", "chromadb.auth.token_authn.TokenAuthClientProvider"])
+def test_a_token_travels_in_the_chosen_header(provider: str) -> None:
+    auth = {"chroma_client_auth_provider": provider, "chroma_client_auth_credentials": "tok"}
+    assert request_headers(Settings(**auth), None) == {"Authorization": "Bearer tok"}
+    for name in ("X-Chroma-Token", "X_CHROMA_TOKEN", "x-chroma-token"):
+        settings = Settings(**auth, chroma_auth_token_transport_header=name)
+        assert request_headers(settings, None) == {"X-Chroma-Token": "tok"}
+    with pytest.raises(ValueError, match="X-Chroma-Token"):
+        request_headers(Settings(**auth, chroma_auth_token_transport_header="Cookie"), None)
+
+
+def test_user_and_password_travel_as_basic_authentication() -> None:
+    settings = Settings(chroma_client_auth_provider="basic", chroma_client_auth_credentials="user:pw")
+    assert request_headers(settings, {"X-A": "1"}) == {"Authorization": "Basic dXNlcjpwdw==", "X-A": "1"}
+
+
+def test_authentication_that_could_not_work_is_refused() -> None:
+    with pytest.raises(ValueError, match="chroma_client_auth_credentials"):
+        request_headers(Settings(chroma_client_auth_provider="token"), None)
+    with pytest.raises(ValueError, match="unknown chroma_client_auth_provider"):
+        request_headers(Settings(chroma_client_auth_provider="x", chroma_client_auth_credentials="y"), None)
+
+
+def test_timeouts_limits_and_certificates_follow_the_settings() -> None:
+    assert (chosen_timeout(None).connect, chosen_timeout(None).read) == (10.0, 60.0)
+    assert chosen_timeout(3).read == 3
+    limits = chosen_limits(None, Settings(chroma_http_max_connections=7, chroma_http_keepalive_secs=9))
+    assert (limits.max_connections, limits.keepalive_expiry) == (7, 9)
+    assert verification(Settings()) is True
+    assert verification(Settings(chroma_server_ssl_verify=False)) is False
+    assert verification(Settings(chroma_server_ssl_verify="ca.pem")) == "ca.pem"
+
+
+def test_reset_is_allowed_by_either_settings() -> None:
+    assert engine_settings(Settings(allow_reset=True), None).allow_reset
+    assert engine_settings(Settings(), EngineSettings(allow_reset=True)).allow_reset
+    assert not engine_settings(Settings(), None).allow_reset
