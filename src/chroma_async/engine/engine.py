@@ -9,9 +9,11 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final, TypeVar, cast
+from weakref import WeakKeyDictionary
 
 from chroma_async.core.catalog import Catalog
 from chroma_async.core.events import DatabaseCreated, TenantCreated
+from chroma_async.engine.batch import QueryBatcher
 from chroma_async.engine.collection import CollectionReader
 from chroma_async.engine.compactor import COLLECTIONS, Compactor
 from chroma_async.engine.directory import prepare_directory
@@ -21,7 +23,8 @@ from chroma_async.engine.handlers.tenants import happened
 from chroma_async.engine.lock import CompactorLock, FileCompactorLock
 from chroma_async.engine.writer import Decision, Proposal, Writer
 from chroma_async.errors import InternalError, RateLimitError, StorageCorrupt, UnavailableError
-from chroma_async.model import DEFAULT_DATABASE, DEFAULT_TENANT
+from chroma_async.metrics import Metrics
+from chroma_async.model import DEFAULT_DATABASE, DEFAULT_TENANT, CollectionId
 from chroma_async.protocol import Call
 from chroma_async.seams import Seams, ThreadWorkers, Workers
 from chroma_async.settings import EngineSettings
@@ -47,9 +50,11 @@ class Engine:
         self.seams = seams or Seams()
         self.workers = workers
         self.log = log
+        self.metrics = Metrics()
         collections = directory / COLLECTIONS
         self.follower: Follower[CollectionReader] = Follower(log, lambda name: CollectionReader(collections / name))
-        self.writer = Writer(log, self.follower, self.seams.clock)
+        self.writer = Writer(log, self.follower, self.seams.clock, self.metrics)
+        self._batchers: WeakKeyDictionary[CollectionReader, QueryBatcher] = WeakKeyDictionary()
         self._ready = False
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -96,6 +101,10 @@ class Engine:
         Raises:
             ChromaError: the call is refused; its class says whether and how to try again.
         """
+        with self.metrics.timed_call(type(call).__name__):
+            return await self._answer(call)
+
+    async def _answer(self, call: Call[R]) -> R:
         call.validate()
         await self.follower.catch_up()
         handler = HANDLERS[type(call)]
@@ -104,6 +113,14 @@ class Engine:
         except StorageCorrupt as error:
             logger.exception("read.failed call=%s", type(call).__name__)
             raise InternalError(f"the collection's files are damaged; run verify on the data directory. {error}") from error
+
+    def batcher(self, collection_id: CollectionId) -> QueryBatcher:
+        """The queue of this collection's queries."""
+        reader = self.follower.sink(collection_id)
+        batcher = self._batchers.get(reader)
+        if batcher is None:
+            batcher = self._batchers[reader] = QueryBatcher(reader, self.workers)
+        return batcher
 
     # ---- back-pressure
 
@@ -134,7 +151,9 @@ class Engine:
         for reader in list(self.follower.sinks().values()):
             if reader.pending_bytes:
                 await self.workers.run(reader.trim)
-        return self._unapplied_bytes()
+        unapplied = self._unapplied_bytes()
+        self.metrics.unapplied_bytes.set(unapplied)
+        return unapplied
 
     async def _follow(self) -> None:
         """Stay near the log's end while nobody asks, and forget what was applied."""

@@ -17,6 +17,7 @@ from chroma_async.core.catalog import Catalog, Rows
 from chroma_async.core.events import CatalogEvent, RecordsDeleted, RecordsHead, encode
 from chroma_async.engine.follower import Follower
 from chroma_async.errors import ChromaError, LogConflict, UnavailableError
+from chroma_async.metrics import Metrics
 from chroma_async.model import CollectionId, Lsn
 from chroma_async.seams import Clock
 from chroma_async.wal import LogStore, NewEntry
@@ -66,10 +67,11 @@ class Proposal(Generic[R]):
 class Writer:
     """Owns the appending side of a process's log."""
 
-    def __init__(self, log: LogStore, follower: Follower[Any], clock: Clock) -> None:
+    def __init__(self, log: LogStore, follower: Follower[Any], clock: Clock, metrics: Metrics) -> None:
         self._log = log
         self._follower = follower
         self._clock = clock
+        self._metrics = metrics
         self._inbox: list[Proposal[Any]] = []
         self._work = asyncio.Event()
         self._refusal: str | None = None
@@ -150,9 +152,12 @@ class Writer:
             if not draft.entries:
                 return draft.answers()
             try:
-                first = await self._log.append(draft.entries, after=self._follower.position, rows=draft.rows)
+                with self._metrics.append_seconds.time():
+                    first = await self._log.append(draft.entries, after=self._follower.position, rows=draft.rows)
             except LogConflict:
                 continue
+            self._metrics.append_entries.observe(len(draft.entries))
+            self._metrics.committed_lsn.set(first + len(draft.entries) - 1)
             self._follower.accept(first, [(entry.collection, entry.payload) for entry in draft.entries], draft.catalog)
             return draft.answers()
 

@@ -10,6 +10,7 @@ import numpy as np
 from chroma_async.core.catalog import Catalog
 from chroma_async.core.events import RecordsDeleted, RecordsHead, RecordsWritten, WriteOperation, encode
 from chroma_async.core.where import Where, conjoin, parse_where, parse_where_document
+from chroma_async.engine.batch import QueryJob
 from chroma_async.engine.collection import View
 from chroma_async.engine.handlers.registry import Context, handles, require_collection
 from chroma_async.engine.search import Neighbours
@@ -212,15 +213,17 @@ async def query(context: Context, call: QueryRecords) -> QueryResult:
         _check_dimension(collection, queries.shape[1])
     wanted = DEFAULT_RESULTS if call.n_results is None else call.n_results
 
-    def run(view: View) -> QueryResult:
-        if collection.dimension is None or not len(queries) or not wanted:
-            return _nothing(view, len(queries), call)
-        mask = view.mask(call.ids, where, call.missing or context.settings.missing)
-        amount = min(wanted, view.image.live)
-        found = view.nearest(collection, queries, [mask] * len(queries), [amount] * len(queries))
-        return _query_result(view, found, call)
-
-    return await _read_view(context, collection, run, columns=where is not None)
+    if collection.dimension is None or not len(queries) or not wanted:
+        return await _read_view(context, collection, lambda view: _nothing(view, len(queries), call), columns=False)
+    job = QueryJob(
+        collection=collection,
+        queries=queries,
+        n_results=wanted,
+        needs_columns=where is not None,
+        choose=lambda view: view.mask(call.ids, where, call.missing or context.settings.missing),
+        finish=lambda view, found: _query_result(view, found, call),
+    )
+    return await context.batcher(collection.id).run(job)
 
 
 def _nothing(view: View, queries: int, call: QueryRecords) -> QueryResult:

@@ -6,11 +6,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol, TypeVar
 
 from chroma_async.core.catalog import Catalog
+from chroma_async.engine.batch import QueryBatcher
 from chroma_async.engine.collection import CollectionReader
 from chroma_async.engine.follower import Follower
 from chroma_async.engine.writer import Writer
 from chroma_async.errors import NotFoundError
-from chroma_async.model import Collection
+from chroma_async.model import Collection, CollectionId
 from chroma_async.protocol import Call
 from chroma_async.protocol.validation import parse_collection_id
 from chroma_async.seams import Seams, Workers
@@ -35,6 +36,7 @@ class Context(Protocol):
     def writer(self) -> Writer: ...
     @property
     def is_ready(self) -> bool: ...
+    def batcher(self, collection_id: CollectionId) -> QueryBatcher: ...
     async def wait_for_room(self, size_bytes: int) -> None: ...
 
 

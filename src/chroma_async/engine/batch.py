@@ -1,0 +1,129 @@
+"""Concurrent queries of one collection that meet are searched together: one read view, one scan, one trip to a thread.
+
+A query that finds nobody searching starts at once; those that come while it runs form the next batch. So a lone query waits
+for nothing, and a crowd shares the cost of reading the vectors.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import numpy as np
+
+from chroma_async.engine.collection import CollectionReader, View
+from chroma_async.engine.search import Neighbours
+from chroma_async.errors import ChromaError
+from chroma_async.model import Collection, Mask, Vectors
+from chroma_async.protocol.results import QueryResult
+from chroma_async.seams import Workers
+
+BATCH_QUERIES_MAX: Final = 64
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class QueryJob:
+    """One query call. `queries` has shape (queries, ndim); `choose` gives the mask of allowed slots in a view."""
+
+    collection: Collection
+    queries: Vectors
+    n_results: int
+    needs_columns: bool
+    choose: Callable[[View], Mask | None]
+    finish: Callable[[View, Sequence[Neighbours]], QueryResult]
+
+
+Outcome = QueryResult | Exception
+
+
+class QueryBatcher:
+    """The queue of one collection's queries in one process."""
+
+    def __init__(self, reader: CollectionReader, workers: Workers) -> None:
+        self._reader = reader
+        self._workers = workers
+        self._waiting: list[tuple[QueryJob, asyncio.Future[QueryResult]]] = []
+        self._running: asyncio.Task[None] | None = None
+
+    async def run(self, job: QueryJob) -> QueryResult:
+        """Return the result of a query on a view that is taken after this call."""
+        future: asyncio.Future[QueryResult] = asyncio.get_running_loop().create_future()
+        self._waiting.append((job, future))
+        if self._running is None:
+            self._running = asyncio.create_task(self._drain())
+        return await future
+
+    async def _drain(self) -> None:
+        try:
+            while self._waiting:
+                batch = self._take()
+                jobs = [job for job, _ in batch]
+                try:
+                    outcomes = await self._workers.run(partial(self._search, jobs))
+                except Exception as error:
+                    outcomes = [error] * len(batch)
+                for (_, future), outcome in zip(batch, outcomes, strict=True):
+                    _resolve(future, outcome)
+        finally:
+            self._running = None
+
+    def _take(self) -> list[tuple[QueryJob, asyncio.Future[QueryResult]]]:
+        size, count = 0, 0
+        for job, _ in self._waiting:
+            size += len(job.queries)
+            if count and size > BATCH_QUERIES_MAX:
+                break
+            count += 1
+        batch, self._waiting = self._waiting[:count], self._waiting[count:]
+        return batch
+
+    def _search(self, jobs: Sequence[QueryJob]) -> list[Outcome]:
+        """In a worker thread: choose, search all vectors at once, finish; a job that fails does so alone."""
+        with self._reader.view(columns=any(job.needs_columns for job in jobs)) as view:
+            chosen = [_attempt(job.choose, view) for job in jobs]
+            able = [position for position, mask in enumerate(chosen) if not isinstance(mask, Exception)]
+            found = _search_together(view, [jobs[position] for position in able], [chosen[position] for position in able])
+            outcomes: list[Outcome] = [mask if isinstance(mask, Exception) else RuntimeError() for mask in chosen]
+            for position, neighbours in zip(able, found, strict=True):
+                outcomes[position] = _finish(jobs[position], view, neighbours)
+            return outcomes
+
+
+def _attempt(choose: Callable[[View], Mask | None], view: View) -> Mask | Exception | None:
+    try:
+        return choose(view)
+    except ChromaError as error:
+        return error
+
+
+def _finish(job: QueryJob, view: View, neighbours: Sequence[Neighbours]) -> Outcome:
+    try:
+        return job.finish(view, neighbours)
+    except ChromaError as error:
+        return error
+
+
+def _search_together(view: View, jobs: Sequence[QueryJob], masks: Sequence[object]) -> list[list[Neighbours]]:
+    if not jobs:
+        return []
+    queries = jobs[0].queries if len(jobs) == 1 else np.concatenate([job.queries for job in jobs])
+    spread: list[Mask | None] = []
+    counts: list[int] = []
+    for job, mask in zip(jobs, masks, strict=True):
+        assert mask is None or isinstance(mask, np.ndarray)
+        spread.extend([mask] * len(job.queries))
+        counts.extend([min(job.n_results, view.image.live)] * len(job.queries))
+    found = iter(view.nearest(jobs[0].collection, queries, spread, counts))
+    return [[next(found) for _ in range(len(job.queries))] for job in jobs]
+
+
+def _resolve(future: asyncio.Future[QueryResult], outcome: Outcome) -> None:
+    if future.done():
+        return
+    if isinstance(outcome, Exception):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)

@@ -1,0 +1,58 @@
+"""What a process counts and measures: one table; the registry is an argument, so two engines do not notice each other.
+
+Names follow Prometheus: base units, `_seconds`, `_bytes`, `_total`. Nothing is counted anywhere but in what is listed here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+LATENCY_BUCKETS_SECONDS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+ENTRY_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+class Metrics:
+    """The metrics of one engine."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self.registry = registry or CollectorRegistry()
+        self.calls = Counter(
+            "chroma_async_calls_total", "calls answered, by outcome", ["call", "outcome"], registry=self.registry
+        )
+        self.call_seconds = Histogram(
+            "chroma_async_call_seconds",
+            "time from call to answer",
+            ["call"],
+            buckets=LATENCY_BUCKETS_SECONDS,
+            registry=self.registry,
+        )
+        self.append_entries = Histogram(
+            "chroma_async_append_entries", "entries in one transaction", buckets=ENTRY_BUCKETS, registry=self.registry
+        )
+        self.append_seconds = Histogram(
+            "chroma_async_append_seconds",
+            "time of one transaction, fsync included",
+            buckets=LATENCY_BUCKETS_SECONDS,
+            registry=self.registry,
+        )
+        self.committed_lsn = Gauge("chroma_async_committed_lsn", "newest LSN this process knows", registry=self.registry)
+        self.unapplied_bytes = Gauge(
+            "chroma_async_unapplied_bytes", "bytes of entries that are not applied yet", registry=self.registry
+        )
+
+    @contextmanager
+    def timed_call(self, name: str) -> Iterator[None]:
+        """Count a call and its time; an exception counts under its class name."""
+        begin = time.perf_counter()
+        try:
+            yield
+        except BaseException as error:
+            self.calls.labels(name, type(error).__name__).inc()
+            raise
+        self.calls.labels(name, "ok").inc()
+        self.call_seconds.labels(name).observe(time.perf_counter() - begin)
