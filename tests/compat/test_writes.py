@@ -300,7 +300,9 @@ def test_client_reports_how_many_were_deleted(docs: chromadb.Collection) -> None
     ids=str,
 )
 def test_bad_delete_is_refused_and_deletes_nothing(five: WireCollection, body: dict[str, Any], message: str) -> None:
-    assert five.post("delete", body).refusal == (400, "InvalidArgumentError", message)
+    refusal = five.post("delete", body).refusal
+    assert refusal[:2] == (400, "InvalidArgumentError")
+    assert refusal[2].startswith(message)
     assert five.count() == 5
 
 

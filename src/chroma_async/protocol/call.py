@@ -6,11 +6,12 @@ model, and `CALLS` (in `chroma_async.protocol`) is its catalogue.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
-from typing import Any, ClassVar, Generic, Self, TypeVar, cast
+from functools import cache, partial
+from typing import Any, ClassVar, Final, Generic, Self, TypeVar, cast, get_args
 
 import msgspec
 import numpy as np
@@ -18,7 +19,8 @@ import orjson
 
 from chroma_async.errors import InvalidArgumentError, MalformedRequestError
 from chroma_async.protocol.embeddings import EmbeddingBatch, decode_embedding_batch, decode_query_vectors
-from chroma_async.protocol.explain import malformed
+from chroma_async.protocol.explain import PREFIX, describe, malformed
+from chroma_async.protocol.validation import U32_MAX
 
 R = TypeVar("R")
 
@@ -27,6 +29,9 @@ TENANT = API_V2 + "/tenants/{tenant}"
 DATABASE = TENANT + "/databases/{database}"
 COLLECTIONS = DATABASE + "/collections"
 COLLECTION = COLLECTIONS + "/{collection_id}"
+
+LOOK_FOR_DUPLICATES_BYTES_MAX: Final = 16 * 2**10
+"""Bodies in which fields that are given twice are looked for; in larger ones the last value counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +74,13 @@ class Call(msgspec.Struct, Generic[R], frozen=True, kw_only=True):
     """One request. Subclasses name their fields, their `route`, and override the codec of the result where it is not
     plain JSON.
 
-    `safe_to_repeat` says whether sending it twice changes no more than sending it once, so that a client may retry.
+    `safe_to_repeat` says whether sending it twice changes no more than sending it once, so that a client may retry;
+    `vectors_may_be_null` whether a list of embeddings may have gaps.
     """
 
     route: ClassVar[Route]
     safe_to_repeat: ClassVar[bool] = False
+    vectors_may_be_null: ClassVar[bool] = False
 
     @classmethod
     def decode(cls, request: WireRequest) -> Self:
@@ -83,11 +90,11 @@ class Call(msgspec.Struct, Generic[R], frozen=True, kw_only=True):
             InvalidArgumentError: the body is not JSON, or a query value is not of its type.
             MalformedRequestError: a field is missing or has the wrong type.
         """
-        fields: dict[str, Any] = dict(_decode_body(request.body)) if cls.route.has_body else {}
+        fields: dict[str, Any] = dict(_decode_body(cls, request.body)) if cls.route.has_body else {}
         fields.update(_decode_query(cls, request.query))
         fields.update(request.path)
         try:
-            return msgspec.convert(fields, cls, strict=True, dec_hook=_decode_custom)
+            return msgspec.convert(fields, cls, strict=True, dec_hook=partial(_decode_custom, cls))
         except msgspec.ValidationError as error:
             raise malformed(error, fields) from error
 
@@ -131,16 +138,31 @@ class EmptyResultCall(Call[None], frozen=True, kw_only=True):
         return None
 
 
-def _decode_body(body: bytes) -> Mapping[str, Any]:
+def _decode_body(cls: type[Call[Any]], body: bytes) -> Mapping[str, Any]:
     try:
         decoded = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise InvalidArgumentError(f"Failed to parse the request body as JSON: {error}") from error
     if not isinstance(decoded, dict):
-        raise MalformedRequestError(
-            f"Failed to deserialize the JSON body into the target type: expected an object, got {type(decoded).__name__}"
-        )
+        raise MalformedRequestError(f"{PREFIX}invalid type: {describe(decoded)}, expected a map")
+    if len(body) <= LOOK_FOR_DUPLICATES_BYTES_MAX:
+        _refuse_duplicates(cls, body)
     return cast("dict[str, Any]", decoded)
+
+
+def _refuse_duplicates(cls: type[Call[Any]], body: bytes) -> None:
+    """Refuse a field that is given twice. Only a name that occurs twice in the text makes a second look necessary."""
+    suspects = [name for name in cls.__struct_fields__ if body.count(b'"%b"' % name.encode()) > 1]
+    if not suspects:
+        return
+    names = [name for name, _ in cast("list[tuple[str, Any]]", json.loads(body, object_pairs_hook=_Pairs))]
+    for name in suspects:
+        if names.count(name) > 1:
+            raise MalformedRequestError(f"{PREFIX}duplicate field `{name}`")
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """A JSON object with all of its entries."""
 
 
 def _decode_query(cls: type[Call[Any]], query: Mapping[str, str]) -> Mapping[str, Any]:
@@ -149,10 +171,31 @@ def _decode_query(cls: type[Call[Any]], query: Mapping[str, str]) -> Mapping[str
         if name not in query:
             continue
         try:
-            decoded[name] = msgspec.convert(query[name], _field_types(cls)[name], strict=False)
-        except msgspec.ValidationError as error:
+            decoded[name] = _decode_query_value(query[name], _field_types(cls)[name])
+        except ValueError as error:
             raise InvalidArgumentError(f"Failed to deserialize query string: {name}: {error}") from error
     return decoded
+
+
+def _decode_query_value(text: str, kind: Any) -> Any:
+    """Return a value of the query string; what is wrong with it is said as Rust says it."""
+    if kind == int | None:
+        return _decode_unsigned(text)
+    allowed = [variant for part in get_args(kind) for variant in get_args(part)]
+    if allowed and text not in allowed:
+        raise ValueError(f"unknown variant `{text}`, expected one of {', '.join(f'`{variant}`' for variant in allowed)}")
+    return text
+
+
+def _decode_unsigned(text: str) -> int:
+    if not text:
+        raise ValueError("cannot parse integer from empty string")
+    digits = text.removeprefix("+")
+    if not (digits.isascii() and digits.isdigit()):
+        raise ValueError("invalid digit found in string")
+    if int(digits[:20]) > U32_MAX:
+        raise ValueError("number too large to fit in target type")
+    return int(digits)
 
 
 @cache
@@ -164,9 +207,9 @@ def _query_text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _decode_custom(kind: type[Any], value: object) -> object:
+def _decode_custom(call: type[Call[Any]], kind: type[Any], value: object) -> object:
     if kind is EmbeddingBatch:
-        return decode_embedding_batch(value)
+        return decode_embedding_batch(value, nulls_allowed=call.vectors_may_be_null)
     if kind is np.ndarray:
         return decode_query_vectors(value)
     raise NotImplementedError(f"no decoder for {kind.__name__}")

@@ -1,34 +1,57 @@
-"""Embeddings between the wire and numpy: base64 or number lists in, one float32 matrix out, no object per number."""
+"""Embeddings between the wire and numpy: base64 or number lists in, one float32 matrix out, no object per number.
+
+What has the wrong shape is refused while decoding (422). What has the right shape and a wrong value (400) is kept as the
+batch's `refusal` and raised later: Chroma looks for the collection in between, and a missing one is reported first.
+"""
 
 from __future__ import annotations
 
 import binascii
 from collections.abc import Sequence
-from typing import cast
+from itertools import chain
+from string import ascii_letters, digits
+from typing import Final, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from chroma_async.errors import InvalidArgumentError, MalformedRequestError
 from chroma_async.model import Vectors
-from chroma_async.protocol.explain import PREFIX
+from chroma_async.protocol.explain import PREFIX, describe
 
 NO_VECTORS: Vectors = np.empty((0, 0), dtype=np.float32)
+
+LOOK_FOR_BOOLEANS_MAX: Final = 8_192
+"""Numbers among which a boolean is looked for, one by one; in a larger batch only when none of them is a fraction."""
+
+EMPTY_VECTOR: Final = "Validation error: embeddings: Each embedding must have at least 1 dimension"
+UNEQUAL_LENGTHS: Final = "Inconsistent dimensions in provided embeddings"
+
+_ALPHABET: Final = frozenset((ascii_letters + digits + "+/").encode())
+_LAST_BEFORE_PADDING: Final = {1: frozenset("AEIMQUYcgkosw048"), 2: frozenset("AQgw")}
 
 
 class EmbeddingBatch:
     """The vectors of one write: `vectors` of shape (k, ndim), float32, and which of the call's `count` rows have one.
 
     `rows` holds the ascending row numbers, shape (k,), or None when every row has a vector (k == count).
+    `refusal` is what is wrong with the values of a batch from the wire; there are no vectors then.
     (A plain class: msgspec would decode a dataclass as an object, and hands only foreign types to our decoder.)
     """
 
-    __slots__ = ("count", "rows", "vectors")
+    __slots__ = ("count", "refusal", "rows", "vectors")
 
-    def __init__(self, vectors: Vectors, count: int | None = None, rows: npt.NDArray[np.int64] | None = None) -> None:
+    def __init__(
+        self,
+        vectors: Vectors,
+        count: int | None = None,
+        rows: npt.NDArray[np.int64] | None = None,
+        refusal: InvalidArgumentError | None = None,
+    ) -> None:
         self.vectors = vectors
         self.count = len(vectors) if count is None else count
         self.rows = rows
+        self.refusal = refusal
 
     def to_wire(self) -> list[str | None]:
         """Base64 of little-endian float32, None for rows without a vector."""
@@ -44,91 +67,216 @@ class EmbeddingBatch:
         return spread
 
 
-def decode_embedding_batch(value: object) -> EmbeddingBatch:
-    """Return the vectors of an add, upsert or update.
+def decode_embedding_batch(value: object, *, nulls_allowed: bool = True) -> EmbeddingBatch:
+    """Return the vectors of an add, upsert or update; with its `refusal` when the values are wrong: bad base64, numbers
+    that are not finite, vectors of different lengths or of length 0.
 
     Raises:
-        MalformedRequestError: not a list of number lists or of base64 texts, or a mixture of both.
-        InvalidArgumentError: bad base64, vectors of different lengths, or of length 0.
+        MalformedRequestError: not a list of number lists or of base64 texts, a mixture of both, or a null where none may be.
     """
+    variant = "UpdateEmbeddingsPayload" if nulls_allowed else "EmbeddingsPayload"
     if not isinstance(value, list):
-        raise _wrong_variant("embeddings")
+        raise _wrong_variant(variant)
     items = cast("list[object]", value)
-    rows = [number for number, item in enumerate(items) if item is not None]
-    present = items if len(rows) == len(items) else [items[row] for row in rows]
-    vectors = _decode_rows(present)
-    return EmbeddingBatch(vectors, len(items), None if len(rows) == len(items) else np.asarray(rows, dtype=np.int64))
+    present = [item for item in items if item is not None]
+    if len(present) < len(items) and not nulls_allowed:
+        raise _wrong_variant(variant)
+    try:
+        vectors = _decode_rows(present, variant)
+    except InvalidArgumentError as error:
+        return EmbeddingBatch(NO_VECTORS, len(items), refusal=error)
+    if len(present) == len(items):
+        return EmbeddingBatch(vectors)
+    rows = np.asarray([number for number, item in enumerate(items) if item is not None], dtype=np.int64)
+    return EmbeddingBatch(vectors, len(items), rows)
 
 
-def _decode_rows(items: Sequence[object]) -> Vectors:
+def _decode_rows(items: Sequence[object], variant: str) -> Vectors:
     if not items:
         return NO_VECTORS
     kinds = {type(item) for item in items}
     if kinds == {str}:
         return _from_base64(cast("Sequence[str]", items))
-    if kinds == {list}:
-        return from_lists(cast("Sequence[Sequence[object]]", items), "embeddings")
-    raise _wrong_variant("embeddings")
+    if kinds != {list}:
+        raise _wrong_variant(variant)
+    rows = cast("Sequence[Sequence[object]]", items)
+    matrix = _to_float32(rows)
+    if matrix is not None:
+        return matrix
+    if not all(_are_numbers(row) for row in rows):
+        raise _wrong_variant(variant)
+    raise InvalidArgumentError(UNEQUAL_LENGTHS if all(rows) else EMPTY_VECTOR)
+
+
+# ---- base64
 
 
 def _from_base64(texts: Sequence[str]) -> Vectors:
+    vectors = _decode_good(texts)
+    if vectors is not None and (not vectors.size or _is_finite(vectors)):
+        return vectors
+    sizes = {_decode_one(text) for text in texts}
+    raise InvalidArgumentError(EMPTY_VECTOR if 0 in sizes else UNEQUAL_LENGTHS)
+
+
+def _decode_good(texts: Sequence[str]) -> Vectors | None:
+    """Return the vectors; None when a text is not to be decoded, or they differ in length."""
     try:
         buffers = [binascii.a2b_base64(text, strict_mode=True) for text in texts]
-    except (binascii.Error, ValueError) as error:
-        raise InvalidArgumentError(f"Invalid base64 string: {error}") from error
-    odd = next((buffer for buffer in buffers if len(buffer) % 4), None)
-    if odd is not None:
-        raise InvalidArgumentError(
-            f"Invalid byte length: {len(odd)} bytes cannot be converted to f32 values (must be divisible by 4)"
-        )
-    _require_equal_lengths([len(buffer) for buffer in buffers])
+    except (binascii.Error, ValueError):
+        return None
+    size = len(buffers[0])
+    if size % 4 or any(len(buffer) != size for buffer in buffers):
+        return None
+    if size % 3 and not all(_ends_well(text) for text in texts):
+        return None
     flat = np.frombuffer(b"".join(buffers), dtype="<f4").astype(np.float32, copy=False)
-    return flat.reshape(len(buffers), -1) if flat.size else np.empty((len(buffers), 0), dtype=np.float32)
+    return flat.reshape(len(buffers), -1) if size else np.empty((len(buffers), 0), dtype=np.float32)
+
+
+def _ends_well(text: str) -> bool:
+    """Whether the bits beyond the last byte are zero; Python's decoder does not look at them."""
+    padding = 2 if text.endswith("==") else 1
+    return text[-padding - 1] in _LAST_BEFORE_PADDING[padding]
+
+
+def _decode_one(text: str) -> int:
+    """Return how many numbers a text holds.
+
+    Raises:
+        InvalidArgumentError: what is wrong with it, in the words of Chroma's decoder.
+    """
+    problem = _base64_problem(text)
+    if problem is not None:
+        raise InvalidArgumentError(f"Invalid base64 string: {problem}")
+    buffer = binascii.a2b_base64(text)
+    if len(buffer) % 4:
+        raise InvalidArgumentError(
+            f"Invalid byte length: {len(buffer)} bytes cannot be converted to f32 values (must be divisible by 4)"
+        )
+    numbers = np.frombuffer(buffer, dtype="<f4")
+    odd = np.flatnonzero(~np.isfinite(numbers))
+    if odd.size:
+        value = float(numbers[odd[0]])
+        shown = "NaN" if value != value else str(value)
+        raise InvalidArgumentError(f"Non-finite float value at embedding index {odd[0]}: {shown}")
+    return len(numbers)
+
+
+def _base64_problem(text: str) -> str | None:
+    """Source: `DecodeError` of the Rust crate base64."""
+    symbols = text.encode()
+    content = symbols.rstrip(b"=")
+    padding = len(symbols) - len(content)
+    odd = next((place for place, symbol in enumerate(content) if symbol not in _ALPHABET), None)
+    if odd is not None:
+        return f"Invalid symbol {content[odd]}, offset {odd}."
+    rest = len(content) % 4
+    if padding and (rest < 2 or padding > 2):
+        return f"Invalid symbol 61, offset {len(content)}."
+    if rest == 1:
+        return f"Invalid input length: {len(symbols)}"
+    if len(symbols) % 4:
+        return "Invalid padding"
+    if padding and not _ends_well(text):
+        return f"Invalid last symbol {content[-1]}, offset {len(content) - 1}."
+    return None
+
+
+# ---- number lists
 
 
 def from_lists(rows: Sequence[Sequence[object]], name: str) -> Vectors:
-    """Return number lists of equal length as an (n, ndim) float32 matrix; `name` is the field, for messages."""
-    if any(not isinstance(row, list) for row in rows):
-        raise _wrong_variant(name)
-    _require_equal_lengths([len(row) for row in rows])
+    """Return number lists of equal length as an (n, ndim) float32 matrix; `name` is the field, for messages.
+
+    Raises:
+        MalformedRequestError: something is no number.
+        InvalidArgumentError: the lists differ in length.
+    """
+    matrix = decode_query_vectors(rows, name)
+    if matrix.dtype == object:
+        raise InvalidArgumentError(UNEQUAL_LENGTHS)
+    return matrix
+
+
+def decode_query_vectors(value: object, name: str = "query_embeddings") -> Vectors:
+    """Return the vectors of a query, shape (queries, ndim); base64 is not part of Chroma's query.
+
+    Vectors of different lengths give an array of objects, which `QueryRecords` refuses once its collection is found.
+
+    Raises:
+        MalformedRequestError: not a list of number lists.
+    """
+    if not isinstance(value, list):
+        raise _wrong_type(name, value, "a sequence")
+    rows = cast("list[object]", value)
+    for number, row in enumerate(rows):
+        if not isinstance(row, list):
+            raise _wrong_type(f"{name}[{number}]", row, "a sequence")
+    lists = cast("list[list[object]]", rows)
+    matrix = _to_float32(lists) if lists else NO_VECTORS
+    if matrix is not None:
+        return matrix
+    for number, numbers in enumerate(lists):
+        for place, item in enumerate(numbers):
+            if not _is_number(item):
+                raise _wrong_type(f"{name}[{number}][{place}]", item, "f32")
+    ragged = np.empty(len(lists), dtype=object)
+    ragged[:] = lists
+    return cast("Vectors", ragged)
+
+
+def _to_float32(rows: Sequence[Sequence[object]]) -> Vectors | None:
+    """Return number lists as a matrix; None when they differ in length, or hold something else than numbers."""
+    length = len(rows[0])
+    if any(len(row) != length for row in rows):
+        return None
+    if not length:
+        return np.empty((len(rows), 0), dtype=np.float32)
     try:
         raw = np.asarray(rows)
-    except (ValueError, OverflowError) as error:
-        raise _wrong_variant(name) from error
-    if raw.size == 0:
-        return np.empty((len(rows), 0), dtype=np.float32)
-    if raw.dtype.kind not in "fiu" or raw.ndim != 2:
-        raise _wrong_variant(name)
+    except (ValueError, OverflowError):
+        return None
+    if raw.dtype.kind == "O" and all(_are_numbers(row) for row in rows):
+        raw = raw.astype(np.float64)  # integers beyond 64 bits
+    if raw.dtype.kind not in "fiu" or raw.ndim != 2 or _has_boolean(rows, raw):
+        return None
     with np.errstate(over="ignore"):
         return np.ascontiguousarray(raw, dtype=np.float32)
 
 
-def decode_query_vectors(value: object) -> Vectors:
-    """Return the vectors of a query, shape (queries, ndim); base64 is not part of Chroma's query.
-
-    Raises:
-        MalformedRequestError: not a list of number lists.
-        InvalidArgumentError: the vectors differ in length.
-    """
-    if not isinstance(value, list):
-        raise _wrong_variant("query_embeddings")
-    return from_lists(cast("list[list[object]]", value), "query_embeddings")
+def _has_boolean(rows: Sequence[Sequence[object]], raw: npt.NDArray[np.generic]) -> bool:
+    """numpy takes True for 1; looking at every item of a large batch would cost as much as numpy itself."""
+    if raw.size > LOOK_FOR_BOOLEANS_MAX and raw.dtype.kind == "f":
+        return False
+    return bool in set(map(type, chain.from_iterable(rows)))
 
 
-def _require_equal_lengths(lengths: Sequence[int]) -> None:
-    if len(set(lengths)) > 1:
-        raise InvalidArgumentError("Inconsistent dimensions in provided embeddings")
+def _are_numbers(row: Sequence[object]) -> bool:
+    return all(_is_number(item) for item in row)
+
+
+def _is_number(item: object) -> bool:
+    return isinstance(item, int | float) and not isinstance(item, bool)
 
 
 def require_finite(vectors: Vectors, name: str) -> None:
-    """Refuse NaN and infinity; a sum is finite exactly when its parts are, short of overflow, which is then looked at."""
-    if vectors.size and not np.isfinite(vectors.sum(dtype=np.float64)) and not np.isfinite(vectors).all():
+    """Refuse NaN and infinity."""
+    if vectors.size and not _is_finite(vectors):
         raise InvalidArgumentError(f"Validation error: {name}: Embeddings must not contain NaN or Infinity values")
 
 
-def _wrong_variant(name: str) -> MalformedRequestError:
-    payload = "EmbeddingsPayload" if name == "embeddings" else "Vec<Vec<f32>>"
+def _is_finite(vectors: Vectors) -> bool:
+    """A sum is finite exactly when its parts are, short of overflow, which is then looked at."""
+    return bool(np.isfinite(vectors.sum(dtype=np.float64)) or np.isfinite(vectors).all())
+
+
+def _wrong_variant(variant: str) -> MalformedRequestError:
     return MalformedRequestError(
-        f"{PREFIX}{name}: data did not match any variant of untagged enum {payload}: "
-        "expected a list of number lists, or for writes a list of base64 texts of little-endian float32, not mixed"
+        f"{PREFIX}embeddings: data did not match any variant of untagged enum {variant}: "
+        "expected a list of number lists, or a list of base64 texts of little-endian float32, not mixed"
     )
+
+
+def _wrong_type(path: str, value: object, expected: str) -> MalformedRequestError:
+    return MalformedRequestError(f"{PREFIX}{path}: invalid type: {describe(value)}, expected {expected}")

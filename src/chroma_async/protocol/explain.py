@@ -42,7 +42,7 @@ def _sentence(what: str, path: str, fields: Mapping[str, Any]) -> str:
         return f"unknown field `{found[1]}`"
     if found := _EXPECTED.fullmatch(what):
         wanted = next((_WANTED[name] for name in found[1].split(" | ") if name in _WANTED), found[1])
-        return f"invalid type: {_describe(_value_at(path, fields), found[2])}, expected {wanted}"
+        return f"invalid type: {describe(_value_at(path, fields), found[2])}, expected {wanted}"
     if found := _VARIANT.fullmatch(what):
         return f"unknown variant `{found[1]}`"
     return what[:1].lower() + what[1:]
@@ -60,7 +60,8 @@ def _value_at(path: str, fields: Mapping[str, Any]) -> Any:
     return value
 
 
-def _describe(value: Any, kind: str) -> str:
+def describe(value: Any, kind: str = "value") -> str:
+    """Name a JSON value as serde does; `kind` is for what has no name."""
     match value:
         case bool():
             return f"boolean `{str(value).lower()}`"

@@ -12,7 +12,7 @@ from chroma_async.core.where import Missing
 from chroma_async.errors import InvalidArgumentError, MalformedRequestError
 from chroma_async.model import Lsn, Operation
 from chroma_async.protocol.call import COLLECTION, Call, Route, WireResponse
-from chroma_async.protocol.embeddings import EmbeddingBatch, require_finite
+from chroma_async.protocol.embeddings import EMPTY_VECTOR, UNEQUAL_LENGTHS, EmbeddingBatch, require_finite
 from chroma_async.protocol.explain import PREFIX
 from chroma_async.protocol.results import (
     DeleteResult,
@@ -72,6 +72,8 @@ class WriteRecords(RecordsCall[WriteResult], frozen=True, kw_only=True):
     uris: list[str | None] | None = None
 
     def validate_fields(self) -> None:
+        if self.embeddings is not None and self.embeddings.refusal is not None:
+            raise self.embeddings.refusal
         self.field_types()
         if self.operation != "update" and (self.embeddings is None or self.embeddings.rows is not None):
             raise MalformedRequestError(
@@ -81,7 +83,7 @@ class WriteRecords(RecordsCall[WriteResult], frozen=True, kw_only=True):
         if self.embeddings is not None:
             vectors = self.embeddings.vectors
             if len(vectors) and vectors.shape[1] == 0:
-                raise InvalidArgumentError("Validation error: embeddings: Each embedding must have at least 1 dimension")
+                raise InvalidArgumentError(EMPTY_VECTOR)
             require_finite(vectors, "embeddings")
 
     def validate_lengths(self) -> None:
@@ -135,6 +137,7 @@ class UpdateRecords(WriteRecords, frozen=True, kw_only=True):
 
     route: ClassVar = Route("POST", COLLECTION + "/update")
     operation: ClassVar[Operation] = "update"
+    vectors_may_be_null: ClassVar = True
     embeddings: EmbeddingBatch | None = None
 
 
@@ -209,7 +212,10 @@ class QueryRecords(RecordsCall[QueryResult], frozen=True, kw_only=True):
 
     def validate_fields(self) -> None:
         check_unsigned(self.n_results, "n_results")
-        require_finite(cast("Any", self.query_embeddings), "query_embeddings")
+        if self.query_embeddings.dtype == object:
+            raise InvalidArgumentError(UNEQUAL_LENGTHS)
+        if np.isnan(self.query_embeddings).any():
+            raise InvalidArgumentError("Validation error: query_embeddings: Embeddings must not contain NaN values")
 
     @classmethod
     def encode_result(cls, result: QueryResult) -> WireResponse:

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Final, cast
 
-from chroma_async.errors import InvalidArgumentError, MalformedRequestError
+from chroma_async.errors import ChromaError, InvalidArgumentError, MalformedRequestError, UnimplementedError
 from chroma_async.model import CollectionId
 
 NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{1,510}[a-zA-Z0-9]")
@@ -110,7 +110,7 @@ def check_metadatas(metadatas: Sequence[object], *, nulls_allowed: bool) -> Fiel
         for key, value in cast("dict[str, object]", metadata).items():
             kind = _SCALARS.get(type(value)) or type_of_value(value)
             if kind is None and not (value is None and nulls_allowed) and value != []:
-                raise MalformedRequestError(_bad_value(f"metadatas[{position}].{key}", value))
+                raise _refusal_of_value(key, f"metadatas[{position}].{key}", value)
             known = seen.get(key)
             if known is None:
                 if not key or key[0] in "#$":
@@ -170,6 +170,13 @@ def check_unsigned(value: int | None, name: str) -> None:
             f"Failed to deserialize the JSON body into the target type: {name}: invalid value: integer `{value}`, "
             "expected u32"
         )
+
+
+def _refusal_of_value(key: str, path: str, value: object) -> ChromaError:
+    """A sparse vector is a value that Chroma knows, but not on a single node; all else is none at all."""
+    if isinstance(value, dict) and {"indices", "values"} <= set(cast("dict[str, object]", value)):
+        return UnimplementedError(f"Unimplemented: Sparse vector is not supported for local chroma: {key}")
+    return MalformedRequestError(_bad_value(path, cast("object", value)))
 
 
 def _bad_value(path: str, value: object) -> str:
