@@ -9,12 +9,12 @@ still open would be waited for forever. So loops close before that moment, by `t
 from __future__ import annotations
 
 import atexit
-import concurrent.futures.thread as _executors  # registers its own hook first, so that ours runs before it
+import concurrent.futures.thread  # noqa: F401 - registers its hook first; hooks run in reverse order
 import os
 import threading
 import weakref
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, ExitStack
+from contextlib import AbstractAsyncContextManager, ExitStack, suppress
 from typing import Any, Final, TypeVar
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
@@ -23,12 +23,13 @@ T = TypeVar("T")
 
 
 class BackgroundLoop:
-    """Starts at first use; usable from many threads; closed by `close`, or before the interpreter ends."""
+    """Starts at first use; usable from many threads; closed by `close`, when forgotten, or before the interpreter ends."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._stack: ExitStack | None = None
         self._portal: BlockingPortal | None = None
+        self._thread: int | None = None
         self._process = os.getpid()
 
     def call(self, function: Callable[..., Awaitable[T]], *arguments: Any) -> T:
@@ -43,10 +44,28 @@ class BackgroundLoop:
 
     def close(self) -> None:
         """Leave what is held, stop the loop and its thread. A later use starts another one."""
+        if self._process != os.getpid():
+            self._abandon()
+            return
         with self._lock:
             stack, self._stack, self._portal = self._stack, None, None
-        if stack is not None and self._process == os.getpid():
+        if stack is not None:
             stack.close()
+
+    def _abandon(self) -> None:
+        """In a forked child there is no loop, only its remains: mark the portal as stopped, so that nobody waits for it."""
+        portal, self._portal = self._portal, None
+        if portal is not None:
+            with suppress(StopIteration):
+                portal.stop().send(None)
+        self._stack = None
+
+    def __del__(self) -> None:
+        """Close in order: what is held would otherwise be cancelled at whatever it does."""
+        if threading.get_ident() == self._thread:
+            threading.Thread(target=_close_stack, args=(self._stack,)).start()
+        else:
+            self.close()
 
     def _running_portal(self) -> BlockingPortal:
         if self._process != os.getpid():
@@ -55,8 +74,14 @@ class BackgroundLoop:
             if self._portal is None or self._stack is None:
                 self._stack = ExitStack()
                 self._portal = self._stack.enter_context(start_blocking_portal(name="chroma-async-loop"))
+                self._thread = self._portal.call(threading.get_ident)
                 _running.add(self)
             return self._portal
+
+
+def _close_stack(stack: ExitStack | None) -> None:
+    if stack is not None:
+        stack.close()
 
 
 _running: Final[weakref.WeakSet[BackgroundLoop]] = weakref.WeakSet()
@@ -69,4 +94,3 @@ def _close_all() -> None:
 
 _before_threads_are_joined: Callable[[Callable[[], None]], object] = getattr(threading, "_register_atexit", atexit.register)
 _before_threads_are_joined(_close_all)
-assert _executors is not None
