@@ -29,6 +29,7 @@
     └── LogCorrupt                         an entry does not match its checksum
     FormatError                            a directory or file that this version can't read
     StorageCorrupt                         a file of a collection does not match its checksum
+    Superseded                             another compactor works on this directory; this one stops
 
 The wire name is what Chroma's clients look up; server and client read the same table (`by_wire_name`).
 """
@@ -182,6 +183,10 @@ class LogCorrupt(LogError):
 
 class FormatError(Exception):
     """A data directory or file that this version can't or mustn't open."""
+
+
+class Superseded(Exception):
+    """Another compactor has published since this one read the manifest: it must not publish any more."""
 
 
 class StorageCorrupt(Exception):

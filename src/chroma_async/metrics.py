@@ -6,7 +6,7 @@ Names follow Prometheus: base units, `_seconds`, `_bytes`, `_total`. Nothing is 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Final
 
@@ -46,7 +46,7 @@ class Metrics:
         )
 
     @contextmanager
-    def timed_call(self, name: str) -> Iterator[None]:
+    def timed_call(self, name: str) -> Generator[None]:
         """Count a call and its time; an exception counts under its class name."""
         begin = time.perf_counter()
         try:

@@ -39,6 +39,7 @@ Mask: TypeAlias = npt.NDArray[np.bool_]
 
 DEFAULT_TENANT = "default_tenant"
 DEFAULT_DATABASE = "default_database"
+DEFAULT_DATABASE_ID = "00000000-0000-0000-0000-000000000000"
 
 
 @dataclass(frozen=True, slots=True)

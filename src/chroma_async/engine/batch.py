@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Final, cast
 
 import numpy as np
 
@@ -113,8 +113,7 @@ def _search_together(view: View, jobs: Sequence[QueryJob], masks: Sequence[objec
     spread: list[Mask | None] = []
     counts: list[int] = []
     for job, mask in zip(jobs, masks, strict=True):
-        assert mask is None or isinstance(mask, np.ndarray)
-        spread.extend([mask] * len(job.queries))
+        spread.extend([cast("Mask | None", mask)] * len(job.queries))
         counts.extend([min(job.n_results, view.image.live)] * len(job.queries))
     found = iter(view.nearest(jobs[0].collection, queries, spread, counts))
     return [[next(found) for _ in range(len(job.queries))] for job in jobs]

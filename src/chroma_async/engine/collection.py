@@ -6,7 +6,7 @@ import logging
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -60,7 +60,7 @@ class CollectionReader:
             connection.close()
 
     @contextmanager
-    def view(self, *, columns: bool = False) -> Iterator[View]:
+    def view(self, *, columns: bool = False) -> Generator[View]:
         """A read view: everything that was offered before, seen in one instant. `columns`: metadata can be filtered.
 
         Raises:
@@ -79,7 +79,7 @@ class CollectionReader:
             self._give_back(tables)
 
     @contextmanager
-    def _snapshot(self, tables: RecordTables, columns: bool) -> Iterator[View]:
+    def _snapshot(self, tables: RecordTables, columns: bool) -> Generator[View]:
         for attempt in range(PIN_ATTEMPTS):
             with tables.transaction():
                 pinned = self._try_pin(tables, columns, last=attempt == PIN_ATTEMPTS - 1)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from chroma_async.core.memtable import Memtable
 from chroma_async.engine.follower import Follower
@@ -25,6 +25,8 @@ from chroma_async.projections.store import CollectionStore
 from chroma_async.seams import Seams, Workers
 from chroma_async.settings import EngineSettings
 from chroma_async.wal import LogStore
+
+T = TypeVar("T")
 
 OPEN_STORES_MAX: Final = 64
 IDLE_SECONDS: Final = 0.1
@@ -85,7 +87,7 @@ class Compactor:
     ) -> None:
         self._root = directory / COLLECTIONS
         self._log = log
-        self._lock = lock
+        self.lock = lock
         self._workers = workers
         self._settings = settings
         self._seams = seams
@@ -94,6 +96,7 @@ class Compactor:
         self._deleted: set[CollectionId] = set()
         self._indexing: dict[CollectionId, asyncio.Task[None]] = {}
         self._unindexed: set[CollectionId] = set()
+        self._stopping = False
         self._follower: Follower[Backlog] = self._new_follower()
 
     def _new_follower(self) -> Follower[Backlog]:
@@ -101,7 +104,7 @@ class Compactor:
 
     async def run(self) -> None:
         """Work until cancelled; wait for the lock first."""
-        while not self._lock.try_acquire():
+        while not self.lock.try_acquire():
             await self._seams.clock.sleep(self._settings.lock_interval_seconds)
         try:
             await self.take_over()
@@ -117,18 +120,36 @@ class Compactor:
         self._follower = self._new_follower()
         await self._follower.start()
         self._unindexed = set(self._follower.catalog.collection_ids())
-        await self._workers.run(self._sweep)
+        await self._work(self._sweep)
+
+    async def _work(self, function: Callable[[], T]) -> T:
+        """Run a function in a worker thread, to its end: the lock is not given up while a thread may still publish."""
+        running = asyncio.ensure_future(self._workers.run(function))
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            self._stopping = True
+            await asyncio.wait({running})
+            raise
 
     async def _stop(self) -> None:
+        self._stopping = True
         for task in self._indexing.values():
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
+        self.abandon()
+        self.lock.release()
+        logger.info("compactor.stopped")
+
+    def abandon(self) -> None:
+        """Let go of everything at once, as the end of the process would: nothing is finished."""
+        self._stopping = True
+        for task in self._indexing.values():
+            task.cancel()
         for store in self._stores.values():
             store.close()
         self._stores.clear()
-        self._lock.release()
-        logger.info("compactor.stopped")
 
     def _sweep(self) -> None:
         """Remove directories of collections that do not exist, and heal those that do."""
@@ -155,7 +176,7 @@ class Compactor:
         gone = sorted(self._deleted)
         for collection_id in gone:
             await self._cancel_indexing(collection_id)
-            await self._workers.run(partial(self._remove, collection_id))
+            await self._work(partial(self._remove, collection_id))
             await self._log.truncate_collection(collection_id, through=self._follower.position)
             self._deleted.discard(collection_id)
         return bool(gone)
@@ -173,7 +194,7 @@ class Compactor:
         if collection is None or backlog is None or not backlog.entries:
             return False
         entries = backlog.take(self._settings.apply_bytes_max)
-        applied = await self._workers.run(lambda: self._apply(collection, entries))
+        applied = await self._work(lambda: self._apply(collection, entries))
         backlog.drop(applied)
         self._unindexed.add(collection_id)
         await self._log.truncate_collection(collection_id, through=applied)
@@ -233,8 +254,8 @@ class Compactor:
 
     async def _index(self, collection: Collection) -> None:
         try:
-            store = await self._workers.run(lambda: self._store(collection.id))
-            while await self._workers.run(lambda: self._build_graph(store, collection)):
+            store = await self._work(lambda: self._store(collection.id))
+            while await self._work(lambda: self._build_graph(store, collection)):
                 pass
         except Exception:
             logger.exception("graph.failed collection=%s reads=exact", collection.id)
@@ -243,7 +264,10 @@ class Compactor:
 
     def _build_graph(self, store: CollectionStore, collection: Collection) -> bool:
         return store.build_graphs(
-            collection.hnsw, rows_min=self._settings.graph_rows_min, threads=self._settings.index_threads
+            collection.hnsw,
+            rows_min=self._settings.graph_rows_min,
+            threads=self._settings.index_threads,
+            is_wanted=lambda: not self._stopping and collection.id not in self._deleted,
         )
 
     async def _cancel_indexing(self, collection_id: CollectionId) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final, TypeVar, cast
@@ -24,7 +24,7 @@ from chroma_async.engine.lock import CompactorLock, FileCompactorLock
 from chroma_async.engine.writer import Decision, Proposal, Writer
 from chroma_async.errors import InternalError, RateLimitError, StorageCorrupt, UnavailableError
 from chroma_async.metrics import Metrics
-from chroma_async.model import DEFAULT_DATABASE, DEFAULT_TENANT, CollectionId
+from chroma_async.model import DEFAULT_DATABASE, DEFAULT_DATABASE_ID, DEFAULT_TENANT, CollectionId
 from chroma_async.protocol import Call
 from chroma_async.seams import Seams, ThreadWorkers, Workers
 from chroma_async.settings import EngineSettings
@@ -73,7 +73,7 @@ class Engine:
         self._ready = True
 
     async def _create_defaults(self) -> None:
-        database = DatabaseCreated(self.seams.entropy.uuid(), DEFAULT_DATABASE, DEFAULT_TENANT)
+        database = DatabaseCreated(DEFAULT_DATABASE_ID, DEFAULT_DATABASE, DEFAULT_TENANT)
 
         def decide(catalog: Catalog) -> Decision[None]:
             events = (TenantCreated(DEFAULT_TENANT), database) if catalog.is_empty else ()
@@ -85,11 +85,21 @@ class Engine:
         """Append what is waiting, then let go of everything."""
         self._ready = False
         await self.writer.close()
+        await self._stop_tasks()
+        self.follower.close()
+
+    async def abandon(self) -> None:
+        """Let go of everything at once, as the end of the process would: nothing that waits is appended."""
+        self._ready = False
+        self.writer.abandon()
+        await self._stop_tasks()
+        self.follower.close()
+
+    async def _stop_tasks(self) -> None:
         for task in self._tasks:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
-        self.follower.close()
 
     def add_task(self, task: asyncio.Task[None]) -> None:
         """Let a background task end with the engine."""
@@ -172,7 +182,7 @@ class Engine:
 @asynccontextmanager
 async def open_engine(
     path: Path | None, settings: EngineSettings | None = None, *, compact: bool = True
-) -> AsyncIterator[Engine]:
+) -> AsyncGenerator[Engine]:
     """Open a data directory; None: a temporary one that is gone afterwards. Any number of processes may have it open.
 
     With `compact`, this process compacts in the background whenever no other one does.
@@ -203,7 +213,7 @@ def _temporary(stack: AsyncExitStack) -> Path:
 
 
 @asynccontextmanager
-async def _background_compactor(directory: Path, settings: EngineSettings, seams: Seams) -> AsyncIterator[None]:
+async def _background_compactor(directory: Path, settings: EngineSettings, seams: Seams) -> AsyncGenerator[None]:
     task = asyncio.create_task(_compact(directory, settings, seams), name="chroma_async.compactor")
     try:
         yield

@@ -89,6 +89,12 @@ class Writer:
         task, self._task = self._task, None
         await task
 
+    def abandon(self) -> None:
+        """Stop at once; what waits is never answered."""
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+
     @property
     def refusal(self) -> str | None:
         """Why writes are refused; None while they are not."""

@@ -30,7 +30,8 @@ def distances(space: Space, query: Vectors, rows: Vectors) -> Distances:
         products: Distances = rows @ query
         if space == "cosine":
             products = products * _inverse_norms(rows) * _inverse_norms(query[None, :])[0]
-        return np.float32(1) - products
+        result: Distances = np.float32(1) - products
+        return result
 
 
 def ranking_scores(space: Space, queries: Vectors, rows: Vectors) -> Distances:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import mmap
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, cast
@@ -46,10 +46,11 @@ def grow(graph: Index, vectors: Vectors, *, first: int, threads: int) -> None:
 
 def load_graph(path: Path, configuration: HnswConfiguration) -> Index:
     """Return a graph file in memory, to be grown."""
-    graph = Index.restore(str(path), view=False, enable_key_lookups=False)
-    if graph is None:
+    loaded: Any = cast("Any", Index).restore(str(path), view=False, enable_key_lookups=False)
+    if loaded is None:
         raise StorageCorrupt(f"graph file can't be read. path={path}")
-    cast("Any", graph).expansion_add = max(1, configuration.ef_construction)
+    loaded.expansion_add = max(1, configuration.ef_construction)
+    graph: Index = loaded
     return graph
 
 
@@ -94,11 +95,11 @@ class GraphFile:
         self._lock = threading.Lock()
 
     @contextmanager
-    def _view(self) -> Iterator[Index]:
+    def _view(self) -> Generator[Index]:
         with self._lock:
             view = self._views.pop() if self._views else None
         if view is None:
-            view = Index.restore(cast("Any", self._mapped), view=True, enable_key_lookups=False)
+            view = cast("Any", Index).restore(self._mapped, view=True, enable_key_lookups=False)
         if view is None:
             raise StorageCorrupt(f"graph file has no valid header. path={self.path}")
         try:

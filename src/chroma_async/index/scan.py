@@ -86,19 +86,19 @@ class ScanBuilder:
         """
         if self._latest is not None and len(vectors) <= self._rows:
             return self._latest
-        if self._centre is None:
+        centre = self._centre
+        if centre is None:
             first = _prepared(self._space, np.asarray(vectors[:BLOCK_ROWS]))
-            self._centre = first.mean(axis=0, dtype=np.float32)
+            centre = self._centre = first.mean(axis=0, dtype=np.float32)
         while self._rows < len(vectors):
             room = BLOCK_ROWS - self._rows % BLOCK_ROWS
-            self._take(np.asarray(vectors[self._rows : self._rows + room]))
+            self._take(np.asarray(vectors[self._rows : self._rows + room]), centre)
         partial = (self._pack(),) if self._steps else ()
-        self._latest = Scan(self._space, self._centre, (*self._blocks, *partial))
+        self._latest = Scan(self._space, centre, (*self._blocks, *partial))
         return self._latest
 
-    def _take(self, rows: Vectors) -> None:
-        assert self._centre is not None
-        centred = _prepared(self._space, rows) - self._centre
+    def _take(self, rows: Vectors, centre: npt.NDArray[np.float32]) -> None:
+        centred = _prepared(self._space, rows) - centre
         steps, weights = _quantise(centred)
         self._steps.append(steps)
         if self._space == "l2":

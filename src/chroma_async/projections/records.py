@@ -7,7 +7,7 @@ script. Needles of one or two characters, and those that hold a NUL, are looked 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, cast
@@ -65,7 +65,7 @@ class RecordTables:
         self._connection.close()
 
     @contextmanager
-    def transaction(self, *, write: bool = False) -> Iterator[None]:
+    def transaction(self, *, write: bool = False) -> Generator[None]:
         """One instant of the tables for all that is read inside; with `write`, all or nothing."""
         self._connection.execute("BEGIN IMMEDIATE" if write else "BEGIN")
         try:
@@ -85,6 +85,10 @@ class RecordTables:
     def manifest(self) -> Manifest:
         row = self._connection.execute("SELECT body FROM manifest").fetchone()
         return Manifest() if row is None else decode_manifest(row[0])
+
+    def count(self) -> int:
+        """Number of stored records, counted one by one."""
+        return cast("int", self._connection.execute("SELECT count(*) FROM records").fetchone()[0])
 
     def lookup(self, ids: Sequence[str]) -> dict[str, Row]:
         """The records of these ids, whole."""

@@ -11,9 +11,9 @@ from __future__ import annotations
 import logging
 import threading
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, cast
 
 import msgspec
 import numpy as np
@@ -21,7 +21,7 @@ import numpy as np
 from chroma_async.core.columns import ColumnPiece, encode, merge
 from chroma_async.core.memtable import Tail
 from chroma_async.core.watermarks import SegmentShape, graph_target, is_worth_rewriting, pieces_to_merge
-from chroma_async.errors import StorageCorrupt
+from chroma_async.errors import StorageCorrupt, Superseded
 from chroma_async.index.hnsw import checksum, empty_graph, grow, load_graph
 from chroma_async.model import HnswConfiguration, Lsn, Slots, Space, Vectors
 from chroma_async.projections.manifest import GraphRef, Manifest, PieceRef, SegmentRef
@@ -137,6 +137,8 @@ class CollectionStore:
     def _publish(self, draft: Manifest, tail: Tail | None = None) -> None:
         published = msgspec.structs.replace(draft, version=self.manifest.version + 1)
         with self.tables.transaction(write=True):
+            if self.tables.version() != self.manifest.version:
+                raise Superseded(f"another compactor has published meanwhile. collection={self.directory.name}")
             if tail is not None:
                 self.tables.apply(tail)
             self.tables.publish(published)
@@ -164,15 +166,20 @@ class CollectionStore:
 
     # ---- index
 
-    def build_graphs(self, configuration: HnswConfiguration, *, rows_min: int, threads: int) -> bool:
+    def build_graphs(
+        self, configuration: HnswConfiguration, *, rows_min: int, threads: int, is_wanted: Callable[[], bool] = lambda: True
+    ) -> bool:
         """Build or grow the graph of the first segment that needs one; say whether something was done.
 
         The work is done aside, without the store's lock: applying goes on, and the graph covers the rows of its start.
+        `is_wanted` is asked every second or so; the work is given up when it says no.
         """
         segment = self._segment_without_graph(rows_min)
         if segment is None:
             return False
-        path = self._write_graph(segment, configuration, threads)
+        path = self._write_graph(segment, configuration, threads, is_wanted)
+        if path is None:
+            return False
         with self.lock:
             self._publish_graph(segment, GraphRef(file=path.name, rows=segment.rows, crc=checksum(path)))
         return True
@@ -185,17 +192,21 @@ class CollectionStore:
                 return segment
         return None
 
-    def _write_graph(self, segment: SegmentRef, configuration: HnswConfiguration, threads: int) -> Path:
+    def _write_graph(
+        self, segment: SegmentRef, configuration: HnswConfiguration, threads: int, is_wanted: Callable[[], bool]
+    ) -> Path | None:
         vectors, _ = map_segment(self.directory, segment, self.manifest.dimension or 0)
         if segment.graph is None:
             graph, first = empty_graph(vectors.shape[1], configuration), 0
         else:
             graph, first = load_graph(graph_path(self.directory, segment, segment.graph), configuration), segment.graph.rows
         for start in range(first, segment.rows, GROW_ROWS):
+            if not is_wanted():
+                return None
             grow(graph, vectors[start : start + GROW_ROWS], first=start, threads=threads)
         path = self.directory / SEGMENTS / str(segment.number) / f"{self.manifest.version}-{segment.rows}.usearch"
         aside = path.with_suffix(".building")
-        graph.save(str(aside))
+        cast("Any", graph).save(str(aside))
         self._files.sync(aside)
         self._files.replace(aside, path)
         self._files.sync_directory(path.parent)

@@ -8,7 +8,7 @@ from chroma_async.core.events import EverythingDeleted
 from chroma_async.engine.handlers.registry import Context, handles
 from chroma_async.engine.writer import Append, Decision, Proposal
 from chroma_async.errors import ForbiddenError
-from chroma_async.model import DEFAULT_DATABASE, DEFAULT_TENANT
+from chroma_async.model import DEFAULT_DATABASE, DEFAULT_DATABASE_ID, DEFAULT_TENANT
 from chroma_async.protocol import CheckHealth, GetIdentity, GetPreflight, GetVersion, Heartbeat, Reset
 from chroma_async.protocol.system import Identity
 
@@ -48,5 +48,5 @@ async def identity(context: Context, call: GetIdentity) -> Identity:
 async def reset(context: Context, call: Reset) -> bool:
     if not context.settings.allow_reset:
         raise ForbiddenError("Reset is disabled by config")
-    event = EverythingDeleted(context.seams.entropy.uuid())
+    event = EverythingDeleted(DEFAULT_DATABASE_ID)
     return await context.writer.submit(Proposal(lambda catalog: Decision([Append.of_catalog(event)], lambda lsn: True)))
