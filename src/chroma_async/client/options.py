@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
-
-import httpx
+from typing import TYPE_CHECKING, Final
 
 from chroma_async.client.address import API_PATHS, DEFAULT_HOST, DEFAULT_PORT, Address, parse_address
 from chroma_async.client.settings import Settings
 from chroma_async.settings import EngineSettings
 
-DEFAULT_TIMEOUT: Final = httpx.Timeout(60.0, connect=10.0)
+if TYPE_CHECKING:  # httpx is loaded when a client is made, not when it is imported
+    import httpx
+
+ANSWER_SECONDS: Final = 60.0
+CONNECT_SECONDS: Final = 10.0
 """Seconds: 10 for a connection; 60 for each read and write, which slow embeddings or deletions of much data may need."""
 
 MAX_CONNECTIONS: Final = 100
@@ -37,13 +39,17 @@ def server_address(host: str, port: int | str, ssl: bool, settings: Settings) ->
 
 def chosen_timeout(timeout: float | httpx.Timeout | None) -> httpx.Timeout:
     """Return the timeouts that a number of seconds means; None is the default, `httpx.Timeout(None)` waits forever."""
+    import httpx
+
     if timeout is None:
-        return DEFAULT_TIMEOUT
+        return httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
     return timeout if isinstance(timeout, httpx.Timeout) else httpx.Timeout(timeout)
 
 
 def chosen_limits(limits: httpx.Limits | None, settings: Settings) -> httpx.Limits:
     """Return how many connections there may be, and how long an idle one is kept."""
+    import httpx
+
     if limits is not None:
         return limits
     return httpx.Limits(

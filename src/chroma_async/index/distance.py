@@ -29,9 +29,8 @@ def distances(space: Space, query: Vectors, rows: Vectors) -> Distances:
             return _squared_norms(rows - query)
         products: Distances = rows @ query
         if space == "cosine":
-            products = products * _inverse_norms(rows) * _inverse_norms(query[None, :])[0]
-        result: Distances = np.float32(1) - products
-        return result
+            products *= _inverse_norms(rows) * _inverse_norms(query[None, :])[0]
+        return np.asarray(np.float32(1) - products, dtype=np.float32)
 
 
 def ranking_scores(space: Space, queries: Vectors, rows: Vectors) -> Distances:

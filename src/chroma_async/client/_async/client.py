@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 from uuid import UUID
 
-import httpx
-
 from chroma_async.client._async.collection import AsyncCollection, DataLoader
-from chroma_async.client._async.http import AsyncHttpTransport
 from chroma_async.client.address import DEFAULT_HOST, DEFAULT_PORT
 from chroma_async.client.checks import checked_metadata, checked_optional_count
 from chroma_async.client.colours import AsyncCaller, AsyncConnectable, AsyncLock
@@ -54,6 +51,11 @@ from chroma_async.protocol import (
 )
 from chroma_async.protocol.system import Identity
 from chroma_async.settings import EngineSettings, Missing
+
+if TYPE_CHECKING:  # httpx is loaded when a client is made, not when it is imported
+    import httpx
+
+    from chroma_async.client._async.http import AsyncHttpTransport
 
 R = TypeVar("R")
 
@@ -466,6 +468,8 @@ def _http_transport(
     retries: int = 2,
     limits: httpx.Limits | None = None,
 ) -> AsyncHttpTransport:
+    from chroma_async.client._async.http import AsyncHttpTransport
+
     return AsyncHttpTransport(
         server_address(host, port, ssl, settings),
         headers=request_headers(settings, headers),

@@ -6,13 +6,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 from uuid import UUID
 
-import httpx
-
 from chroma_async.client._sync.collection import Collection, DataLoader
-from chroma_async.client._sync.http import HttpTransport
 from chroma_async.client.address import DEFAULT_HOST, DEFAULT_PORT
 from chroma_async.client.checks import checked_metadata, checked_optional_count
 from chroma_async.client.colours import Caller, Connectable, Lock
@@ -55,6 +52,11 @@ from chroma_async.protocol import (
 )
 from chroma_async.protocol.system import Identity
 from chroma_async.settings import EngineSettings, Missing
+
+if TYPE_CHECKING:  # httpx is loaded when a client is made, not when it is imported
+    import httpx
+
+    from chroma_async.client._sync.http import HttpTransport
 
 R = TypeVar("R")
 
@@ -465,6 +467,8 @@ def _http_transport(
     retries: int = 2,
     limits: httpx.Limits | None = None,
 ) -> HttpTransport:
+    from chroma_async.client._sync.http import HttpTransport
+
     return HttpTransport(
         server_address(host, port, ssl, settings),
         headers=request_headers(settings, headers),
