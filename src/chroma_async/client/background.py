@@ -9,7 +9,7 @@ still open would be waited for forever. So loops close before that moment, by `t
 from __future__ import annotations
 
 import atexit
-import concurrent.futures.thread  # noqa: F401 - registers its hook first; hooks run in reverse order
+import concurrent.futures.thread  # noqa: F401  # pyright: ignore[reportUnusedImport] - its hook comes first
 import os
 import threading
 import weakref

@@ -38,8 +38,12 @@ def ranking_scores(space: Space, queries: Vectors, rows: Vectors) -> Distances:
     with np.errstate(over="ignore", invalid="ignore"):
         products: Distances = queries @ rows.T
         if space == "l2":
-            return _squared_norms(rows) - np.float32(2) * products
-        return -products if space == "ip" else -products * _inverse_norms(rows)
+            products *= np.float32(-2)
+            products += _squared_norms(rows)
+            return products
+        if space == "cosine":
+            products *= _inverse_norms(rows)
+        return np.negative(products, out=products)
 
 
 def _squared_norms(rows: Vectors) -> Distances:
