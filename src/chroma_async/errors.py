@@ -59,6 +59,8 @@ class ChromaError(Exception):
 
 
 class InvalidArgumentError(ChromaError):
+    """A value that the caller must change; the message says what is allowed."""
+
     wire_name = "InvalidArgumentError"
     status = 400
 
@@ -82,33 +84,47 @@ class MalformedRequestError(ChromaError):
 
 
 class UnsupportedMediaTypeError(ChromaError):
+    """A body that is not sent as JSON."""
+
     status = 415
 
 
 class PayloadTooLargeError(ChromaError):
+    """A body larger than the server takes; send less at once."""
+
     status = 413
 
 
 class BatchSizeExceededError(ChromaError):
+    """More records in one call than the server takes; send fewer at once."""
+
     wire_name = "BatchSizeExceededError"
     status = 413
 
 
 class AuthorizationError(ChromaError):
+    """Who calls is not known, or not believed; check the credentials."""
+
     wire_name = "AuthorizationError"
     status = 401
 
 
 class ChromaAuthError(ChromaError):
+    """Who calls is known, and may not do this."""
+
     wire_name = "AuthError"
     status = 403
 
 
 class ForbiddenError(ChromaError):
+    """The server does not allow this call to anybody, such as a reset."""
+
     status = 403
 
 
 class NotFoundError(ChromaError):
+    """No tenant, database or collection of that name or id."""
+
     wire_name = "NotFoundError"
     status = 404
 
@@ -120,17 +136,23 @@ class UniqueConstraintError(ChromaError):
 
 
 class RateLimitError(ChromaError):
+    """Too much is waiting; come back after the time that `Retry-After` says."""
+
     wire_name = "RateLimitError"
     status = 429
     retryable = True
 
 
 class QuotaError(ChromaError):
+    """A limit that is set for the caller was reached."""
+
     wire_name = "QuotaError"
     status = 400
 
 
 class UnimplementedError(ChromaError):
+    """A part of Chroma's API that this server does not offer."""
+
     status = 501
 
 
@@ -149,11 +171,15 @@ class ServerUnreachableError(ChromaError):
 
 
 class InternalError(ChromaError):
+    """A mistake of the server's own; its log has the details."""
+
     wire_name = "InternalError"
     status = 500
 
 
 class VersionMismatchError(InternalError):
+    """Client and server do not speak the same version."""
+
     wire_name = "VersionMismatchError"
 
 
