@@ -19,7 +19,7 @@ from chroma_async.core.memtable import Memtable, Row, Tail
 from chroma_async.core.planner import SCAN_BYTES_MAX
 from chroma_async.core.where import DocumentTest, FieldTest, Missing, Where, evaluate, matches
 from chroma_async.engine.search import Neighbours, SearchTarget, search
-from chroma_async.errors import StorageCorrupt
+from chroma_async.errors import StorageCorrupt, UnavailableError
 from chroma_async.index.scan import Scan
 from chroma_async.model import Collection, Lsn, Mask, Slots, Vectors
 from chroma_async.projections.fold import fold_entry
@@ -80,23 +80,23 @@ class CollectionReader:
 
     @contextmanager
     def _snapshot(self, tables: RecordTables, columns: bool) -> Generator[View]:
-        for attempt in range(PIN_ATTEMPTS):
+        for _ in range(PIN_ATTEMPTS):
             with tables.transaction():
-                pinned = self._try_pin(tables, columns, last=attempt == PIN_ATTEMPTS - 1)
+                pinned = self._try_pin(tables, columns)
                 if pinned is not None:
                     yield pinned
                     return
-        raise AssertionError("unreachable: the last attempt pins or raises")
+        raise UnavailableError(f"the collection changes faster than it can be opened; try again. attempts={PIN_ATTEMPTS}")
 
-    def _try_pin(self, tables: RecordTables, columns: bool, *, last: bool) -> View | None:
+    def _try_pin(self, tables: RecordTables, columns: bool) -> View | None:
         """Pin what this transaction sees; None when another thread is ahead of it, or its files are gone by now."""
         try:
             with self._lock:
-                if tables.version() < self._base.manifest.version and not last:
+                if tables.version() < self._base.manifest.version:
                     return None
                 return self._pin(tables, columns)
         except StorageCorrupt:
-            if last or self._is_current(tables):
+            if self._is_current(tables):
                 raise
             return None
 

@@ -93,6 +93,7 @@ class Compactor:
         self._seams = seams
         self._stores: OrderedDict[CollectionId, CollectionStore] = OrderedDict()
         self._stores_lock = threading.Lock()
+        self._known: frozenset[CollectionId] = frozenset()
         self._deleted: set[CollectionId] = set()
         self._indexing: dict[CollectionId, asyncio.Task[None]] = {}
         self._unindexed: set[CollectionId] = set()
@@ -119,7 +120,8 @@ class Compactor:
         logger.info("compactor.started")
         self._follower = self._new_follower()
         await self._follower.start()
-        self._unindexed = set(self._follower.catalog.collection_ids())
+        self._known = self._follower.catalog.collection_ids()
+        self._unindexed = set(self._known)
         await self._work(self._sweep)
 
     async def _work(self, function: Callable[[], T]) -> T:
@@ -134,7 +136,7 @@ class Compactor:
 
     async def _stop(self) -> None:
         self._stopping = True
-        for task in self._indexing.values():
+        for task in list(self._indexing.values()):
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
@@ -173,6 +175,9 @@ class Compactor:
         return busy
 
     async def _delete_collections(self) -> bool:
+        known = self._follower.catalog.collection_ids()
+        self._deleted |= self._known - known  # also those that had no entry waiting
+        self._known = known
         gone = sorted(self._deleted)
         for collection_id in gone:
             await self._cancel_indexing(collection_id)

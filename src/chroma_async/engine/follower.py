@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Generic, Protocol, TypeVar
 
 import anyio
@@ -81,6 +81,8 @@ class Follower(Generic[S]):
             raise LogReset(f"the log was replaced while it was followed; restart. was={self._identity}")
         try:
             async for entry in self._log.read(after=self.position, through=target):
+                if entry.lsn <= self.position:
+                    continue  # our own: accepted while this read was under way
                 if entry.payload is None:
                     await self._reload()
                     return
@@ -97,18 +99,23 @@ class Follower(Generic[S]):
                 entries = [entry async for entry in self._log.read(after=Lsn(oldest - 1), through=kept.lsn)]
             except LogTruncated:
                 continue
+            if kept.lsn < self.position:
+                continue  # this process appended meanwhile: read a newer instant
             self._replace_catalog(Catalog.from_rows(kept.rows))
             self._offer_all(entries)
             self.position = kept.lsn
             return
 
     def _offer_all(self, entries: Iterable[Entry]) -> None:
+        """Those of deleted collections too: their sinks are closed at once, and so learn of the deletion."""
         for entry in entries:
-            known = entry.collection is not None and self.catalog.collection(entry.collection) is not None
-            if known and entry.collection is not None and entry.payload is not None and entry.lsn > self.position:
+            if entry.collection is not None and entry.payload is not None and entry.lsn > self.position:
                 self.sink(entry.collection).offer(entry.lsn, entry.payload)
 
     def _take(self, lsn: Lsn, collection_id: CollectionId | None, payload: bytes) -> None:
+        """Take an entry that was read, unless this process appended it and accepted it while it was read."""
+        if lsn <= self.position:
+            return
         head = decode_head(payload)
         if isinstance(head, RecordsHead | RecordsDeleted):
             if self.catalog.collection(head.collection) is not None:
@@ -120,11 +127,16 @@ class Follower(Generic[S]):
         self.position = lsn
 
     def accept(self, first: Lsn, entries: Iterable[tuple[CollectionId | None, bytes]], catalog: Catalog) -> None:
-        """Take what this process appended itself, at the position where it stands; `catalog` holds the effect."""
-        assert first == self.position + 1
+        """Take what this process appended itself; `catalog` holds the effect of all of it.
+
+        A read that began between the commit and this call may have taken some of it already.
+        """
+        assert first <= self.position + 1
         self._replace_catalog(catalog)
-        for collection_id, payload in entries:
-            self.position = Lsn(self.position + 1)
+        for lsn, (collection_id, payload) in enumerate(entries, first):
+            if lsn <= self.position:
+                continue
+            self.position = Lsn(lsn)
             if collection_id is not None and self.catalog.collection(collection_id) is not None:
                 self.sink(collection_id).offer(self.position, payload)
 

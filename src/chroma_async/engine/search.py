@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -28,6 +28,12 @@ LARGEST: Final = np.finfo(np.float32).max
 
 CHUNK_ROWS: Final = 8_192
 """Rows that are compared at a time when a segment is read from the disk."""
+
+TAIL_QUERIES: Final = 32
+"""Queries that are compared with the tail by one matrix product."""
+
+TAIL_GATHER_SHARE: Final = 8
+"""A filter that leaves less than this part of the tail is answered by copying the rows it leaves."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,8 +69,8 @@ def search(target: SearchTarget, queries: Vectors, masks: Sequence[Mask | None],
         searcher = _SegmentSearch(target, segment, scan)
         for number, found in enumerate(searcher.run(queries, masks, counts)):
             parts[number].append(found)
-    for number, query in enumerate(queries):
-        parts[number].append(_search_tail(target, query, masks[number], counts[number]))
+    for number, found in enumerate(_search_tail(target, queries, masks, counts)):
+        parts[number].append(found)
     return [_nearest(found, count) for found, count in zip(parts, counts, strict=True)]
 
 
@@ -75,12 +81,23 @@ def _nearest(parts: Sequence[Neighbours], count: int) -> Neighbours:
     return Neighbours(slots[order], values[order])
 
 
-def _search_tail(target: SearchTarget, query: Vectors, mask: Mask | None, count: int) -> Neighbours:
-    owners = target.tail.owners
-    rows = np.flatnonzero(owners >= 0)
-    if mask is not None:
-        rows = rows[mask[owners[rows]]]
-    return _rank(target.space, query, target.tail.vectors, rows, owners, count)
+def _search_tail(
+    target: SearchTarget, queries: Vectors, masks: Sequence[Mask | None], counts: Sequence[int]
+) -> Iterator[Neighbours]:
+    """Compare with the tail's vectors where they are: copying those that count would cost more than the comparison."""
+    owners, vectors = target.tail.owners, target.tail.vectors
+    owned = owners >= 0
+    for first in range(0, len(queries), TAIL_QUERIES):
+        scores: Distances | None = None
+        for number in range(first, min(first + TAIL_QUERIES, len(queries))):
+            query, mask, count = queries[number], masks[number], counts[number]
+            allowed = owned if mask is None else owned & mask[np.maximum(owners, 0)]
+            rows = np.flatnonzero(allowed)
+            if len(rows) > max(4 * candidates(count), len(owned) // TAIL_GATHER_SHARE):
+                if scores is None:
+                    scores = ranking_scores(target.space, queries[first : first + TAIL_QUERIES], vectors)
+                rows = _best(np.where(allowed, scores[number - first], np.inf), allowed, candidates(count))
+            yield _rank(target.space, query, vectors, rows, owners, count)
 
 
 def _rank(space: Space, query: Vectors, vectors: Vectors, rows: Slots, owners: Slots, count: int) -> Neighbours:

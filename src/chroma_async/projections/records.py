@@ -19,6 +19,7 @@ from chroma_async.core.memtable import Row, Tail
 from chroma_async.model import Metadata, Slots
 from chroma_async.projections.manifest import Manifest, decode_manifest, encode_manifest
 
+JOURNAL_BYTES_MAX: Final = 16 * 2**20
 TRIGRAM: Final = 3
 TRIGRAMS_MAX: Final = 24
 """Trigrams of a long needle that are asked for; the exact check does the rest."""
@@ -59,6 +60,7 @@ class RecordTables:
         self._connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         self._connection.execute("PRAGMA journal_mode = WAL")
         self._connection.execute("PRAGMA synchronous = FULL")
+        self._connection.execute(f"PRAGMA journal_size_limit = {JOURNAL_BYTES_MAX}")
         self._connection.executescript(SCHEMA)
 
     def close(self) -> None:

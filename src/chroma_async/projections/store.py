@@ -245,6 +245,10 @@ class CollectionStore:
         return False
 
     def _rewrite(self, position: int, vectors: Vectors, owners: Slots) -> None:
+        if not len(owners):
+            segments = (*self.manifest.segments[:position], *self.manifest.segments[position + 1 :])
+            self._publish(msgspec.structs.replace(self.manifest, segments=segments))
+            return
         number = self.manifest.next_file
         folder = self.directory / SEGMENTS / str(number)
         self._files.make_directory(folder)

@@ -18,20 +18,22 @@ from chroma_async.protocol import (
     ListCollections,
     ModifyCollection,
 )
-from chroma_async.protocol.collection_json import resolve_configuration, updated_configuration
+from chroma_async.protocol.collection_json import resolve_creation, updated_settings
 from chroma_async.protocol.validation import parse_collection_id
 
 
 @handles(CreateCollection)
 async def create_collection(context: Context, call: CreateCollection) -> Collection:
+    settings = resolve_creation(call.configuration, call.schema, call.metadata)
     event = CollectionCreated(
         id=CollectionId(context.seams.entropy.uuid()),
         name=call.name,
         tenant=call.tenant,
         database=call.database,
         metadata=call.metadata,
-        hnsw=resolve_configuration(call.configuration, call.metadata),
-        embedding_function=None if call.configuration is None else call.configuration.embedding_function,
+        hnsw=settings.hnsw,
+        embedding_function=settings.embedding_function,
+        schema=settings.schema,
     )
 
     def decide(catalog: Catalog) -> Decision[Collection]:
@@ -83,14 +85,14 @@ async def modify_collection(context: Context, call: ModifyCollection) -> None:
         new_name = call.new_name or old.name
         if new_name != old.name and catalog.collection_named(old.tenant, old.database, new_name) is not None:
             raise UniqueConstraintError(f"Collection [{new_name}] already exists")
-        update = call.new_configuration
-        new_function = None if update is None else update.embedding_function
+        settings = updated_settings(old, call.new_configuration)
         event = CollectionModified(
             id=old.id,
             name=new_name,
             metadata=old.metadata if call.kept_metadata is None else call.kept_metadata,
-            hnsw=updated_configuration(old.hnsw, update),
-            embedding_function=old.embedding_function if new_function is None else new_function,
+            hnsw=settings.hnsw,
+            embedding_function=settings.embedding_function,
+            schema=settings.schema,
         )
         return happened(event)
 

@@ -38,6 +38,7 @@ from chroma_async.protocol.results import (
     QueryResult,
     WriteResult,
 )
+from chroma_async.protocol.schema import check_filter_allowed
 from chroma_async.protocol.validation import normalise_metadata
 
 T = TypeVar("T")
@@ -130,6 +131,7 @@ async def delete(context: Context, call: DeleteRecords) -> DeleteResult:
     """Delete by ids at once; by filter, with the log's turn held, so that no write comes between match and delete."""
     collection = _find(context, call)
     where = _filter(call.where, call.where_document)
+    check_filter_allowed(collection, where)
     if call.ids is None and where is None:
         return DeleteResult(deleted=0, lsn=None)
     if where is None:
@@ -194,6 +196,7 @@ async def indexing_status(context: Context, call: GetIndexingStatus) -> Indexing
 async def get(context: Context, call: GetRecords) -> GetResult:
     collection = _find(context, call)
     where = _filter(call.where, call.where_document)
+    check_filter_allowed(collection, where)
 
     def run(view: View) -> GetResult:
         slots = view.slots(call.ids, where, call.missing or context.settings.missing)
@@ -211,6 +214,7 @@ async def query(context: Context, call: QueryRecords) -> QueryResult:
     queries = cast("Vectors", call.query_embeddings)
     if len(queries):
         _check_dimension(collection, queries.shape[1])
+    check_filter_allowed(collection, where)
     wanted = DEFAULT_RESULTS if call.n_results is None else call.n_results
 
     if collection.dimension is None or not len(queries) or not wanted:
