@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -14,6 +15,10 @@ from typing import Final
 from chroma_async.server.child import EXIT_HOPELESS, READY_LINE
 
 _KILL_AFTER_SECONDS: Final = 5.0
+
+_ENVIRONMENT: Final = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+"""Of children, unless it says otherwise already. There is a worker for each core; when each of them uses every core for
+its matrix products, their threads wait for one another in a loop, and a query takes several times as long."""
 
 logger = logging.getLogger("chroma_async.supervisor")
 
@@ -79,6 +84,7 @@ class Child:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             pass_fds=(self._socket,),
+            env=_ENVIRONMENT | os.environ,
             process_group=0,  # Ctrl-C reaches the parent alone, which then ends its children in order
         )
         logger.info("%s.start pid=%d", self.name, process.pid)
