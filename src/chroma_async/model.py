@@ -83,3 +83,5 @@ class Collection:
     dimension: int | None = None
     fields: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     """Metadata fields seen so far and their types (`str`, `int`, `float`, `bool`), in order of appearance."""
+    schema: JsonObject | None = None
+    """The schema that the collection was created with, as it is shown; None: the default one."""

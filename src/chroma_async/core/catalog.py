@@ -149,7 +149,7 @@ class Catalog:
     def _modify(self, event: CollectionModified) -> Rows:
         old = self._collections[event.id]
         del self._ids[old.tenant, old.database, old.name]
-        changes = {name: getattr(event, name) for name in ("name", "metadata", "hnsw", "embedding_function")}
+        changes = {name: getattr(event, name) for name in ("name", "metadata", "hnsw", "embedding_function", "schema")}
         return self._put(replace(old, **changes))
 
     def _delete(self, collection_ids: Iterable[CollectionId]) -> Rows:

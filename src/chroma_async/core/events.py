@@ -54,6 +54,7 @@ class CollectionCreated(msgspec.Struct, frozen=True):
     metadata: JsonObject | None
     hnsw: HnswConfiguration
     embedding_function: JsonObject | None
+    schema: JsonObject | None
 
 
 class CollectionModified(msgspec.Struct, frozen=True):
@@ -64,6 +65,7 @@ class CollectionModified(msgspec.Struct, frozen=True):
     metadata: JsonObject | None
     hnsw: HnswConfiguration
     embedding_function: JsonObject | None
+    schema: JsonObject | None
 
 
 class CollectionDeleted(msgspec.Struct, frozen=True):

@@ -1,19 +1,28 @@
-"""The collection object of the wire: `configuration_json` and `schema` with the defaults that Chroma's server returns.
+"""The collection object of the wire, `configuration_json`, and what the arguments of its creation mean.
 
 Format: Chroma 1.5.9, `POST /api/v2/.../collections`.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Final, cast
 
 import msgspec
 
 from chroma_async.errors import InvalidArgumentError, MalformedRequestError
 from chroma_async.model import Collection, CollectionId, HnswConfiguration, Json, JsonObject, Space
+from chroma_async.protocol.embedding_function import is_default_function
+from chroma_async.protocol.schema import (
+    EMBEDDING,
+    INDEX_OF_KIND,
+    is_default_schema,
+    parse_schema,
+    resolve_schema,
+    shown_schema,
+    updated_schema,
+)
 
 SPACES: Final = ("l2", "cosine", "ip")
 
@@ -26,13 +35,6 @@ LEGACY_KEYS: Final[Mapping[str, str]] = {
     "hnsw:batch_size": "batch_size",
     "hnsw:sync_threshold": "sync_threshold",
     "hnsw:resize_factor": "resize_factor",
-}
-
-INDEX_OF_TYPE: Final = {
-    "str": ("string", "string_inverted_index"),
-    "int": ("int", "int_inverted_index"),
-    "float": ("float", "float_inverted_index"),
-    "bool": ("bool", "bool_inverted_index"),
 }
 
 
@@ -66,13 +68,6 @@ class SpannInput(msgspec.Struct, frozen=True):
     space: Space | None = None
 
 
-class EmbeddingFunctionTag(msgspec.Struct, frozen=True):
-    """The part of an embedding function's configuration that is checked; the whole is kept verbatim."""
-
-    type: str
-    name: str | None = None
-
-
 class ConfigurationInput(msgspec.Struct, frozen=True):
     hnsw: HnswInput | None = None
     spann: SpannInput | None = None
@@ -83,6 +78,15 @@ class ConfigurationUpdate(msgspec.Struct, frozen=True):
     hnsw: HnswUpdate | None = None
     spann: SpannInput | None = None
     embedding_function: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionSettings:
+    """What is decided about a collection's index; `schema` is None where it is the default one."""
+
+    hnsw: HnswConfiguration
+    embedding_function: JsonObject | None
+    schema: JsonObject | None = None
 
 
 def resolve_configuration(
@@ -101,6 +105,38 @@ def resolve_configuration(
     if given.hnsw is not None:
         return _overlay(HnswConfiguration(), given.hnsw)
     return _overlay(HnswConfiguration(), _legacy(metadata or {}))
+
+
+def resolve_creation(
+    configuration: ConfigurationInput | None, schema: Mapping[str, Any] | None, metadata: Mapping[str, Json] | None
+) -> CollectionSettings:
+    """Return what creation arguments mean: a schema of its own, or a configuration; never both.
+
+    Raises:
+        InvalidArgumentError, MalformedRequestError: one of them is wrong, or both say something.
+    """
+    hnsw = resolve_configuration(configuration, metadata)
+    function = None if configuration is None else configuration.embedding_function
+    parsed = None if schema is None else parse_schema(schema)
+    if parsed is None or is_default_schema(parsed):
+        return CollectionSettings(hnsw, function)
+    if hnsw != HnswConfiguration() or not is_default_function(function):
+        raise InvalidArgumentError("Failed to reconcile schema: Cannot set both collection config and schema simultaneously")
+    own, hnsw, function = resolve_schema(parsed)
+    return CollectionSettings(hnsw, function, own)
+
+
+def updated_settings(collection: Collection, update: ConfigurationUpdate | None) -> CollectionSettings:
+    """Return the settings after `modify`.
+
+    Raises:
+        InvalidArgumentError: two kinds of index.
+    """
+    given = update or ConfigurationUpdate()
+    hnsw = updated_configuration(collection.hnsw, given)
+    changes = {} if given.hnsw is None else {k: v for k, v in msgspec.structs.asdict(given.hnsw).items() if v is not None}
+    schema = updated_schema(collection.schema, changes, given.embedding_function)
+    return CollectionSettings(hnsw, given.embedding_function or collection.embedding_function, schema)
 
 
 def updated_configuration(current: HnswConfiguration, update: ConfigurationUpdate | None) -> HnswConfiguration:
@@ -141,22 +177,6 @@ def _legacy(metadata: Mapping[str, Json]) -> HnswInput:
         raise InvalidArgumentError(f"Failed to parse hnsw parameters from segment metadata. {error}") from error
 
 
-def check_embedding_function(value: Mapping[str, Any] | None) -> None:
-    """Refuse an embedding function entry that no client could read back. Nothing named in it is ever imported here."""
-    if value is None:
-        return
-    try:
-        tag = msgspec.convert(value, EmbeddingFunctionTag)
-    except msgspec.ValidationError as error:
-        raise MalformedRequestError(f"configuration.embedding_function: {error}") from error
-    known = tag.type in ("legacy", "unknown") or (tag.type == "known" and tag.name is not None and "config" in value)
-    if not known:
-        raise MalformedRequestError(
-            "configuration.embedding_function: expected a type of 'legacy', 'unknown', or 'known' with name and config. "
-            f"got={dict(value)!r}"
-        )
-
-
 def collection_to_json(collection: Collection) -> JsonObject:
     hnsw = collection.hnsw
     shown = ("space", "ef_construction", "ef_search", "max_neighbors", "resize_factor", "sync_threshold")
@@ -168,7 +188,7 @@ def collection_to_json(collection: Collection) -> JsonObject:
             "spann": None,
             "embedding_function": collection.embedding_function,
         },
-        "schema": _schema(collection),
+        "schema": shown_schema(collection),
         "metadata": collection.metadata,
         "dimension": collection.dimension,
         "tenant": collection.tenant,
@@ -181,7 +201,8 @@ def collection_to_json(collection: Collection) -> JsonObject:
 def collection_from_json(raw: Mapping[str, Any]) -> Collection:
     """Return the collection that a server described (ours or Chroma's)."""
     configuration = cast("dict[str, Any]", raw["configuration_json"])
-    sent = cast("dict[str, Any]", configuration.get("hnsw") or configuration.get("spann") or {})
+    schema = cast("JsonObject | None", raw.get("schema"))
+    sent = _hnsw_of_schema(schema) | cast("JsonObject", configuration.get("hnsw") or configuration.get("spann") or {})
     names = {entry.name for entry in fields(HnswConfiguration)}
     return Collection(
         id=CollectionId(raw["id"]),
@@ -192,62 +213,22 @@ def collection_from_json(raw: Mapping[str, Any]) -> Collection:
         hnsw=HnswConfiguration(**{name: value for name, value in sent.items() if name in names}),
         embedding_function=configuration.get("embedding_function"),
         dimension=raw.get("dimension"),
-        fields=_fields_of_schema(raw.get("schema")),
+        fields=_fields_of_schema(schema),
+        schema=schema,
     )
 
 
-def _schema(collection: Collection) -> JsonObject:
-    embedding = _vector_index(collection)
-    off: JsonObject = {"enabled": False, "config": {}}
-    on: JsonObject = {"enabled": True, "config": {}}
-    defaults: JsonObject = {
-        "string": {"fts_index": off, "string_inverted_index": on},
-        "float_list": {"vector_index": {"enabled": False, "config": embedding}},
-        "sparse_vector": {
-            "sparse_vector_index": {
-                "enabled": False,
-                "config": {"embedding_function": {"type": "unknown"}, "bm25": False},
-            }
-        },
-        "int": {"int_inverted_index": on},
-        "float": {"float_inverted_index": on},
-        "bool": {"bool_inverted_index": on},
-    }
-    keys: JsonObject = {
-        "#embedding": {
-            "float_list": {"vector_index": {"enabled": True, "config": {**embedding, "source_key": "#document"}}}
-        },
-        "#document": {"string": {"fts_index": on, "string_inverted_index": off}},
-    }
-    for field, kinds in collection.fields.items():
-        keys[field] = {INDEX_OF_TYPE[kind][0]: {INDEX_OF_TYPE[kind][1]: on} for kind in kinds}
-    return {"defaults": defaults, "keys": keys}
+def _hnsw_of_schema(schema: Mapping[str, Any] | None) -> JsonObject:
+    """The schema names settings that the configuration leaves out: `num_threads` and `batch_size`."""
+    keys: JsonObject = {} if schema is None else schema["keys"]
+    types: JsonObject = keys.get(EMBEDDING, {}).get("float_list", {})
+    found: JsonObject | None = types.get("vector_index", {}).get("config", {}).get("hnsw")
+    return found or {}
 
 
-def _vector_index(collection: Collection) -> JsonObject:
-    hnsw = collection.hnsw
-    index: JsonObject = {
-        "space": hnsw.space,
-        "hnsw": {
-            "ef_construction": hnsw.ef_construction,
-            "max_neighbors": hnsw.max_neighbors,
-            "ef_search": hnsw.ef_search,
-            "num_threads": hnsw.num_threads or os.cpu_count() or 1,
-            "batch_size": hnsw.batch_size,
-            "sync_threshold": hnsw.sync_threshold,
-            "resize_factor": hnsw.resize_factor,
-        },
-    }
-    if collection.embedding_function is not None:
-        index["embedding_function"] = collection.embedding_function
-    return index
-
-
-def _fields_of_schema(schema: object) -> dict[str, tuple[str, ...]]:
-    if not isinstance(schema, dict):
-        return {}
-    kind_of = {wire: kind for kind, (wire, _) in INDEX_OF_TYPE.items()}
-    keys = cast("dict[str, dict[str, Any]]", cast("dict[str, Any]", schema).get("keys", {}))
+def _fields_of_schema(schema: Mapping[str, Any] | None) -> dict[str, tuple[str, ...]]:
+    kind_of = {wire: kind for kind, (wire, _) in INDEX_OF_KIND.items()}
+    keys = cast("dict[str, dict[str, Any]]", (schema or {}).get("keys", {}))
     return {
         field: tuple(kind_of[wire] for wire in kinds if wire in kind_of)
         for field, kinds in keys.items()

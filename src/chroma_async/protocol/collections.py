@@ -12,10 +12,11 @@ from chroma_async.protocol.call import COLLECTION, COLLECTIONS, DATABASE, Call, 
 from chroma_async.protocol.collection_json import (
     ConfigurationInput,
     ConfigurationUpdate,
-    check_embedding_function,
     collection_from_json,
     collection_to_json,
 )
+from chroma_async.protocol.embedding_function import check_embedding_function
+from chroma_async.protocol.schema import parse_schema
 from chroma_async.protocol.validation import (
     check_collection_metadata,
     check_database_in_path,
@@ -54,6 +55,8 @@ class CreateCollection(CollectionCall, frozen=True, kw_only=True):
         check_collection_metadata(self.metadata, "metadata")
         if self.configuration is not None:
             check_embedding_function(self.configuration.embedding_function)
+        if self.schema is not None:
+            parse_schema(self.schema)
 
 
 class GetCollection(CollectionCall, frozen=True, kw_only=True):
@@ -143,7 +146,7 @@ class ModifyCollection(EmptyResultCall, frozen=True, kw_only=True):
             check_name(self.new_name, "Validation error: new_name: ")
         check_collection_metadata(self.kept_metadata, "new_metadata")
         if self.new_configuration is not None:
-            check_embedding_function(self.new_configuration.embedding_function)
+            check_embedding_function(self.new_configuration.embedding_function, "new_configuration")
 
     @property
     def kept_metadata(self) -> JsonObject | None:

@@ -16,6 +16,7 @@ _STEP: Final = re.compile(r"\.(\w+)|\[(\d+)\]|(\[\.\.\.\])")
 _MISSING: Final = re.compile(r"Object missing required field `(\w+)`")
 _UNKNOWN: Final = re.compile(r"Object contains unknown field `(\w+)`")
 _EXPECTED: Final = re.compile(r"Expected `([^`]+)`(?: >= 0)?, got `([^`]+)`")
+_NEGATIVE: Final = re.compile(r"Expected `int` >= 0")
 _VARIANT: Final = re.compile(r"Invalid enum value '?(.*?)'?$")
 
 _WANTED: Final[Mapping[str, str]] = {
@@ -28,11 +29,15 @@ _WANTED: Final[Mapping[str, str]] = {
 }
 
 
-def malformed(error: msgspec.ValidationError, fields: Mapping[str, Any]) -> MalformedRequestError:
-    """Return the error that says which field is wrong, what it holds, and what is expected there."""
+def malformed(error: msgspec.ValidationError, fields: Mapping[str, Any], within: str = "") -> MalformedRequestError:
+    """Return the error that says which field is wrong, what it holds, and what is expected there.
+
+    `within` is the place of `fields` in the whole body.
+    """
     what, _, path = str(error).partition(" - at `$")
     path = path.rstrip("`").removeprefix(".")
-    return MalformedRequestError(PREFIX + (f"{path}: " if path else "") + _sentence(what, path, fields))
+    place = ".".join(part for part in (within, path) if part)
+    return MalformedRequestError(PREFIX + (f"{place}: " if place else "") + _sentence(what, path, fields))
 
 
 def _sentence(what: str, path: str, fields: Mapping[str, Any]) -> str:
@@ -43,6 +48,8 @@ def _sentence(what: str, path: str, fields: Mapping[str, Any]) -> str:
     if found := _EXPECTED.fullmatch(what):
         wanted = next((_WANTED[name] for name in found[1].split(" | ") if name in _WANTED), found[1])
         return f"invalid type: {describe(_value_at(path, fields), found[2])}, expected {wanted}"
+    if _NEGATIVE.fullmatch(what):
+        return f"invalid value: {describe(_value_at(path, fields))}, expected usize"
     if found := _VARIANT.fullmatch(what):
         return f"unknown variant `{found[1]}`"
     return what[:1].lower() + what[1:]

@@ -109,8 +109,10 @@ def check_metadatas(metadatas: Sequence[object], *, nulls_allowed: bool) -> Fiel
             raise MalformedRequestError(_bad_value(f"metadatas[{position}]", metadata))
         for key, value in cast("dict[str, object]", metadata).items():
             kind = _SCALARS.get(type(value)) or type_of_value(value)
-            if kind is None and not (value is None and nulls_allowed) and value != []:
-                raise _refusal_of_value(key, f"metadatas[{position}].{key}", value)
+            if kind is None and not (value is None and nulls_allowed):
+                if value != []:
+                    raise _refusal_of_value(key, f"metadatas[{position}].{key}", value)
+                kind = "bool"  # an empty list is stored as nothing, but Chroma's schema learns this much
             known = seen.get(key)
             if known is None:
                 if not key or key[0] in "#$":
@@ -174,9 +176,13 @@ def check_unsigned(value: int | None, name: str) -> None:
 
 def _refusal_of_value(key: str, path: str, value: object) -> ChromaError:
     """A sparse vector is a value that Chroma knows, but not on a single node; all else is none at all."""
-    if isinstance(value, dict) and {"indices", "values"} <= set(cast("dict[str, object]", value)):
+    if _is_sparse_vector(value):
         return UnimplementedError(f"Unimplemented: Sparse vector is not supported for local chroma: {key}")
-    return MalformedRequestError(_bad_value(path, cast("object", value)))
+    return MalformedRequestError(_bad_value(path, value))
+
+
+def _is_sparse_vector(value: object) -> bool:
+    return isinstance(value, dict) and {"indices", "values"} <= set(cast("dict[str, object]", value))
 
 
 def _bad_value(path: str, value: object) -> str:

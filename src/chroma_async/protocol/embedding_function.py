@@ -1,0 +1,40 @@
+"""The description of an embedding function, which clients store with a collection; nothing named in it is imported here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from chroma_async.errors import MalformedRequestError
+from chroma_async.protocol.explain import PREFIX, describe
+
+
+def check_embedding_function(value: Mapping[str, Any] | None, path: str = "configuration") -> None:
+    """Refuse a description that no client could read back.
+
+    Raises:
+        MalformedRequestError: its type is not known, or a known one lacks its name or config.
+    """
+    if value is None:
+        return
+    place = f"{PREFIX}{path}.embedding_function"
+    kind = value.get("type")
+    if kind not in ("legacy", "known", "unknown"):
+        problem = (
+            "missing field `type`"
+            if kind is None
+            else f"unknown variant `{kind}`, expected one of `legacy`, `known`, `unknown`"
+        )
+        raise MalformedRequestError(f"{place}: {problem}")
+    if kind != "known":
+        return
+    for name in ("name", "config"):
+        if name not in value:
+            raise MalformedRequestError(f"{place}: missing field `{name}`")
+    if not isinstance(value["name"], str):
+        raise MalformedRequestError(f"{place}.name: invalid type: {describe(value['name'])}, expected a string")
+
+
+def is_default_function(value: Mapping[str, Any] | None) -> bool:
+    """Whether a description says nothing: none, an unknown one, or the one that clients take when nobody chose."""
+    return value is None or value.get("type") == "unknown" or value.get("name") == "default"
