@@ -87,6 +87,10 @@ def _search_tail(
     """Compare with the tail's vectors where they are: copying those that count would cost more than the comparison."""
     owners, vectors = target.tail.owners, target.tail.vectors
     owned = owners >= 0
+    if not owned.any():
+        nothing = Neighbours(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32))
+        yield from (nothing for _ in queries)
+        return
     for first in range(0, len(queries), TAIL_QUERIES):
         scores: Distances | None = None
         for number in range(first, min(first + TAIL_QUERIES, len(queries))):
