@@ -52,7 +52,9 @@ async def client(make_client: AsyncClientAPI) -> AsyncIterator[AsyncClientAPI]:
 @pytest.fixture
 async def docs(client: AsyncClientAPI) -> AsyncCollection:
     """A fresh collection with three records on the axes of a plane, compared by cosine."""
-    collection = await client.create_collection(f"docs-{uuid4()}", configuration={"hnsw": {"space": "cosine"}})
+    collection = await client.create_collection(
+        f"docs-{uuid4()}", configuration={"hnsw": {"space": "cosine"}}, embedding_function=None
+    )
     await collection.add(
         ids=["east", "north", "north-east"],
         embeddings=[[1, 0], [0, 1], [1, 1]],

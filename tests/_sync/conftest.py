@@ -53,7 +53,9 @@ def client(make_client: ClientAPI) -> Iterator[ClientAPI]:
 @pytest.fixture
 def docs(client: ClientAPI) -> Collection:
     """A fresh collection with three records on the axes of a plane, compared by cosine."""
-    collection = client.create_collection(f"docs-{uuid4()}", configuration={"hnsw": {"space": "cosine"}})
+    collection = client.create_collection(
+        f"docs-{uuid4()}", configuration={"hnsw": {"space": "cosine"}}, embedding_function=None
+    )
     collection.add(
         ids=["east", "north", "north-east"],
         embeddings=[[1, 0], [0, 1], [1, 1]],

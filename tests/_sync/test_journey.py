@@ -201,7 +201,9 @@ def test_collections_are_created_listed_found_and_deleted(client: ClientAPI) -> 
 
 
 def test_configuration_is_what_was_asked_for(client: ClientAPI) -> None:
-    collection = client.create_collection(f"tuned-{uuid4()}", configuration={"hnsw": {"space": "ip", "ef_search": 55}})
+    collection = client.create_collection(
+        f"tuned-{uuid4()}", configuration={"hnsw": {"space": "ip", "ef_search": 55}}, embedding_function=None
+    )
     assert collection.configuration["hnsw"]["space"] == "ip"
     assert collection.configuration_json["hnsw"]["ef_search"] == 55
     assert collection.configuration["spann"] is None

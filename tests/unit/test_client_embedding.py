@@ -51,7 +51,7 @@ class Nameless(EmbeddingFunction):
 
 def test_what_is_stored_depends_on_what_the_function_tells() -> None:
     assert describe(None) is None
-    assert describe(DEFAULT_EMBEDDING) is None
+    assert describe(DEFAULT_EMBEDDING) == {"type": "known", "name": "default", "config": {}}
     assert describe(plain) == {"type": "legacy"}
     assert describe(Nameless()) == {"type": "legacy"}
     assert describe(Model(3)) == {"type": "known", "name": "model-of-this-test", "config": {"size": 3}}
@@ -109,7 +109,7 @@ def test_a_function_gives_its_distance_to_a_collection_that_names_none() -> None
 
 
 def test_nothing_configured_is_nothing_sent() -> None:
-    assert to_input(None, DEFAULT_EMBEDDING, None) is None
+    assert to_input(None, None, None) is None
     assert to_input({}, None, {"a": 1}) is None
 
 

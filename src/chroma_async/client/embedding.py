@@ -2,7 +2,7 @@
 
 Anything callable with a list of texts will do, sync or async. One with `name()`, `get_config()` and
 `build_from_config(config)` is described in the collection's configuration, and rebuilt by a client that has registered it
-under that name. Nothing is ever imported because a configuration names it.
+under that name. Nothing is ever imported because a configuration names it, but for our own default.
 """
 
 from __future__ import annotations
@@ -23,8 +23,15 @@ LEGACY: Final[Mapping[str, Json]] = {"type": "legacy"}
 HOW_TO_PASS: Final = "pass embedding_function=... to the client's method, or vectors: embeddings=... or query_embeddings=..."
 
 
+DEFAULT_NAME: Final = "default"
+
+DEFAULT_DESCRIPTION: Final[Mapping[str, Json]] = {"type": "known", "name": DEFAULT_NAME, "config": {}}
+
+
 class DefaultEmbedding:
-    """The default of `embedding_function`: none of the caller's; the collection's configuration decides."""
+    """The default of `embedding_function`: none of the caller's. The collection's configuration decides, else it is the
+    default model, `chroma_async.client.embeddings.DefaultEmbeddingFunction`; a new collection stores its name.
+    """
 
     def __repr__(self) -> str:
         return "DEFAULT_EMBEDDING"
@@ -94,7 +101,14 @@ class WrappedFunction(EmbeddingFunction):
 
 Builder: TypeAlias = Callable[[dict[str, Any]], EmbeddingCallable]
 
-_registry: Final[dict[str, Builder]] = {}
+
+def _build_default(config: dict[str, Any]) -> EmbeddingCallable:
+    from chroma_async.client.embeddings.default import DefaultEmbeddingFunction
+
+    return DefaultEmbeddingFunction.build_from_config(config)
+
+
+_registry: Final[dict[str, Builder]] = {DEFAULT_NAME: _build_default}
 
 
 def wrap(
@@ -136,8 +150,10 @@ def name_of(function: EmbeddingArgument) -> str | None:
 
 def describe(function: EmbeddingArgument) -> JsonObject | None:
     """Return what the collection's configuration stores, and register the function's class for this process."""
-    if function is None or isinstance(function, DefaultEmbedding):
+    if function is None:
         return None
+    if isinstance(function, DefaultEmbedding):
+        return dict(DEFAULT_DESCRIPTION)
     name = name_of(function)
     config = getattr(function, "get_config", None)
     build = getattr(type(function), "build_from_config", None)
@@ -173,6 +189,22 @@ def rebuild(described: Mapping[str, Any] | None) -> EmbeddingCallable | None:
         raise ValueError(f"can't build the collection's embedding function; {HOW_TO_PASS}. name={name!r}") from error
 
 
+def resolve(given: EmbeddingArgument, stored: Mapping[str, Any] | None) -> EmbeddingCallable | None:
+    """Return what embeds the texts of a collection, None when there is nothing.
+
+    The caller's function; but the default gives way to what the collection was made with, as with Chroma. Where nothing is
+    stored and the caller named nothing, it is the default.
+
+    Raises:
+        ValueError: the stored one is not registered here, or can't be built.
+    """
+    own = None if isinstance(given, DefaultEmbedding) else given
+    stored_name = None if stored is None else stored.get("name")
+    if own is not None and (name_of(own) != DEFAULT_NAME or stored_name in (None, DEFAULT_NAME)):
+        return own
+    return rebuild(DEFAULT_DESCRIPTION if stored is None and given is not None else stored)
+
+
 def default_space(function: EmbeddingArgument) -> Space | None:
     """Return the distance that the function prefers, if it says so."""
     prefers = getattr(function, "default_space", None)
@@ -197,7 +229,7 @@ def require_same(given: EmbeddingArgument, stored: Mapping[str, Any] | None) -> 
     """
     given_name = name_of(given)
     stored_name = None if stored is None else stored.get("name")
-    if given_name is not None and stored_name is not None and given_name not in ("default", stored_name):
+    if given_name is not None and stored_name is not None and given_name not in (DEFAULT_NAME, stored_name):
         raise ValueError(
             "the collection has another embedding function; leave embedding_function out, or embed yourself and pass "
             f"vectors. given={given_name!r} stored={stored_name!r}"

@@ -24,11 +24,10 @@ from chroma_async.client.configuration import to_update
 from chroma_async.client.embedding import (
     DEFAULT_EMBEDDING,
     HOW_TO_PASS,
-    DefaultEmbedding,
     EmbeddingArgument,
     EmbeddingCallable,
     query_target,
-    rebuild,
+    resolve,
 )
 from chroma_async.client.records import WHAT_TO_PASS, Inputs, Records, checked_records, listed_images
 from chroma_async.client.results import DeleteResult, GetResult, QueryResult, to_get_result, to_query_result
@@ -84,7 +83,7 @@ class AsyncCollection:
         self._transport = transport
         self._caller = caller
         self._model = model
-        self._embedding_function = None if isinstance(embedding_function, DefaultEmbedding) else embedding_function
+        self._embedding_function = embedding_function
         self._data_loader = data_loader
         self._missing: Missing | None = missing
 
@@ -407,9 +406,10 @@ class AsyncCollection:
         return vectors
 
     def _function(self) -> EmbeddingCallable | None:
-        if self._embedding_function is None:
-            self._embedding_function = rebuild(self._model.embedding_function)
-        return self._embedding_function
+        function = resolve(self._embedding_function, self._model.embedding_function)
+        if function is not None:
+            self._embedding_function = function
+        return function
 
     async def _load(self, uris: Sequence[Any] | None) -> Any:
         if self._data_loader is None:
