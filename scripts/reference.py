@@ -66,14 +66,19 @@ What `from chroma_async import ...` gives. Everything else may move. The module 
 
 def _kind(name: str) -> str:
     value = getattr(chroma_async, name)
-    if isinstance(value, type):
-        return "class"
-    return "function" if callable(value) else f"{code(repr(value))}"
+    if not _is_ours(value):
+        return f"value {code(repr(value))}" if isinstance(value, str) else "type, for annotations"
+    return "class" if isinstance(value, type) else "function"
 
 
 def _name_help(name: str) -> str:
     value = getattr(chroma_async, name)
-    return first_line(value) if callable(value) else ""
+    return first_line(value) if _is_ours(value) else ""
+
+
+def _is_ours(value: object) -> bool:
+    """Whether it is defined in the package: not a constant, and not another name for a type from elsewhere."""
+    return callable(value) and getattr(value, "__module__", "").startswith("chroma_async")
 
 
 # --- calls ------------------------------------------------------------------------------------------------------------
