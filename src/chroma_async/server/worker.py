@@ -8,8 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any, Final, cast
 
+import hypercorn.asyncio.run as hypercorn_run
 from hypercorn.asyncio import serve  # pyright: ignore[reportUnknownVariableType]
+from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.config import Config
+from hypercorn.events import Event, Updated
 from starlette.types import ASGIApp
 
 from chroma_async.engine import open_engine
@@ -22,6 +25,26 @@ HEAD_BYTES_MAX: Final = 64 * 1024
 _CLOSE_SECONDS: Final = 1.0
 
 
+class Connection(TCPServer):
+    """A connection that ends when its client ends it.
+
+    Hypercorn's own goes on waiting for the keep-alive timeout, with a descriptor each: clients that come and go for two
+    minutes would use them all up.
+    """
+
+    _is_over = False
+
+    async def _read_data(self) -> None:
+        await super()._read_data()
+        self._is_over = True
+        await self.idle_task.stop()
+
+    async def protocol_send(self, event: Event) -> None:
+        if self._is_over and isinstance(event, Updated):
+            return  # idle again, after the answer to a request whose sender is gone: there is nothing to wait for
+        await super().protocol_send(event)
+
+
 async def work(duty: Duty) -> None:
     """Answer requests until told to stop, then finish those that have begun.
 
@@ -32,10 +55,12 @@ async def work(duty: Duty) -> None:
     async with open_engine(Path(orders.path), orders.engine, compact=False) as engine:
         app = create_app(engine.dispatch, orders.server)
         duty.report_ready()
-        await _serve(app, hypercorn_config(orders.server, orders.socket), duty.stop)
+        await serve_until(app, hypercorn_config(orders.server, orders.socket), duty.stop)
 
 
-async def _serve(app: ASGIApp, config: Config, stop: asyncio.Event) -> None:
+async def serve_until(app: ASGIApp, config: Config, stop: asyncio.Event) -> None:
+    """Serve an application until `stop` is set, and finish the requests that have begun, within the graceful timeout."""
+    hypercorn_run.TCPServer = Connection  # type: ignore[attr-defined]
     serving = asyncio.create_task(serve(cast("Any", app), config, shutdown_trigger=stop.wait, mode="asgi"))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
