@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from chroma_async.client._async.client import (
+        AsyncAdminAPI,
         AsyncAdminClient,
+        AsyncClient,
         AsyncClientAPI,
         AsyncEphemeralClient,
         AsyncHttpClient,
@@ -18,7 +20,9 @@ if TYPE_CHECKING:
     )
     from chroma_async.client._async.collection import AsyncCollection
     from chroma_async.client._sync.client import (
+        AdminAPI,
         AdminClient,
+        Client,
         ClientAPI,
         EphemeralClient,
         HttpClient,
@@ -26,8 +30,29 @@ if TYPE_CHECKING:
     )
     from chroma_async.client._sync.collection import Collection
     from chroma_async.client.embedding import EmbeddingFunction, register_embedding_function, wrap
+    from chroma_async.client.process import configure, get_settings
     from chroma_async.client.results import Database, DeleteResult, GetResult, QueryResult, Tenant
     from chroma_async.client.settings import Settings
+    from chroma_async.client.types import (
+        ID,
+        URI,
+        CollectionMetadata,
+        Document,
+        Documents,
+        Embedding,
+        Embeddings,
+        IDs,
+        Include,
+        Metadata,
+        Metadatas,
+        ReadLevel,
+        TokenTransportHeader,
+        UpdateCollectionMetadata,
+        UpdateMetadata,
+        URIs,
+        Where,
+        WhereDocument,
+    )
     from chroma_async.errors import ChromaError
     from chroma_async.model import DEFAULT_DATABASE, DEFAULT_TENANT
     from chroma_async.settings import EngineSettings
@@ -36,59 +61,107 @@ _ASYNC: Final = "chroma_async.client._async."
 _SYNC: Final = "chroma_async.client._sync."
 
 _HOMES: Final = {
+    "AdminAPI": _SYNC + "client",
     "AdminClient": _SYNC + "client",
+    "AsyncAdminAPI": _ASYNC + "client",
     "AsyncAdminClient": _ASYNC + "client",
+    "AsyncClient": _ASYNC + "client",
     "AsyncClientAPI": _ASYNC + "client",
     "AsyncCollection": _ASYNC + "collection",
     "AsyncEphemeralClient": _ASYNC + "client",
     "AsyncHttpClient": _ASYNC + "client",
     "AsyncPersistentClient": _ASYNC + "client",
     "ChromaError": "chroma_async.errors",
+    "Client": _SYNC + "client",
     "ClientAPI": _SYNC + "client",
     "Collection": _SYNC + "collection",
+    "CollectionMetadata": "chroma_async.client.types",
     "DEFAULT_DATABASE": "chroma_async.model",
     "DEFAULT_TENANT": "chroma_async.model",
     "Database": "chroma_async.client.results",
     "DeleteResult": "chroma_async.client.results",
+    "Document": "chroma_async.client.types",
+    "Documents": "chroma_async.client.types",
+    "Embedding": "chroma_async.client.types",
     "EmbeddingFunction": "chroma_async.client.embedding",
+    "Embeddings": "chroma_async.client.types",
     "EngineSettings": "chroma_async.settings",
     "EphemeralClient": _SYNC + "client",
     "GetResult": "chroma_async.client.results",
     "HttpClient": _SYNC + "client",
+    "ID": "chroma_async.client.types",
+    "IDs": "chroma_async.client.types",
+    "Include": "chroma_async.client.types",
+    "Metadata": "chroma_async.client.types",
+    "Metadatas": "chroma_async.client.types",
     "PersistentClient": _SYNC + "client",
     "QueryResult": "chroma_async.client.results",
+    "ReadLevel": "chroma_async.client.types",
     "Settings": "chroma_async.client.settings",
     "Tenant": "chroma_async.client.results",
+    "TokenTransportHeader": "chroma_async.client.types",
+    "URI": "chroma_async.client.types",
+    "URIs": "chroma_async.client.types",
+    "UpdateCollectionMetadata": "chroma_async.client.types",
+    "UpdateMetadata": "chroma_async.client.types",
+    "Where": "chroma_async.client.types",
+    "WhereDocument": "chroma_async.client.types",
+    "configure": "chroma_async.client.process",
+    "get_settings": "chroma_async.client.process",
     "register_embedding_function": "chroma_async.client.embedding",
     "wrap": "chroma_async.client.embedding",
 }
 
-_MODULES: Final = ("errors",)
+_MODULES: Final = ("config", "errors")
 
 __all__ = [
+    "AdminAPI",
     "AdminClient",
+    "AsyncAdminAPI",
     "AsyncAdminClient",
+    "AsyncClient",
     "AsyncClientAPI",
     "AsyncCollection",
     "AsyncEphemeralClient",
     "AsyncHttpClient",
     "AsyncPersistentClient",
     "ChromaError",
+    "Client",
     "ClientAPI",
     "Collection",
+    "CollectionMetadata",
     "DEFAULT_DATABASE",
     "DEFAULT_TENANT",
     "Database",
     "DeleteResult",
+    "Document",
+    "Documents",
+    "Embedding",
     "EmbeddingFunction",
+    "Embeddings",
     "EngineSettings",
     "EphemeralClient",
     "GetResult",
     "HttpClient",
+    "ID",
+    "IDs",
+    "Include",
+    "Metadata",
+    "Metadatas",
     "PersistentClient",
     "QueryResult",
+    "ReadLevel",
     "Settings",
     "Tenant",
+    "TokenTransportHeader",
+    "URI",
+    "URIs",
+    "UpdateCollectionMetadata",
+    "UpdateMetadata",
+    "Where",
+    "WhereDocument",
+    "configure",
+    "get_settings",
     "register_embedding_function",
     "wrap",
 ]
@@ -97,6 +170,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return import_module(f"{__name__}.{name}")
+    if name == "__version__":
+        return import_module("importlib.metadata").version("chroma-async")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(_HOMES[name]), name)

@@ -8,7 +8,7 @@ through updates; deleting and adding it again gives it a new one.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import numpy as np
@@ -20,6 +20,7 @@ from chroma_async.core.watermarks import pieces_to_merge
 from chroma_async.model import Lsn, Metadata, MetadataPatch, MetadataValue, Slots, Vectors
 
 NO_SLOT = -1
+EXAMPLES_MAX = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,19 @@ class Row:
     metadata: Metadata | None
     uri: str | None
     vector: int = NO_SLOT
+
+
+@dataclass(slots=True)
+class IgnoredUpdates:
+    """Updates of ids that do not exist: how many, and the first ids of them."""
+
+    count: int = 0
+    examples: list[str] = field(default_factory=list[str])
+
+    def add(self, record_id: str) -> None:
+        self.count += 1
+        if len(self.examples) < EXAMPLES_MAX:
+            self.examples.append(record_id)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,6 +109,7 @@ class Memtable:
         self._unpieced: dict[int, None] = {}
         self._dead_unpieced: list[int] = []
         self.operations = 0
+        self.ignored_updates = IgnoredUpdates()
 
     @property
     def next_slot(self) -> int:
@@ -157,7 +172,9 @@ class Memtable:
         for record_id, document, metadata, uri, position in zip(*columns, strict=True):
             old = self._known[record_id]
             if old is None:
-                if operation != "update":
+                if operation == "update":
+                    self.ignored_updates.add(record_id)
+                else:
                     self._insert(record_id, document, metadata, uri, position)
             elif operation != "add":
                 self._change(old, document, metadata, uri, position)

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
-from chroma_async.core.memtable import Memtable
+from chroma_async.core.memtable import IgnoredUpdates, Memtable
 from chroma_async.engine.follower import Follower
 from chroma_async.engine.lock import CompactorLock
 from chroma_async.model import Collection, CollectionId, Lsn
@@ -218,6 +218,7 @@ class Compactor:
                 space=collection.hnsw.space,
                 segment_rows_max=self._settings.segment_rows_max,
             )
+            _report(collection, memtable.ignored_updates)
             store.merge_pieces()
             store.rewrite_segments()
             return store.applied
@@ -281,3 +282,11 @@ class Compactor:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
+
+
+def _report(collection: Collection, ignored: IgnoredUpdates) -> None:
+    """Say which updates named ids that do not exist: here, because every entry is published by one process, once."""
+    if ignored.count:
+        ids = " ".join(repr(record_id) for record_id in ignored.examples)
+        shown = ids if ignored.count == len(ignored.examples) else f"{ids} ..."
+        logger.warning("update.ignored collection=%r count=%d ids=[%s]", collection.name, ignored.count, shown)

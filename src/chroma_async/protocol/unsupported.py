@@ -1,24 +1,31 @@
 """Calls of Chroma's API that a single node does not answer, refused in the words of Chroma's own single node.
 
-They are decoded and checked like any other call, so that a client learns about its own mistakes first. A call that is taken
-into the catalogue replaces the row here.
+They are decoded and checked like any other call, so that a client learns about its own mistakes first. Our clients can send
+them, to whatever server they speak to. A call that is taken into the catalogue replaces the row here.
 """
 
 from __future__ import annotations
 
 from typing import Any, ClassVar, Final
 
+import orjson
+
 from chroma_async.errors import ChromaError, InvalidArgumentError, NotFoundError, UnimplementedError
-from chroma_async.protocol import Call
-from chroma_async.protocol.call import API_V2, COLLECTION, Route
+from chroma_async.model import Collection, JsonObject
+from chroma_async.protocol.call import API_V2, COLLECTION, Call, Route, WireResponse
+from chroma_async.protocol.collection_json import collection_from_json
 
 
-class UnsupportedCall(Call[None], frozen=True, kw_only=True):
+class UnsupportedCall(Call[Any], frozen=True, kw_only=True):
     """A call that is always refused."""
 
     def refusal(self) -> ChromaError:
         """Return why."""
         raise NotImplementedError
+
+    def validate(self) -> None:
+        """Refuse: the engine has no handler for it."""
+        raise self.refusal()
 
 
 class _CollectionCall(UnsupportedCall, frozen=True, kw_only=True):
@@ -35,6 +42,7 @@ class Search(_CollectionCall, frozen=True, kw_only=True):
     route: ClassVar = Route("POST", COLLECTION + "/search")
     message: ClassVar = "Error executing plan: Not implemented: Search operation is not implemented for local executor"
     searches: list[Any]
+    read_level: str | None = None
 
 
 class ForkCollection(_CollectionCall, frozen=True, kw_only=True):
@@ -42,10 +50,18 @@ class ForkCollection(_CollectionCall, frozen=True, kw_only=True):
     message: ClassVar = "Collection forking is unsupported for local chroma"
     new_name: str
 
+    @classmethod
+    def decode_result(cls, response: WireResponse) -> Collection:
+        return collection_from_json(orjson.loads(response.body))
+
 
 class CountForks(_CollectionCall, frozen=True, kw_only=True):
     route: ClassVar = Route("GET", COLLECTION + "/fork_count")
     message: ClassVar = "Count forks is unsupported for local chroma"
+
+    @classmethod
+    def decode_result(cls, response: WireResponse) -> int:
+        return int(orjson.loads(response.body)["count"])
 
 
 class AttachFunction(_CollectionCall, frozen=True, kw_only=True):
@@ -54,6 +70,7 @@ class AttachFunction(_CollectionCall, frozen=True, kw_only=True):
     name: str
     function_id: str
     output_collection: str
+    params: JsonObject | None = None
 
 
 class DetachFunction(_CollectionCall, frozen=True, kw_only=True):
@@ -98,9 +115,3 @@ UNSUPPORTED: Final[tuple[type[UnsupportedCall], ...]] = (
     GetFunction,
     GetCollectionByResourceName,
 )
-
-
-async def refuse(call: Call[Any]) -> None:
-    """Answer an unsupported call: by an error."""
-    assert isinstance(call, UnsupportedCall)
-    raise call.refusal()

@@ -10,7 +10,7 @@ import logging
 import re
 import time
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
@@ -18,13 +18,13 @@ from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chroma_async.errors import ChromaError
-from chroma_async.protocol import CALLS, Heartbeat, WireResponse
+from chroma_async.protocol import CALLS, Call, Heartbeat, WireResponse
 from chroma_async.protocol.call import API_V2
 from chroma_async.protocol.records import LSN_HEADER
+from chroma_async.protocol.unsupported import UNSUPPORTED
 from chroma_async.server.answers import TRACE_HEADER, empty_response, error_response, send_response
 from chroma_async.server.body import BodyTimeout, discard_body
 from chroma_async.server.endpoint import CallEndpoint, Dispatch, Host
-from chroma_async.server.unsupported import UNSUPPORTED, refuse
 from chroma_async.settings import ServerSettings
 
 _LEGACY_METHODS: Final = ("GET", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
@@ -159,13 +159,19 @@ def _call_routes(host: Host, refusal: Refusal) -> list[BaseRoute]:
 
     Longer paths stand first: those of records are the frequent ones, and the router goes through the list in order.
     """
-    nobody = Host(refuse, host.settings)
+    nobody = Host(_refuse, host.settings)
     shapes: dict[str, dict[str, ASGIApp]] = {API_V2: {"GET": CallEndpoint(Heartbeat, host)}}
     for call in (*CALLS, *UNSUPPORTED):
         endpoints = shapes.setdefault(path_shape(call.route.path), {})
         endpoints.setdefault(call.route.method, CallEndpoint(call, nobody if call in UNSUPPORTED else host))
     ordered = sorted(shapes.items(), key=lambda item: item[0].count("/"), reverse=True)
     return [Route(shape, MethodTable(endpoints, refusal)) for shape, endpoints in ordered]
+
+
+async def _refuse(call: Call[Any]) -> Any:
+    """Answer an unsupported call: by an error."""
+    call.validate()
+    raise AssertionError(f"unreachable: {type(call).__name__} is always refused")
 
 
 def path_shape(path: str) -> str:

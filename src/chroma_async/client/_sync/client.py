@@ -23,6 +23,7 @@ from chroma_async.client.options import (
     server_address,
     verification,
 )
+from chroma_async.client.process import get_settings
 from chroma_async.client.results import Database, Tenant, to_database
 from chroma_async.client.retry import RetryPolicy
 from chroma_async.client.settings import Settings, request_headers
@@ -294,6 +295,25 @@ class ClientAPI(Connectable):
         return Collection(self.transport, self._caller, model, embedding_function, data_loader, self._missing)
 
 
+class Client(ClientAPI):
+    """The client that the settings ask for.
+
+    With `chroma_server_host` one of that server, with `is_persistent` one of the directory `persist_directory`, else one
+    that keeps nothing. Without settings those of `configure` count.
+    """
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        tenant: str = DEFAULT_TENANT,
+        database: str = DEFAULT_DATABASE,
+        *,
+        missing: Missing | None = "exclude",
+    ) -> None:
+        settings = settings or get_settings()
+        super().__init__(_transport_of(settings), settings, tenant, database, missing)
+
+
 class HttpClient(ClientAPI):
     """A client of a server, ours or Chroma's.
 
@@ -370,7 +390,7 @@ class AdminClient(Connectable):
     """
 
     def __init__(self, settings: Settings | None = None) -> None:
-        settings = settings or Settings()
+        settings = settings or get_settings()
         self._transport = _transport_of(settings)
         self._owned = True
         self._begin()
@@ -455,6 +475,9 @@ class AdminClient(Connectable):
     @staticmethod
     def clear_system_cache() -> None:
         """Nothing is cached: clients share no state. Here because programs for Chroma call it."""
+
+
+AdminAPI = AdminClient
 
 
 def _http_transport(

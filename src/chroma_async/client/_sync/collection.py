@@ -33,6 +33,7 @@ from chroma_async.client.embedding import (
 from chroma_async.client.records import WHAT_TO_PASS, Inputs, Records, checked_records, listed_images
 from chroma_async.client.results import DeleteResult, GetResult, QueryResult, to_get_result, to_query_result
 from chroma_async.client.transports.base import Transport
+from chroma_async.client.types import ReadLevel
 from chroma_async.client.vectors import to_matrix
 from chroma_async.model import Collection as Model
 from chroma_async.model import JsonObject, Vectors
@@ -51,6 +52,14 @@ from chroma_async.protocol.collection_json import collection_to_json, updated_co
 from chroma_async.protocol.embeddings import EmbeddingBatch
 from chroma_async.protocol.records import WriteRecords
 from chroma_async.protocol.results import IndexingStatus
+from chroma_async.protocol.unsupported import (
+    AttachFunction,
+    CountForks,
+    DetachFunction,
+    ForkCollection,
+    GetFunction,
+    Search,
+)
 from chroma_async.settings import Missing
 
 DataLoader = Callable[[list[Any]], Any]
@@ -126,6 +135,10 @@ class Collection:
     def schema(self) -> JsonObject:
         """The indexes of the collection and of its metadata fields, in Chroma's form, as they were when it was fetched."""
         return self._described("schema")
+
+    def get_model(self) -> Model:
+        """Return what is known of the collection, as a value."""
+        return self._model
 
     def _described(self, part: str) -> JsonObject:
         described = collection_to_json(self._model)[part]
@@ -319,10 +332,14 @@ class Collection:
         data = [self._load(columns.uris) for columns in result.columns] if "data" in wanted else None
         return to_query_result(result, wanted, data)
 
-    def count(self, read_level: Any = "index_and_wal") -> int:
+    def count(self, read_level: Any = ReadLevel.INDEX_AND_WAL) -> int:
         """Return the number of records."""
-        level = getattr(read_level, "value", read_level)
-        call = CountRecords(tenant=self.tenant, database=self.database, collection_id=self._model.id, read_level=level)
+        call = CountRecords(
+            tenant=self.tenant,
+            database=self.database,
+            collection_id=self._model.id,
+            read_level=cast("Any", _level(read_level)),
+        )
         return self._transport.send(call)
 
     def get_indexing_status(self) -> IndexingStatus:
@@ -330,6 +347,84 @@ class Collection:
         return self._transport.send(
             GetIndexingStatus(tenant=self.tenant, database=self.database, collection_id=self._model.id)
         )
+
+    def search(self, searches: Any, read_level: Any = ReadLevel.INDEX_AND_WAL) -> JsonObject:
+        """Send Chroma's hybrid searches: dictionaries in the form of its API, or objects with `to_dict()`; one or a list.
+
+        Raises:
+            UnimplementedError: the server, such as ours, has no hybrid search; use `query`.
+        """
+        call = Search(
+            tenant=self.tenant,
+            database=self.database,
+            collection_id=self._model.id,
+            searches=_search_json(searches),
+            read_level=_level(read_level),
+        )
+        return cast("JsonObject", self._transport.send(call))
+
+    def fork(self, new_name: str) -> Collection:
+        """Return a copy of the collection under another name.
+
+        Raises:
+            UnimplementedError: the server, such as ours, does not fork.
+        """
+        call = ForkCollection(tenant=self.tenant, database=self.database, collection_id=self._model.id, new_name=new_name)
+        model = cast("Model", self._transport.send(call))
+        return Collection(self._transport, self._caller, model, self._embedding_function, self._data_loader, self._missing)
+
+    def fork_count(self) -> int:
+        """Return how many forks the collection has.
+
+        Raises:
+            UnimplementedError: the server, such as ours, does not fork.
+        """
+        call = CountForks(tenant=self.tenant, database=self.database, collection_id=self._model.id)
+        return cast("int", self._transport.send(call))
+
+    def attach_function(
+        self, function: Any, name: str, output_collection: str, params: Mapping[str, Any] | None = None
+    ) -> JsonObject:
+        """Let the server run one of its functions over every write; return its description of what was attached.
+
+        Raises:
+            UnimplementedError: the server, such as ours, has no functions.
+        """
+        call = AttachFunction(
+            tenant=self.tenant,
+            database=self.database,
+            collection_id=self._model.id,
+            name=name,
+            function_id=str(getattr(function, "value", function)),
+            output_collection=output_collection,
+            params=None if params is None else dict(params),
+        )
+        return cast("JsonObject", self._transport.send(call))
+
+    def get_attached_function(self, name: str) -> JsonObject:
+        """Return the server's description of an attached function.
+
+        Raises:
+            NotFoundError: there is none, as always on our server.
+        """
+        call = GetFunction(tenant=self.tenant, database=self.database, collection_id=self._model.id, name=name)
+        return cast("JsonObject", self._transport.send(call))
+
+    def detach_function(self, name: str, delete_output_collection: bool = False) -> bool:
+        """Detach a function, with what it wrote if so wished.
+
+        Raises:
+            UnimplementedError: the server, such as ours, has no functions.
+        """
+        call = DetachFunction(
+            tenant=self.tenant,
+            database=self.database,
+            collection_id=self._model.id,
+            name=name,
+            delete_output=delete_output_collection,
+        )
+        self._transport.send(call)
+        return True
 
     def modify(
         self,
@@ -416,6 +511,15 @@ class Collection:
         if self._data_loader is None:
             raise ValueError("URIs can't be loaded without a data loader; pass data_loader=... to the client's method")
         return self._caller.call(self._data_loader, list(uris or ()))
+
+
+def _level(read_level: Any) -> str:
+    return str(getattr(read_level, "value", read_level))
+
+
+def _search_json(searches: Any) -> list[Any]:
+    several = cast("Sequence[Any]", searches if isinstance(searches, list | tuple) else [searches])
+    return [search.to_dict() if hasattr(search, "to_dict") else search for search in several]
 
 
 def _sent(include: Sequence[str]) -> Any:
