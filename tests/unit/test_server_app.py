@@ -15,10 +15,22 @@ import pytest
 from starlette.types import ASGIApp, Message
 
 from chroma_async.errors import NotFoundError, RateLimitError, UnavailableError, UniqueConstraintError
-from chroma_async.model import Tenant
-from chroma_async.protocol import CALLS, Call, GetCollection, GetRecords, GetTenant, Heartbeat, ListCollections
+from chroma_async.model import Collection, CollectionId, Tenant
+from chroma_async.protocol import (
+    CALLS,
+    Call,
+    CountCollections,
+    CountRecords,
+    DeleteCollection,
+    GetCollection,
+    GetRecords,
+    GetTenant,
+    Heartbeat,
+    ListCollections,
+)
 from chroma_async.protocol.records import WriteRecords
 from chroma_async.protocol.results import Columns, GetResult, WriteResult
+from chroma_async.protocol.v1 import FindCollection
 from chroma_async.server.app import create_app, path_shape
 from chroma_async.server.endpoint import LARGE_BODY_BYTES, LARGE_RESULT_ROWS, Dispatch, is_large
 from chroma_async.settings import ServerSettings
@@ -114,8 +126,8 @@ async def test_head_answers_as_get_does() -> None:
         "/api/v2/heartbeat/",
         "/API/v2/heartbeat",
         "/api/v2/tenants//databases",
-        "/api/v1",
-        "/api/v1/",
+        "/api/v1/nothing",
+        "/api/v2/count_collections",
     ],
 )
 async def test_unknown_path_is_404_without_a_body(path: str) -> None:
@@ -143,16 +155,29 @@ async def test_wrong_method_is_405_without_a_body_and_names_the_right_ones(metho
     assert response.headers["allow"] == allowed
 
 
-async def test_old_api_is_gone() -> None:
-    async with client_of(Recorder()) as client:
-        for method in ("GET", "PUT", "PATCH", "DELETE", "OPTIONS"):
-            response = await client.request(method, "/api/v1/collections/x")
-            assert response.status_code == 410
-            message = "The v1 API is deprecated. Please use /v2 apis"
-            assert response.json() == {"error": "Unimplemented", "message": message}
-        assert (await client.head("/api/v1/heartbeat")).status_code == 410
-        refused = await client.post("/api/v1/collections", content=b"{}")
-    assert (refused.status_code, refused.content) == (405, b"")
+@pytest.mark.parametrize("slash", ["", "/"])
+async def test_first_api_is_served_with_and_without_a_trailing_slash(slash: str) -> None:
+    seen = Recorder(17, ["a"], 3)
+    async with client_of(seen) as client:
+        assert (await client.get("/api/v1/heartbeat" + slash)).json() == {"nanosecond heartbeat": 17}
+        assert (await client.delete("/api/v1/collections/x" + slash)).json() is None
+        assert (await client.get("/api/v1/count_collections" + slash, params={"tenant": "abc"})).json() == 3
+    assert seen.calls[1:] == [
+        DeleteCollection(tenant="default_tenant", database="default_database", name="x"),
+        CountCollections(tenant="abc", database="default_database"),
+    ]
+
+
+async def test_records_of_the_first_api_are_sought_where_their_collection_lives() -> None:
+    identifier = "6f1b4c60-5b1a-4b4e-9f5c-3b8d1f3d0001"
+    home = Collection(id=CollectionId(identifier), name="x", tenant="abc", database="def")
+    seen = Recorder(home, 5)
+    async with client_of(seen) as client:
+        assert (await client.get(f"/api/v1/collections/{identifier}/count")).json() == 5
+    assert seen.calls == [
+        FindCollection(collection_id=identifier),
+        CountRecords(tenant="abc", database="def", collection_id=identifier),
+    ]
 
 
 @pytest.mark.parametrize(

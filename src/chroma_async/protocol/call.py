@@ -90,9 +90,18 @@ class Call(msgspec.Struct, Generic[R], frozen=True, kw_only=True):
             InvalidArgumentError: the body is not JSON, or a query value is not of its type.
             MalformedRequestError: a field is missing or has the wrong type.
         """
-        fields: dict[str, Any] = dict(_decode_body(cls, request.body)) if cls.route.has_body else {}
+        fields: dict[str, Any] = dict(decode_body(cls, request.body)) if cls.route.has_body else {}
         fields.update(_decode_query(cls, request.query))
         fields.update(request.path)
+        return cls.from_fields(fields)
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Any]) -> Self:
+        """Return the call with these fields, as JSON gives them; unknown ones are ignored.
+
+        Raises:
+            MalformedRequestError: a field is missing or has the wrong type.
+        """
         try:
             return msgspec.convert(fields, cls, strict=True, dec_hook=partial(_decode_custom, cls))
         except msgspec.ValidationError as error:
@@ -138,7 +147,13 @@ class EmptyResultCall(Call[None], frozen=True, kw_only=True):
         return None
 
 
-def _decode_body(cls: type[Call[Any]], body: bytes) -> Mapping[str, Any]:
+def decode_body(cls: type[Call[Any]], body: bytes) -> Mapping[str, Any]:
+    """Return the fields in the body of a request.
+
+    Raises:
+        InvalidArgumentError: it is not JSON.
+        MalformedRequestError: it is no object, or gives a field of the call twice.
+    """
     try:
         decoded = orjson.loads(body)
     except orjson.JSONDecodeError as error:

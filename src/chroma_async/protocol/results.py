@@ -84,7 +84,8 @@ class QueryResult:
     include: tuple[str, ...]
 
 
-def _splice(metadatas: Sequence[StoredMetadata] | None) -> list[Any] | None:
+def spliced(metadatas: Sequence[StoredMetadata] | None) -> list[Any] | None:
+    """Return metadata as orjson takes it over: stored bytes as they are."""
     if metadatas is None:
         return None
     return [orjson.Fragment(item) if isinstance(item, bytes) else item for item in metadatas]
@@ -98,7 +99,7 @@ def encode_get(result: GetResult) -> bytes:
             "embeddings": columns.embeddings,
             "documents": columns.documents,
             "uris": columns.uris,
-            "metadatas": _splice(columns.metadatas),
+            "metadatas": spliced(columns.metadatas),
             "include": result.include,
         },
         option=OPTIONS,
@@ -131,7 +132,7 @@ def encode_query(result: QueryResult) -> bytes:
         values = [getattr(columns, name) for columns in result.columns]
         return values if name in result.include else None
 
-    metadatas = [_splice(columns.metadatas) for columns in result.columns] if "metadatas" in result.include else None
+    metadatas = [spliced(columns.metadatas) for columns in result.columns] if "metadatas" in result.include else None
     return orjson.dumps(
         {
             "ids": [columns.ids for columns in result.columns],

@@ -1,4 +1,4 @@
-"""The ASGI application: Chroma's API over HTTP, with the routes that the catalogue of calls names.
+"""The ASGI application: Chroma's API over HTTP, with the routes that the catalogue of calls names, and its first API's.
 
 Routing looks at the path as it was sent. ASGI servers decode `%2F` before an application sees the path, and a name with a
 slash would fall apart into two segments; so segments are told apart first, and decoded afterwards, one by one.
@@ -10,24 +10,23 @@ import logging
 import re
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from chroma_async.errors import ChromaError
 from chroma_async.protocol import CALLS, Call, Heartbeat, WireResponse
 from chroma_async.protocol.call import API_V2
 from chroma_async.protocol.records import LSN_HEADER
 from chroma_async.protocol.unsupported import UNSUPPORTED
-from chroma_async.server.answers import TRACE_HEADER, empty_response, error_response, send_response
+from chroma_async.protocol.v1 import LEGACY_ROUTES
+from chroma_async.server.answers import TRACE_HEADER, empty_response, send_response
 from chroma_async.server.body import BodyTimeout, discard_body
 from chroma_async.server.endpoint import CallEndpoint, Dispatch, Host
+from chroma_async.server.legacy import LegacyCallEndpoint
 from chroma_async.settings import ServerSettings
-
-_LEGACY_METHODS: Final = ("GET", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 
 access_logger = logging.getLogger("chroma_async.access")
 
@@ -39,7 +38,7 @@ def create_app(dispatch: Dispatch, settings: ServerSettings, *, more_routes: Seq
     """
     host = Host(dispatch, settings)
     refusal = Refusal(settings)
-    routes = [*more_routes, *_call_routes(host, refusal), Route("/api/v1/{rest:path}", LegacyEndpoint(refusal))]
+    routes = [*more_routes, *_call_routes(host, refusal)]
     app: ASGIApp = RawPathRouting(Router(routes, redirect_slashes=False, default=refusal))
     if settings.cors_origins:
         app = CORSMiddleware(
@@ -105,29 +104,6 @@ class MethodTable:
             await endpoint(scope, receive, send)
 
 
-class LegacyEndpoint:
-    """Tells clients of the old API what to do."""
-
-    def __init__(self, refusal: Refusal) -> None:
-        self._refusal = refusal
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if not scope["path_params"]["rest"]:
-            response = empty_response(404)
-        elif scope["method"] in _LEGACY_METHODS:
-            response = error_response(LegacyApiError("The v1 API is deprecated. Please use /v2 apis"))
-        else:
-            response = empty_response(405, allow=",".join(_LEGACY_METHODS))
-        await self._refusal.answer(response, receive, send)
-
-
-class LegacyApiError(ChromaError):
-    """The first API is gone; the name and status are Chroma's."""
-
-    wire_name = "Unimplemented"
-    status = 410
-
-
 class AccessLog:
     """Logs every request when it is done, with its path as it was sent: an encoded newline stays encoded."""
 
@@ -164,6 +140,10 @@ def _call_routes(host: Host, refusal: Refusal) -> list[BaseRoute]:
     for call in (*CALLS, *UNSUPPORTED):
         endpoints = shapes.setdefault(path_shape(call.route.path), {})
         endpoints.setdefault(call.route.method, CallEndpoint(call, nobody if call in UNSUPPORTED else host))
+    for row in LEGACY_ROUTES:
+        shape = path_shape(row.route.path)
+        for path in (shape, shape + "/"):
+            shapes.setdefault(path, {})[row.route.method] = LegacyCallEndpoint(row, host)
     ordered = sorted(shapes.items(), key=lambda item: item[0].count("/"), reverse=True)
     return [Route(shape, MethodTable(endpoints, refusal)) for shape, endpoints in ordered]
 

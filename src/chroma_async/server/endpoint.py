@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from chroma_async.errors import ChromaError, InvalidArgumentError, UnsupportedMediaTypeError
-from chroma_async.protocol import Call, WireRequest, WireResponse
+from chroma_async.protocol import Call, Route, WireRequest, WireResponse
 from chroma_async.protocol.results import Columns, GetResult, QueryResult
 from chroma_async.server.answers import empty_response, error_response, send_response, unexpected_response
 from chroma_async.server.body import BodyTimeout, discard_body, read_body
@@ -42,44 +42,38 @@ class Host:
     codec_threads: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(CODEC_THREADS))
 
 
-class CallEndpoint:
-    """An ASGI application that answers one kind of call.
+class Endpoint:
+    """An ASGI application that answers requests of one route.
 
     Bodies and results that would hold up the event loop are decoded and encoded in a thread; the usual small ones are
     not worth the trip.
     """
 
-    def __init__(self, call: type[Call[Any]], host: Host) -> None:
-        self._call = call
-        self._path_fields = call.route.path_fields
-        self._has_body = call.route.has_body
-        self._query_fields = call.route.query
+    def __init__(self, route: Route, name: str, host: Host) -> None:
+        self._name = name
+        self._path_fields = route.path_fields
+        self._has_body = route.has_body
+        self._query_fields = route.query
         self._host = host
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             response = await self._answer(scope, receive)
         except ChromaError as error:
-            response = error_response(error)
+            response = self._refusal(error)
         except ClientDisconnect:
             return
         except BodyTimeout:
             response = empty_response(408, connection="close")
         except Exception as error:
-            response = unexpected_response(error, self._call.__name__)
+            response = unexpected_response(error, self._name)
         await send_response(send, response)
 
     async def _answer(self, scope: Scope, receive: Receive) -> WireResponse:
-        request = await self._read(scope, receive)
-        if len(request.body) > LARGE_BODY_BYTES:
-            call = await anyio.to_thread.run_sync(self._call.decode, request, limiter=self._host.codec_threads)
-        else:
-            call = self._call.decode(request)
-        with _Patience(receive):
-            result = await self._host.dispatch(call)
-        if is_large(result):
-            return await anyio.to_thread.run_sync(self._call.encode_result, result, limiter=self._host.codec_threads)
-        return self._call.encode_result(result)
+        raise NotImplementedError
+
+    def _refusal(self, error: ChromaError) -> WireResponse:
+        return error_response(error)
 
     async def _read(self, scope: Scope, receive: Receive) -> WireRequest:
         settings = self._host.settings
@@ -95,6 +89,32 @@ class CallEndpoint:
         segments = scope["path_params"].values()
         path = {name: decode_segment(text) for name, text in zip(self._path_fields, segments, strict=True)}
         return WireRequest(path=path, query=decode_query(scope) if self._query_fields else {}, body=body)
+
+    async def _decode(self, decode: Callable[[WireRequest], Call[Any]], request: WireRequest) -> Call[Any]:
+        if len(request.body) > LARGE_BODY_BYTES:
+            return await anyio.to_thread.run_sync(decode, request, limiter=self._host.codec_threads)
+        return decode(request)
+
+    async def _dispatch(self, call: Call[Any], receive: Receive) -> Any:
+        with _Patience(receive):
+            return await self._host.dispatch(call)
+
+    async def _encode(self, encode: Callable[[Any], WireResponse], result: Any) -> WireResponse:
+        if is_large(result):
+            return await anyio.to_thread.run_sync(encode, result, limiter=self._host.codec_threads)
+        return encode(result)
+
+
+class CallEndpoint(Endpoint):
+    """Answers one kind of call."""
+
+    def __init__(self, call: type[Call[Any]], host: Host) -> None:
+        super().__init__(call.route, call.__name__, host)
+        self._call = call
+
+    async def _answer(self, scope: Scope, receive: Receive) -> WireResponse:
+        call = await self._decode(self._call.decode, await self._read(scope, receive))
+        return await self._encode(self._call.encode_result, await self._dispatch(call, receive))
 
 
 class _Patience:

@@ -19,6 +19,7 @@ from chroma_async.protocol import (
     ModifyCollection,
 )
 from chroma_async.protocol.collection_json import resolve_creation, updated_settings
+from chroma_async.protocol.v1 import FindCollection
 from chroma_async.protocol.validation import parse_collection_id
 
 
@@ -63,6 +64,14 @@ async def get_collection_by_id(context: Context, call: GetCollectionById) -> Col
     collection = context.follower.catalog.collection(parse_collection_id(call.collection_id))
     if collection is None or (collection.tenant, collection.database) != (call.tenant, call.database):
         raise NotFoundError(f"Collection [{call.collection_id}] does not exist")
+    return collection
+
+
+@handles(FindCollection)
+async def find_collection(context: Context, call: FindCollection) -> Collection:
+    collection = context.follower.catalog.collection(parse_collection_id(call.collection_id))
+    if collection is None:
+        raise NotFoundError(f"Collection [{call.collection_id}] does not exist.")
     return collection
 
 
