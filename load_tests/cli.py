@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 
 from load_tests import data, machine
+from load_tests.acceptance.commands import app as accept
 from load_tests.api import Api
 from load_tests.bench import Bench, Options, Workload
 from load_tests.bystanders import Bystanders
@@ -41,6 +42,7 @@ _WIDTH_MIN = 110
 app = typer.Typer(
     help="Load tests over the Chroma HTTP API v2.", no_args_is_help=True, add_completion=False, rich_markup_mode=None
 )
+app.add_typer(accept, name="accept")
 console = Console(width=max(Console().width, _WIDTH_MIN))
 
 UrlOption = Annotated[str | None, typer.Option(help="Measure this running server instead of starting ours.")]
