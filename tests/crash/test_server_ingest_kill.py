@@ -1,11 +1,10 @@
-"""A server is killed in the middle of an ingest over HTTP, a part of it or all of it: what it acknowledged is there, once."""
+"""A server is killed in the middle of an ingest, a part of it or all of it: what it acknowledged is there, and once."""
 
 from __future__ import annotations
 
 import pytest
-
 from load_tests import data
-from load_tests.acceptance.kill import TARGETS, Target, accept_kill
+from load_tests.acceptance.kill import accept_kill
 from load_tests.acceptance.verdict import Verdict
 from load_tests.servers import our_program
 
