@@ -23,7 +23,7 @@ async def test_a_power_cut_loses_what_was_not_synced() -> None:
     state = MemoryLogState("the identity")
     log = MemoryLog(state, durability="off")
     await log.append([entry("one")], after=Lsn(0), rows={"k": b"1"})
-    log.sync()
+    await log.sync()
     await log.append([entry("two"), entry()], after=Lsn(1), rows={"k": b"2"})
     await log.truncate_collection(A, through=Lsn(3))
     state.lose_unsynced()

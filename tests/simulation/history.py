@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 from tests.simulation.oracle import Oracle
 from tests.simulation.world import SimulatedProcess, World
 
 from chroma_async.engine.invariants import violations
-from chroma_async.model import Vectors
+from chroma_async.model import JsonObject, Vectors
 from chroma_async.protocol import (
     AddRecords,
     Call,
@@ -23,11 +23,14 @@ from chroma_async.protocol import (
     DeleteCollection,
     DeleteRecords,
     GetRecords,
+    ListCollections,
     QueryRecords,
     UpdateRecords,
     UpsertRecords,
 )
 from chroma_async.protocol.embeddings import EmbeddingBatch
+from chroma_async.protocol.results import StoredMetadata, metadata_object
+from chroma_async.settings import Durability
 from chroma_async.wal import MemoryLog
 
 NDIM = 4
@@ -45,11 +48,15 @@ class Collection:
     oracle: Oracle = field(default_factory=Oracle)
 
 
+def metadata_objects(stored: Sequence[StoredMetadata] | None) -> list[JsonObject | None]:
+    return [metadata_object(item) for item in stored or ()]
+
+
 class History:
     """Plays steps; raises AssertionError with the seed at the first thing that is wrong."""
 
-    def __init__(self, directory: Path, seed: int) -> None:
-        self.world = World(directory, seed)
+    def __init__(self, directory: Path, seed: int, durability: Durability = "commit") -> None:
+        self.world = World(directory, seed, durability)
         self.rng = random.Random(seed * 7919 + 1)
         self.numbers = np.random.default_rng(seed)
         self.collections: list[Collection] = []
@@ -85,6 +92,7 @@ class History:
             self.create: 2,
             self.drop: 1,
             self.pass_time: 4,
+            self.write_back: 4,
         }
         action = self.rng.choices(list(actions), list(actions.values()))[0]
         self.steps.append(action.__name__)
@@ -200,10 +208,35 @@ class History:
         await self.world.crash(self.process())
 
     async def crash_machine(self) -> None:
+        """A power cut. With durability off it may take the newest writes with it, and nothing but the newest."""
+        before = self.world.log.image.newest
         await self.world.crash_machine()
+        lost = before - self.world.log.image.newest
+        if lost:
+            assert self.world.durability == "off", f"{lost} acknowledged entries are gone"
+            await self.check_invariants()
+            await self.start_again()
+
+    async def start_again(self) -> None:
+        """Believe what a fresh process reads; from here on the oracle holds it to that."""
+        await self.world.start_process()
+        engine = self.process().engine
+        found = await engine.dispatch(ListCollections(**ADDRESS))
+        self.collections = [Collection(item.name, {**ADDRESS, "collection_id": item.id}) for item in found]
+        for collection in self.collections:
+            call = GetRecords(**collection.address, include=("documents", "metadatas", "embeddings"))
+            got = (await engine.dispatch(call)).columns
+            columns = (got.ids, got.embeddings, got.documents or [], metadata_objects(got.metadatas))
+            collection.oracle.add(*columns)
+        if not self.collections:
+            await self.create()
 
     async def pass_time(self) -> None:
         await self.world.clock.advance(self.rng.choice([0.01, 1.0, 30.0]))
+
+    async def write_back(self) -> None:
+        """The operating system writes the log to the disk when it likes."""
+        self.world.log.sync()
 
     async def settle(self) -> None:
         """In the end everything is applied, by a fresh process, and every process says the same."""
@@ -238,8 +271,7 @@ class History:
         records = collection.oracle.records
         assert got.ids == list(records), f"ids {got.ids}, expected {list(records)}"
         assert got.documents == [row[0] for row in records.values()], "documents differ"
-        metadatas = [None if item is None else orjson.loads(item) for item in got.metadatas or []]  # type: ignore[arg-type]
-        assert metadatas == [row[1] for row in records.values()], "metadatas differ"
+        assert metadata_objects(got.metadatas) == [row[1] for row in records.values()], "metadatas differ"
         if records:
             expected = np.stack([row[2] for row in records.values()])
             assert got.embeddings is not None

@@ -22,3 +22,8 @@ def seeds() -> list[int]:
 @pytest.mark.parametrize("seed", seeds())
 def test_acknowledged_history_is_what_every_process_reads(seed: int, tmp_path: Path) -> None:
     asyncio.run(History(tmp_path, seed).run(STEPS))
+
+
+@pytest.mark.parametrize("seed", seeds()[::2])
+def test_without_fsync_a_power_cut_takes_the_newest_writes_at_most(seed: int, tmp_path: Path) -> None:
+    asyncio.run(History(tmp_path, seed, durability="off").run(STEPS))

@@ -19,7 +19,7 @@ from chroma_async.engine.engine import Engine
 from chroma_async.engine.lock import MemoryCompactorLock
 from chroma_async.seams import InlineWorkers, Seams, SeededEntropy, SystemFiles
 from chroma_async.seams.files import Buffer
-from chroma_async.settings import EngineSettings
+from chroma_async.settings import Durability, EngineSettings
 from chroma_async.wal import MemoryLog, MemoryLogState
 
 SETTINGS = EngineSettings(
@@ -152,6 +152,7 @@ class World:
 
     directory: Path
     seed: int
+    durability: Durability = "commit"
     rng: random.Random = field(init=False)
     clock: VirtualClock = field(default_factory=VirtualClock)
     log: MemoryLogState = field(init=False)
@@ -167,13 +168,16 @@ class World:
     async def start_process(self) -> SimulatedProcess:
         seams = Seams(self.clock, self.entropy, self.files)
         workers = InlineWorkers()
-        engine = Engine(self.directory, MemoryLog(self.log), workers, SETTINGS, seams)
+        engine = Engine(self.directory, self.open_log(), workers, SETTINGS, seams)
         await engine.start()
         lock = MemoryCompactorLock(self.lock_holder)
-        compactor = Compactor(self.directory, MemoryLog(self.log), lock, workers, SETTINGS, seams)
+        compactor = Compactor(self.directory, self.open_log(), lock, workers, SETTINGS, seams)
         process = SimulatedProcess(engine, compactor)
         self.processes.append(process)
         return process
+
+    def open_log(self) -> MemoryLog:
+        return MemoryLog(self.log, durability=self.durability)
 
     async def compact(self, process: SimulatedProcess, *, crash_after: int | None = None) -> bool:
         """One step of the compactor, if this process holds the lock or gets it; True when it ran to its end.

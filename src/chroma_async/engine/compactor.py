@@ -199,6 +199,7 @@ class Compactor:
         if collection is None or backlog is None or not backlog.entries:
             return False
         entries = backlog.take(self._settings.apply_bytes_max)
+        await self._log.sync()  # what is applied must not outlive its entry: the LSN would be given to another one
         applied = await self._work(lambda: self._apply(collection, entries))
         backlog.drop(applied)
         self._unindexed.add(collection_id)

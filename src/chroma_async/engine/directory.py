@@ -33,7 +33,9 @@ def prepare_directory(path: Path, files: Files) -> None:
     """
     if path.exists() and not path.is_dir():
         raise FormatError(f"the data path is a file; name a directory. path={path}")
-    path.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        path.mkdir(parents=True, exist_ok=True)
+        files.sync_directory(path.parent)
     marker = path / VERSION_FILE
     if marker.exists():
         _check(path, marker.read_bytes())

@@ -112,8 +112,7 @@ class MemoryLog:
     def identity(self) -> str:
         return self.state.identity
 
-    def sync(self) -> None:
-        """Make all that was appended so far durable, whatever the durability of each append was."""
+    async def sync(self) -> None:
         self._check_open()
         self.state.sync()
 

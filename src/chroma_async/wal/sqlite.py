@@ -358,6 +358,11 @@ class SqliteLog:
         async with self.exclusive():
             return await self._in_transaction(change)
 
+    async def sync(self) -> None:
+        """See `LogStore.sync`. Commits are in SQLite's journal; an fsync of it, by anybody, makes them durable."""
+        self._check_open()
+        await anyio.to_thread.run_sync(_sync_journal, self._directory)
+
     async def oldest(self) -> Lsn:
         self._check_open()
         return Lsn(await _number(self._reader, "SELECT oldest FROM bounds"))
@@ -421,6 +426,16 @@ async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
     if not task.cancelled():
         task.exception()  # Looked at, so that asyncio does not complain that nobody did.
     raise cancellation
+
+
+def _sync_journal(directory: Path) -> None:
+    for path in (directory / f"{FILE}-wal", directory):
+        if path.exists():
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
 
 
 def _synchronous(durability: Durability) -> str:

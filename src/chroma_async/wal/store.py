@@ -74,7 +74,9 @@ class LogStore(Protocol):
        old end may be forgotten as well, since the rows hold their effect.
     11. `catalog` returns the rows and the LSN of one instant.
     12. `identity` is made once, at creation, and tells two logs apart.
-    13. After `close`, every call raises `RuntimeError`, but another `close`.
+    13. What was appended before `sync` survives a power cut after it, whatever the durability. Nothing may be derived
+        and kept for good from an entry that is not that safe.
+    14. After `close`, every call raises `RuntimeError`, but another `close`.
     """
 
     @property
@@ -103,6 +105,10 @@ class LogStore(Protocol):
     async def truncate_collection(
         self, collection: CollectionId, *, through: Lsn, keep_after: Lsn | None = None
     ) -> None: ...
+
+    async def sync(self) -> None:
+        """Make durable all that was appended before this call, by whichever process."""
+        ...
 
     async def oldest(self) -> Lsn:
         """LSN of the oldest kept entry; one above the newest when none is kept."""
