@@ -43,9 +43,7 @@ class Gather:
 
 @dataclass(frozen=True, slots=True)
 class ScanPacked:
-    """Score all rows approximately, rank the best `fetch` allowed ones in float32."""
-
-    fetch: int
+    """Score all rows approximately, rank the best of the allowed ones in float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +71,7 @@ def plan_search(counts: SegmentCounts, *, n_results: int, batch: int, ef_search:
     scan_cost = _scan_cost(counts.rows, counts.ndim, batch)
     if graph is not None and not (can_scan and scan_cost < _graph_cost(counts, graph, batch)):
         return graph
-    return ScanPacked(fetch=candidates(n_results)) if can_scan else ReadAll()
+    return ScanPacked() if can_scan else ReadAll()
 
 
 def candidates(n_results: int) -> int:

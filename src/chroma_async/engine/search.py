@@ -18,13 +18,14 @@ from chroma_async.core.planner import (
     candidates,
     plan_search,
 )
-from chroma_async.index.distance import Distances, distances, ranking_scores, smallest
+from chroma_async.index.distance import Distances, distances, ranking_scores, ranking_slope, smallest
 from chroma_async.index.hnsw import GraphFile
 from chroma_async.index.scan import BLOCK_ROWS, Scan
 from chroma_async.model import Mask, Slots, Space, Vectors
 from chroma_async.projections.view import Base, SegmentView
 
-LARGEST: Final = np.finfo(np.float32).max
+WIDEN: Final = 4
+"""How many times as many rows are compared exactly when the candidates leave doubt."""
 
 CHUNK_ROWS: Final = 8_192
 """Rows that are compared at a time when a segment is read from the disk."""
@@ -42,6 +43,9 @@ class Neighbours:
 
     slots: Slots
     distances: Distances
+
+
+NOTHING: Final = Neighbours(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,8 +92,7 @@ def _search_tail(
     owners, vectors = target.tail.owners, target.tail.vectors
     owned = owners >= 0
     if not owned.any():
-        nothing = Neighbours(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32))
-        yield from (nothing for _ in queries)
+        yield from (NOTHING for _ in queries)
         return
     for first in range(0, len(queries), TAIL_QUERIES):
         scores: Distances | None = None
@@ -97,26 +100,80 @@ def _search_tail(
             query, mask, count = queries[number], masks[number], counts[number]
             allowed = owned if mask is None else owned & mask[np.maximum(owners, 0)]
             rows = np.flatnonzero(allowed)
-            if len(rows) > max(4 * candidates(count), len(owned) // TAIL_GATHER_SHARE):
-                if scores is None:
-                    scores = ranking_scores(target.space, queries[first : first + TAIL_QUERIES], vectors)
-                rows = _best(np.where(allowed, scores[number - first], np.inf), allowed, candidates(count))
-            yield _rank(target.space, query, vectors, rows, owners, count)
+            if len(rows) <= max(4 * candidates(count), len(owned) // TAIL_GATHER_SHARE):
+                yield _rank(target.space, query, vectors, rows, owners, count)
+                continue
+            if scores is None:
+                scores = ranking_scores(target.space, queries[first : first + TAIL_QUERIES], vectors)
+            scored = _Scored(np.where(allowed, scores[number - first], np.inf), allowed, ranking_slope(target.space, query))
+            yield _rank_scored(target.space, query, vectors, owners, scored, count)
 
 
 def _rank(space: Space, query: Vectors, vectors: Vectors, rows: Slots, owners: Slots, count: int) -> Neighbours:
-    """Exact distances of these rows, the nearest `count` of them."""
-    if len(rows) > 4 * candidates(count):
-        scores = ranking_scores(space, query[None, :], vectors[rows])[0]
-        rows = rows[_smallest_or_any(scores, candidates(count))]
-    values = distances(space, query, vectors[rows]) if len(rows) else np.empty(0, dtype=np.float32)
-    best = np.argsort(values, kind="stable")[:count]
-    return Neighbours(owners[rows[best]], values[best])
+    """The nearest `count` of these rows, by exact distances."""
+    parts = [NOTHING]
+    for start in range(0, len(rows), CHUNK_ROWS):
+        chunk = rows[start : start + CHUNK_ROWS]
+        values = distances(space, query, vectors[chunk])
+        best = _smallest_first(values, count)
+        parts.append(Neighbours(owners[chunk[best]], values[best]))
+    return parts[-1] if len(parts) <= 2 else _nearest(parts, count)
 
 
-def _smallest_or_any(scores: Distances, count: int) -> Slots:
-    """Positions of the `count` smallest scores; scores that overflowed count as the largest."""
-    return smallest(np.where(np.isfinite(scores), scores, LARGEST), count)
+def _smallest_first(values: Distances, count: int) -> Slots:
+    """Positions of the `count` smallest values, in ascending order; nan is the largest."""
+    if not 0 < 4 * count < len(values):
+        return np.argsort(values, kind="stable")[:count]
+    chosen = np.argpartition(values, count - 1)[:count]
+    return chosen[np.argsort(values[chosen], kind="stable")]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Scored:
+    """Rows from `first` on with approximate scores: `slope` times the distance, plus a constant, plus an error.
+
+    `line`, shape (n,), is inf for rows that are not allowed; `allowed`, shape (n,), says which are, None: all.
+    """
+
+    line: Distances
+    allowed: Mask | None
+    slope: float
+    first: int = 0
+
+
+def _rank_scored(space: Space, query: Vectors, vectors: Vectors, owners: Slots, scored: _Scored, count: int) -> Neighbours:
+    """The nearest rows by exact distances. More and more of the best scored are compared, until the rest can't be nearer.
+
+    Mostly the first candidates settle it. Where the scores can't tell neighbours apart (near-duplicates, values far from
+    the origin that cancel), all rows are compared in the end.
+    """
+    total = len(scored.line) if scored.allowed is None else int(np.count_nonzero(scored.allowed))
+    fetch = candidates(count)
+    while WIDEN * fetch < total:
+        rows = _best(scored.line, scored.allowed, fetch)
+        values = distances(space, query, vectors[scored.first + rows])
+        if _is_settled(scored.line[rows], values, scored.slope, count):
+            best = _smallest_first(values, count)
+            return Neighbours(owners[scored.first + rows[best]], values[best])
+        fetch *= WIDEN
+    rows = np.arange(len(scored.line)) if scored.allowed is None else np.flatnonzero(scored.allowed)
+    return _rank(space, query, vectors, scored.first + rows, owners, count)
+
+
+def _is_settled(scores: Distances, values: Distances, slope: float, count: int) -> bool:
+    """Whether no row that was left out can be nearer than the nearest `count` of those that were compared.
+
+    Those left out have larger scores, with errors like the ones seen here; twice the largest of these is allowed for. (In
+    a crowd of near-duplicates the scores chosen are those with the luckiest errors; these are close together, but so are
+    scores and distances then, and the test fails, as it should.)
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        beyond = scores.astype(np.float64) - scores.max()  # 0 is where those begin that were left out
+        distances_scaled = slope * values.astype(np.float64)
+        errors = beyond - distances_scaled
+        middle = np.median(errors)
+        margin = 2 * np.abs(errors - middle).max()
+        return bool(np.partition(distances_scaled, count - 1)[count - 1] + middle + margin <= 0)
 
 
 class _SegmentSearch:
@@ -133,20 +190,18 @@ class _SegmentSearch:
 
     def run(self, queries: Vectors, masks: Sequence[Mask | None], counts: Sequence[int]) -> list[Neighbours]:
         found: dict[int, Neighbours] = {}
-        scanned: list[tuple[int, Mask | None, int]] = []
+        scanned: list[tuple[int, Mask | None]] = []
         for number, query in enumerate(queries):
             allowed = self._allowed(masks[number])
             allowed_count = self._owned_count if allowed is None else int(np.count_nonzero(allowed))
             plan = self._plan(allowed_count, counts[number], len(queries))
             match plan:
-                case Gather():
-                    found[number] = self._gather(query, allowed, counts[number])
-                case ReadAll():
+                case Gather() | ReadAll():
                     found[number] = self._read_all(query, allowed, counts[number])
                 case SearchGraph():
                     found[number] = self._search_graph(query, allowed, allowed_count, counts[number], plan)
                 case ScanPacked():
-                    scanned.append((number, allowed, plan.fetch))
+                    scanned.append((number, allowed))
         if scanned:
             self._scan_together(queries, scanned, counts, found)
         return [found[number] for number in range(len(queries))]
@@ -168,35 +223,30 @@ class _SegmentSearch:
         plan = plan_search(shape, n_results=count, batch=batch, ef_search=self._target.ef_search)
         return ReadAll() if isinstance(plan, ScanPacked) and self._scan is None else plan
 
-    def _gather(self, query: Vectors, allowed: Mask | None, count: int) -> Neighbours:
-        rows = np.arange(self._segment.rows) if allowed is None else np.flatnonzero(allowed)
-        return self._rank(query, rows, count)
-
     def _rank(self, query: Vectors, rows: Slots, count: int) -> Neighbours:
         return _rank(self._target.space, query, self._segment.vectors, rows, self._segment.owners, count)
 
     def _read_all(self, query: Vectors, allowed: Mask | None, count: int, first: int = 0) -> Neighbours:
-        parts = [Neighbours(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32))]
-        for start in range(first, self._segment.rows, CHUNK_ROWS):
-            end = min(start + CHUNK_ROWS, self._segment.rows)
-            rows = np.arange(start, end) if allowed is None else start + np.flatnonzero(allowed[start:end])
-            parts = [_nearest([*parts, self._rank(query, rows, count)], count)]
-        return parts[0]
+        rows = np.arange(first, self._segment.rows) if allowed is None else first + np.flatnonzero(allowed[first:])
+        return self._rank(query, rows, count)
 
     def _scan_together(
         self,
         queries: Vectors,
-        wanted: Sequence[tuple[int, Mask | None, int]],
+        wanted: Sequence[tuple[int, Mask | None]],
         counts: Sequence[int],
         found: dict[int, Neighbours],
     ) -> None:
         assert self._scan is not None
-        numbers = [number for number, _, _ in wanted]
-        scores = self._scan.scores(queries[numbers])[:, : self._segment.rows]
-        for line, (number, allowed, fetch) in zip(scores, wanted, strict=True):
+        chosen = queries[[number for number, _ in wanted]]
+        scores, slopes = self._scan.scores(chosen)[:, : self._segment.rows], self._scan.slopes(chosen)
+        for line, slope, (number, allowed) in zip(scores, slopes.tolist(), wanted, strict=True):
             if allowed is not None:
                 line[~allowed] = np.inf
-            found[number] = self._rank(queries[number], _best(line, allowed, fetch), counts[number])
+            found[number] = self._rank_scored(queries[number], _Scored(line, allowed, slope), counts[number])
+
+    def _rank_scored(self, query: Vectors, scored: _Scored, count: int) -> Neighbours:
+        return _rank_scored(self._target.space, query, self._segment.vectors, self._segment.owners, scored, count)
 
     def _search_graph(
         self, query: Vectors, allowed: Mask | None, allowed_count: int, count: int, plan: SearchGraph
@@ -227,13 +277,12 @@ class _SegmentSearch:
             return self._read_all(query, allowed, count, first)
         block = first // BLOCK_ROWS
         offset = block * BLOCK_ROWS
-        line = self._scan.scores(query[None, :], first_block=block)[0][: self._segment.rows - offset]
-        line[: first - offset] = np.inf
-        if allowed is not None:
-            line[~allowed[offset:]] = np.inf
-        best = _best(line, None if allowed is None else allowed[offset:], candidates(count))
-        best = best[best >= first - offset]
-        return self._rank(query, best + offset, count)
+        line = self._scan.scores(query[None, :], first_block=block)[0][first - offset : self._segment.rows - offset]
+        rest = None if allowed is None else allowed[first:]
+        if rest is not None:
+            line[~rest] = np.inf
+        slope = float(self._scan.slopes(query[None, :])[0])
+        return self._rank_scored(query, _Scored(line, rest, slope, first), count)
 
 
 def _best(line: Distances, allowed: Mask | None, fetch: int) -> Slots:

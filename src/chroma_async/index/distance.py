@@ -46,6 +46,11 @@ def ranking_scores(space: Space, queries: Vectors, rows: Vectors) -> Distances:
         return np.negative(products, out=products)
 
 
+def ranking_slope(space: Space, query: Vectors) -> float:
+    """How much a ranking score grows when the distance grows by one; the query has shape (ndim,)."""
+    return float(np.linalg.norm(query.astype(np.float64))) if space == "cosine" else 1.0
+
+
 def _squared_norms(rows: Vectors) -> Distances:
     norms: Distances = np.einsum("ij,ij->i", rows, rows)
     return norms

@@ -50,6 +50,10 @@ class Scan:
 
     def scores(self, queries: Vectors, first_block: int = 0) -> Scores:
         """Approximate scores, smaller is nearer, shape (queries, rows from that block on)."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self._scores(queries, first_block)
+
+    def _scores(self, queries: Vectors, first_block: int) -> Scores:
         shifted = queries - self.centre if self.space == "l2" else queries
         steps, worth = _quantise(shifted)
         blocks = self.blocks[first_block:]
@@ -65,6 +69,15 @@ class Scan:
             start += block.rows
         return out
 
+    def slopes(self, queries: Vectors) -> npt.NDArray[np.float64]:
+        """How much the score of a row grows when its distance grows by one, for each query: shape (queries,)."""
+        if self.space == "l2":
+            return np.ones(len(queries))
+        worth = np.abs(queries).max(axis=1, initial=0).astype(np.float64) / INT8_MAX
+        lengths = np.linalg.norm(queries.astype(np.float64), axis=1) if self.space == "cosine" else np.ones(len(queries))
+        slopes: npt.NDArray[np.float64] = np.divide(lengths, worth, out=np.zeros_like(worth), where=worth > 0)
+        return slopes
+
 
 class ScanBuilder:
     """Packs the rows of a segment as they come; complete blocks are packed once. Not for use by two threads at once."""
@@ -72,6 +85,7 @@ class ScanBuilder:
     def __init__(self, space: Space) -> None:
         self._space: Space = space
         self._centre: npt.NDArray[np.float32] | None = None
+        self._centre_rows = 0
         self._blocks: list[PackedBlock] = []
         self._steps: list[npt.NDArray[np.int8]] = []
         self._weights: list[npt.NDArray[np.float32]] = []
@@ -86,16 +100,26 @@ class ScanBuilder:
         """
         if self._latest is not None and len(vectors) <= self._rows:
             return self._latest
-        centre = self._centre
-        if centre is None:
-            first = _prepared(self._space, np.asarray(vectors[:BLOCK_ROWS]))
-            centre = self._centre = first.mean(axis=0, dtype=np.float32)
-        while self._rows < len(vectors):
-            room = BLOCK_ROWS - self._rows % BLOCK_ROWS
-            self._take(np.asarray(vectors[self._rows : self._rows + room]), centre)
-        partial = (self._pack(),) if self._steps else ()
+        with np.errstate(over="ignore", invalid="ignore"):
+            centre = self._centred(vectors)
+            while self._rows < len(vectors):
+                room = BLOCK_ROWS - self._rows % BLOCK_ROWS
+                self._take(np.asarray(vectors[self._rows : self._rows + room]), centre)
+            partial = (self._pack(),) if self._steps else ()
         self._latest = Scan(self._space, centre, (*self._blocks, *partial))
         return self._latest
+
+    def _centred(self, vectors: Vectors) -> npt.NDArray[np.float32]:
+        """The mean of the first block. While that fills, it is taken anew each time the rows have doubled, and they are
+        packed again: the very first rows may be far from all that follow.
+        """
+        centre = self._centre
+        if centre is None or (self._centre_rows < BLOCK_ROWS and len(vectors) >= 2 * self._centre_rows):
+            first = _prepared(self._space, np.asarray(vectors[:BLOCK_ROWS]))
+            centre = self._centre = first.mean(axis=0, dtype=np.float32)
+            self._centre_rows = len(first)
+            self._blocks, self._steps, self._weights, self._offsets, self._rows = [], [], [], [], 0
+        return centre
 
     def _take(self, rows: Vectors, centre: npt.NDArray[np.float32]) -> None:
         centred = _prepared(self._space, rows) - centre

@@ -1,0 +1,169 @@
+"""The packed scan picks candidates; what is answered in the end are the nearest rows, whatever the vectors look like."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from tests.support.oracle import exact_distances
+
+from chroma_async.core.memtable import Memtable
+from chroma_async.core.planner import GATHER_ROWS_MAX
+from chroma_async.engine import search as search_module
+from chroma_async.engine.search import Neighbours, SearchTarget, search
+from chroma_async.index import scan as scan_module
+from chroma_async.index.scan import ScanBuilder
+from chroma_async.model import Lsn, Mask, Space, Vectors
+from chroma_async.projections.manifest import Manifest
+from chroma_async.projections.view import Base, SegmentView
+
+SPACES: list[Space] = ["l2", "ip", "cosine"]
+ROWS = GATHER_ROWS_MAX + 300
+SHAPES = ["random", "clusters", "near duplicates", "far from the origin", "one outlier first", "scales", "equal"]
+
+
+def make(shape: str, rows: int, ndim: int, seed: int = 0) -> Vectors:
+    dice = np.random.default_rng(seed)
+    noise = dice.standard_normal((rows, ndim))
+    centres = dice.standard_normal((8, ndim))[dice.integers(0, 8, rows)]
+    match shape:
+        case "clusters":
+            made = centres + 0.02 * noise
+        case "near duplicates":
+            made = centres + 0.001 * noise
+        case "far from the origin":
+            made = noise + 1000
+        case "one outlier first":
+            made = noise + 100
+            made[0] = 0
+        case "scales":
+            made = noise * np.exp(3 * dice.standard_normal((rows, 1)))
+        case "equal":
+            made = np.ones((rows, ndim))
+        case _:
+            made = noise
+    return np.ascontiguousarray(made, dtype=np.float32)
+
+
+def segment_target(space: Space, vectors: Vectors, *, packed: bool = True) -> SearchTarget:
+    """One segment, every row of it owned by the slot of its number; nothing in the tail."""
+    builder = ScanBuilder(space)
+    builder.extend(vectors[:1])
+    slots = np.arange(len(vectors))
+    segment = SegmentView(1, vectors, slots, slots, builder, None)
+    base = Base(
+        manifest=Manifest(dimension=vectors.shape[1], space=space),
+        pieces=(),
+        alive=np.ones(len(vectors), dtype=np.bool_),
+        locations=np.stack([np.zeros_like(slots), slots], axis=1),
+        segments=(segment,),
+    )
+    tail = Memtable(applied=Lsn(0), next_slot=len(vectors)).tail()
+    return SearchTarget(space, base, tail, [builder.extend(vectors) if packed else None], None, 100)
+
+
+def assert_exact(
+    space: Space, vectors: Vectors, query: Vectors, found: Neighbours, count: int, mask: Mask | None = None
+) -> None:
+    """The nearest by float64, up to what float32 arithmetic can tell apart."""
+    allowed = np.arange(len(vectors)) if mask is None else np.flatnonzero(mask)
+    exact = exact_distances(space, query, vectors)
+    scale = np.abs(vectors[allowed]).max(initial=0).astype(np.float64) * max(1.0, np.abs(query).max()) * vectors.shape[1]
+    rounding = 2e-6 if space == "cosine" else 1e-6 * (scale if space == "ip" else 0)
+    assert len(found.slots) == len(set(found.slots.tolist())) == min(count, len(allowed))
+    assert np.isin(found.slots, allowed).all()
+    np.testing.assert_allclose(found.distances, exact[found.slots], rtol=1e-3, atol=rounding + 1e-6)
+    np.testing.assert_allclose(exact[found.slots], np.sort(exact[allowed])[:count], rtol=1e-3, atol=rounding + 1e-6)
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("ndim", [1, 2, 3, 17, 384])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_nearest_of_many_rows_are_exact_for_any_vectors(space: Space, ndim: int, shape: str) -> None:
+    vectors = make(shape, ROWS, ndim)
+    dice = np.random.default_rng(1)
+    queries = vectors[dice.integers(0, ROWS, 6)] + (0.01 * dice.standard_normal((6, ndim))).astype(np.float32)
+    queries[0] = 0
+    mask = dice.random(ROWS) < 0.7
+    masks: list[Mask | None] = [None, None, None, mask, mask, None]
+    counts = [10, 1, 100, 10, 3, ROWS + 1]
+    for packed in (True, False):
+        found = search(segment_target(space, vectors, packed=packed), queries, masks, counts)
+        for query, allowed, count, answer in zip(queries, masks, counts, found, strict=True):
+            assert_exact(space, vectors, query, answer, count, allowed)
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("batch", [1, 2, 3, 16, 17])
+def test_a_batch_of_any_size_is_answered_as_its_queries_alone(space: Space, batch: int) -> None:
+    vectors = make("clusters", ROWS, 17)
+    queries = make("random", batch, 17, seed=2)
+    target = segment_target(space, vectors)
+    together = search(target, queries, [None] * batch, [7] * batch)
+    for query, found in zip(queries, together, strict=True):
+        assert_exact(space, vectors, query, found, 7)
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("offset", [-1, 0, 1])
+@pytest.mark.parametrize("steps", [1, 7])
+def test_scan_grows_over_the_borders_of_its_blocks(
+    space: Space, offset: int, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scan_module, "BLOCK_ROWS", 256)
+    rows = 3 * 256 + offset
+    vectors, queries = make("random", rows, 24), make("random", 5, 24, seed=3)
+    builder = ScanBuilder(space)
+    for end in np.linspace(rows // steps, rows, steps).astype(int).tolist():
+        scan = builder.extend(vectors[:end])
+    assert scan.rows == rows
+    scores, slopes = scan.scores(queries), scan.slopes(queries)
+    assert scores.shape == (5, rows)
+    for query, line, slope in zip(queries, scores, slopes, strict=True):
+        exact = exact_distances(space, query, vectors)
+        assert np.ptp(line - slope * exact) < 0.05 * np.ptp(slope * exact)
+    later = scan.scores(queries, first_block=1)
+    np.testing.assert_array_equal(later, scores[:, 256:])
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_rows_that_a_scan_was_built_without_are_not_searched_for_an_older_view(space: Space) -> None:
+    vectors = make("random", ROWS, 8)
+    builder = ScanBuilder(space)
+    builder.extend(vectors)
+    target = segment_target(space, vectors[: ROWS - 500])
+    newer = SearchTarget(space, target.base, target.tail, [builder.extend(vectors)], None, 100)
+    (found,) = search(newer, vectors[-1:], [None], [10])
+    assert_exact(space, vectors[: ROWS - 500], vectors[-1], found, 10)
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("magnitude", [1e-42, 1e-30, 1e-18, 1e18, 1e30, 3e38])
+def test_extreme_magnitudes_neither_warn_nor_lose_records(space: Space, magnitude: float) -> None:
+    ndim = 5
+    vectors = make("random", ROWS, ndim)
+    vectors[::2] = np.clip(vectors[::2].astype(np.float64) * magnitude, -3.4e38, 3.4e38)
+    queries = np.stack([vectors[0], vectors[1], np.zeros(ndim, dtype=np.float32)])
+    found = search(segment_target(space, vectors), queries, [None] * 3, [10, 10, ROWS])
+    assert [len(set(answer.slots.tolist())) for answer in found] == [10, 10, ROWS]
+    ordinary = exact_distances(space, queries[1], vectors)
+    if magnitude < 1 and space != "cosine":
+        np.testing.assert_allclose(found[1].distances, np.sort(ordinary)[:10], rtol=1e-4, atol=1e-5)
+    if magnitude > 1 and space == "l2":
+        assert found[1].slots[0] == 1
+        np.testing.assert_allclose(found[1].distances, np.sort(ordinary)[:10], rtol=1e-3, atol=1e-5)
+
+
+def test_most_queries_are_settled_by_the_first_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
+    settled: list[bool] = []
+    test = search_module._is_settled
+
+    def noting(*arguments: npt.NDArray[np.float32]) -> bool:
+        settled.append(test(*arguments))  # type: ignore[arg-type]
+        return settled[-1]
+
+    monkeypatch.setattr(search_module, "_is_settled", noting)
+    vectors, queries = make("random", ROWS, 384), make("random", 16, 384, seed=4)
+    for space in SPACES:
+        search(segment_target(space, vectors), queries, [None] * 16, [10] * 16)
+    assert settled == [True] * 48
