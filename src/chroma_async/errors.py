@@ -14,6 +14,8 @@
     ├── ForbiddenError                403  reset without permission
     ├── NotFoundError                 404
     ├── UniqueConstraintError         409
+    ├── IDAlreadyExistsError          409  only so that programs for Chroma can name it
+    ├── InvalidHTTPVersion            400  only so that programs for Chroma can name it
     ├── RateLimitError                429  retryable: wait and send again
     ├── QuotaError                    400
     ├── UnimplementedError            501
@@ -133,6 +135,20 @@ class UniqueConstraintError(ChromaError):
     """The name is taken. On the wire Chroma calls this `ChromaError`, with status 409."""
 
     status = 409
+
+
+class IDAlreadyExistsError(ChromaError):
+    """Nobody raises it, nor does Chroma any more: `add` leaves the records of known ids as they are."""
+
+    wire_name = "IDAlreadyExists"
+    status = 409
+
+
+class InvalidHTTPVersion(ChromaError):
+    """Nobody raises it, nor does Chroma any more."""
+
+    wire_name = "InvalidHTTPVersion"
+    status = 400
 
 
 class RateLimitError(ChromaError):

@@ -48,6 +48,10 @@ class EmbeddingFunction:
     `__call__` may be `async def`. `embed_query` is for models that embed questions in another way than documents.
     """
 
+    def __class_getitem__(cls, item: Any) -> type[EmbeddingFunction]:
+        """`EmbeddingFunction[Documents]`, as functions for Chroma say it, is the class itself."""
+        return cls
+
     def __call__(self, input: list[Any]) -> Any:  # noqa: A002 - the name that Chroma's functions have
         """Return one vector for each of the n inputs, shape (n, ndim)."""
         raise NotImplementedError
