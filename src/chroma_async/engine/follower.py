@@ -103,6 +103,7 @@ class Follower(Generic[S]):
                 continue  # this process appended meanwhile: read a newer instant
             self._replace_catalog(Catalog.from_rows(kept.rows))
             self._offer_all(entries)
+            self._drop_deleted()
             self.position = kept.lsn
             return
 
