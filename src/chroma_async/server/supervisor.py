@@ -16,9 +16,19 @@ from chroma_async.server.child import EXIT_HOPELESS, READY_LINE
 
 _KILL_AFTER_SECONDS: Final = 5.0
 
-_ENVIRONMENT: Final = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-"""Of children, unless it says otherwise already. There is a worker for each core; when each of them uses every core for
-its matrix products, their threads wait for one another in a loop, and a query takes several times as long."""
+_ENVIRONMENT: Final = {
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "MALLOC_ARENA_MAX": "2",
+    "MALLOC_MMAP_THRESHOLD_": str(2**20),
+}
+"""Of children, unless it says otherwise already.
+
+There is a worker for each core; when each of them uses every core for its matrix products, their threads wait for one
+another in a loop, and a query takes several times as long. What a worker holds while data waits to be applied is given
+back to the system only if the C library does not keep such blocks for itself: glibc would, twice to three times as much
+memory as is in use.
+"""
 
 logger = logging.getLogger("chroma_async.supervisor")
 
