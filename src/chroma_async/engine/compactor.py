@@ -221,7 +221,8 @@ class Compactor:
             )
             _report(collection, memtable.ignored_updates)
             store.merge_pieces()
-            store.rewrite_segments()
+            while store.rewrite_segments() and not self._stopping:
+                pass
             return store.applied
 
     def _store(self, collection_id: CollectionId) -> CollectionStore:

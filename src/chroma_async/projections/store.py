@@ -17,6 +17,7 @@ from typing import Any, Final, cast
 
 import msgspec
 import numpy as np
+from usearch.index import Index
 
 from chroma_async.core.columns import ColumnPiece, encode, merge
 from chroma_async.core.memtable import Tail
@@ -196,10 +197,7 @@ class CollectionStore:
         self, segment: SegmentRef, configuration: HnswConfiguration, threads: int, is_wanted: Callable[[], bool]
     ) -> Path | None:
         vectors, _ = map_segment(self.directory, segment, self.manifest.dimension or 0)
-        if segment.graph is None:
-            graph, first = empty_graph(vectors.shape[1], configuration), 0
-        else:
-            graph, first = load_graph(graph_path(self.directory, segment, segment.graph), configuration), segment.graph.rows
+        graph, first = self._begun_graph(segment, vectors.shape[1], configuration)
         for start in range(first, segment.rows, GROW_ROWS):
             if not is_wanted():
                 return None
@@ -211,6 +209,12 @@ class CollectionStore:
         self._files.replace(aside, path)
         self._files.sync_directory(path.parent)
         return path
+
+    def _begun_graph(self, segment: SegmentRef, ndim: int, configuration: HnswConfiguration) -> tuple[Index, int]:
+        """The graph to be grown, and the rows in it: none, when there is none or it is damaged."""
+        if segment.graph is None or not self._is_whole(segment, segment.graph):
+            return empty_graph(ndim, configuration), 0
+        return load_graph(graph_path(self.directory, segment, segment.graph), configuration), segment.graph.rows
 
     def _publish_graph(self, built_for: SegmentRef, graph: GraphRef) -> None:
         """Publish a graph, if its segment is still there: it may have been rewritten meanwhile."""

@@ -1,0 +1,192 @@
+"""What the compactor does to a directory, step by step, and what must be there afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.support.engines import (
+    TINY,
+    Records,
+    UnsyncedFiles,
+    compactor_at,
+    contents,
+    create_collection,
+    delete_collection,
+    engine_at,
+    settle,
+)
+
+from chroma_async.engine.compactor import Compactor
+from chroma_async.engine.engine import open_engine
+from chroma_async.engine.lock import FileCompactorLock
+from chroma_async.model import Vectors
+from chroma_async.projections.store import CollectionStore
+from chroma_async.seams import Seams, ThreadWorkers
+from chroma_async.settings import EngineSettings
+from chroma_async.wal import SqliteLog
+
+pytestmark = pytest.mark.anyio
+
+
+def random_vectors(rows: int, ndim: int = 4, seed: int = 0) -> Vectors:
+    return np.random.default_rng(seed).standard_normal((rows, ndim)).astype(np.float32)
+
+
+def names(rows: int, first: int = 0) -> list[str]:
+    return [f"r{number}" for number in range(first, first + rows)]
+
+
+async def test_collection_whose_records_are_all_deleted_goes_on(tmp_path: Path) -> None:
+    """A segment without a live row has nothing to be rewritten to: it goes."""
+    settings = EngineSettings(durability="off", segment_rows_max=1_200)
+    async with engine_at(tmp_path, settings) as engine, compactor_at(tmp_path, settings) as compactor:
+        records = Records(engine, (await create_collection(engine)).id)
+        await records.add(names(3_000), random_vectors(3_000))
+        await settle(compactor)
+        await records.delete(names(3_000))
+        await settle(compactor)
+        assert await records.count() == 0
+        for _ in range(3):
+            await settle(compactor)
+        segments = tmp_path / "collections" / records.id / "segments"
+        assert sum(path.stat().st_size for path in segments.rglob("*.f32")) < 3_000 * 16 / 2
+        await records.add(["again"], random_vectors(1))
+        await settle(compactor)
+        assert list(contents(await records.get())) == ["again"]
+        assert (await records.query(random_vectors(1))).columns[0].ids == ["again"]
+
+
+async def test_directory_of_a_collection_goes_with_it_even_when_nothing_of_it_waited(tmp_path: Path) -> None:
+    async with engine_at(tmp_path) as engine:
+        collection = await create_collection(engine)
+        await Records(engine, collection.id).add(names(20), random_vectors(20))
+        async with compactor_at(tmp_path) as compactor:
+            await settle(compactor)
+        directory = tmp_path / "collections" / collection.id
+        assert directory.exists()
+        async with compactor_at(tmp_path) as compactor:
+            await delete_collection(engine)
+            await settle(compactor)
+            assert not directory.exists()
+
+
+async def test_log_is_freed_of_a_collection_that_was_deleted_while_nobody_compacted(tmp_path: Path) -> None:
+    async with engine_at(tmp_path) as engine:
+        collection = await create_collection(engine)
+        await Records(engine, collection.id).add(names(50), random_vectors(50))
+        await delete_collection(engine)
+        other = await create_collection(engine, "other")
+        await Records(engine, other.id).add(names(5), random_vectors(5))
+        async with compactor_at(tmp_path) as compactor:
+            await settle(compactor)
+            await settle(compactor)
+        assert await engine.log.oldest() == engine.log.barrier() + 1
+
+
+async def test_engine_closes_while_graphs_are_built(tmp_path: Path) -> None:
+    settings = EngineSettings(durability="off", graph_rows_min=64, segment_rows_max=4_000, lock_interval_seconds=0.01)
+    rows, ndim = 12_000, 256
+    async with asyncio.timeout(60):
+        async with open_engine(tmp_path, settings) as engine:
+            records = Records(engine, (await create_collection(engine)).id)
+            await records.add(names(rows), random_vectors(rows, ndim))
+            await asyncio.sleep(1.0)
+        async with engine_at(tmp_path) as engine:
+            assert await Records(engine, records.id).count() == rows
+        lock = FileCompactorLock(tmp_path)
+        assert lock.try_acquire()
+        lock.release()
+
+
+async def test_compactor_that_is_stopped_leaves_no_thread_behind_that_writes(tmp_path: Path) -> None:
+    """Its successor may begin at once: whatever runs in a thread must have ended when the lock is given up."""
+    seams = Seams(files=UnsyncedFiles())
+    async with engine_at(tmp_path) as engine:
+        records = Records(engine, (await create_collection(engine)).id)
+        await records.add(names(2_000), random_vectors(2_000))
+        log = await SqliteLog.open(tmp_path, durability="off")
+        workers = ThreadWorkers(2, "compactor")
+        for milliseconds in (0, 2, 5, 10, 20, 40):
+            await records.upsert(names(300), random_vectors(300, seed=milliseconds))
+            compactor = Compactor(tmp_path, log, FileCompactorLock(tmp_path), workers, TINY, seams)
+            task = asyncio.create_task(compactor.run())
+            await asyncio.sleep(milliseconds / 1_000)
+            task.cancel()
+            await asyncio.wait([task])
+            assert task.cancelled()
+            async with compactor_at(tmp_path) as successor:
+                await settle(successor)
+            expected = random_vectors(300, seed=milliseconds)
+            found = contents(await records.get(names(300)))
+            np.testing.assert_array_equal([found[name][0] for name in names(300)], expected)
+        workers.close()
+        await log.close()
+
+
+# ---- graphs
+
+
+def graph_files(directory: Path) -> list[Path]:
+    return sorted(directory.rglob("*.usearch"))
+
+
+async def test_damaged_graph_is_left_out_and_built_again(tmp_path: Path) -> None:
+    vectors = random_vectors(64)
+    async with engine_at(tmp_path) as engine:
+        records = Records(engine, (await create_collection(engine)).id)
+        await records.add(names(64), vectors)
+        async with compactor_at(tmp_path) as compactor:
+            await settle(compactor)
+        before = graph_files(tmp_path)
+        assert before
+    before[0].write_bytes(before[0].read_bytes()[:-8])
+    content = bytearray(before[1].read_bytes())
+    content[len(content) // 2] ^= 1
+    before[1].write_bytes(content)
+    before[2].unlink()
+    async with engine_at(tmp_path) as engine:
+        records = Records(engine, records.id)
+        for row in range(0, 64, 7):
+            assert (await records.query(vectors[row : row + 1], 1)).columns[0].ids == [f"r{row}"]
+        async with compactor_at(tmp_path) as compactor:
+            await settle(compactor)
+        assert len(graph_files(tmp_path)) == len(before)
+        store = CollectionStore(tmp_path / "collections" / records.id, UnsyncedFiles())
+        assert all(view.graph is not None for view in store.base().segments)
+        store.close()
+
+
+async def test_graph_that_is_damaged_while_the_compactor_runs_is_not_grown(tmp_path: Path) -> None:
+    settings = EngineSettings(durability="off", graph_rows_min=8, segment_rows_max=1_000)
+    async with engine_at(tmp_path, settings) as engine, compactor_at(tmp_path, settings) as compactor:
+        records = Records(engine, (await create_collection(engine)).id)
+        await records.add(names(40), random_vectors(40))
+        await settle(compactor)
+        (graph,) = graph_files(tmp_path)
+        graph.write_bytes(b"\0" * graph.stat().st_size)
+        await records.add(names(40, 40), random_vectors(40, seed=1))
+        await settle(compactor)
+        store = CollectionStore(tmp_path / "collections" / records.id, UnsyncedFiles())
+        (segment,) = store.base().segments
+        assert segment.graph is not None
+        assert segment.graph.rows == 80
+        store.close()
+
+
+async def test_reader_keeps_its_answers_while_what_it_reads_is_replaced(tmp_path: Path) -> None:
+    async with engine_at(tmp_path) as engine, compactor_at(tmp_path) as compactor:
+        records = Records(engine, (await create_collection(engine)).id)
+        await records.add(names(60), random_vectors(60))
+        await settle(compactor)
+        reader = engine.follower.sink(records.id)  # type: ignore[arg-type]
+        with reader.view() as view:
+            slots = view.slots(None, None, "include")
+            await records.delete(names(50))
+            await settle(compactor)
+            await settle(compactor)
+            assert [row[1] for row in view.rows(slots)] == names(60)
+            np.testing.assert_array_equal(view.vectors(slots), random_vectors(60))
+        assert await records.count() == 10
