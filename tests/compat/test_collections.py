@@ -445,6 +445,12 @@ def test_null_values_of_new_metadata_are_dropped(collection: WireCollection) -> 
     assert collection.describe()["metadata"] == {"a": 1}
 
 
+def test_new_metadata_of_nulls_alone_leaves_none(wire: Wire) -> None:
+    collection = wire.create(metadata={"a": 1})
+    assert collection.put({"new_metadata": {"a": None}}).body == {}
+    assert collection.describe()["metadata"] is None
+
+
 def test_space_cannot_be_changed(wire: Wire) -> None:
     collection = wire.create(configuration={"hnsw": {"space": "cosine"}})
     assert collection.put({"new_metadata": {"hnsw:space": "ip"}}).status == 200

@@ -419,6 +419,12 @@ def test_client_refuses_a_batch_beyond_the_advertised_size(docs: chromadb.Collec
         docs.add(ids=[str(number) for number in range(size)], embeddings=np.zeros((size, 1), dtype=np.float32))
 
 
+def test_reserved_metadata_keys_are_not_shown(collection: WireCollection) -> None:
+    collection.add(ids=["a"], embeddings=[[1]], metadatas=[{"chroma:x": 1, "k": 2}])
+    assert collection.get()["metadatas"] == [{"k": 2}]
+    assert set(collection.describe()["schema"]["keys"]) == {"#document", "#embedding", "k"}
+
+
 def test_unknown_fields_in_writes_are_ignored(collection: WireCollection) -> None:
     collection.add(ids=["a"], embeddings=[[1]], colour="blue")
     assert collection.count() == 1

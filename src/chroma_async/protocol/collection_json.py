@@ -149,16 +149,16 @@ def updated_configuration(current: HnswConfiguration, update: ConfigurationUpdat
         return current
     if update.hnsw is not None and update.spann is not None:
         raise InvalidArgumentError("Multiple vector index configurations provided")
-    return current if update.hnsw is None else _overlay(current, update.hnsw)
+    return current if update.hnsw is None else _overlay(current, update.hnsw, "new_configuration")
 
 
-def _overlay(base: HnswConfiguration, given: HnswInput | HnswUpdate) -> HnswConfiguration:
+def _overlay(base: HnswConfiguration, given: HnswInput | HnswUpdate, within: str = "configuration") -> HnswConfiguration:
     changes = {name: value for name, value in msgspec.structs.asdict(given).items() if value is not None}
     for name, value in changes.items():
         if name != "space" and value < 0:
             raise MalformedRequestError(
                 "Failed to deserialize the JSON body into the target type: "
-                f"configuration.hnsw.{name}: invalid value: integer `{value}`, expected usize"
+                f"{within}.hnsw.{name}: invalid value: integer `{value}`, expected usize"
             )
     return replace(base, **changes)
 

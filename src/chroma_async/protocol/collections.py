@@ -144,13 +144,14 @@ class ModifyCollection(EmptyResultCall, frozen=True, kw_only=True):
         parse_collection_id(self.collection_id)
         if self.new_name is not None:
             check_name(self.new_name, "Validation error: new_name: ")
-        check_collection_metadata(self.kept_metadata, "new_metadata")
+        if self.kept_metadata or not self.new_metadata:
+            check_collection_metadata(self.kept_metadata, "new_metadata")
         if self.new_configuration is not None:
             check_embedding_function(self.new_configuration.embedding_function, "new_configuration")
 
     @property
     def kept_metadata(self) -> JsonObject | None:
-        """The new metadata without its nulls, which Chroma drops here."""
+        """The new metadata without its nulls, which Chroma drops here; nothing but nulls leaves none."""
         if self.new_metadata is None:
             return None
         return {key: value for key, value in self.new_metadata.items() if value is not None}

@@ -14,6 +14,8 @@ from chroma_async.errors import ChromaError, InvalidArgumentError, NotFoundError
 from chroma_async.model import Collection, JsonObject
 from chroma_async.protocol.call import API_V2, COLLECTION, Call, Route, WireResponse
 from chroma_async.protocol.collection_json import collection_from_json
+from chroma_async.protocol.search import check_read_level, check_searches
+from chroma_async.protocol.validation import parse_collection_id
 
 
 class UnsupportedCall(Call[Any], frozen=True, kw_only=True):
@@ -34,6 +36,10 @@ class _CollectionCall(UnsupportedCall, frozen=True, kw_only=True):
     database: str
     collection_id: str
 
+    def validate(self) -> None:
+        parse_collection_id(self.collection_id)
+        super().validate()
+
     def refusal(self) -> ChromaError:
         return UnimplementedError(self.message)
 
@@ -43,6 +49,11 @@ class Search(_CollectionCall, frozen=True, kw_only=True):
     message: ClassVar = "Error executing plan: Not implemented: Search operation is not implemented for local executor"
     searches: list[Any]
     read_level: str | None = None
+
+    def refusal(self) -> ChromaError:
+        check_read_level(self.read_level)
+        check_searches(self.searches)
+        return super().refusal()
 
 
 class ForkCollection(_CollectionCall, frozen=True, kw_only=True):

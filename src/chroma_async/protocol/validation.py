@@ -16,6 +16,9 @@ NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{1,510}[a-zA-Z0-9]")
 INT64_MIN: Final = -(2**63)
 INT64_MAX: Final = 2**63 - 1
 U32_MAX: Final = 2**32 - 1
+RESERVED: Final = "chroma:"
+"""What the names of Chroma's own metadata fields begin with."""
+
 TENANT_NAME_LENGTH_MIN: Final = 3
 DATABASE_NAME_LENGTH_MIN: Final = 3
 
@@ -111,7 +114,7 @@ def check_metadatas(metadatas: Sequence[object], *, nulls_allowed: bool) -> Fiel
             kind = _SCALARS.get(type(value)) or type_of_value(value)
             if kind is None and not (value is None and nulls_allowed):
                 if value != []:
-                    raise _refusal_of_value(key, f"metadatas[{position}].{key}", value)
+                    raise _refusal_of_value(key, f"metadatas[{position}].{key}", value, nulls_allowed)
                 kind = "bool"  # an empty list is stored as nothing, but Chroma's schema learns this much
             known = seen.get(key)
             if known is None:
@@ -123,7 +126,7 @@ def check_metadatas(metadatas: Sequence[object], *, nulls_allowed: bool) -> Fiel
                 seen[key] = (kind,) if kind is not None else ()
             elif kind is not None and kind not in known:
                 seen[key] = (*known, kind)
-    return {key: kinds for key, kinds in seen.items() if kinds and not key.startswith("chroma:")}
+    return {key: kinds for key, kinds in seen.items() if kinds and not key.startswith(RESERVED)}
 
 
 _SCALARS: Final[Mapping[type, str]] = {str: "str", bool: "bool", int: "int", float: "float"}
@@ -155,14 +158,21 @@ def normalise_value(value: object) -> object:
 
 
 def normalise_metadata(metadata: Mapping[str, object] | None) -> Mapping[str, object] | None:
-    """Return the metadata as stored; the same object when nothing changes. Empty lists are dropped, {} becomes None."""
+    """Return the metadata as stored; the same object when nothing changes.
+
+    Empty lists and the reserved keys `chroma:*`, which Chroma never shows, are dropped; {} becomes None.
+    """
     if not metadata:
         return None
-    for value in metadata.values():
-        if type(value) is str or type(value) is bool or (type(value) is int and INT64_MIN <= value <= INT64_MAX):
-            continue
-        return {key: normalise_value(item) for key, item in metadata.items() if item != []} or None
-    return metadata
+    if all(_is_kept_as_it_is(key, value) for key, value in metadata.items()):
+        return metadata
+    kept = {key: item for key, item in metadata.items() if item != [] and not key.startswith(RESERVED)}
+    return {key: normalise_value(item) for key, item in kept.items()} or None
+
+
+def _is_kept_as_it_is(key: str, value: object) -> bool:
+    plain = type(value) is str or type(value) is bool or (type(value) is int and INT64_MIN <= value <= INT64_MAX)
+    return plain and not key.startswith(RESERVED)
 
 
 def check_unsigned(value: int | None, name: str) -> None:
@@ -174,21 +184,21 @@ def check_unsigned(value: int | None, name: str) -> None:
         )
 
 
-def _refusal_of_value(key: str, path: str, value: object) -> ChromaError:
+def _refusal_of_value(key: str, path: str, value: object, nulls_allowed: bool) -> ChromaError:
     """A sparse vector is a value that Chroma knows, but not on a single node; all else is none at all."""
     if _is_sparse_vector(value):
         return UnimplementedError(f"Unimplemented: Sparse vector is not supported for local chroma: {key}")
-    return MalformedRequestError(_bad_value(path, value))
+    return MalformedRequestError(_bad_value(path, value, "UpdateMetadataValue" if nulls_allowed else "MetadataValue"))
 
 
 def _is_sparse_vector(value: object) -> bool:
     return isinstance(value, dict) and {"indices", "values"} <= set(cast("dict[str, object]", value))
 
 
-def _bad_value(path: str, value: object) -> str:
+def _bad_value(path: str, value: object, variant: str = "MetadataValue") -> str:
     return (
         f"Failed to deserialize the JSON body into the target type: {path}: data did not match any variant of untagged "
-        f"enum MetadataValue: expected str, int, float, bool or a list of one of these, got {_describe(value)}"
+        f"enum {variant}: expected str, int, float, bool or a list of one of these, got {_describe(value)}"
     )
 
 

@@ -98,7 +98,7 @@ async def modify_collection(context: Context, call: ModifyCollection) -> None:
         event = CollectionModified(
             id=old.id,
             name=new_name,
-            metadata=old.metadata if call.kept_metadata is None else call.kept_metadata,
+            metadata=old.metadata if call.kept_metadata is None else call.kept_metadata or None,
             hnsw=settings.hnsw,
             embedding_function=settings.embedding_function,
             schema=settings.schema,
