@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
 import tempfile
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -120,7 +121,7 @@ class Engine:
         handler = HANDLERS[type(call)]
         try:
             return cast("R", await handler(self, call))
-        except StorageCorrupt as error:
+        except (StorageCorrupt, sqlite3.DatabaseError) as error:
             logger.exception("read.failed call=%s", type(call).__name__)
             raise InternalError(f"the collection's files are damaged; run verify on the data directory. {error}") from error
 

@@ -151,7 +151,10 @@ class Writer:
             await self._follower.catch_up()
             for proposal in group:
                 if proposal.prepare is not None:
-                    await proposal.prepare()
+                    try:
+                        await proposal.prepare()
+                    except Exception as error:
+                        return [(proposal, error)]  # alone in its group; nothing was appended, so nothing is unknown
             draft = _Draft(self._follower.catalog.fork(), self._follower.position, self._clock.now_ns())
             for proposal in group:
                 draft.add(proposal)
@@ -211,7 +214,7 @@ class _Draft:
 def _resolve(proposal: Proposal[Any], answer: object) -> None:
     if proposal.outcome.done():
         return
-    if isinstance(answer, ChromaError):
+    if isinstance(answer, Exception):
         proposal.outcome.set_exception(answer)
     else:
         proposal.outcome.set_result(answer)
