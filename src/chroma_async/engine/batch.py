@@ -26,8 +26,12 @@ BATCH_QUERIES_MAX: Final = 64
 
 @dataclass(frozen=True, slots=True, eq=False)
 class QueryJob:
-    """One query call. `queries` has shape (queries, ndim); `choose` gives the mask of allowed slots in a view."""
+    """One query call. `queries` has shape (queries, ndim); `choose` gives the mask of allowed slots in a view.
 
+    The jobs of a batch have one reader and one collection.
+    """
+
+    reader: CollectionReader
     collection: Collection
     queries: Vectors
     n_results: int
@@ -40,10 +44,9 @@ Outcome = QueryResult | Exception
 
 
 class QueryBatcher:
-    """The queue of one collection's queries in one process."""
+    """The queue of one collection's queries in one process. It keeps nothing of a collection that nobody queries."""
 
-    def __init__(self, reader: CollectionReader, workers: Workers) -> None:
-        self._reader = reader
+    def __init__(self, workers: Workers) -> None:
         self._workers = workers
         self._waiting: list[tuple[QueryJob, asyncio.Future[QueryResult]]] = []
         self._running: asyncio.Task[None] | None = None
@@ -82,7 +85,7 @@ class QueryBatcher:
 
     def _search(self, jobs: Sequence[QueryJob]) -> list[Outcome]:
         """In a worker thread: choose, search all vectors at once, finish; a job that fails does so alone."""
-        with self._reader.view(columns=any(job.needs_columns for job in jobs)) as view:
+        with jobs[0].reader.view(columns=any(job.needs_columns for job in jobs)) as view:
             chosen = [_attempt(job.choose, view) for job in jobs]
             able = [position for position, mask in enumerate(chosen) if not isinstance(mask, Exception)]
             found = _search_together(view, [jobs[position] for position in able], [chosen[position] for position in able])

@@ -45,12 +45,18 @@ class CollectionReader:
         self._memtable = Memtable(applied=Lsn(0), next_slot=0)
         self._image: Image | None = None
         self._closed = False
-        self.pending_bytes = 0
+        self._offered_bytes = 0
+        self._dropped_bytes = 0
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes of the entries that wait. Offering and dropping have a counter each: they are done by different threads."""
+        return self._offered_bytes - self._dropped_bytes
 
     def offer(self, lsn: Lsn, payload: bytes) -> None:
         """Take an entry of this collection; entries come in LSN order."""
         self._pending.append((lsn, payload))
-        self.pending_bytes += len(payload)
+        self._offered_bytes += len(payload)
 
     def close(self) -> None:
         with self._lock:
@@ -65,13 +71,16 @@ class CollectionReader:
 
         Raises:
             StorageCorrupt: a file of the collection is damaged.
+            sqlite3.DatabaseError: its tables are, or can't be opened.
         """
         tables = self._borrow()
         if tables is None:
             with self._lock:
-                pinned = self._pin(None, columns)
-            yield pinned
-            return
+                pinned = None if self._base.manifest.version else self._pin(None, columns)
+            if pinned is not None:
+                yield pinned
+                return
+            tables = RecordTables(self._directory / RECORDS_FILE, writable=False)  # another thread has seen them meanwhile
         try:
             with self._snapshot(tables, columns) as pinned:
                 yield pinned
@@ -125,11 +134,14 @@ class CollectionReader:
         path = self._directory / RECORDS_FILE
         if not path.exists():
             return None
+        tables = RecordTables(path, writable=False)
         try:
-            tables = RecordTables(path, writable=False)
             tables.version()
-        except sqlite3.OperationalError:
-            return None  # the compactor is just making it: everything is still in the tail
+        except sqlite3.OperationalError as error:
+            tables.close()
+            if "no such table" in str(error):
+                return None  # the compactor is just making it: everything is still in the tail
+            raise
         return tables
 
     def _give_back(self, tables: RecordTables) -> None:
@@ -160,7 +172,7 @@ class CollectionReader:
     def _drop_applied(self, applied: Lsn) -> None:
         while self._pending and self._pending[0][0] <= applied:
             _, payload = self._pending.popleft()
-            self.pending_bytes -= len(payload)
+            self._dropped_bytes += len(payload)
 
     def _fold_pending(self, tables: RecordTables | None) -> None:
         for lsn, payload in tuple(self._pending):

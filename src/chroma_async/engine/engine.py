@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
-from typing import Final, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 from chroma_async.core.catalog import Catalog
@@ -20,6 +20,7 @@ from chroma_async.engine.compactor import COLLECTIONS, Compactor
 from chroma_async.engine.directory import prepare_directory
 from chroma_async.engine.follower import Follower
 from chroma_async.engine.handlers import HANDLERS
+from chroma_async.engine.handlers.registry import require_collection
 from chroma_async.engine.handlers.tenants import happened
 from chroma_async.engine.lock import CompactorLock, FileCompactorLock
 from chroma_async.engine.writer import Decision, Proposal, Writer
@@ -27,6 +28,7 @@ from chroma_async.errors import InternalError, RateLimitError, StorageCorrupt, U
 from chroma_async.metrics import Metrics
 from chroma_async.model import DEFAULT_DATABASE, DEFAULT_DATABASE_ID, DEFAULT_TENANT, CollectionId
 from chroma_async.protocol import Call
+from chroma_async.protocol.records import RecordsCall
 from chroma_async.seams import Seams, ThreadWorkers, Workers
 from chroma_async.settings import EngineSettings
 from chroma_async.wal import LogStore, SqliteLog
@@ -122,15 +124,22 @@ class Engine:
         try:
             return cast("R", await handler(self, call))
         except (StorageCorrupt, sqlite3.DatabaseError) as error:
+            await self._check_not_deleted(call)
             logger.exception("read.failed call=%s", type(call).__name__)
             raise InternalError(f"the collection's files are damaged; run verify on the data directory. {error}") from error
+
+    async def _check_not_deleted(self, call: Call[Any]) -> None:
+        """A collection that was deleted while it was read loses its files."""
+        await self.follower.catch_up()
+        if isinstance(call, RecordsCall):
+            require_collection(self.follower.catalog, call)
 
     def batcher(self, collection_id: CollectionId) -> QueryBatcher:
         """The queue of this collection's queries."""
         reader = self.follower.sink(collection_id)
         batcher = self._batchers.get(reader)
         if batcher is None:
-            batcher = self._batchers[reader] = QueryBatcher(reader, self.workers)
+            batcher = self._batchers[reader] = QueryBatcher(self.workers)
         return batcher
 
     # ---- back-pressure
@@ -161,7 +170,10 @@ class Engine:
         """Bytes of entries that wait, after those were forgotten that the base holds by now."""
         for reader in list(self.follower.sinks().values()):
             if reader.pending_bytes:
-                await self.workers.run(reader.trim)
+                try:
+                    await self.workers.run(reader.trim)
+                except (StorageCorrupt, sqlite3.DatabaseError):
+                    logger.exception("trim.failed")
         unapplied = self._unapplied_bytes()
         self.metrics.unapplied_bytes.set(unapplied)
         return unapplied

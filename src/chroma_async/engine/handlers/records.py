@@ -220,6 +220,7 @@ async def query(context: Context, call: QueryRecords) -> QueryResult:
     if collection.dimension is None or not len(queries) or not wanted:
         return await _read_view(context, collection, lambda view: _nothing(view, len(queries), call), columns=False)
     job = QueryJob(
+        reader=context.follower.sink(collection.id),
         collection=collection,
         queries=queries,
         n_results=wanted,
