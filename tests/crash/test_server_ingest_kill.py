@@ -9,8 +9,8 @@ from load_tests.acceptance.verdict import Verdict
 from load_tests.servers import our_program
 
 ROUNDS = 2
-SEED = 3
-"""Kills the compactor, then the whole server."""
+SEED = 7
+"""Kills the whole server, then the compactor."""
 
 
 @pytest.mark.timeout(180)
