@@ -3,6 +3,12 @@
 import pytest
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--integrations", action="store_true", help="run tests/integrations too, which downloads packages of others at first"
+    )
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     """Tests that are marked `anyio` run on asyncio, as the server does: aiosqlite knows no other."""
