@@ -1,0 +1,92 @@
+"""Plans promise no fewer results, whatever the counts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chroma_async.core.planner import (
+    GATHER_ROWS_MAX,
+    SCAN_BYTES_MAX,
+    Gather,
+    ReadAll,
+    ScanPacked,
+    SearchGraph,
+    SegmentCounts,
+    candidates,
+    plan_search,
+)
+
+
+@st.composite
+def segments(draw: st.DrawFn) -> SegmentCounts:
+    rows = draw(st.integers(0, 5_000_000))
+    return SegmentCounts(
+        rows=rows,
+        graph_rows=draw(st.sampled_from([0, rows // 2, rows])),
+        allowed=draw(st.integers(0, rows)),
+        ndim=draw(st.sampled_from([1, 3, 384, 1536])),
+    )
+
+
+arguments = {"n_results": st.integers(1, 100_000), "batch": st.integers(1, 64), "ef_search": st.integers(1, 2_000)}
+
+
+@given(counts=segments(), **arguments)
+def test_a_graph_is_asked_for_no_fewer_rows_than_are_wanted(
+    counts: SegmentCounts, n_results: int, batch: int, ef_search: int
+) -> None:
+    plan = plan_search(counts, n_results=n_results, batch=batch, ef_search=ef_search)
+    if isinstance(plan, SearchGraph):
+        assert n_results <= candidates(n_results) <= plan.fetch <= plan.ef
+        assert plan.fetch <= counts.graph_rows <= counts.rows
+        assert plan.ef >= ef_search
+
+
+@given(counts=segments(), **arguments)
+def test_only_segments_that_fit_into_memory_are_scanned(
+    counts: SegmentCounts, n_results: int, batch: int, ef_search: int
+) -> None:
+    plan = plan_search(counts, n_results=n_results, batch=batch, ef_search=ef_search)
+    if isinstance(plan, ScanPacked):
+        assert counts.rows * counts.ndim <= SCAN_BYTES_MAX
+
+
+@given(counts=segments(), **arguments)
+def test_fewer_allowed_rows_never_turn_a_gather_into_a_search(
+    counts: SegmentCounts, n_results: int, batch: int, ef_search: int
+) -> None:
+    plan = plan_search(counts, n_results=n_results, batch=batch, ef_search=ef_search)
+    fewer = plan_search(replace(counts, allowed=counts.allowed // 2), n_results=n_results, batch=batch, ef_search=ef_search)
+    assert not isinstance(plan, Gather) or isinstance(fewer, Gather)
+    assert not isinstance(fewer, SearchGraph) or isinstance(plan, SearchGraph | ScanPacked)
+
+
+@given(counts=segments(), more=st.integers(0, 1_000), **arguments)
+def test_a_larger_batch_never_turns_a_scan_into_a_graph_search(
+    counts: SegmentCounts, more: int, n_results: int, batch: int, ef_search: int
+) -> None:
+    plan = plan_search(counts, n_results=n_results, batch=batch, ef_search=ef_search)
+    crowd = plan_search(counts, n_results=n_results, batch=batch + more, ef_search=ef_search)
+    assert not isinstance(plan, ScanPacked) or isinstance(crowd, ScanPacked)
+
+
+@pytest.mark.parametrize(
+    ("counts", "n_results", "expected"),
+    [
+        (SegmentCounts(0, 0, 0, 8), 10, Gather),
+        (SegmentCounts(10**6, 10**6, GATHER_ROWS_MAX, 384), 10, Gather),
+        (SegmentCounts(5_000, 0, 5_000, 384), 5_000, Gather),
+        (SegmentCounts(20_000, 0, 20_000, 384), 10, ScanPacked),
+        (SegmentCounts(20_000, 20_000, 20_000, 384), 10, ScanPacked),
+        (SegmentCounts(300_000, 300_000, 300_000, 384), 10, SearchGraph),
+        (SegmentCounts(10**6, 10**6, 10**6, 384), 10, SearchGraph),
+        (SegmentCounts(10**6, 0, 10**6, 384), 10, ReadAll),
+        (SegmentCounts(10**6, 10**6, 2_000, 384), 1_000, ReadAll),
+    ],
+)
+def test_every_plan_has_its_case(counts: SegmentCounts, n_results: int, expected: type) -> None:
+    assert isinstance(plan_search(counts, n_results=n_results, batch=1, ef_search=100), expected)
