@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 from typing import Final
 
@@ -43,7 +44,7 @@ def prepare_directory(path: Path, files: Files) -> None:
         return
     _refuse_foreign(path)
     _check_writable(path)
-    aside = path / f"{VERSION_FILE}.{os.getpid()}"
+    aside = path / f"{VERSION_FILE}.{os.getpid()}.{threading.get_ident()}"
     files.write(aside, [msgspec.json.encode(VersionRecord(FORMAT))])
     files.sync(aside)
     files.replace(aside, marker)

@@ -1,0 +1,159 @@
+"""Every way to search a segment keeps the same promises: min(n, allowed) rows, each once, nearest first, exact distances."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.support.oracle import exact_distances
+
+from chroma_async.core.events import RecordsHead, RecordsWritten
+from chroma_async.core.memtable import Memtable
+from chroma_async.core.planner import Gather, Plan, ReadAll, ScanPacked, SearchGraph, candidates
+from chroma_async.engine import search as search_module
+from chroma_async.engine.search import SearchTarget, search
+from chroma_async.errors import StorageCorrupt
+from chroma_async.index.hnsw import GraphFile, checksum, empty_graph, grow, load_graph
+from chroma_async.index.scan import ScanBuilder
+from chroma_async.model import CollectionId, HnswConfiguration, Lsn, Mask, Space, Vectors
+from chroma_async.projections.manifest import Manifest
+from chroma_async.projections.view import Base, SegmentView
+
+SPACES: list[Space] = ["l2", "ip", "cosine"]
+ROWS, GRAPH_ROWS, NDIM = 3_000, 2_200, 24
+PLANS: dict[str, Plan] = {
+    "gather": Gather(),
+    "read all": ReadAll(),
+    "scan": ScanPacked(),
+    "graph": SearchGraph(fetch=candidates(10), ef=256),
+}
+EXACT = ["gather", "read all", "scan"]
+
+
+def random_rows(count: int, seed: int) -> Vectors:
+    return np.random.default_rng(seed).standard_normal((count, NDIM)).astype(np.float32)
+
+
+def write_graph(path: Path, space: Space, vectors: Vectors) -> GraphFile:
+    graph = empty_graph(vectors.shape[1], HnswConfiguration(space=space))
+    grow(graph, vectors, first=0, threads=1)
+    graph.save(str(path))
+    return GraphFile(path, rows=len(vectors), crc=checksum(path))
+
+
+@pytest.fixture(params=SPACES, scope="module")
+def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> SearchTarget:
+    """A segment with a graph over most of it, with dead and with hidden rows, and a tail of new records."""
+    space: Space = request.param
+    vectors, slots = random_rows(ROWS, 0), np.arange(ROWS)
+    owners = np.where(slots % 5 == 0, -1, slots)
+    builder = ScanBuilder(space)
+    graph = write_graph(tmp_path_factory.mktemp("graphs") / "graph", space, vectors[:GRAPH_ROWS])
+    segment = SegmentView(1, vectors, slots, owners, builder, graph)
+    base = Base(
+        manifest=Manifest(dimension=NDIM, space=space, next_slot=ROWS),
+        pieces=(),
+        alive=owners >= 0,
+        locations=np.stack([np.zeros_like(slots), slots], axis=1),
+        segments=(segment,),
+    )
+    memtable = Memtable(applied=Lsn(0), next_slot=ROWS)
+    ids = [f"new{number}" for number in range(300)]
+    memtable.learn(ids, {})
+    head = RecordsHead(CollectionId("c"), "add", len(ids), NDIM, {})
+    memtable.fold(Lsn(1), RecordsWritten(head, ids, random_rows(300, 1), None, None, None, None))
+    hidden = np.zeros(ROWS, dtype=np.bool_)
+    hidden[1::7] = True
+    return SearchTarget(space, base, memtable.tail(), [builder.extend(vectors)], hidden, 100)
+
+
+def current(target: SearchTarget) -> tuple[np.ndarray, Vectors]:
+    """Slots and vectors of all live records."""
+    assert target.hidden is not None
+    segment = target.base.segments[0]
+    rows = np.flatnonzero((segment.owners >= 0) & ~target.hidden)
+    tail = target.tail
+    return (
+        np.concatenate([segment.owners[rows], tail.owners[tail.owners >= 0]]),
+        np.concatenate([segment.vectors[rows], tail.vectors[tail.owners >= 0]]),
+    )
+
+
+@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("share", [None, 0.9, 0.3, 0.01, 0.0])
+@pytest.mark.parametrize("count", [1, 10, 200, 10_000])
+def test_plan_returns_as_many_as_there_are(
+    target: SearchTarget, name: str, share: float | None, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search_module, "plan_search", lambda *_, **__: PLANS[name])
+    slots, vectors = current(target)
+    size = target.tail.next_slot
+    mask: Mask | None = None if share is None else np.random.default_rng(7).random(size) < share
+    allowed = np.ones(len(slots), dtype=np.bool_) if mask is None else mask[slots]
+    queries = random_rows(5, 2)
+    found = search(target, queries, [mask] * 5, [count] * 5)
+    recall: list[float] = []
+    for query, answer in zip(queries, found, strict=True):
+        exact = dict(zip(slots[allowed].tolist(), exact_distances(target.space, query, vectors[allowed]), strict=True))
+        chosen = answer.slots.tolist()
+        assert len(chosen) == len(set(chosen)) == min(count, len(exact))
+        np.testing.assert_allclose(answer.distances, [exact[slot] for slot in chosen], rtol=1e-4, atol=1e-4)
+        assert (np.diff(answer.distances) >= 0).all()
+        best = sorted(exact.values())[: len(chosen)]
+        if name in EXACT:
+            np.testing.assert_allclose(answer.distances, best, rtol=1e-4, atol=1e-4)
+        recall.append(float(np.mean(answer.distances <= best[-1] + 1e-4)) if best else 1.0)
+    assert np.mean(recall) >= 0.9
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_graph_is_grown_from_its_file(space: Space, tmp_path: Path) -> None:
+    vectors = random_rows(600, 3)
+    first = write_graph(tmp_path / "first", space, vectors[:400])
+    grown = load_graph(first.path, HnswConfiguration(space=space))
+    grow(grown, vectors[400:], first=400, threads=1)
+    grown.save(str(tmp_path / "second"))
+    second = GraphFile(tmp_path / "second", rows=600, crc=checksum(tmp_path / "second"))
+    for row in (0, 399, 400, 599):
+        (found,) = second.search(vectors[row : row + 1], 10, ef=64)
+        if space != "ip":
+            assert found[0] == row
+    batch = second.search(vectors[:7], 10, ef=64)
+    assert [len(found) for found in batch] == [10] * 7
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_graph_file_is_searched_after_it_was_unlinked(space: Space, tmp_path: Path) -> None:
+    vectors = random_rows(500, 4)
+    graph = write_graph(tmp_path / "graph", space, vectors)
+    before = [found.tolist() for found in graph.search(vectors[:20], 5, ef=64)]
+    graph.path.unlink()
+    assert [found.tolist() for found in graph.search(vectors[:20], 5, ef=64)] == before
+
+
+def test_graph_that_is_asked_for_more_than_it_holds_gives_all(tmp_path: Path) -> None:
+    vectors = random_rows(30, 5)
+    graph = write_graph(tmp_path / "graph", "l2", vectors)
+    (found,) = graph.search(vectors[:1], 100, ef=100)
+    assert sorted(found.tolist()) == list(range(30))
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "shorter", "a bit", "something else"])
+def test_damaged_graph_file_is_refused(damage: str, tmp_path: Path) -> None:
+    graph = write_graph(tmp_path / "graph", "l2", random_rows(100, 6))
+    crc = checksum(graph.path)
+    path = tmp_path / "damaged"
+    content = bytearray(graph.path.read_bytes())
+    if damage == "a bit":
+        content[len(content) // 2] ^= 1
+    if damage == "shorter":
+        content = content[:-1]
+    if damage == "empty":
+        content.clear()
+    if damage == "something else":
+        content = bytearray(b"x" * len(content))
+    if damage != "missing":
+        path.write_bytes(content)
+    with pytest.raises(StorageCorrupt):
+        GraphFile(path, rows=100, crc=crc)
