@@ -186,7 +186,10 @@ def decode(payload: bytes) -> Event:
     kind, head, offset = _split(payload)
     if kind is not RecordsWritten:
         return cast("Event", _convert(head, kind))
-    return _decode_records(payload, _convert(head, RecordsHead), offset)
+    try:
+        return _decode_records(payload, _convert(head, RecordsHead), offset)
+    except (struct.error, ValueError, KeyError) as error:
+        raise LogCorrupt(f"entry has damaged records. bytes={len(payload)} reason={error}") from error
 
 
 def _split(payload: bytes) -> tuple[type[Any], bytes, int]:
@@ -216,6 +219,8 @@ def _decode_records(payload: bytes, head: RecordsHead, offset: int) -> RecordsWr
     body = cast("dict[str, Any]", orjson.loads(memoryview(payload)[start : start + length]))
     flat = np.frombuffer(payload, dtype="<f4", offset=start + length)
     rows = body.get("rows")
+    if flat.size != (head.dimension or 0) * len(body["ids"] if rows is None else rows):
+        raise ValueError(f"vectors do not belong to the ids. numbers={flat.size}")
     return RecordsWritten(
         head=head,
         ids=body["ids"],

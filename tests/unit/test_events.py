@@ -1,0 +1,87 @@
+"""The binary form of events: versioned, checked, and never half understood."""
+
+from __future__ import annotations
+
+import struct
+
+import msgspec
+import numpy as np
+import pytest
+
+from chroma_async.core.events import (
+    CODEC_VERSION,
+    CollectionDeleted,
+    DatabaseDeleted,
+    Event,
+    EverythingDeleted,
+    RecordsDeleted,
+    RecordsHead,
+    RecordsWritten,
+    TenantCreated,
+    decode,
+    decode_head,
+    encode,
+)
+from chroma_async.errors import LogCorrupt
+from chroma_async.model import CollectionId
+
+COLLECTION = CollectionId("00000000-0000-4000-8000-00000000000a")
+
+
+def written(rows: int, *, vectors: bool = True, some: bool = False) -> RecordsWritten:
+    given = list(range(0, rows, 2)) if some else list(range(rows))
+    head = RecordsHead(COLLECTION, "update", rows, 3 if vectors else None, {"f": ("int", "str")})
+    matrix = np.arange(len(given) * 3, dtype=np.float32).reshape(-1, 3) if vectors else np.empty((0, 0), dtype=np.float32)
+    return RecordsWritten(
+        head=head,
+        ids=[f"é{row}" for row in range(rows)],
+        vectors=matrix,
+        rows=np.array(given, dtype=np.int64) if some and vectors else None,
+        documents=None,
+        metadatas=[{"f": row, "g": None} for row in range(rows)],
+        uris=None,
+    )
+
+
+EVENTS: list[Event] = [
+    TenantCreated("t"),
+    DatabaseDeleted("d", "t"),
+    CollectionDeleted(COLLECTION),
+    EverythingDeleted("d"),
+    RecordsDeleted(COLLECTION, ["a", "漢字"]),
+    written(4),
+    written(4, some=True),
+    written(4, vectors=False),
+]
+
+
+@pytest.mark.parametrize("event", EVENTS)
+def test_whatever_is_cut_off_an_event_is_noticed(event: Event) -> None:
+    payload = encode(event)
+    for length in range(len(payload) - 1, -1, -1):
+        if isinstance(event, RecordsWritten) or length < len(payload) - 4:
+            with pytest.raises(LogCorrupt):
+                decode(payload[:length])
+
+
+@pytest.mark.parametrize("event", EVENTS)
+def test_versions_and_kinds_that_are_not_known_stop(event: Event) -> None:
+    payload = encode(event)
+    for prefix in (bytes([CODEC_VERSION + 1, payload[1]]), bytes([CODEC_VERSION, 99]), b"\0\0"):
+        for function in (decode, decode_head):
+            with pytest.raises(LogCorrupt, match="release"):
+                function(prefix + payload[2:])
+
+
+def test_head_is_read_without_the_records() -> None:
+    payload = encode(written(5))
+    length = struct.unpack_from("<I", payload, 2)[0]
+    head = decode_head(payload[: 6 + length])
+    assert head == written(5).head
+
+
+def test_events_that_lack_a_field_are_refused() -> None:
+    head = msgspec.json.encode({"nothing": 1})
+    payload = struct.pack("<BBI", CODEC_VERSION, 1, len(head)) + head + struct.pack("<I", 0)
+    with pytest.raises(LogCorrupt, match="TenantCreated"):
+        decode(payload)
