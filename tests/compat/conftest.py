@@ -33,16 +33,6 @@ STOP_SECONDS_MAX = 20.0
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "reference_differs: a deliberate difference, not asserted of the real Chroma server")
-    config.addinivalue_line("markers", "legacy: needs environments with old clients, which take minutes to make")
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests with old clients unless the marker is asked for."""
-    if "legacy" in config.getoption("markexpr"):
-        return
-    left_out = [item for item in items if item.get_closest_marker("legacy")]
-    items[:] = [item for item in items if item not in left_out]
-    config.hook.pytest_deselected(items=left_out)
 
 
 @pytest.fixture(scope="session")

@@ -171,8 +171,8 @@ def _is_settled(scores: Distances, values: Distances, slope: float, count: int) 
         beyond = scores.astype(np.float64) - scores.max()  # 0 is where those begin that were left out
         distances_scaled = slope * values.astype(np.float64)
         errors = beyond - distances_scaled
-        middle = np.median(errors)
-        margin = 2 * np.abs(errors - middle).max()
+        smallest_error, largest_error = errors.min(), errors.max()
+        middle, margin = (smallest_error + largest_error) / 2, largest_error - smallest_error
         return bool(np.partition(distances_scaled, count - 1)[count - 1] + middle + margin <= 0)
 
 
