@@ -1,6 +1,6 @@
 """Any sequence of calls, by two handles on one directory, with compaction at any point, answers as a dictionary does.
 
-`HYPOTHESIS_LONG=1` (or another number, as a factor) runs many more sequences.
+`CHROMA_ASYNC_EXAMPLES=5000` runs as many sequences.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from chroma_async.protocol import Reset
 
 T = TypeVar("T")
 
-LONG = float(os.environ.get("HYPOTHESIS_LONG", "0"))
+EXAMPLES = int(os.environ.get("CHROMA_ASYNC_EXAMPLES", "25"))
 NDIM = 3
 TOLERANCE = 1e-4
 
@@ -303,7 +303,7 @@ def _types(stored: Any) -> Any:
 
 TestEngine = EngineMachine.TestCase
 TestEngine.settings = settings(
-    max_examples=int(500 * LONG) or 25,
+    max_examples=EXAMPLES,
     stateful_step_count=30,
     deadline=None,
     suppress_health_check=list(HealthCheck),
