@@ -7,6 +7,7 @@ import math
 import re
 import uuid
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Final, cast
 
 from chroma_async.errors import ChromaError, InvalidArgumentError, MalformedRequestError, UnimplementedError
@@ -69,6 +70,7 @@ def check_database_in_path(name: str) -> None:
         raise InvalidArgumentError(f"database name must be at least {DATABASE_NAME_LENGTH_MIN} characters")
 
 
+@lru_cache(maxsize=4096)
 def parse_collection_id(text: str) -> CollectionId:
     """Return the id in its one canonical form; upper case, bare hex, braces and `urn:uuid:` are accepted.
 

@@ -23,7 +23,7 @@ from chroma_async.settings import ServerSettings
 LISTEN_BACKLOG: Final = 2048
 HEAD_BYTES_MAX: Final = 64 * 1024
 SWITCH_SECONDS: Final = 0.0005
-"""How long a searching thread may keep the interpreter from the event loop; Python's own 5 ms would be felt in each answer."""
+"""How long a searching thread may keep the interpreter from the event loop; answers would feel the usual 5 ms."""
 
 _CLOSE_SECONDS: Final = 1.0
 
