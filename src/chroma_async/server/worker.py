@@ -16,6 +16,7 @@ from hypercorn.events import Event, Updated
 from starlette.types import ASGIApp
 
 from chroma_async.engine import open_engine
+from chroma_async.server.accept import start_server
 from chroma_async.server.app import create_app
 from chroma_async.server.child import Duty, run_child
 from chroma_async.settings import ServerSettings
@@ -48,6 +49,15 @@ class Connection(TCPServer):
         await super().protocol_send(event)
 
 
+class AsyncioOfHypercorn:
+    """The `asyncio` that Hypercorn's module sees: ours but for how connections are accepted."""
+
+    start_server = staticmethod(start_server)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(asyncio, name)
+
+
 async def work(duty: Duty) -> None:
     """Answer requests until told to stop, then finish those that have begun.
 
@@ -65,6 +75,7 @@ async def work(duty: Duty) -> None:
 async def serve_until(app: ASGIApp, config: Config, stop: asyncio.Event) -> None:
     """Serve an application until `stop` is set, and finish the requests that have begun, within the graceful timeout."""
     hypercorn_run.TCPServer = Connection  # type: ignore[attr-defined]
+    cast("Any", hypercorn_run).asyncio = AsyncioOfHypercorn()
     serving = asyncio.create_task(serve(cast("Any", app), config, shutdown_trigger=stop.wait, mode="asgi"))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
