@@ -104,10 +104,6 @@ class Engine:
             with suppress(asyncio.CancelledError):
                 await task
 
-    def add_task(self, task: asyncio.Task[None]) -> None:
-        """Let a background task end with the engine."""
-        self._tasks.append(task)
-
     async def dispatch(self, call: Call[R]) -> R:
         """Answer a call.
 

@@ -173,15 +173,6 @@ class RecordTables:
             ((slot, _indexed_text(document)) for slot, document in stored),
         )
 
-    def shrink(self, pages: int = 1000) -> None:
-        """Give free pages back to the file system, a bounded number at a time."""
-        self._connection.execute(f"PRAGMA incremental_vacuum({pages})").fetchall()
-
-    def integrity_errors(self) -> list[str]:
-        """What SQLite's own check finds wrong."""
-        rows = self._connection.execute("PRAGMA integrity_check(10)").fetchall()
-        return [row[0] for row in rows if row[0] != "ok"]
-
 
 def decode_metadata(stored: str | None) -> Metadata | None:
     return None if stored is None else cast("Metadata", orjson.loads(stored))

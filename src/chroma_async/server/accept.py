@@ -18,6 +18,9 @@ PAUSE_SECONDS: Final = 0.0003
 
 PAUSES_MAX: Final = 8
 
+RETRY_SECONDS: Final = 0.01
+"""After a refused accept: without descriptors, trying at once would only burn the processor."""
+
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
@@ -45,7 +48,7 @@ class FairServer:
             try:
                 connection, _ = await loop.sock_accept(self._listening)
             except OSError:  # the client left already, or there are no descriptors for now
-                await asyncio.sleep(PAUSE_SECONDS)
+                await asyncio.sleep(RETRY_SECONDS)
                 continue
             with suppress(OSError):
                 await loop.connect_accepted_socket(self._protocol, connection)
