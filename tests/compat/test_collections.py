@@ -23,6 +23,13 @@ HNSW_DEFAULTS = {
     "resize_factor": 1.2,
     "sync_threshold": 1000,
 }
+HNSW_FIELDS = ", ".join(
+    f"`{name}`"
+    for name in (
+        *("space", "ef_construction", "ef_search", "max_neighbors", "num_threads", "resize_factor"),
+        *("sync_threshold", "batch_size"),
+    )
+)
 
 
 def hnsw_of(wire: Wire, **create: Any) -> dict[str, Any]:
@@ -300,10 +307,30 @@ def test_threads_and_batch_size_are_accepted_but_not_shown(wire: Wire) -> None:
 @pytest.mark.parametrize(
     ("fields", "status", "error", "message"),
     [
-        ({"configuration": {"hnsw": {"foo": 1}}}, 422, "ChromaError", "unknown field `foo`"),
-        ({"configuration": {"hnsw": {"space": "bad"}}}, 422, "ChromaError", "unknown variant `bad`"),
-        ({"configuration": {"hnsw": {"ef_search": -1}}}, 422, "ChromaError", "configuration.hnsw.ef_search"),
-        ({"configuration": {"hnsw": {"ef_search": "9"}}}, 422, "ChromaError", "configuration.hnsw.ef_search"),
+        (
+            {"configuration": {"hnsw": {"foo": 1}}},
+            *(422, "ChromaError", f"configuration.hnsw.foo: unknown field `foo`, expected one of {HNSW_FIELDS}"),
+        ),
+        (
+            {"configuration": {"hnsw": {"space": "bad"}}},
+            *(422, "ChromaError", "configuration.hnsw.space: unknown variant `bad`, expected one of `"),
+        ),
+        (
+            {"configuration": {"hnsw": {"ef_search": -1}}},
+            *(422, "ChromaError", "configuration.hnsw.ef_search: invalid value: integer `-1`, expected usize"),
+        ),
+        (
+            {"configuration": {"hnsw": {"ef_search": "9"}}},
+            *(422, "ChromaError", 'configuration.hnsw.ef_search: invalid type: string "9", expected usize'),
+        ),
+        (
+            {"configuration": {"embedding_function": {"type": "x"}}},
+            *(
+                422,
+                "ChromaError",
+                "embedding_function.type: unknown variant `x`, expected one of `legacy`, `known`, `unknown`",
+            ),
+        ),
         ({"configuration": {"embedding_function": "x"}}, 422, "ChromaError", "configuration.embedding_function"),
         ({"configuration": {"embedding_function": {"name": "x"}}}, 422, "ChromaError", "embedding_function"),
         (
@@ -459,7 +486,8 @@ def test_space_cannot_be_changed(wire: Wire) -> None:
     assert body["configuration_json"]["hnsw"]["space"] == "cosine"
     status, error, message = collection.put({"new_configuration": {"hnsw": {"space": "l2"}}}).refusal
     assert (status, error) == (422, "ChromaError")
-    assert "unknown field `space`" in message
+    fields = "`ef_search`, `max_neighbors`, `num_threads`, `resize_factor`, `sync_threshold`, `batch_size`"
+    assert f"new_configuration.hnsw.space: unknown field `space`, expected one of {fields}" in message
 
 
 def test_empty_new_metadata_is_refused(collection: WireCollection) -> None:

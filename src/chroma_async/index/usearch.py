@@ -5,7 +5,7 @@ every library that is loaded later. Where that copy is the first to be set up, a
 onnxruntime, crashes the process when it is imported. re2 uses the system's runtime, and sets that up first.
 """
 
-import re2  # noqa: F401
+import re2  # noqa: F401  # pyright: ignore[reportUnusedImport]
 from usearch.index import Index
 
 __all__ = ["Index"]
