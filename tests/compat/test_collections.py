@@ -284,6 +284,54 @@ def test_explicit_configuration_wins_entirely_over_legacy_metadata(wire: Wire) -
     assert hnsw == {**HNSW_DEFAULTS, "ef_search": 77}
 
 
+@pytest.mark.parametrize(
+    "hnsw",
+    [
+        {},
+        {"space": "l2"},
+        {"space": None, "ef_search": None},
+        {"space": "l2", "ef_search": 100, "resize_factor": 1.2, "batch_size": 100, "sync_threshold": 1000},
+    ],
+    ids=str,
+)
+def test_explicit_configuration_that_says_the_defaults_leaves_legacy_metadata_in_force(wire: Wire, hnsw: Any) -> None:
+    metadata = {"hnsw:space": "cosine", "hnsw:M": 8}
+    found = hnsw_of(wire, metadata=metadata, configuration={"hnsw": hnsw})
+    assert found == {**HNSW_DEFAULTS, "space": "cosine", "max_neighbors": 8}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "reason"),
+    [
+        ({"hnsw:foo": 1}, "unknown key hnsw:foo; allowed: hnsw:space, hnsw:construction_ef, hnsw:M"),
+        ({"hnsw:space": "cos"}, "hnsw:space: unknown variant `cos`, expected one of `cosine`, `ip`, `l2`"),
+        ({"hnsw:M": "8"}, 'hnsw:M: invalid type: string "8", expected usize'),
+        ({"hnsw:M": -8}, "hnsw:M: invalid value: integer `-8`, expected usize"),
+        ({"hnsw:num_threads": -1}, "hnsw:num_threads: invalid value: integer `-1`, expected usize"),
+        ({"hnsw:M": 2**70}, "hnsw:M: invalid type"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("configuration", [None, {"hnsw": {"space": "ip"}}], ids=str)
+def test_legacy_metadata_that_cannot_be_read_is_refused(
+    wire: Wire, is_reference: bool, metadata: Any, reason: str, configuration: Any
+) -> None:
+    fields = {"name": unique_name(), "metadata": metadata, "configuration": configuration}
+    status, error, message = wire.call("POST", COLLECTIONS, fields).refusal
+    assert (status, error) == (400, "InvalidArgumentError")
+    assert message.startswith("Failed to parse hnsw parameters from segment metadata")
+    assert is_reference or reason in message
+
+
+def test_legacy_metadata_is_not_read_beside_a_spann_configuration(wire: Wire) -> None:
+    assert hnsw_of(wire, metadata={"hnsw:foo": 1}, configuration={"spann": {}}) == HNSW_DEFAULTS
+
+
+def test_resize_factor_may_be_any_number(wire: Wire) -> None:
+    assert hnsw_of(wire, metadata={"hnsw:resize_factor": -1.5})["resize_factor"] == -1.5
+    assert hnsw_of(wire, configuration={"hnsw": {"resize_factor": -1.5}})["resize_factor"] == -1.5
+
+
 def test_configuration_with_only_an_embedding_function_leaves_legacy_metadata_in_force(wire: Wire) -> None:
     function = {"type": "known", "name": "default", "config": {}}
     hnsw = hnsw_of(wire, metadata={"hnsw:space": "ip"}, configuration={"embedding_function": function})

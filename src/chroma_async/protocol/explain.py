@@ -39,15 +39,20 @@ def malformed(
 
     `kind` is the type that the fields were converted to, `within` the place of `fields` in the whole body.
     """
-    place, sentence = _fault(error, fields, kind)
+    place, fault = _fault(error, fields, kind)
     where = ".".join(part for part in (within, place) if part)
-    return MalformedRequestError(PREFIX + (f"{where}: " if where else "") + sentence)
+    return MalformedRequestError(PREFIX + (f"{where}: " if where else "") + fault)
 
 
 def reason(error: msgspec.ValidationError, value: Any, kind: Any) -> str:
     """Return place and fault of a value that was converted to `kind`, without the words around them."""
-    place, sentence = _fault(error, value, kind)
-    return f"{place}: {sentence}" if place else sentence
+    place, fault = _fault(error, value, kind)
+    return f"{place}: {fault}" if place else fault
+
+
+def sentence(error: msgspec.ValidationError, value: Any, kind: Any) -> str:
+    """Return the fault alone, for a value whose place the caller names."""
+    return _fault(error, value, kind)[1]
 
 
 def _fault(error: msgspec.ValidationError, fields: Any, kind: Any) -> tuple[str, str]:
