@@ -176,6 +176,17 @@ def test_metadata_whose_last_key_was_deleted_reads_as_null(collection: WireColle
     assert record(collection, "a")["metadatas"] is None
 
 
+@pytest.mark.parametrize("verb", ["update", "upsert"])
+@pytest.mark.parametrize("old", [1, [1, 2]], ids=str)
+def test_empty_list_deletes_a_key_as_null_does(collection: WireCollection, verb: str, old: Any) -> None:
+    collection.add(ids=["a"], embeddings=[[1]], metadatas=[{"k": old, "keep": 1}])
+    collection.post(verb, {"ids": ["a"], "embeddings": [[1]], "metadatas": [{"k": [], "never": []}]})
+    assert record(collection, "a")["metadatas"] == {"keep": 1}
+    assert collection.ids(where={"k": {"$contains": 1}}) == []
+    collection.upsert(ids=["b", "b"], embeddings=[[1], [1]], metadatas=[{"k": old}, {"k": []}])
+    assert record(collection, "b")["metadatas"] is None
+
+
 def test_key_may_change_between_types(collection: WireCollection) -> None:
     collection.add(ids=["a"], embeddings=[[1]], metadatas=[{"k": 1}])
     values: list[Any] = ["text", ["x", "y"], 1.5, [1], True]

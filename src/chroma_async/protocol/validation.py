@@ -162,14 +162,15 @@ def normalise_value(value: object) -> object:
 def normalise_metadata(metadata: Mapping[str, object] | None) -> Mapping[str, object] | None:
     """Return the metadata as stored; the same object when nothing changes.
 
-    Empty lists and the reserved keys `chroma:*`, which Chroma never shows, are dropped; {} becomes None.
+    An empty list is as good as null, and deletes what was there. The reserved keys `chroma:*`, which Chroma never shows, are
+    dropped; {} becomes None.
     """
     if not metadata:
         return None
     if all(_is_kept_as_it_is(key, value) for key, value in metadata.items()):
         return metadata
-    kept = {key: item for key, item in metadata.items() if item != [] and not key.startswith(RESERVED)}
-    return {key: normalise_value(item) for key, item in kept.items()} or None
+    kept = {key: item for key, item in metadata.items() if not key.startswith(RESERVED)}
+    return {key: None if item == [] else normalise_value(item) for key, item in kept.items()} or None
 
 
 def _is_kept_as_it_is(key: str, value: object) -> bool:
