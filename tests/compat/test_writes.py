@@ -128,6 +128,10 @@ def test_integers_beyond_64_bits_become_floats(collection: WireCollection) -> No
     stored = record(collection, "a")["metadatas"]
     assert stored == {"n": 2.0**63, "m": 2.0**64}
     assert type(stored["n"]) is float
+    collection.add(ids=["b"], embeddings=[[1]], metadatas=[{"list": [1, 2**63], "least": -(2**63), "below": -(2**63) - 1}])
+    keys = collection.describe()["schema"]["keys"]
+    kinds = {name: list(types) for name, types in keys.items() if not name.startswith("#")}
+    assert kinds == {"n": ["float"], "m": ["float"], "list": ["float"], "least": ["int"], "below": ["float"]}
 
 
 def test_list_values_are_homogeneous_and_empty_ones_are_dropped(collection: WireCollection) -> None:

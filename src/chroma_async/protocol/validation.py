@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Final, cast
 
 from chroma_async.errors import ChromaError, InvalidArgumentError, MalformedRequestError, UnimplementedError
-from chroma_async.model import CollectionId
+from chroma_async.model import CollectionId, Json
 
 NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{1,510}[a-zA-Z0-9]")
 INT64_MIN: Final = -(2**63)
@@ -114,6 +114,8 @@ def check_metadatas(metadatas: Sequence[object], *, nulls_allowed: bool) -> Fiel
             raise MalformedRequestError(_bad_value(f"metadatas[{position}]", metadata))
         for key, value in cast("dict[str, object]", metadata).items():
             kind = _SCALARS.get(type(value)) or type_of_value(value)
+            if kind == "int" and _exceeds_int64(value):
+                kind = "float"
             if kind is None and not (value is None and nulls_allowed):
                 if value != []:
                     raise _refusal_of_value(key, f"metadatas[{position}].{key}", value, nulls_allowed)
@@ -144,12 +146,19 @@ def type_of_value(value: object) -> str | None:
     return _SCALARS.get(type(value))
 
 
+def _exceeds_int64(value: object) -> bool:
+    """Whether an int, or one of a list of ints, is stored as a float."""
+    if isinstance(value, int):
+        return not INT64_MIN <= value <= INT64_MAX
+    return any(_exceeds_int64(item) for item in cast("Sequence[object]", value))
+
+
 def normalise_value(value: object) -> object:
     """Return a checked value as it is stored: ints beyond int64 and lists of mixed numbers become floats."""
     if isinstance(value, bool):
         return value
     if isinstance(value, int):
-        return value if INT64_MIN <= value <= INT64_MAX else float(value)
+        return float(value) if _exceeds_int64(value) else value
     if isinstance(value, float) and not math.isfinite(value):
         raise InvalidArgumentError(f"metadata values must be finite numbers. got={value}")
     if isinstance(value, list | tuple):
@@ -157,6 +166,11 @@ def normalise_value(value: object) -> object:
         mixed = any(isinstance(item, float) for item in items)
         return [float(cast("float", item)) for item in items] if mixed else items
     return value
+
+
+def normalise_collection_metadata(metadata: Mapping[str, Json] | None) -> dict[str, Json] | None:
+    """Return the metadata of a collection as stored, after it was checked."""
+    return None if metadata is None else {key: cast("Json", normalise_value(value)) for key, value in metadata.items()}
 
 
 def normalise_metadata(metadata: Mapping[str, object] | None) -> Mapping[str, object] | None:
