@@ -453,3 +453,35 @@ def test_sparse_vector_is_echoed_or_said_to_be_unsupported(collection: WireColle
         assert record(collection, "a")["metadatas"] == {"sv": sparse}
     else:
         assert answer.refusal[:2] == (501, "ChromaError")
+
+
+@pytest.mark.parametrize(
+    ("sparse", "status"),
+    [
+        ({"indices": [5, 1], "values": [1, 2]}, 400),
+        ({"indices": [1, 1], "values": [1, 2]}, 400),
+        ({"indices": [1], "values": [1, 2]}, 400),
+        ({"indices": [1], "values": [1], "tokens": ["x", "y"]}, 400),
+        ({"indices": [-1], "values": [1]}, 422),
+        ({"indices": [1.5], "values": [1]}, 422),
+        ({"indices": [1], "values": [None]}, 422),
+        ({"indices": [1], "values": [1], "tokens": [1]}, 422),
+        ({"indices": [1], "values": [1], "#type": "other"}, 422),
+        ({"indices": [1]}, 422),
+        ({"indices": [1], "values": [1], "#type": "sparse_vector", "tokens": ["x"], "more": 1}, 501),
+        ({"indices": [], "values": []}, 501),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("verb", ["add", "upsert", "update"])
+def test_sparse_vector_is_looked_at_before_it_is_refused(
+    collection: WireCollection, verb: str, sparse: dict[str, Any], status: int
+) -> None:
+    body = {"ids": ["z", "a"], "embeddings": [[1], [1]], "metadatas": [None, {"sv": sparse}]}
+    answered, _, message = collection.post(verb, body).refusal
+    assert answered == status
+    start = {400: "Validation error: metadatas: Invalid metadata at index 1", 501: "Unimplemented: Sparse vector is not"}
+    assert message.startswith(
+        start.get(status, "Failed to deserialize the JSON body into the target type: metadatas[1].sv: ")
+    )
+    assert collection.ids() == []

@@ -8,7 +8,10 @@ import re
 import uuid
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Final, cast
+from itertools import pairwise
+from typing import Annotated, Final, Literal, cast
+
+import msgspec
 
 from chroma_async.errors import ChromaError, InvalidArgumentError, MalformedRequestError, UnimplementedError
 from chroma_async.model import CollectionId, Json
@@ -118,7 +121,7 @@ def check_metadatas(metadatas: Sequence[object], *, nulls_allowed: bool) -> Fiel
                 kind = "float"
             if kind is None and not (value is None and nulls_allowed):
                 if value != []:
-                    raise _refusal_of_value(key, f"metadatas[{position}].{key}", value, nulls_allowed)
+                    raise _refusal_of_value(key, position, value, nulls_allowed)
                 kind = "bool"  # an empty list is stored as nothing, but Chroma's schema learns this much
             known = seen.get(key)
             if known is None:
@@ -201,15 +204,36 @@ def check_unsigned(value: int | None, name: str) -> None:
         )
 
 
-def _refusal_of_value(key: str, path: str, value: object, nulls_allowed: bool) -> ChromaError:
+class _SparseVector(msgspec.Struct, frozen=True):
+    """A value that Chroma knows: coordinates by index; `tokens` says what they stand for."""
+
+    indices: list[Annotated[int, msgspec.Meta(ge=0, le=U32_MAX)]]
+    values: list[float]
+    tokens: list[str] | None = None
+    type: Literal["sparse_vector"] | None = msgspec.field(name="#type", default=None)
+
+    @property
+    def problem(self) -> str | None:
+        lengths = {len(part) for part in (self.indices, self.values, self.tokens) if part is not None}
+        if len(lengths) > 1:
+            return "indices, values, and tokens (when present) must have the same length"
+        if any(second <= first for first, second in pairwise(self.indices)):
+            return "indices must be sorted in strictly ascending order (no duplicates)"
+        return None
+
+
+def _refusal_of_value(key: str, position: int, value: object, nulls_allowed: bool) -> ChromaError:
     """A sparse vector is a value that Chroma knows, but not on a single node; all else is none at all."""
-    if _is_sparse_vector(value):
-        return UnimplementedError(f"Unimplemented: Sparse vector is not supported for local chroma: {key}")
-    return MalformedRequestError(_bad_value(path, value, "UpdateMetadataValue" if nulls_allowed else "MetadataValue"))
-
-
-def _is_sparse_vector(value: object) -> bool:
-    return isinstance(value, dict) and {"indices", "values"} <= set(cast("dict[str, object]", value))
+    try:
+        sparse = msgspec.convert(value, _SparseVector, strict=True)
+    except msgspec.ValidationError:
+        variant = "UpdateMetadataValue" if nulls_allowed else "MetadataValue"
+        return MalformedRequestError(_bad_value(f"metadatas[{position}].{key}", value, variant))
+    if sparse.problem is not None:
+        return InvalidArgumentError(
+            f"Validation error: metadatas: Invalid metadata at index {position}. sparse vector {key!r}: {sparse.problem}"
+        )
+    return UnimplementedError(f"Unimplemented: Sparse vector is not supported for local chroma: {key}")
 
 
 def _bad_value(path: str, value: object, variant: str = "MetadataValue") -> str:
