@@ -244,5 +244,13 @@ def _bad_value(path: str, value: object, variant: str = "MetadataValue") -> str:
 
 
 def _describe(value: object) -> str:
-    names: Mapping[type, str] = {dict: "an object", list: "a list of mixed types", type(None): "null"}
-    return names.get(type(value), type(value).__name__)
+    if not isinstance(value, list | tuple):
+        return _NOUNS.get(type(value), type(value).__name__)
+    items = cast("Sequence[object]", value)
+    odd = [item for item in items if type(item) not in _SCALARS]
+    if odd:
+        return f"a list with {_NOUNS.get(type(odd[0]), type(odd[0]).__name__)} in it"
+    return "a list of mixed types" if items else "an empty list"
+
+
+_NOUNS: Final[Mapping[type, str]] = {dict: "an object", list: "a list", tuple: "a list", type(None): "null"}
