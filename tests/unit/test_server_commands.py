@@ -12,7 +12,6 @@ from typer.testing import CliRunner
 
 from chroma_async.cli.commands import app
 from chroma_async.server.run import check_directory
-from chroma_async.settings import EngineSettings
 
 
 def chroma_async(*arguments: str | Path) -> Result:
@@ -32,7 +31,7 @@ def assert_one_line(result: Result, code: int, *parts: str) -> None:
 def data(tmp_path: Path) -> Path:
     """A data directory without collections."""
     path = tmp_path / "data"
-    check_directory(path, EngineSettings())
+    check_directory(path)
     return path
 
 
