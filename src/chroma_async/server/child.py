@@ -22,6 +22,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from chroma_async.errors import FormatError, LogCorrupt, LogHole, StorageCorrupt
+from chroma_async.server.memory import give_back
 from chroma_async.settings import EngineSettings, ServerSettings
 
 Role = Literal["worker", "compactor"]
@@ -115,6 +116,7 @@ async def _work_until_told(work: Work, duty: Duty) -> None:
         loop.add_signal_handler(number, duty.stop.set)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING_SIGNALS)
     _watch_lifeline(loop, duty)
+    give_back()
     await work(duty)
 
 

@@ -19,7 +19,7 @@ from chroma_async.server.begin import BEGIN, Begin, fork, preload
 from chroma_async.server.child import STOPPING_SIGNALS, Orders, Role, reason_of
 from chroma_async.server.listen import ListenError, listen, url_of
 from chroma_async.server.logs import configure_logs
-from chroma_async.server.memory import limit_memory
+from chroma_async.server.memory import keep_blocks
 from chroma_async.server.supervisor import Child, GaveUp, NeverBegan, RestartPolicy, Supervisor
 from chroma_async.settings import EngineSettings, ServerSettings
 
@@ -46,7 +46,7 @@ def run_server(path: Path, engine: EngineSettings, server: ServerSettings, *, be
         raise StartError(str(error)) from error
     with bound:
         check_directory(path.absolute())
-        limit_memory()
+        keep_blocks()
         _raise_descriptor_limit()
         if begin is fork:
             preload()
