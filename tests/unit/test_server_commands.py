@@ -7,8 +7,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from chroma_async.cli.commands import app
 from chroma_async.server.run import check_directory

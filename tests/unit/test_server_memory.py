@@ -42,7 +42,7 @@ def test_freed_blocks_are_kept_and_then_given_back() -> None:
 
 
 def test_what_the_environment_says_is_left_alone() -> None:
-    program = "import os; from chroma_async.server import memory as m; m.keep_blocks(); print(os.environ['MALLOC_ARENA_MAX'])"
+    program = "import os; from chroma_async.server.memory import *; keep_blocks(); print(os.environ['MALLOC_ARENA_MAX'])"
     environment = {"MALLOC_ARENA_MAX": "7"}
     result = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True, env=environment

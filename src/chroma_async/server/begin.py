@@ -64,7 +64,9 @@ BEGIN: Final[Begin] = execute if sys.platform == "darwin" else fork
 
 def preload() -> None:
     """Import what children need, and keep the collector from touching it, so that its pages stay shared."""
+    gc.disable()
     _works()
+    gc.enable()
     gc.collect()
     gc.freeze()
 

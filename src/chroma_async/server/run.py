@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.metadata
 import logging
 import os
 import resource
@@ -98,6 +97,8 @@ async def _supervise(orders: Orders, begin: Begin, url: str) -> bool:
 
 
 def _print_welcome(orders: Orders, url: str) -> None:
+    import importlib.metadata
+
     lines = (
         f"chroma-async {importlib.metadata.version('chroma-async')}",
         f"  url      {url}",
