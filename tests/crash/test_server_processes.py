@@ -209,7 +209,7 @@ def test_children_end_when_their_parent_is_killed(start_either: Callable[..., Se
 
 def test_processes_can_be_told_apart(start_either: Callable[..., Server]) -> None:
     server = start_either("--workers", "1")
-    for kind, niceness in (("worker", 0), ("compactor", 10)):
+    for kind, niceness in (("worker", 0), ("compactor", 5)):
         (pid,) = server.pids(kind)
         assert Path(f"/proc/{pid}/cmdline").read_text().rstrip("\0") == f"chroma-async: {kind}"
         assert os.getpriority(os.PRIO_PROCESS, pid) - os.getpriority(os.PRIO_PROCESS, 0) == niceness

@@ -11,8 +11,10 @@ from typing import Final
 from chroma_async.engine import run_compactor
 from chroma_async.server.child import Duty
 
-NICENESS: Final = 10
-"""Below workers: what it does can wait, a write that waits to be acknowledged can't."""
+NICENESS: Final = 5
+"""Below workers: a write that waits to be acknowledged is more urgent. At 10, a busy machine took half as long again until
+all was applied; at 5 it was hardly slower.
+"""
 
 
 async def work(duty: Duty) -> None:
