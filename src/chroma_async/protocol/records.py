@@ -26,7 +26,7 @@ from chroma_async.protocol.results import (
     encode_query,
 )
 from chroma_async.protocol.validation import (
-    FieldTypes,
+    CheckedMetadatas,
     check_database_in_path,
     check_metadatas,
     check_unsigned,
@@ -72,9 +72,13 @@ class WriteRecords(RecordsCall[WriteResult], frozen=True, kw_only=True):
     uris: list[str | None] | None = None
 
     def validate_fields(self) -> None:
+        self.checked_metadatas()
+
+    def checked_metadatas(self) -> CheckedMetadatas:
+        """Check the body, as `validate_fields` does, and return what was found out about the metadata."""
         if self.embeddings is not None and self.embeddings.refusal is not None:
             raise self.embeddings.refusal
-        self.field_types()
+        checked = check_metadatas(self.metadatas or (), nulls_allowed=self.operation != "add")
         if self.operation != "update" and (self.embeddings is None or self.embeddings.rows is not None):
             raise MalformedRequestError(
                 f"{PREFIX}embeddings: data did not match any variant of untagged enum EmbeddingsPayload: "
@@ -85,6 +89,7 @@ class WriteRecords(RecordsCall[WriteResult], frozen=True, kw_only=True):
             if len(vectors) and vectors.shape[1] == 0:
                 raise InvalidArgumentError(EMPTY_VECTOR)
             require_finite(vectors, "embeddings")
+        return checked
 
     def validate_lengths(self) -> None:
         """Check that the lists are parallel and no id is empty; Chroma does so after it has looked at the collection."""
@@ -95,10 +100,6 @@ class WriteRecords(RecordsCall[WriteResult], frozen=True, kw_only=True):
             raise InvalidArgumentError("Inconsistent number of IDs, embeddings, documents, URIs and metadatas")
         if "" in self.ids:
             raise InvalidArgumentError("Empty ID, ID must have at least one character")
-
-    def field_types(self) -> FieldTypes:
-        """Types of the metadata fields that this write carries."""
-        return check_metadatas(self.metadatas or (), nulls_allowed=self.operation != "add")
 
     @classmethod
     def encode_result(cls, result: WriteResult) -> WireResponse:
