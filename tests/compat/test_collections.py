@@ -23,6 +23,13 @@ HNSW_DEFAULTS = {
     "resize_factor": 1.2,
     "sync_threshold": 1000,
 }
+HNSW_FIELDS = ", ".join(
+    f"`{name}`"
+    for name in (
+        *("space", "ef_construction", "ef_search", "max_neighbors", "num_threads", "resize_factor"),
+        *("sync_threshold", "batch_size"),
+    )
+)
 
 
 def hnsw_of(wire: Wire, **create: Any) -> dict[str, Any]:
@@ -76,6 +83,14 @@ def test_collection_is_found_by_name_and_by_id(client: ClientAPI) -> None:
         assert found.metadata == {"topic": "films", "stars": 5, "rate": 1.0, "new": True}
         assert isinstance(found.metadata["rate"], float)
         assert found.metadata["new"] is True
+
+
+def test_integers_beyond_64_bits_in_the_metadata_become_floats(wire: Wire) -> None:
+    collection = wire.create(metadata={"n": 2**63, "least": -(2**63)})
+    assert [type(value) for value in collection.describe()["metadata"].values()] == [float, int]
+    collection.put({"new_metadata": {"m": -(2**63) - 1}})
+    assert collection.describe()["metadata"] == {"m": -(2.0**63)}
+    assert type(collection.describe()["metadata"]["m"]) is float
 
 
 def test_default_embedding_function_is_echoed(client: ClientAPI) -> None:
@@ -277,6 +292,54 @@ def test_explicit_configuration_wins_entirely_over_legacy_metadata(wire: Wire) -
     assert hnsw == {**HNSW_DEFAULTS, "ef_search": 77}
 
 
+@pytest.mark.parametrize(
+    "hnsw",
+    [
+        {},
+        {"space": "l2"},
+        {"space": None, "ef_search": None},
+        {"space": "l2", "ef_search": 100, "resize_factor": 1.2, "batch_size": 100, "sync_threshold": 1000},
+    ],
+    ids=str,
+)
+def test_explicit_configuration_that_says_the_defaults_leaves_legacy_metadata_in_force(wire: Wire, hnsw: Any) -> None:
+    metadata = {"hnsw:space": "cosine", "hnsw:M": 8}
+    found = hnsw_of(wire, metadata=metadata, configuration={"hnsw": hnsw})
+    assert found == {**HNSW_DEFAULTS, "space": "cosine", "max_neighbors": 8}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "reason"),
+    [
+        ({"hnsw:foo": 1}, "unknown key hnsw:foo; allowed: hnsw:space, hnsw:construction_ef, hnsw:M"),
+        ({"hnsw:space": "cos"}, "hnsw:space: unknown variant `cos`, expected one of `cosine`, `ip`, `l2`"),
+        ({"hnsw:M": "8"}, 'hnsw:M: invalid type: string "8", expected usize'),
+        ({"hnsw:M": -8}, "hnsw:M: invalid value: integer `-8`, expected usize"),
+        ({"hnsw:num_threads": -1}, "hnsw:num_threads: invalid value: integer `-1`, expected usize"),
+        ({"hnsw:M": 2**70}, "hnsw:M: invalid type"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("configuration", [None, {"hnsw": {"space": "ip"}}], ids=str)
+def test_legacy_metadata_that_cannot_be_read_is_refused(
+    wire: Wire, is_reference: bool, metadata: Any, reason: str, configuration: Any
+) -> None:
+    fields = {"name": unique_name(), "metadata": metadata, "configuration": configuration}
+    status, error, message = wire.call("POST", COLLECTIONS, fields).refusal
+    assert (status, error) == (400, "InvalidArgumentError")
+    assert message.startswith("Failed to parse hnsw parameters from segment metadata")
+    assert is_reference or reason in message
+
+
+def test_legacy_metadata_is_not_read_beside_a_spann_configuration(wire: Wire) -> None:
+    assert hnsw_of(wire, metadata={"hnsw:foo": 1}, configuration={"spann": {}}) == HNSW_DEFAULTS
+
+
+def test_resize_factor_may_be_any_number(wire: Wire) -> None:
+    assert hnsw_of(wire, metadata={"hnsw:resize_factor": -1.5})["resize_factor"] == -1.5
+    assert hnsw_of(wire, configuration={"hnsw": {"resize_factor": -1.5}})["resize_factor"] == -1.5
+
+
 def test_configuration_with_only_an_embedding_function_leaves_legacy_metadata_in_force(wire: Wire) -> None:
     function = {"type": "known", "name": "default", "config": {}}
     hnsw = hnsw_of(wire, metadata={"hnsw:space": "ip"}, configuration={"embedding_function": function})
@@ -300,10 +363,30 @@ def test_threads_and_batch_size_are_accepted_but_not_shown(wire: Wire) -> None:
 @pytest.mark.parametrize(
     ("fields", "status", "error", "message"),
     [
-        ({"configuration": {"hnsw": {"foo": 1}}}, 422, "ChromaError", "unknown field `foo`"),
-        ({"configuration": {"hnsw": {"space": "bad"}}}, 422, "ChromaError", "unknown variant `bad`"),
-        ({"configuration": {"hnsw": {"ef_search": -1}}}, 422, "ChromaError", "configuration.hnsw.ef_search"),
-        ({"configuration": {"hnsw": {"ef_search": "9"}}}, 422, "ChromaError", "configuration.hnsw.ef_search"),
+        (
+            {"configuration": {"hnsw": {"foo": 1}}},
+            *(422, "ChromaError", f"configuration.hnsw.foo: unknown field `foo`, expected one of {HNSW_FIELDS}"),
+        ),
+        (
+            {"configuration": {"hnsw": {"space": "bad"}}},
+            *(422, "ChromaError", "configuration.hnsw.space: unknown variant `bad`, expected one of `"),
+        ),
+        (
+            {"configuration": {"hnsw": {"ef_search": -1}}},
+            *(422, "ChromaError", "configuration.hnsw.ef_search: invalid value: integer `-1`, expected usize"),
+        ),
+        (
+            {"configuration": {"hnsw": {"ef_search": "9"}}},
+            *(422, "ChromaError", 'configuration.hnsw.ef_search: invalid type: string "9", expected usize'),
+        ),
+        (
+            {"configuration": {"embedding_function": {"type": "x"}}},
+            *(
+                422,
+                "ChromaError",
+                "embedding_function.type: unknown variant `x`, expected one of `legacy`, `known`, `unknown`",
+            ),
+        ),
         ({"configuration": {"embedding_function": "x"}}, 422, "ChromaError", "configuration.embedding_function"),
         ({"configuration": {"embedding_function": {"name": "x"}}}, 422, "ChromaError", "embedding_function"),
         (
@@ -459,7 +542,8 @@ def test_space_cannot_be_changed(wire: Wire) -> None:
     assert body["configuration_json"]["hnsw"]["space"] == "cosine"
     status, error, message = collection.put({"new_configuration": {"hnsw": {"space": "l2"}}}).refusal
     assert (status, error) == (422, "ChromaError")
-    assert "unknown field `space`" in message
+    fields = "`ef_search`, `max_neighbors`, `num_threads`, `resize_factor`, `sync_threshold`, `batch_size`"
+    assert f"new_configuration.hnsw.space: unknown field `space`, expected one of {fields}" in message
 
 
 def test_empty_new_metadata_is_refused(collection: WireCollection) -> None:

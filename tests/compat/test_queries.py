@@ -225,7 +225,10 @@ def test_wrong_dimension_is_an_invalid_argument_error_in_the_client(docs: chroma
         ({"query_embeddings": [1]}, "query_embeddings[0]: invalid type"),
         ({}, "missing field `query_embeddings`"),
         ({"query_embeddings": [[1]], "n_results": -1}, "n_results: invalid value: integer `-1`, expected u32"),
-        ({"query_embeddings": [[1]], "include": ["data"]}, "include[0]: unknown variant `data`"),
+        (
+            {"query_embeddings": [[1]], "include": ["uris", "data"]},
+            "include[1]: unknown variant `data`, expected one of `distances`, `documents`, `embeddings`, `metadatas`, ",
+        ),
         ({"query_embeddings": [[1]], "ids": "a"}, "ids: invalid type"),
     ],
     ids=str,

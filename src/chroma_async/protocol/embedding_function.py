@@ -19,13 +19,10 @@ def check_embedding_function(value: Mapping[str, Any] | None, path: str = "confi
         return
     place = f"{PREFIX}{path}.embedding_function"
     kind = value.get("type")
+    if kind is None:
+        raise MalformedRequestError(f"{place}: missing field `type`")
     if kind not in ("legacy", "known", "unknown"):
-        problem = (
-            "missing field `type`"
-            if kind is None
-            else f"unknown variant `{kind}`, expected one of `legacy`, `known`, `unknown`"
-        )
-        raise MalformedRequestError(f"{place}: {problem}")
+        raise MalformedRequestError(f"{place}.type: unknown variant `{kind}`, expected one of `legacy`, `known`, `unknown`")
     if kind != "known":
         return
     for name in ("name", "config"):

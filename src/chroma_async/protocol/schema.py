@@ -175,7 +175,7 @@ def _convert(value: Any, kind: type[S], path: str) -> S:
     try:
         return msgspec.convert(value, kind, strict=True)
     except msgspec.ValidationError as error:
-        raise malformed(error, value, path) from error
+        raise malformed(error, value, kind, path) from error
 
 
 def _problems(schema: SchemaInput) -> Iterator[str]:

@@ -9,10 +9,13 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final, cast
+from itertools import pairwise
+from typing import Annotated, Any, Final, Literal, cast
+
+import msgspec
 
 from chroma_async.errors import ChromaError, InvalidArgumentError, MalformedRequestError, UnimplementedError
-from chroma_async.model import CollectionId
+from chroma_async.model import CollectionId, Json
 
 NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{1,510}[a-zA-Z0-9]")
 INT64_MIN: Final = -(2**63)
@@ -132,17 +135,20 @@ def check_metadatas(metadatas: Sequence[object], *, nulls_allowed: bool) -> Chec
         is_new = shape is None
         if shape is None:
             shape = shapes[key] = _Shape.of(fields)
-        for name in fields if is_new else shape.lists:
+        is_stored = shape.is_stored_as_it_is(fields)
+        for name in shape.lists if is_stored and not is_new else fields:
             _note_type(seen, name, fields[name], position, nulls_allowed)
-        stored.append(fields if shape.is_stored_as_it_is(fields) else normalise_metadata(fields))
+        stored.append(fields if is_stored else normalise_metadata(fields))
     return CheckedMetadatas(stored, {key: kinds for key, kinds in seen.items() if kinds and not key.startswith(RESERVED)})
 
 
 def _note_type(seen: dict[str, tuple[str, ...]], key: str, value: object, position: int, nulls_allowed: bool) -> None:
     kind = type_of_value(value)
+    if kind == "int" and _exceeds_int64(value):
+        kind = "float"
     if kind is None and not (value is None and nulls_allowed):
         if value != []:
-            raise _refusal_of_value(key, f"metadatas[{position}].{key}", value, nulls_allowed)
+            raise _refusal_of_value(key, position, value, nulls_allowed)
         kind = "bool"  # an empty list is stored as nothing, but Chroma's schema learns this much
     known = seen.get(key)
     if known is None:
@@ -206,12 +212,19 @@ def type_of_value(value: object) -> str | None:
     return _SCALARS.get(type(value))
 
 
+def _exceeds_int64(value: object) -> bool:
+    """Whether an int, or one of a list of ints, is stored as a float."""
+    if isinstance(value, int):
+        return not INT64_MIN <= value <= INT64_MAX
+    return any(_exceeds_int64(item) for item in cast("Sequence[object]", value))
+
+
 def normalise_value(value: object) -> object:
     """Return a checked value as it is stored: ints beyond int64 and lists of mixed numbers become floats."""
     if isinstance(value, bool):
         return value
     if isinstance(value, int):
-        return value if INT64_MIN <= value <= INT64_MAX else float(value)
+        return float(value) if _exceeds_int64(value) else value
     if isinstance(value, float) and not math.isfinite(value):
         raise InvalidArgumentError(f"metadata values must be finite numbers. got={value}")
     if isinstance(value, list | tuple):
@@ -221,13 +234,20 @@ def normalise_value(value: object) -> object:
     return value
 
 
+def normalise_collection_metadata(metadata: Mapping[str, Json] | None) -> dict[str, Json] | None:
+    """Return the metadata of a collection as stored, after it was checked."""
+    return None if metadata is None else {key: cast("Json", normalise_value(value)) for key, value in metadata.items()}
+
+
 def normalise_metadata(metadata: Mapping[str, object]) -> Mapping[str, object] | None:
     """Return the metadata as stored.
 
-    Empty lists and the reserved keys `chroma:*`, which Chroma never shows, are dropped; {} becomes None.
+
+    An empty list is as good as null, and deletes what was there. The reserved keys `chroma:*`, which Chroma never shows, are
+    dropped; {} becomes None.
     """
-    kept = {key: item for key, item in metadata.items() if item != [] and not key.startswith(RESERVED)}
-    return {key: normalise_value(item) for key, item in kept.items()} or None
+    kept = {key: item for key, item in metadata.items() if not key.startswith(RESERVED)}
+    return {key: None if item == [] else normalise_value(item) for key, item in kept.items()} or None
 
 
 def check_unsigned(value: int | None, name: str) -> None:
@@ -239,15 +259,36 @@ def check_unsigned(value: int | None, name: str) -> None:
         )
 
 
-def _refusal_of_value(key: str, path: str, value: object, nulls_allowed: bool) -> ChromaError:
+class _SparseVector(msgspec.Struct, frozen=True):
+    """A value that Chroma knows: coordinates by index; `tokens` says what they stand for."""
+
+    indices: list[Annotated[int, msgspec.Meta(ge=0, le=U32_MAX)]]
+    values: list[float]
+    tokens: list[str] | None = None
+    type: Literal["sparse_vector"] | None = msgspec.field(name="#type", default=None)
+
+    @property
+    def problem(self) -> str | None:
+        lengths = {len(part) for part in (self.indices, self.values, self.tokens) if part is not None}
+        if len(lengths) > 1:
+            return "indices, values, and tokens (when present) must have the same length"
+        if any(second <= first for first, second in pairwise(self.indices)):
+            return "indices must be sorted in strictly ascending order (no duplicates)"
+        return None
+
+
+def _refusal_of_value(key: str, position: int, value: object, nulls_allowed: bool) -> ChromaError:
     """A sparse vector is a value that Chroma knows, but not on a single node; all else is none at all."""
-    if _is_sparse_vector(value):
-        return UnimplementedError(f"Unimplemented: Sparse vector is not supported for local chroma: {key}")
-    return MalformedRequestError(_bad_value(path, value, "UpdateMetadataValue" if nulls_allowed else "MetadataValue"))
-
-
-def _is_sparse_vector(value: object) -> bool:
-    return isinstance(value, dict) and {"indices", "values"} <= set(cast("dict[str, object]", value))
+    try:
+        sparse = msgspec.convert(value, _SparseVector, strict=True)
+    except msgspec.ValidationError:
+        variant = "UpdateMetadataValue" if nulls_allowed else "MetadataValue"
+        return MalformedRequestError(_bad_value(f"metadatas[{position}].{key}", value, variant))
+    if sparse.problem is not None:
+        return InvalidArgumentError(
+            f"Validation error: metadatas: Invalid metadata at index {position}. sparse vector {key!r}: {sparse.problem}"
+        )
+    return UnimplementedError(f"Unimplemented: Sparse vector is not supported for local chroma: {key}")
 
 
 def _bad_value(path: str, value: object, variant: str = "MetadataValue") -> str:
