@@ -16,6 +16,7 @@ ENGINE_PARTS = {
     "chroma_async.wal",
     "chroma_async.index",
     "aiosqlite",
+    "click",
     "hypercorn",
     "numkong",
     "onnxruntime",
@@ -25,7 +26,6 @@ ENGINE_PARTS = {
     "sqlite3",
     "starlette",
     "tokenizers",
-    "typer",
     "usearch",
 }
 CLIENT_PARTS = {"anyio", "chroma_async", "httpx", "msgspec", "numpy", "orjson", "pybase64"}

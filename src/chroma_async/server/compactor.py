@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sys
+import os
 from pathlib import Path
+from typing import Final
 
 from chroma_async.engine import run_compactor
-from chroma_async.server.child import Duty, run_child
+from chroma_async.server.child import Duty
+
+NICENESS: Final = 10
+"""Below workers: what it does can wait, a write that waits to be acknowledged can't."""
 
 
 async def work(duty: Duty) -> None:
@@ -17,6 +21,7 @@ async def work(duty: Duty) -> None:
     Raises:
         FormatError, OSError: the data directory can't be opened.
     """
+    os.nice(NICENESS)
     compacting = asyncio.create_task(run_compactor(Path(duty.orders.path), duty.orders.engine))
     stopping = asyncio.create_task(duty.stop.wait())
     duty.report_ready()
@@ -26,7 +31,3 @@ async def work(duty: Duty) -> None:
         compacting.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await compacting
-
-
-if __name__ == "__main__":
-    sys.exit(run_child("compactor", work))
