@@ -58,6 +58,11 @@ class Api:
         status, body = self._request("GET", f"{records_path}/indexing_status")
         return int(orjson.loads(body)["num_unindexed_ops"]) if status == 200 else None
 
+    def vectors(self, records_path: str, ids: list[str]) -> dict[str, list[float]]:
+        """Vectors of some records, by id."""
+        answer = self._call("POST", f"{records_path}/get", {"ids": ids, "include": ["embeddings"]})
+        return dict(zip(answer["ids"], answer["embeddings"], strict=True))
+
     def first_answer(self, path: str, body: bytes, timeout_seconds: float) -> Any:
         """Repeat a POST until the server answers 200, and return that answer.
 

@@ -62,6 +62,15 @@ class Selection:
         return ~equal if self.negated else equal
 
 
+FILTERS = {
+    "0.1 %": Selection(1000),
+    "1 %": Selection(100),
+    "10 %": Selection(10),
+    "50 %": Selection(2),
+    "90 %": Selection(10, negated=True),
+}
+
+
 def load(directory: Path, records: int) -> Dataset:
     """Read the first `records` passages; beyond what is there, rows are repeated with a little noise.
 

@@ -69,16 +69,17 @@ def our_program(workers: int) -> Program:
     return Program(_label("chroma-async", executable, "chroma_async"), executable, ("--workers", str(workers)))
 
 
-def peer_program(executable: Path | None) -> Program | None:
-    """A real Chroma: `executable`, else `CHROMA_BIN`, else `chroma` on the PATH, else None.
+def peer_program(executable: Path | None, *, beside: Path | None = None) -> Program | None:
+    """A real Chroma: `executable`, else the one beside the peers' python, else `chroma` on the PATH, else None.
 
     Raises:
         Unavailable: the executable that was named does not exist.
     """
-    named = executable or (Path(os.environ["CHROMA_BIN"]) if os.environ.get("CHROMA_BIN") else None)
-    if named is not None and not named.is_file():
-        raise Unavailable(f"no such chroma executable. path={str(named)!r}")
-    found = named or (Path(path) if (path := shutil.which("chroma")) else None)
+    if executable is not None and not executable.is_file():
+        raise Unavailable(f"no such chroma executable. path={str(executable)!r}")
+    neighbour = beside.parent / "chroma" if beside else None
+    on_path = shutil.which("chroma")
+    found = executable or (neighbour if neighbour and neighbour.is_file() else None) or (Path(on_path) if on_path else None)
     return Program(_label("chroma", found, "chromadb"), found) if found else None
 
 
