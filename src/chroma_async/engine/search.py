@@ -137,7 +137,7 @@ def _rank(space: Space, query: Vectors, vectors: Vectors, rows: Slots, owners: S
     parts = [NOTHING]
     for start in range(0, len(rows), CHUNK_ROWS):
         chunk = rows[start : start + CHUNK_ROWS]
-        values = distances(space, query, vectors[chunk])
+        values = distances(space, query, np.take(vectors, chunk, axis=0))
         best = _smallest_first(values, count)
         parts.append(Neighbours(owners[chunk[best]], values[best]))
     return parts[-1] if len(parts) <= 2 else _nearest(parts, count)
@@ -176,30 +176,31 @@ def _rank_scored(space: Space, query: Vectors, vectors: Vectors, owners: Slots, 
     fetch = candidates(count)
     while WIDEN * fetch < total:
         rows = _best(scored.line, scored.allowed, fetch)
-        values = distances(space, query, vectors[scored.first + rows])
-        if _is_settled(scored.line[rows], values, scored.slope, count, scored.margin):
-            best = _smallest_first(values, count)
+        values = distances(space, query, np.take(vectors, scored.first + rows, axis=0))
+        order = np.argsort(values, kind="stable")
+        if _is_settled(scored.line[rows], values, float(values[order[count - 1]]), scored):
+            best = order[:count]
             return Neighbours(owners[scored.first + rows[best]], values[best])
         fetch *= WIDEN
     rows = np.arange(len(scored.line)) if scored.allowed is None else np.flatnonzero(scored.allowed)
     return _rank(space, query, vectors, scored.first + rows, owners, count)
 
 
-def _is_settled(scores: Distances, values: Distances, slope: float, count: int, share: float) -> bool:
-    """Whether no row that was left out can be nearer than the nearest `count` of those that were compared.
+def _is_settled(scores: Distances, values: Distances, farthest: float, scored: _Scored) -> bool:
+    """Whether no row that was left out can be nearer than the nearest of those compared, the last of which is `farthest`.
 
-    Those left out have larger scores, with errors like the ones seen here; `share` of their spread is allowed for beyond
+    Those left out have larger scores, with errors like the ones seen here; `margin` of their spread is allowed for beyond
     their middle, 1.0 being twice the largest error that was seen. (In a crowd of near-duplicates the scores chosen are those
     with the luckiest errors; these are close together, but so are scores and distances then, and the test fails, as it
     should.)
     """
     with np.errstate(over="ignore", invalid="ignore"):
-        beyond = scores.astype(np.float64) - scores.max()  # 0 is where those begin that were left out
-        distances_scaled = slope * values.astype(np.float64)
-        errors = beyond - distances_scaled
-        smallest_error, largest_error = errors.min(), errors.max()
-        middle, margin = (smallest_error + largest_error) / 2, share * (largest_error - smallest_error)
-        return bool(np.partition(distances_scaled, count - 1)[count - 1] + middle + margin <= 0)
+        errors = scores.astype(np.float64)
+        errors -= errors.max()  # 0 is where those begin that were left out
+        errors -= scored.slope * values.astype(np.float64)
+        smallest_error, largest_error = float(errors.min()), float(errors.max())
+    middle, margin = (smallest_error + largest_error) / 2, scored.margin * (largest_error - smallest_error)
+    return scored.slope * farthest + middle + margin <= 0
 
 
 class _SegmentSearch:
@@ -250,9 +251,9 @@ class _SegmentSearch:
             graph_rows=0 if graph is None else graph.rows,
             allowed=allowed,
             ndim=self._segment.vectors.shape[1],
+            scan_dims=None if self._scan is None else self._scan.dims,
         )
-        plan = plan_search(shape, n_results=count, batch=batch, ef_search=self._ef_search)
-        return ReadAll() if isinstance(plan, ScanPacked) and self._scan is None else plan
+        return plan_search(shape, n_results=count, batch=batch, ef_search=self._ef_search)
 
     def _rank(self, query: Vectors, rows: Slots, count: int) -> Neighbours:
         return _rank(self._space, query, self._segment.vectors, rows, self._segment.owners, count)

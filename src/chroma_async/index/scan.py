@@ -80,6 +80,11 @@ class Scan:
         return sum(block.rows for block in self.blocks)
 
     @property
+    def dims(self) -> int:
+        """Coordinates of a packed row."""
+        return len(self.axes.origin) if self.axes.directions is None else len(self.axes.directions)
+
+    @property
     def margin(self) -> float:
         """How much of the spread of errors that were seen is allowed for beyond it, when candidates are judged.
 
