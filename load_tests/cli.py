@@ -16,24 +16,29 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from load_tests import data
+from load_tests import data, machine
 from load_tests.acceptance.commands import app as accept
 from load_tests.bench import Options
-from load_tests.compare import Contestants, compare
+from load_tests.compare import Contestants, compare, started, workload_of
 from load_tests.embedded.measure import PEERS, peer_python, require_engine
 from load_tests.errors import LoadTestError, Unavailable, WrongAnswer
+from load_tests.growth import Growth, Plan, Size, grow, print_growth, sizes_between
+from load_tests.http_servers import compare_servers, print_servers
 from load_tests.measures import Column, Measure
 from load_tests.peers import make_environment
-from load_tests.plots import plot_comparison, require_matplotlib
-from load_tests.report import Report, format_value
+from load_tests.plots import plot_comparison, plot_growth, plot_soak, require_matplotlib
+from load_tests.report import Report, format_value, write_json
 from load_tests.scenarios import SCENARIOS, Scenario, choose
 from load_tests.servers import Program, RemoteServer, our_program, peer_program
+from load_tests.soak import Minute, Soak, soak
 
 _HERE = Path(__file__).resolve().parent
 _DATA_DEFAULT = _HERE.parent / "../shared/data"
 _RESULTS = _HERE / "results"
 _SMOKE_RECALL_MIN = 0.9
-_WIDTH_MIN = 170
+_BASE_RECORDS_MAX = 50_000
+"""Records that the data set has; a larger collection repeats them with noise."""
+_WIDTH_MIN = 180
 """Columns of text that the table needs, also where the output is not a terminal."""
 
 app = typer.Typer(
@@ -48,6 +53,7 @@ console = Console(width=max(Console().width, _WIDTH_MIN))
 DataOption = Annotated[
     str, typer.Option("--data", envvar="CHROMA_ASYNC_DATA", help="Directory of the data, or `synthetic`.")
 ]
+RecordsOption = Annotated[int, typer.Option(min=1000, help="Records to store.")]
 UrlOption = Annotated[str | None, typer.Option(help="Measure this running server instead of starting ours.")]
 WorkersOption = Annotated[int, typer.Option(min=1, help="Worker processes of our server.")]
 ResultsOption = Annotated[Path, typer.Option(help="Directory for JSON and plots.")]
@@ -68,7 +74,7 @@ def _end_in_order(signal_number: int, _: FrameType | None) -> None:
 def compare_command(
     *,
     data_directory: DataOption = str(_DATA_DEFAULT),
-    records: Annotated[int, typer.Option(min=1000, help="Records to store.")] = 20_000,
+    records: RecordsOption = 20_000,
     peer: Annotated[
         list[str] | None, typer.Option(help=f"chroma, {', '.join(PEERS)}; may be repeated. A missing one is an error.")
     ] = None,
@@ -100,9 +106,8 @@ def compare_command(
             chroma=_chroma(peer or [], chroma_bin, peer_python_path),
             embedded=_embedded(peer or [], peer_python_path),
         )
-        command = shlex.join(["python", "-m", "load_tests", *sys.argv[1:]])
         dataset = _load(data_directory, records)
-        report = compare(contestants, dataset, options, chosen, repeat=repeat, command=command, say=_print_progress)
+        report = compare(contestants, dataset, options, chosen, repeat=repeat, command=_command(), say=_print_progress)
         _publish(report, results)
 
 
@@ -112,6 +117,59 @@ def peers(*, into: Annotated[Path, typer.Option(help="Directory of the new envir
     with _errors_explained():
         python = make_environment(into)
     console.print(f"export PEER_PYTHON={shlex.quote(str(python.absolute()))}", soft_wrap=True, highlight=False)
+
+
+@app.command("soak")
+def soak_command(
+    *,
+    minutes: Annotated[float, typer.Option(min=0.05, help="How long.")],
+    data_directory: DataOption = str(_DATA_DEFAULT),
+    records: RecordsOption = 20_000,
+    pace: Annotated[float, typer.Option(min=0.01, help="Times the usual 90 requests a second.")] = 1.0,
+    url: UrlOption = None,
+    workers: WorkersOption = 2,
+    results: ResultsOption = _RESULTS,
+) -> None:
+    """Mixed work at a steady pace: p50, p99, lag, memory and disk of every minute. Exit code 1 after an error."""
+    with _errors_explained():
+        require_matplotlib()
+        _soak(_ours(url, workers), _load(data_directory, records), minutes, pace, results)
+
+
+@app.command("growth")
+def growth_command(
+    *,
+    to: Annotated[int, typer.Option(min=1000, help="Records in the end.")] = 1_000_000,
+    start: Annotated[int, typer.Option("--from", min=1000, help="Records of the first size.")] = 20_000,
+    data_directory: DataOption = str(_DATA_DEFAULT),
+    minutes: Annotated[float, typer.Option(min=0.1, help="No further size is begun after so long.")] = 60.0,
+    workers: WorkersOption = 2,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Length of one timed round.")] = Options().seconds,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds; the median counts.")] = Options().rounds,
+    results: ResultsOption = _RESULTS,
+) -> None:
+    """Latency, recall, ingest and memory as one collection grows."""
+    with _errors_explained():
+        require_matplotlib()
+        options = Options(seconds=seconds, rounds=rounds)
+        plan = Plan(sizes=sizes_between(start, to), seconds_max=60 * minutes, options=options)
+        _grow(our_program(workers), _load(data_directory, min(to, _BASE_RECORDS_MAX)), plan, results)
+
+
+@app.command()
+def servers(
+    *,
+    data_directory: DataOption = str(_DATA_DEFAULT),
+    records: RecordsOption = 20_000,
+    workers: WorkersOption = 2,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Length of one timed round.")] = Options().seconds,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds; the median counts.")] = Options().rounds,
+    results: ResultsOption = _RESULTS,
+) -> None:
+    """Our application, and an empty handler, behind Hypercorn, uvicorn and granian."""
+    with _errors_explained():
+        options = Options(seconds=seconds, rounds=rounds)
+        _compare_servers(_load(data_directory, records), options, workers, results)
 
 
 @app.command()
@@ -126,6 +184,10 @@ def smoke(*, url: UrlOption = None, workers: WorkersOption = 2) -> None:
         report = compare(contestants, dataset, options, list(SCENARIOS), repeat=1, command="smoke", say=_print_progress)
         _publish(report, Path(results))
         _require_recall(report.columns["ours"])
+        _soak(contestants.ours, dataset, 0.05, 1.0, Path(results))
+        plan = Plan(sizes=[1000, 2000], seconds_max=60, options=options)
+        _grow(our_program(workers), data.synthetic(1000, queries=100), plan, Path(results))
+        _compare_servers(dataset, options, workers, Path(results))
     console.print(f"smoke: everything ran, in {time.perf_counter() - started:.1f} s")
 
 
@@ -180,11 +242,72 @@ def _load(directory: str, records: int) -> data.Dataset:
     return data.synthetic(records) if directory == "synthetic" else data.load(Path(directory), records)
 
 
+def _soak(server: Program | RemoteServer, dataset: data.Dataset, minutes: float, pace: float, results: Path) -> None:
+    """Run, and show and write what there is, also after an error."""
+    facts = machine.describe()
+    with workload_of(dataset, Options()) as workload, started(server) as running_server:
+        soaked = Soak(running_server.label)
+        try:
+            soak(running_server, workload, minutes=minutes, pace=pace, result=soaked, say=_print_minute)
+        finally:
+            if soaked.minutes:
+                content = {"command": _command(), "machine": facts, "dataset": dataset.name, "pace": pace}
+                file = write_json(results, f"{dataset.name}-soak", content | soaked.to_json())
+                _print_files(file, plot_soak(soaked, dataset.name, file.with_suffix(".png")))
+    console.print(f"soak: recall@10 {soaked.recall:.4f} at the end, when all that was deleted is back", highlight=False)
+
+
+def _print_minute(minute: Minute) -> None:
+    latencies = ", ".join(f"{kind} {p50:.1f}/{minute.p99_ms[kind]:.1f}" for kind, p50 in minute.p50_ms.items())
+    sizes = (("memory", minute.memory_bytes), ("un-evictable", minute.unevictable_bytes_max), ("disk", minute.disk_bytes))
+    held = ", ".join(f"{name} {size / 2**20:,.0f} MiB" for name, size in sizes if size is not None)
+    lag = f"{minute.lag_seconds_p50:.2f}/{minute.lag_seconds_max:.2f} s" if minute.lag_seconds_max is not None else "-"
+    line = f"minute {minute.number}: p50/p99 ms: {latencies}; lag p50/most {lag}; {held}"
+    console.print(line, highlight=False, soft_wrap=True)
+
+
+def _grow(program: Program, base: data.Dataset, plan: Plan, results: Path) -> None:
+    facts, grown = machine.describe(), Growth(program.label)
+    try:
+        grow(program, base, plan, grown, _print_size)
+    finally:
+        if grown.sizes:
+            content = {"command": _command(), "machine": facts, "dataset": base.name}
+            file = write_json(results, f"{base.name}-growth", content | grown.to_json())
+            _print_files(file, plot_growth(grown, base.name, file.with_suffix(".png")))
+    print_growth(grown, facts, console)
+    if len(grown.sizes) < len(plan.sizes):
+        console.print(f"time was up after {grown.sizes[-1].records:,} records; give more --minutes", highlight=False)
+
+
+def _print_size(size: Size) -> None:
+    figures = ", ".join(f"{name} {p50:.2f} ms ({size.recall[name]:.3f})" for name, p50 in size.p50_ms.items())
+    written = f"{size.ingest_per_second:,.0f} vectors/s, settled in {size.settle_seconds:.0f} s"
+    console.print(f"{size.records:,} records: {written}; {figures}", style="dim", highlight=False, soft_wrap=True)
+
+
+def _compare_servers(dataset: data.Dataset, options: Options, workers: int, results: Path) -> None:
+    facts = machine.describe()
+    with workload_of(dataset, options) as workload:
+        columns = compare_servers(workload, workers, _print_progress)
+    print_servers(columns, facts, console)
+    content = {"command": _command(), "machine": facts, "dataset": dataset.name, "workers": workers}
+    _print_files(write_json(results, f"{dataset.name}-servers", content | {"columns": [c.to_json() for c in columns]}))
+
+
+def _command() -> str:
+    return shlex.join(["python", "-m", "load_tests", *sys.argv[1:]])
+
+
+def _print_files(*files: Path) -> None:
+    for file in files:
+        console.print(f"written to {file}", soft_wrap=True, highlight=False)
+
+
 def _publish(report: Report, results: Path) -> None:
     report.print(console)
     file = report.write(results)
-    for path in (file, *plot_comparison(report.columns, report.dataset, file.with_suffix(""))):
-        console.print(f"written to {path}", soft_wrap=True, highlight=False)
+    _print_files(file, *plot_comparison(report.columns, report.dataset, file.with_suffix("")))
 
 
 def _print_progress(label: str, scenario: str, measures: list[Measure]) -> None:

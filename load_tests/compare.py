@@ -102,9 +102,16 @@ def _said(column: Column, say: Say) -> Column:
     return column
 
 
+@contextmanager
+def started(target: Program | RemoteServer) -> Generator[Server, None, None]:
+    """A server that is up: one that runs already, or one that is started in a fresh directory and stopped again."""
+    with running(target) if isinstance(target, Program) else nullcontext(target) as server:
+        yield server
+
+
 def measure_server(key: str, target: Program | RemoteServer, workload: Workload, chosen: list[Scenario], say: Say) -> Column:
     """Measure one server, alone on the machine."""
-    with running(target) if isinstance(target, Program) else nullcontext(target) as server:
+    with started(target) as server:
         try:
             return _measure_running(key, server, workload, chosen, say)
         except LoadTestError as error:

@@ -25,7 +25,7 @@ from load_tests.generator import Address, Lane, run_lane
 from load_tests.measures import Column, Measure
 
 _ROOT = Path(__file__).resolve().parents[1]
-_ANSWER_BYTES = "LOAD_TEST_ANSWER_BYTES"
+ANSWER_BYTES = "LOAD_TESTANSWER_BYTES"
 _STOP_SECONDS_MAX = 10.0
 _CONNECTIONS = (1, 4, 16)
 
@@ -55,11 +55,14 @@ def measure_limit(workload: Workload, workers: int) -> Column:
     Raises:
         Unavailable: the empty handler did not start.
     """
-    column = Column("empty handler", "empty handler")
     with _serving(workload.answer_bytes, workers) as address:
-        for connections in _CONNECTIONS:
-            column.measures[f"query {connections}"] = _measures(address, workload, connections)
-    return column
+        return measure_empty(address, workload)
+
+
+def measure_empty(address: Address, workload: Workload) -> Column:
+    """Send the plain queries to an empty handler that is up, however it is served."""
+    measures = {f"query {connections}": _measures(address, workload, connections) for connections in _CONNECTIONS}
+    return Column("empty handler", "empty handler", measures)
 
 
 def _measures(address: Address, workload: Workload, connections: int) -> list[Measure]:
@@ -100,7 +103,7 @@ def _start(orders: str, socket: int, answer_bytes: int) -> subprocess.Popen[byte
     return subprocess.Popen(
         [sys.executable, "-m", "load_tests.limit", orders],
         cwd=_ROOT,
-        env=os.environ | {_ANSWER_BYTES: str(answer_bytes)},
+        env=os.environ | {ANSWER_BYTES: str(answer_bytes)},
         stdin=subprocess.PIPE,  # ends with us, and the worker with it
         stdout=subprocess.PIPE,
         pass_fds=(socket,),
@@ -119,7 +122,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 async def _work(duty: Duty) -> None:
     sys.setswitchinterval(SWITCH_SECONDS)
     logging.getLogger().setLevel(logging.WARNING)
-    handler: Any = EmptyHandler(int(os.environ[_ANSWER_BYTES]))
+    handler: Any = EmptyHandler(int(os.environ[ANSWER_BYTES]))
     duty.report_ready()
     await serve_until(handler, hypercorn_config(duty.orders.server, duty.orders.socket), duty.stop)
 

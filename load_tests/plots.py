@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from load_tests.growth import Growth
+    from load_tests.soak import Soak
+
 _COLOURS = {
     "ours": "#c0392b",
     "chroma": "#2c6fbb",
@@ -21,6 +24,7 @@ _COLOURS = {
     "usearch": "#7f8c8d",
     "empty handler": "#b7950b",
 }
+_KINDS = ("#c0392b", "#2c6fbb", "#148f77", "#b7950b", "#7d3c98")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _DPI = 130
 _RECALL_MIN = 0.97
@@ -41,9 +45,9 @@ def require_matplotlib() -> None:
 
 def plot_comparison(columns: Mapping[str, Column], title: str, stem: Path) -> list[Path]:
     """Throughput over recall, and latency under write load over time; files that begin with `stem`."""
-    files = [_save(_throughput_over_recall(columns, title), stem, "recall")]
+    files = [_save(_throughput_over_recall(columns, title), stem.with_name(f"{stem.name}-recall.png"))]
     if any(column.timelines for column in columns.values()):
-        files.append(_save(_latency_over_time(columns, title), stem, "writes"))
+        files.append(_save(_latency_over_time(columns, title), stem.with_name(f"{stem.name}-writes.png")))
     return files
 
 
@@ -117,6 +121,59 @@ def _latency_over_time(columns: Mapping[str, Column], title: str) -> Figure:
     return figure
 
 
+def plot_soak(soak: Soak, title: str, file: Path) -> Path:
+    """Latencies, lag, memory and disk, minute by minute."""
+    figure, (latencies, lags, sizes) = _figure(3, width=17, height=5)
+    numbers = [minute.number for minute in soak.minutes]
+    for kind, colour in zip(soak.minutes[0].count, _KINDS, strict=False):
+        style = {"color": colour, "marker": "."}
+        latencies.plot(numbers, [minute.p50_ms[kind] for minute in soak.minutes], label=f"{kind}, p50", **style)
+        latencies.plot(numbers, [minute.p99_ms[kind] for minute in soak.minutes], label=f"{kind}, p99", ls="--", **style)
+    latencies.set(title="latency", ylabel="ms", yscale="log")
+    lags.plot(numbers, [m.lag_seconds_p50 for m in soak.minutes], marker=".", color=_KINDS[0], label="median")
+    lags.plot(numbers, [m.lag_seconds_max for m in soak.minutes], marker=".", color=_KINDS[1], label="most")
+    lags.set(title="lag, acknowledged to indexed", ylabel="seconds", ylim=(0, None))
+    for label, colour, values in (
+        ("memory (PSS), all processes", _KINDS[0], [m.memory_bytes for m in soak.minutes]),
+        ("un-evictable memory, largest process", _KINDS[1], [m.unevictable_bytes_max for m in soak.minutes]),
+        ("disk", _KINDS[2], [m.disk_bytes for m in soak.minutes]),
+    ):
+        mebibytes = [value / 2**20 if value is not None else None for value in values]
+        sizes.plot(numbers, mebibytes, marker=".", color=colour, label=label)
+    sizes.set(title="memory and disk", ylabel="MiB", ylim=(0, None))
+    for axes in (latencies, lags, sizes):
+        axes.set_xlabel("minute")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.legend(fontsize=8)
+    figure.suptitle(f"{soak.label}, {title}: soak")
+    return _save(figure, file)
+
+
+def plot_growth(growth: Growth, title: str, file: Path) -> Path:
+    """Latency, ingest and memory over the number of records."""
+    figure, (latencies, rates, sizes) = _figure(3, width=17, height=5)
+    records = [size.records for size in growth.sizes]
+    for name, colour in zip(growth.sizes[0].p50_ms, _KINDS * 2, strict=False):
+        style = "--" if name.endswith("embedded") else "-"
+        latencies.plot(records, [size.p50_ms[name] for size in growth.sizes], style, marker=".", color=colour, label=name)
+    latencies.set(title="p50 at 1 connection", ylabel="ms", yscale="log")
+    rates.plot(records, [size.ingest_per_second for size in growth.sizes], marker=".", color=_KINDS[0])
+    rates.set(title="ingest, acknowledged, since the size before", ylabel="vectors per second", ylim=(0, None))
+    for role, colour in zip(growth.sizes[0].unevictable_mib, _KINDS, strict=False):
+        values = [size.unevictable_mib.get(role) for size in growth.sizes]
+        sizes.plot(records, values, marker=".", color=colour, label=role)
+    sizes.axhline(300, color="#999999", linestyle=":", linewidth=1)
+    sizes.set(title="un-evictable memory, most of a process (dotted: target)", ylabel="MiB", ylim=(0, None))
+    for axes in (latencies, rates, sizes):
+        axes.set(xlabel="records", xscale="log")
+        axes.set_xticks(records, [f"{count:,}" for count in records], rotation=40, ha="right")
+        axes.minorticks_off()
+    latencies.legend(fontsize=8)
+    sizes.legend(fontsize=8)
+    figure.suptitle(f"{growth.label}, {title}: growth")
+    return _save(figure, file)
+
+
 def _figure(panels: int, *, width: float, height: float) -> tuple[Figure, Any]:
     require_matplotlib()
     from matplotlib import pyplot
@@ -128,10 +185,9 @@ def _figure(panels: int, *, width: float, height: float) -> tuple[Figure, Any]:
     return figure, axes
 
 
-def _save(figure: Figure, stem: Path, name: str) -> Path:
+def _save(figure: Figure, file: Path) -> Path:
     from matplotlib import pyplot
 
-    file = stem.with_name(f"{stem.name}-{name}.png")
     figure.savefig(file, dpi=_DPI)
     pyplot.close(figure)
     return file

@@ -85,7 +85,7 @@ class Report:
         for heading in ("scenario", "measure"):
             table.add_column(heading, no_wrap=True)
         for column in self.columns.values():
-            table.add_column(column.label, justify="right")
+            table.add_column(column.label.replace(" ", "\n"), justify="right", no_wrap=True)
         for heading in ("ratio", "target", ""):
             table.add_column(heading, justify="right", no_wrap=True)
         shown = ""

@@ -39,6 +39,11 @@ class Target(Protocol):
         """Of which measure in it."""
         ...
 
+    @property
+    def peer(self) -> str:
+        """Whose figure it is compared with."""
+        ...
+
     def judge(self, measure: Measure, columns: Columns) -> Verdict | None:
         """Compare; None where what it is compared with was not measured."""
         ...
@@ -92,6 +97,7 @@ class AtLeast:
     scenario: str
     measure: str
     value: float
+    peer: str = ""
 
     def judge(self, measure: Measure, columns: Columns) -> Verdict | None:
         """See `Target`."""
@@ -131,16 +137,17 @@ TARGETS: tuple[Target, ...] = (
 
 def verdicts(scenario: str, measure: Measure, columns: Columns) -> Iterator[Verdict]:
     """All that can be said of one figure of ours: each target, then plain ratios to the peers that have none."""
+    if measure.name == "recall@10" and (verdict := AtLeast(scenario, measure.name, _RECALL_MIN).judge(measure, columns)):
+        yield verdict
     rows = [row for row in TARGETS if (row.scenario, row.measure) == (scenario, measure.name)]
-    if measure.name == "recall@10":
-        rows.insert(0, AtLeast(scenario, measure.name, _RECALL_MIN))
-    named = {getattr(row, "peer", "") for row in rows} | {"ours"}
     for row in rows:
         if verdict := row.judge(measure, columns):
             yield verdict
+    if measure.name == "recall@10":
+        return  # says more than its ratio does
     for peer in columns:
         ratio = ratio_to(peer, scenario, measure, columns)
-        if peer not in named and ratio is not None:
+        if ratio is not None and peer not in {"ours", "empty handler", *(row.peer for row in rows)}:
             yield Verdict(_ratio_text(ratio, peer))
 
 

@@ -20,7 +20,7 @@ from load_tests.scenarios.scenario import Scenario
 _NAME = "upserts beside queries"
 _BATCH = 50
 _BATCHES = 200
-_STEPS = 30
+_STEPS = 18
 
 
 def upserts_beside_queries(bench: Bench) -> list[Measure]:
