@@ -107,6 +107,28 @@ def test_custom_embedding_function_is_echoed_verbatim(wire: Wire) -> None:
         assert value_types["float_list"]["vector_index"]["config"]["embedding_function"] == function
 
 
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (
+            {"type": "known", "name": "x", "config": {"b": 1}, "more": 1},
+            {"type": "known", "name": "x", "config": {"b": 1}},
+        ),
+        ({"type": "legacy", "name": "x"}, {"type": "legacy"}),
+        ({"type": "unknown", "config": {}}, {"type": "unknown"}),
+    ],
+    ids=str,
+)
+def test_embedding_function_is_kept_without_what_is_no_part_of_it(wire: Wire, given: Any, kept: Any) -> None:
+    created, modified = wire.create(configuration={"embedding_function": given}), wire.create()
+    assert modified.put({"new_configuration": {"embedding_function": given}}).status == 200
+    for collection in (created, modified):
+        body = collection.describe()
+        assert body["configuration_json"]["embedding_function"] == kept
+        described = body["schema"]["defaults"]["float_list"]["vector_index"]["config"]["embedding_function"]
+        assert described == kept
+
+
 def test_creating_a_collection_twice_is_a_conflict(client: ClientAPI, collection: WireCollection) -> None:
     with pytest.raises(ChromaError, match="already exists"):
         client.create_collection(collection.name)
@@ -180,6 +202,9 @@ def test_names_in_paths_are_percent_decoded(wire: Wire) -> None:
         ("a b c", NAME_RULE + "a b c"),
         ("-abc", NAME_RULE + "-abc"),
         ("abc.", NAME_RULE + "abc."),
+        ("a+bcd", NAME_RULE + "a"),
+        ("abc+", NAME_RULE),
+        ("abc+d..e", "Expected a name that does not contains two consecutive periods (..). Got d..e"),
         ("äöü", NAME_RULE + "äöü"),
         ("x" * 513, NAME_RULE + "x" * 513),
         ("a..b", "Expected a name that does not contains two consecutive periods (..). Got a..b"),

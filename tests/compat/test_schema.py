@@ -63,6 +63,12 @@ def test_space_of_the_embedding_key_is_the_space_of_the_collection(wire: Wire) -
     assert "embedding_function" not in vector_index(described, "defaults")["config"]
 
 
+def test_unknown_embedding_function_of_a_schema_is_none(wire: Wire) -> None:
+    described = wire.create(schema=schema(embedding=vector(embedding_function={"type": "unknown"}))).describe()
+    assert described["configuration_json"]["embedding_function"] is None
+    assert "embedding_function" not in vector_index(described)["config"]
+
+
 def test_space_of_the_defaults_says_nothing_about_the_collection(wire: Wire) -> None:
     described = wire.create(schema=schema(vector(enabled=False, space="cosine"))).describe()
     assert vector_index(described, "defaults")["config"]["space"] == "cosine"

@@ -352,8 +352,9 @@ def test_one_list_must_not_mix_the_two_forms(collection: WireCollection, verb: s
     ],
 )
 def test_bad_base64_is_refused(collection: WireCollection, text: str, message: str) -> None:
-    refusal = collection.post("add", {"ids": ["a"], "embeddings": [text]}).refusal
-    assert refusal == (400, "InvalidArgumentError", message)
+    status, error, answered = collection.post("add", {"ids": ["a"], "embeddings": [text]}).refusal
+    assert (status, error) == (400, "InvalidArgumentError")
+    assert answered.startswith(message)
 
 
 # --- refusals ---
@@ -407,6 +408,24 @@ def test_bad_batch_is_refused_whole(
     assert refusal[:2] == (status, "InvalidArgumentError" if status == 400 else "ChromaError")
     assert message in refusal[2]
     assert still_empty.count() == 0
+
+
+@pytest.mark.reference_differs
+@pytest.mark.parametrize(
+    ("body", "detail"),
+    [
+        ({"ids": ["a", ""], "embeddings": [[1], [2]]}, "place=ids[1]"),
+        ({"ids": ["a"], "embeddings": [[1]], "documents": ["x", "y"]}, "ids=1 documents=2 embeddings=1"),
+        ({"ids": ["a"], "embeddings": [[1], [2, 3]]}, "numbers: embeddings[0]=1 embeddings[1]=2"),
+        ({"ids": ["a", "b"], "embeddings": [[1], [1e39]]}, "place=embeddings[1][0] float32=inf"),
+        ({"ids": ["a"], "embeddings": [[1]], "metadatas": [{"k": [[1]]}]}, "got a list with a list in it"),
+        ({"ids": ["a"], "embeddings": [[1]], "metadatas": [{"k": [1, "x"]}]}, "got a list of mixed types"),
+        ({"ids": ["a"], "embeddings": [[1]], "metadatas": [{"k": [None]}]}, "got a list with null in it"),
+    ],
+    ids=str,
+)
+def test_refusal_ends_with_place_and_reason(still_empty: WireCollection, body: dict[str, Any], detail: str) -> None:
+    assert still_empty.post("add", body).refusal[2].endswith(detail)
 
 
 def test_one_bad_record_refuses_the_whole_batch(collection: WireCollection) -> None:

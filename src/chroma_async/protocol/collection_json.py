@@ -13,7 +13,7 @@ import msgspec
 
 from chroma_async.errors import InvalidArgumentError
 from chroma_async.model import Collection, CollectionId, HnswConfiguration, Json, JsonObject, Space
-from chroma_async.protocol.embedding_function import is_default_function
+from chroma_async.protocol.embedding_function import is_default_function, kept_function
 from chroma_async.protocol.explain import sentence
 from chroma_async.protocol.schema import (
     EMBEDDING,
@@ -122,7 +122,7 @@ def resolve_creation(
         InvalidArgumentError, MalformedRequestError: one of them is wrong, or both say something.
     """
     hnsw = resolve_configuration(configuration, metadata)
-    function = None if configuration is None else configuration.embedding_function
+    function = None if configuration is None else kept_function(configuration.embedding_function)
     parsed = None if schema is None else parse_schema(schema)
     if parsed is None or is_default_schema(parsed):
         return CollectionSettings(hnsw, function)
@@ -141,8 +141,9 @@ def updated_settings(collection: Collection, update: ConfigurationUpdate | None)
     given = update or ConfigurationUpdate()
     hnsw = updated_configuration(collection.hnsw, given)
     changes = {} if given.hnsw is None else {k: v for k, v in msgspec.structs.asdict(given.hnsw).items() if v is not None}
-    schema = updated_schema(collection.schema, changes, given.embedding_function)
-    return CollectionSettings(hnsw, given.embedding_function or collection.embedding_function, schema)
+    function = kept_function(given.embedding_function)
+    schema = updated_schema(collection.schema, changes, function)
+    return CollectionSettings(hnsw, function or collection.embedding_function, schema)
 
 
 def updated_configuration(current: HnswConfiguration, update: ConfigurationUpdate | None) -> HnswConfiguration:

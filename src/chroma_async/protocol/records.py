@@ -12,7 +12,7 @@ from chroma_async.core.where import Missing
 from chroma_async.errors import InvalidArgumentError, MalformedRequestError
 from chroma_async.model import Lsn, Operation
 from chroma_async.protocol.call import COLLECTION, Call, Route, WireResponse
-from chroma_async.protocol.embeddings import EMPTY_VECTOR, UNEQUAL_LENGTHS, EmbeddingBatch, require_finite
+from chroma_async.protocol.embeddings import EMPTY_VECTOR, EmbeddingBatch, require_finite, unequal_lengths
 from chroma_async.protocol.explain import PREFIX
 from chroma_async.protocol.results import (
     DeleteResult,
@@ -87,19 +87,21 @@ class WriteRecords(RecordsCall[WriteResult], frozen=True, kw_only=True):
         if self.embeddings is not None:
             vectors = self.embeddings.vectors
             if len(vectors) and vectors.shape[1] == 0:
-                raise InvalidArgumentError(EMPTY_VECTOR)
-            require_finite(vectors, "embeddings")
+                raise InvalidArgumentError(f"{EMPTY_VECTOR}. place=embeddings[0]")
+            require_finite(vectors, self.embeddings.rows)
         return checked
 
     def validate_lengths(self) -> None:
         """Check that the lists are parallel and no id is empty; Chroma does so after it has looked at the collection."""
-        lengths = [len(column) for column in (self.documents, self.metadatas, self.uris) if column is not None]
+        columns = {"documents": self.documents, "uris": self.uris, "metadatas": self.metadatas}
+        lengths = {name: len(column) for name, column in columns.items() if column is not None}
         if self.embeddings is not None:
-            lengths.append(self.embeddings.count)
-        if any(length != len(self.ids) for length in lengths):
-            raise InvalidArgumentError("Inconsistent number of IDs, embeddings, documents, URIs and metadatas")
+            lengths["embeddings"] = self.embeddings.count
+        if any(length != len(self.ids) for length in lengths.values()):
+            found = " ".join(f"{name}={length}" for name, length in {"ids": len(self.ids), **lengths}.items())
+            raise InvalidArgumentError(f"Inconsistent number of IDs, embeddings, documents, URIs and metadatas. {found}")
         if "" in self.ids:
-            raise InvalidArgumentError("Empty ID, ID must have at least one character")
+            raise InvalidArgumentError(f"Empty ID, ID must have at least one character. place=ids[{self.ids.index('')}]")
 
     @classmethod
     def encode_result(cls, result: WriteResult) -> WireResponse:
@@ -214,7 +216,8 @@ class QueryRecords(RecordsCall[QueryResult], frozen=True, kw_only=True):
     def validate_fields(self) -> None:
         check_unsigned(self.n_results, "n_results")
         if self.query_embeddings.dtype == object:
-            raise InvalidArgumentError(UNEQUAL_LENGTHS)
+            lengths = [len(row) for row in self.query_embeddings.tolist()]
+            raise unequal_lengths(lengths, range(len(lengths)), "query_embeddings")
         if np.isnan(self.query_embeddings).any():
             raise InvalidArgumentError("Validation error: query_embeddings: Embeddings must not contain NaN values")
 

@@ -36,14 +36,14 @@ def check_name(name: str, prefix: str = "") -> None:
         if NAME.fullmatch(part) is None:
             raise InvalidArgumentError(
                 f"{prefix}Expected a name containing 3-512 characters from [a-zA-Z0-9._-], starting and ending with a "
-                f"character in [a-zA-Z0-9]. Got: {name}"
+                f"character in [a-zA-Z0-9]. Got: {part}"
             )
         if ".." in part:
             raise InvalidArgumentError(
-                f"{prefix}Expected a name that does not contains two consecutive periods (..). Got {name}"
+                f"{prefix}Expected a name that does not contains two consecutive periods (..). Got {part}"
             )
         if _is_ipv4(part):
-            raise InvalidArgumentError(f"{prefix}Expected a name that is not a valid ip address. Got {name}")
+            raise InvalidArgumentError(f"{prefix}Expected a name that is not a valid ip address. Got {part}")
 
 
 def _topology_parts(name: str, prefix: str) -> list[str]:
@@ -299,5 +299,13 @@ def _bad_value(path: str, value: object, variant: str = "MetadataValue") -> str:
 
 
 def _describe(value: object) -> str:
-    names: Mapping[type, str] = {dict: "an object", list: "a list of mixed types", type(None): "null"}
-    return names.get(type(value), type(value).__name__)
+    if not isinstance(value, list | tuple):
+        return _NOUNS.get(type(value), type(value).__name__)
+    items = cast("Sequence[object]", value)
+    odd = [item for item in items if type(item) not in _SCALARS]
+    if odd:
+        return f"a list with {_NOUNS.get(type(odd[0]), type(odd[0]).__name__)} in it"
+    return "a list of mixed types" if items else "an empty list"
+
+
+_NOUNS: Final[Mapping[type, str]] = {dict: "an object", list: "a list", tuple: "a list", type(None): "null"}
