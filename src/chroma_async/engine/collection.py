@@ -21,7 +21,7 @@ from chroma_async.core.where import DocumentTest, FieldTest, Missing, Where, eva
 from chroma_async.engine.search import Neighbours, SearchTarget, search
 from chroma_async.errors import StorageCorrupt, UnavailableError
 from chroma_async.index.scan import Scan
-from chroma_async.model import Collection, Lsn, Mask, Slots, Vectors
+from chroma_async.model import Collection, HnswConfiguration, Lsn, Mask, Slots, Vectors
 from chroma_async.projections.fold import fold_entry
 from chroma_async.projections.records import RecordTables, StoredRow, encode_metadata
 from chroma_async.projections.store import RECORDS_FILE
@@ -195,6 +195,7 @@ class Image:
         self.tail = tail
         self.scans = scans
         self.has_columns = has_columns
+        self._targets: dict[HnswConfiguration, SearchTarget] = {}
 
     @property
     def size(self) -> int:
@@ -228,6 +229,15 @@ class Image:
         hidden[tail.dead] = True
         hidden[tail.revectored] = True
         return hidden
+
+    def target(self, hnsw: HnswConfiguration) -> SearchTarget:
+        """What queries search; made once for a configuration, and nearly always there is one."""
+        target = self._targets.get(hnsw)
+        if target is None:
+            target = self._targets[hnsw] = SearchTarget(
+                hnsw.space, self.base, self.tail, self.scans, self.hidden, hnsw.ef_search
+            )
+        return target
 
     @cached_property
     def tail_vectors(self) -> dict[int, int]:
@@ -278,7 +288,7 @@ class View:
         """Newer pieces know their slots' whole metadata, so what they say replaces what older ones said."""
         mask = np.zeros(self.image.size, dtype=np.bool_)
         for piece in (*self.image.base.pieces, *self.image.tail.pieces):
-            mask[piece.slots] = piece.test(test, missing)
+            mask[piece.where] = piece.test(test, missing)
         return mask
 
     def _test_document(self, test: DocumentTest, missing: Missing) -> Mask:
@@ -336,15 +346,7 @@ class View:
         self, collection: Collection, queries: Vectors, masks: Sequence[Mask | None], counts: Sequence[int]
     ) -> list[Neighbours]:
         """min(counts[i], matches) nearest records for each query i, shape (queries, ndim)."""
-        target = SearchTarget(
-            space=collection.hnsw.space,
-            base=self.image.base,
-            tail=self.image.tail,
-            scans=self.image.scans,
-            hidden=self.image.hidden,
-            ef_search=collection.hnsw.ef_search,
-        )
-        return search(target, queries, masks, counts)
+        return search(self.image.target(collection.hnsw), queries, masks, counts)
 
     # ---- how far it is
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from chroma_async.model import Mask, Slots
 __all__ = ["ColumnPiece"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class ColumnPiece:
     """The complete metadata of some slots as of some range of LSNs. A newer piece overrides older ones slot by slot.
 
@@ -32,6 +33,14 @@ class ColumnPiece:
 
     def __len__(self) -> int:
         return len(self.slots)
+
+    @cached_property
+    def where(self) -> Slots | slice:
+        """The slots as an index into a mask over slots: a slice where none is missing, which costs a tenth."""
+        if not len(self.slots):
+            return slice(0, 0)
+        first, last = int(self.slots[0]), int(self.slots[-1])
+        return slice(first, last + 1) if last - first + 1 == len(self.slots) else self.slots
 
     def test(self, test: FieldTest, missing: Missing) -> Mask:
         """Return which rows pass the test, (n,) bool; agrees with `matches` on every row.
