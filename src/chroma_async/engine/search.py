@@ -218,7 +218,7 @@ class _SegmentSearch:
         scanned: list[tuple[int, Mask | None]] = []
         for number, query in enumerate(queries):
             allowed = self._allowed(masks[number])
-            allowed_count = self._owned_count if allowed is self._owned or allowed is None else int(np.count_nonzero(allowed))
+            allowed_count = self._count(allowed)
             plan = self._plan(allowed_count, counts[number], len(queries))
             match plan:
                 case Gather() | ReadAll():
@@ -237,6 +237,11 @@ class _SegmentSearch:
             return self._owned
         asked = self._segment.of_slots(mask)
         return asked if self._owned is None else self._owned & asked
+
+    def _count(self, allowed: Mask | None) -> int:
+        if allowed is None or allowed is self._owned:
+            return self._owned_count
+        return int(np.count_nonzero(allowed))
 
     def _plan(self, allowed: int, count: int, batch: int) -> Gather | ReadAll | SearchGraph | ScanPacked:
         graph = self._segment.graph
