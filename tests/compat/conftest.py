@@ -10,13 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import chromadb
 import httpx
@@ -24,11 +18,10 @@ import pytest
 from chromadb.api import ClientAPI
 from chromadb.api.fastapi import FastAPI
 from chromadb.config import System
+from tests.compat.servers import our_server
 from tests.compat.wire import Wire, WireCollection
 
 URL_VARIABLE = "CHROMA_ASYNC_COMPAT_URL"
-START_SECONDS_MAX = 30.0
-STOP_SECONDS_MAX = 20.0
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -42,7 +35,7 @@ def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if named:
         yield named.rstrip("/")
         return
-    with _our_server(tmp_path_factory.mktemp("server")) as url:
+    with our_server(tmp_path_factory.mktemp("server")) as url:
         yield url
 
 
@@ -113,42 +106,3 @@ def client(address: tuple[str, int], settings: chromadb.Settings) -> Iterator[Cl
 def docs(client: ClientAPI, collection: WireCollection) -> chromadb.Collection:
     """The fresh collection of this test, as the real client sees it."""
     return client.get_collection(collection.name, embedding_function=None)
-
-
-@contextlib.contextmanager
-def _our_server(directory: Path) -> Iterator[str]:
-    """Run `chroma-async run` with two workers; it must stop cleanly when told to."""
-    port = _free_port()
-    executable = Path(sys.executable).with_name("chroma-async")
-    options = ["--path", str(directory / "data"), "--host", "127.0.0.1", "--port", str(port)]
-    log = directory / "server.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [executable, "run", *options, "--workers", "2", "--allow-reset"], stdout=output, stderr=subprocess.STDOUT
-        )
-    try:
-        _wait_for_heartbeat(f"http://127.0.0.1:{port}", process, log)
-        yield f"http://127.0.0.1:{port}"
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(STOP_SECONDS_MAX) == 0, f"the server did not stop cleanly\n{log.read_text()[-8000:]}"
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _wait_for_heartbeat(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS_MAX
-    while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(httpx.TransportError):
-            if httpx.get(url + "/api/v2/heartbeat").status_code == 200:
-                return
-        time.sleep(0.05)
-    pytest.fail(f"the server did not start. exit_code={process.poll()}\n{log.read_text()[-8000:]}", pytrace=False)

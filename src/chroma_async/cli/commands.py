@@ -29,6 +29,13 @@ class DurabilityChoice(StrEnum):
     OFF = "off"
 
 
+class MissingChoice(StrEnum):
+    """Values of `--missing`."""
+
+    INCLUDE = "include"
+    EXCLUDE = "exclude"
+
+
 class LogLevelChoice(StrEnum):
     """Values of `--log-level`."""
 
@@ -54,6 +61,14 @@ def run(
     durability: Annotated[
         DurabilityChoice, typer.Option(help="Acknowledge a write after fsync (commit), or before (off).")
     ] = DurabilityChoice.COMMIT,
+    missing: Annotated[
+        MissingChoice | None,
+        typer.Option(
+            help="Whether $ne, $nin, $not_contains and $not_regex match records that lack the field or the document, where "
+            "a request does not say it; by default not for chroma_async's clients and the API v1, but for Chroma's.",
+            show_default=False,
+        ),
+    ] = None,
     cors_origin: Annotated[
         list[str] | None, typer.Option(help="Origin that browsers may call from, or *; repeatable.")
     ] = None,
@@ -66,7 +81,9 @@ def run(
     """Serve a data directory until told to stop."""
     from chroma_async.server.run import StartError, run_server
 
-    engine = EngineSettings(durability=durability.value, allow_reset=allow_reset)
+    engine = EngineSettings(
+        durability=durability.value, allow_reset=allow_reset, missing=None if missing is None else missing.value
+    )
     server = ServerSettings(
         host=host,
         port=port,

@@ -10,7 +10,7 @@ import difflib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final, Literal, NoReturn, TypeAlias, assert_never, cast
+from typing import Final, NoReturn, TypeAlias, assert_never, cast
 
 import numpy as np
 
@@ -20,9 +20,11 @@ from chroma_async.core.operators import (
     DocumentOperator,
     FieldOperator,
     FieldOperatorRow,
+    Missing,
     is_list,
     is_number,
     kind_of,
+    turned_around,
 )
 from chroma_async.core.regex import PatternError, compile_regex
 from chroma_async.errors import InvalidArgumentError
@@ -49,9 +51,6 @@ __all__ = [
 
 DEPTH_MAX: Final = 64
 """Levels of `$and` and `$or` within one another."""
-
-Missing = Literal["include", "exclude"]
-"""Whether `$ne`, `$nin`, `$not_contains` (and the documents' negative tests) match a row that lacks the field."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,16 +107,15 @@ def matches(where: Where, metadata: Metadata | None, document: str | None, missi
 def _matches_field(test: FieldTest, metadata: Metadata | None, missing: Missing) -> bool:
     row = FIELD_OPERATORS[test.operator]
     value = metadata.get(test.field) if metadata else None
-    if value is None or value in ([], ()):
-        return row.negates is not None and missing == "include"
-    return row.test(value, test.operand) != (row.negates is not None)
+    present = value is not None and value not in ([], ())
+    hit = row.test(value, test.operand) if value is not None and present else False
+    return hit if row.negates is None else turned_around(hit, lambda: present, missing)
 
 
 def _matches_document(test: DocumentTest, document: str | None, missing: Missing) -> bool:
     row = DOCUMENT_OPERATORS[test.operator]
-    if document is None:
-        return row.negates is not None and missing == "include"
-    return row.test(document, test.operand) != (row.negates is not None)
+    hit = document is not None and row.test(document, test.operand)
+    return hit if row.negates is None else turned_around(hit, lambda: document is not None, missing)
 
 
 def evaluate(where: Where, leaf: Callable[[FieldTest | DocumentTest], Mask], size: int) -> Mask:
