@@ -1,9 +1,11 @@
-"""A server for the compatibility tests: ours by default, or the one that CHROMA_ASYNC_COMPAT_URL names.
+"""The servers of the compatibility tests: every test runs against ours and against Chroma's own, started here.
+
+So each run also shows whether the expectations of this suite are true of the original. Tests that are marked as deliberate
+differences run against ours alone. `CHROMA_ASYNC_COMPAT_URL` names one running server to test instead, which loses its data:
 
     CHROMA_ASYNC_COMPAT_URL=http://127.0.0.1:8000 pytest tests/compat
 
-Pointing the variable at a real Chroma server shows whether the expectations of this suite are true of the original.
-Such a server has to allow reset, and loses its data: `allow_reset: true` in the YAML file given to `chroma run`.
+It has to allow reset; a Chroma server does with `allow_reset: true` in the YAML file given to `chroma run`.
 """
 
 from __future__ import annotations
@@ -18,25 +20,49 @@ import pytest
 from chromadb.api import ClientAPI
 from chromadb.api.fastapi import FastAPI
 from chromadb.config import System
-from tests.compat.servers import our_server
+from tests.compat.servers import chroma_server, our_server
 from tests.compat.wire import Wire, WireCollection
 
 URL_VARIABLE = "CHROMA_ASYNC_COMPAT_URL"
+OURS, CHROMA, NAMED = "ours", "chroma", "named"
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "reference_differs: a deliberate difference, not asserted of the real Chroma server")
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "server_url" in metafunc.fixturenames:
+        metafunc.parametrize("server_url", _servers(metafunc.definition), indirect=True, scope="session")
+
+
+def _servers(test: pytest.Function) -> list[str]:
+    if os.environ.get(URL_VARIABLE):
+        return [NAMED]
+    return [OURS] if test.get_closest_marker("reference_differs") else [OURS, CHROMA]
+
+
 @pytest.fixture(scope="session")
-def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Base URL of the server under test."""
-    named = os.environ.get(URL_VARIABLE)
-    if named:
-        yield named.rstrip("/")
-        return
-    with our_server(tmp_path_factory.mktemp("server")) as url:
+def our_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Base URL of our server."""
+    with our_server(tmp_path_factory.mktemp("ours")) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def chroma_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Base URL of Chroma's server."""
+    with chroma_server(tmp_path_factory.mktemp("chroma")) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def server_url(request: pytest.FixtureRequest) -> str:
+    """Base URL of the server under test."""
+    if request.param == NAMED:
+        return os.environ[URL_VARIABLE].rstrip("/")
+    url: str = request.getfixturevalue("our_url" if request.param == OURS else "chroma_url")
+    return url
 
 
 @pytest.fixture(scope="session")
@@ -47,8 +73,10 @@ def is_reference(server_url: str) -> bool:
 
 
 @pytest.fixture(autouse=True)
-def _keep_deliberate_differences_from_the_reference(request: pytest.FixtureRequest, is_reference: bool) -> None:
-    if is_reference and request.node.get_closest_marker("reference_differs"):
+def _keep_deliberate_differences_from_a_named_reference(request: pytest.FixtureRequest) -> None:
+    if not os.environ.get(URL_VARIABLE) or not request.node.get_closest_marker("reference_differs"):
+        return
+    if "server_url" in request.fixturenames and request.getfixturevalue("is_reference"):
         pytest.skip("differs deliberately from the reference")
 
 
@@ -82,7 +110,8 @@ def collection(wire: Wire) -> WireCollection:
 
 
 @pytest.fixture(scope="session")
-def settings() -> chromadb.Settings:
+def settings(server_url: str) -> chromadb.Settings:
+    """Settings of Chroma's clients of one server: a client writes its address into them."""
     return chromadb.Settings(anonymized_telemetry=False)
 
 
