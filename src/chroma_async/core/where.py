@@ -196,7 +196,6 @@ _INT64_MIN: Final = -(2**63)
 _INT64_MAX: Final = 2**63 - 1
 _DOCUMENT_KEY: Final = "#document"
 _COMBINATIONS: Final = ("$and", "$or")
-_WIRE_TYPES: Final[Mapping[str, str]] = {"str": "Str", "int": "Int", "float": "Float", "bool": "Bool"}
 
 
 def parse_where(raw: object) -> Where | None:
@@ -346,22 +345,24 @@ def _list(parser: _Parser, value: object, path: str) -> tuple[Scalar, ...]:
 
 def _document_key_leaf(parser: _Parser, value: object, path: str) -> Where:
     if not isinstance(value, Mapping):
-        _refuse_document_equality(_scalar(parser, value, path))
+        return _without_texts(FieldTest(_DOCUMENT_KEY, "$eq", _scalar(parser, value, path)))
     name, operand = parser.only_entry(cast("object", value), path)
     if name in DOCUMENT_OPERATORS:
         return _document_leaf(parser, name, operand, f"{path}.{name}")
     row = FIELD_OPERATORS.get(name)
     if row is None:
         parser.unknown(name, path, DOCUMENT_OPERATORS)
-    checked = _operand(parser, row, operand, f"{path}.{name}")
-    return _refuse_document_equality(checked[0] if isinstance(checked, tuple) else checked)
+    return _without_texts(FieldTest(_DOCUMENT_KEY, row.name, _operand(parser, row, operand, f"{path}.{name}")))
 
 
-def _refuse_document_equality(operand: Scalar) -> NoReturn:
-    wire_type = _WIRE_TYPES[kind_of(operand) or "str"]
-    raise InvalidArgumentError(
-        f"Cannot filter using metadata key '{_DOCUMENT_KEY}' with type '{wire_type}' because indexing is disabled"
-    )
+def _without_texts(test: FieldTest) -> FieldTest:
+    """Refuse to compare documents with texts, for which Chroma has no index; of other types no record has such a field."""
+    operand = test.operand[0] if isinstance(test.operand, tuple) else test.operand
+    if isinstance(operand, str):
+        raise InvalidArgumentError(
+            f"Cannot filter using metadata key '{_DOCUMENT_KEY}' with type 'Str' because indexing is disabled"
+        )
+    return test
 
 
 def _document_leaf(parser: _Parser, key: str, value: object, path: str) -> Where:
