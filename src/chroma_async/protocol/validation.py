@@ -35,14 +35,14 @@ def check_name(name: str, prefix: str = "") -> None:
         if NAME.fullmatch(part) is None:
             raise InvalidArgumentError(
                 f"{prefix}Expected a name containing 3-512 characters from [a-zA-Z0-9._-], starting and ending with a "
-                f"character in [a-zA-Z0-9]. Got: {name}"
+                f"character in [a-zA-Z0-9]. Got: {part}"
             )
         if ".." in part:
             raise InvalidArgumentError(
-                f"{prefix}Expected a name that does not contains two consecutive periods (..). Got {name}"
+                f"{prefix}Expected a name that does not contains two consecutive periods (..). Got {part}"
             )
         if _is_ipv4(part):
-            raise InvalidArgumentError(f"{prefix}Expected a name that is not a valid ip address. Got {name}")
+            raise InvalidArgumentError(f"{prefix}Expected a name that is not a valid ip address. Got {part}")
 
 
 def _topology_parts(name: str, prefix: str) -> list[str]:
