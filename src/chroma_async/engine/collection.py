@@ -16,6 +16,7 @@ from typing import Final
 import numpy as np
 
 from chroma_async.core.memtable import Memtable, Row, Tail
+from chroma_async.core.operators import DOCUMENT_OPERATORS, turned_around
 from chroma_async.core.planner import SCAN_BYTES_MAX
 from chroma_async.core.where import DocumentTest, FieldTest, Missing, Where, evaluate, matches
 from chroma_async.engine.search import Neighbours, SearchTarget, search
@@ -301,20 +302,21 @@ class View:
         return mask
 
     def _test_stored_documents(self, tables: RecordTables, test: DocumentTest, missing: Missing) -> Mask:
-        mask = np.zeros(len(self.image.base.alive), dtype=np.bool_)
         if test.operator in ("$contains", "$not_contains"):
-            mask[tables.slots_containing(test.operand)] = True
+            slots = tables.slots_containing(test.operand)
         else:
             positive = DocumentTest("$regex", test.operand)
-            mask[[slot for slot, text in tables.documents() if matches(positive, None, text, missing)]] = True
-        if test.operator in ("$contains", "$regex"):
-            return mask
-        negative = ~mask
-        if missing == "exclude":
-            present = np.zeros_like(mask)
-            present[tables.slots_containing("")] = True
-            negative &= present
-        return negative
+            found = [slot for slot, text in tables.documents() if matches(positive, None, text, missing)]
+            slots = np.asarray(found, dtype=np.int64)
+        hits = self._stored(slots)
+        if DOCUMENT_OPERATORS[test.operator].negates is None:
+            return hits
+        return turned_around(hits, lambda: self._stored(tables.slots_containing("")), missing)
+
+    def _stored(self, slots: Slots) -> Mask:
+        mask = np.zeros(len(self.image.base.alive), dtype=np.bool_)
+        mask[slots] = True
+        return mask
 
     # ---- what they hold
 

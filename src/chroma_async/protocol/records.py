@@ -144,7 +144,23 @@ class UpdateRecords(WriteRecords, frozen=True, kw_only=True):
     embeddings: EmbeddingBatch | None = None
 
 
-class DeleteRecords(RecordsCall[DeleteResult], frozen=True, kw_only=True):
+class FilteredCall(RecordsCall[R], Generic[R], frozen=True, kw_only=True):
+    """A call with filters, and a word about records that lack the field a filter names, or the document.
+
+    `missing` is what the request says. Where it says nothing the engine's setting counts, and where there is none
+    `missing_default`, which tells kinds of API apart: our clients and the first API say "exclude"; Chroma's clients, who do
+    not know the field, get what Chroma 1.5.9 does.
+    """
+
+    missing: Missing | None = None
+    missing_default: Missing = "include"
+
+    def missing_by(self, setting: Missing | None) -> Missing:
+        """Return whether negative operators match such records; `setting` is the engine's."""
+        return self.missing or setting or self.missing_default
+
+
+class DeleteRecords(FilteredCall[DeleteResult], frozen=True, kw_only=True):
     """Delete by ids, by filter, or by both (their intersection)."""
 
     route: ClassVar = Route("POST", COLLECTION + "/delete")
@@ -152,7 +168,6 @@ class DeleteRecords(RecordsCall[DeleteResult], frozen=True, kw_only=True):
     where: Any = None
     where_document: Any = None
     limit: int | None = None
-    missing: Missing | None = None
 
     def validate_fields(self) -> None:
         check_unsigned(self.limit, "limit")
@@ -174,7 +189,7 @@ class DeleteRecords(RecordsCall[DeleteResult], frozen=True, kw_only=True):
         return DeleteResult(deleted=orjson.loads(response.body).get("deleted", 0), lsn=_lsn(response.headers))
 
 
-class GetRecords(RecordsCall[GetResult], frozen=True, kw_only=True):
+class GetRecords(FilteredCall[GetResult], frozen=True, kw_only=True):
     """Records by ids, filters, or all, in insertion order."""
 
     route: ClassVar = Route("POST", COLLECTION + "/get")
@@ -185,7 +200,6 @@ class GetRecords(RecordsCall[GetResult], frozen=True, kw_only=True):
     limit: int | None = None
     offset: int | None = None
     include: Sequence[Include] = GET_INCLUDE
-    missing: Missing | None = None
 
     def validate_fields(self) -> None:
         check_unsigned(self.limit, "limit")
@@ -200,7 +214,7 @@ class GetRecords(RecordsCall[GetResult], frozen=True, kw_only=True):
         return decode_get(response.body)
 
 
-class QueryRecords(RecordsCall[QueryResult], frozen=True, kw_only=True):
+class QueryRecords(FilteredCall[QueryResult], frozen=True, kw_only=True):
     """The nearest records to each query vector, of shape (queries, ndim), nearest first."""
 
     route: ClassVar = Route("POST", COLLECTION + "/query")
@@ -211,7 +225,6 @@ class QueryRecords(RecordsCall[QueryResult], frozen=True, kw_only=True):
     where: Any = None
     where_document: Any = None
     include: Sequence[Include] = QUERY_INCLUDE
-    missing: Missing | None = None
 
     def validate_fields(self) -> None:
         check_unsigned(self.n_results, "n_results")

@@ -10,7 +10,7 @@ import numpy as np
 
 from chroma_async.core.columns.column import Column
 from chroma_async.core.columns.kernels import KERNELS
-from chroma_async.core.operators import FIELD_OPERATORS
+from chroma_async.core.operators import FIELD_OPERATORS, turned_around
 from chroma_async.core.where import FieldTest, Missing
 from chroma_async.errors import StorageCorrupt
 from chroma_async.model import Mask, Slots
@@ -54,7 +54,7 @@ class ColumnPiece:
             hits = self._hits(columns, test)
             if row.negates is None:
                 return hits
-            return ~hits if missing == "include" else ~hits & self._presence(columns)
+            return turned_around(hits, lambda: self._presence(columns), missing)
         except IndexError as error:
             raise StorageCorrupt(f"a metadata column points outside its piece. field={test.field!r}") from error
 

@@ -155,7 +155,7 @@ def _decide_delete(catalog: Catalog, call: DeleteRecords, ids: Sequence[str]) ->
 
 
 def _matching_ids(view: View, call: DeleteRecords, where: Where, context: Context) -> list[str]:
-    slots = view.slots(call.ids, where, call.missing or context.settings.missing)
+    slots = view.slots(call.ids, where, call.missing_by(context.settings.missing))
     return [row[1] for row in view.rows(slots if call.limit is None else slots[: call.limit])]
 
 
@@ -199,7 +199,7 @@ async def get(context: Context, call: GetRecords) -> GetResult:
     check_filter_allowed(collection, where)
 
     def run(view: View) -> GetResult:
-        slots = view.slots(call.ids, where, call.missing or context.settings.missing)
+        slots = view.slots(call.ids, where, call.missing_by(context.settings.missing))
         first = call.offset or 0
         chosen = slots[first:] if call.limit is None else slots[first : first + call.limit]
         return GetResult(_columns(view, chosen, call.include), tuple(call.include))
@@ -225,7 +225,7 @@ async def query(context: Context, call: QueryRecords) -> QueryResult:
         queries=queries,
         n_results=wanted,
         needs_columns=where is not None,
-        choose=lambda view: view.mask(call.ids, where, call.missing or context.settings.missing),
+        choose=lambda view: view.mask(call.ids, where, call.missing_by(context.settings.missing)),
         finish=lambda view, found: _query_result(view, found, call),
     )
     return await context.batcher(collection.id).run(job)
