@@ -87,7 +87,8 @@ def _measures(address: Address, workload: Workload, connections: int) -> list[Me
 @contextmanager
 def _serving(answer_bytes: int, workers: int) -> Generator[Address, None, None]:
     with listen("127.0.0.1", 0) as bound:
-        orders = Orders(path="", socket=bound.fileno(), server=ServerSettings(workers=workers)).to_argument()
+        settings = ServerSettings(workers=workers)
+        orders = Orders("worker", "", bound.fileno(), lifeline=0, status=1, server=settings).to_argument()
         processes = [_start(orders, bound.fileno(), answer_bytes) for _ in range(workers)]
         try:
             for process in processes:
@@ -128,4 +129,4 @@ async def _work(duty: Duty) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_child("worker", _work))
+    sys.exit(run_child(Orders.from_argument(sys.argv[1]), _work))
