@@ -28,7 +28,7 @@ ENGINE_PARTS = {
     "tokenizers",
     "usearch",
 }
-CLIENT_PARTS = {"anyio", "chroma_async", "httpx", "msgspec", "numpy", "orjson"}
+CLIENT_PARTS = {"anyio", "chroma_async", "httpx", "msgspec", "numpy", "orjson", "pybase64"}
 
 
 def imported_by(statement: str) -> list[str]:

@@ -23,6 +23,13 @@ HNSW_DEFAULTS = {
     "resize_factor": 1.2,
     "sync_threshold": 1000,
 }
+HNSW_FIELDS = ", ".join(
+    f"`{name}`"
+    for name in (
+        *("space", "ef_construction", "ef_search", "max_neighbors", "num_threads", "resize_factor"),
+        *("sync_threshold", "batch_size"),
+    )
+)
 
 
 def hnsw_of(wire: Wire, **create: Any) -> dict[str, Any]:
@@ -78,6 +85,15 @@ def test_collection_is_found_by_name_and_by_id(client: ClientAPI) -> None:
         assert found.metadata["new"] is True
 
 
+def test_integers_beyond_64_bits_in_the_metadata_become_floats(wire: Wire) -> None:
+    collection = wire.create(metadata={"n": 2**63, "least": -(2**63)})
+    metadata = collection.describe()["metadata"]
+    assert (type(metadata["n"]), type(metadata["least"])) == (float, int)
+    collection.put({"new_metadata": {"m": -(2**63) - 1}})
+    assert collection.describe()["metadata"] == {"m": -(2.0**63)}
+    assert type(collection.describe()["metadata"]["m"]) is float
+
+
 def test_default_embedding_function_is_echoed(client: ClientAPI) -> None:
     created = client.create_collection(unique_name())
     assert created.configuration_json["embedding_function"] == {"type": "known", "name": "default", "config": {}}
@@ -90,6 +106,28 @@ def test_custom_embedding_function_is_echoed_verbatim(wire: Wire) -> None:
     assert body["configuration_json"]["embedding_function"] == function
     for value_types in (body["schema"]["defaults"], body["schema"]["keys"]["#embedding"]):
         assert value_types["float_list"]["vector_index"]["config"]["embedding_function"] == function
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (
+            {"type": "known", "name": "x", "config": {"b": 1}, "more": 1},
+            {"type": "known", "name": "x", "config": {"b": 1}},
+        ),
+        ({"type": "legacy", "name": "x"}, {"type": "legacy"}),
+        ({"type": "unknown", "config": {}}, {"type": "unknown"}),
+    ],
+    ids=str,
+)
+def test_embedding_function_is_kept_without_what_is_no_part_of_it(wire: Wire, given: Any, kept: Any) -> None:
+    created, modified = wire.create(configuration={"embedding_function": given}), wire.create()
+    assert modified.put({"new_configuration": {"embedding_function": given}}).status == 200
+    for collection in (created, modified):
+        body = collection.describe()
+        assert body["configuration_json"]["embedding_function"] == kept
+        described = body["schema"]["defaults"]["float_list"]["vector_index"]["config"]["embedding_function"]
+        assert described == kept
 
 
 def test_creating_a_collection_twice_is_a_conflict(client: ClientAPI, collection: WireCollection) -> None:
@@ -165,10 +203,16 @@ def test_names_in_paths_are_percent_decoded(wire: Wire) -> None:
         ("a b c", NAME_RULE + "a b c"),
         ("-abc", NAME_RULE + "-abc"),
         ("abc.", NAME_RULE + "abc."),
+        ("a+bcd", NAME_RULE + "a"),
+        ("abc+", NAME_RULE),
+        ("abc+d..e", "Expected a name that does not contains two consecutive periods (..). Got d..e"),
         ("äöü", NAME_RULE + "äöü"),
         ("x" * 513, NAME_RULE + "x" * 513),
         ("a..b", "Expected a name that does not contains two consecutive periods (..). Got a..b"),
         ("1.2.3.4", "Expected a name that is not a valid ip address. Got 1.2.3.4"),
+        ("region+x", NAME_RULE + "x"),
+        ("r..n+abc", "Expected a name that does not contains two consecutive periods (..). Got r..n"),
+        ("region+1.2.3.4", "Expected a name that is not a valid ip address. Got 1.2.3.4"),
     ],
 )
 def test_collection_names_follow_the_rules(wire: Wire, collection: WireCollection, name: str, message: str) -> None:
@@ -277,6 +321,56 @@ def test_explicit_configuration_wins_entirely_over_legacy_metadata(wire: Wire) -
     assert hnsw == {**HNSW_DEFAULTS, "ef_search": 77}
 
 
+@pytest.mark.parametrize(
+    "hnsw",
+    [
+        {},
+        {"space": "l2"},
+        {"space": None, "ef_search": None},
+        {"space": "l2", "ef_search": 100, "resize_factor": 1.2, "batch_size": 100, "sync_threshold": 1000},
+    ],
+    ids=str,
+)
+def test_explicit_configuration_that_says_the_defaults_leaves_legacy_metadata_in_force(wire: Wire, hnsw: Any) -> None:
+    metadata = {"hnsw:space": "cosine", "hnsw:M": 8}
+    found = hnsw_of(wire, metadata=metadata, configuration={"hnsw": hnsw})
+    assert found == {**HNSW_DEFAULTS, "space": "cosine", "max_neighbors": 8}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "reason"),
+    [
+        ({"hnsw:foo": 1}, "unknown key hnsw:foo; allowed: hnsw:space, hnsw:construction_ef, hnsw:M"),
+        ({"hnsw:space": "cos"}, "hnsw:space: unknown variant `cos`, expected one of `cosine`, `ip`, `l2`"),
+        ({"hnsw:M": "8"}, 'hnsw:M: invalid type: string "8", expected usize'),
+        ({"hnsw:M": -8}, "hnsw:M: invalid value: integer `-8`, expected usize"),
+        ({"hnsw:num_threads": -1}, "hnsw:num_threads: invalid value: integer `-1`, expected usize"),
+        ({"hnsw:M": 2**70}, "hnsw:M: invalid type"),
+        ({"hnsw:batch_size": 1}, "hnsw:batch_size must be at least 2, got 1"),
+        ({"hnsw:sync_threshold": 0}, "hnsw:sync_threshold must be at least 2, got 0"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("configuration", [None, {"hnsw": {"space": "ip"}}], ids=str)
+def test_legacy_metadata_that_cannot_be_read_is_refused(
+    wire: Wire, is_reference: bool, metadata: Any, reason: str, configuration: Any
+) -> None:
+    fields = {"name": unique_name(), "metadata": metadata, "configuration": configuration}
+    status, error, message = wire.call("POST", COLLECTIONS, fields).refusal
+    assert (status, error) == (400, "InvalidArgumentError")
+    assert message.startswith("Failed to parse hnsw parameters from segment metadata")
+    assert is_reference or reason in message
+
+
+def test_legacy_metadata_is_not_read_beside_a_spann_configuration(wire: Wire) -> None:
+    assert hnsw_of(wire, metadata={"hnsw:foo": 1}, configuration={"spann": {}}) == HNSW_DEFAULTS
+
+
+def test_resize_factor_may_be_any_number(wire: Wire) -> None:
+    assert hnsw_of(wire, metadata={"hnsw:resize_factor": -1.5})["resize_factor"] == -1.5
+    assert hnsw_of(wire, configuration={"hnsw": {"resize_factor": -1.5}})["resize_factor"] == -1.5
+
+
 def test_configuration_with_only_an_embedding_function_leaves_legacy_metadata_in_force(wire: Wire) -> None:
     function = {"type": "known", "name": "default", "config": {}}
     hnsw = hnsw_of(wire, metadata={"hnsw:space": "ip"}, configuration={"embedding_function": function})
@@ -300,10 +394,30 @@ def test_threads_and_batch_size_are_accepted_but_not_shown(wire: Wire) -> None:
 @pytest.mark.parametrize(
     ("fields", "status", "error", "message"),
     [
-        ({"configuration": {"hnsw": {"foo": 1}}}, 422, "ChromaError", "unknown field `foo`"),
-        ({"configuration": {"hnsw": {"space": "bad"}}}, 422, "ChromaError", "unknown variant `bad`"),
-        ({"configuration": {"hnsw": {"ef_search": -1}}}, 422, "ChromaError", "configuration.hnsw.ef_search"),
-        ({"configuration": {"hnsw": {"ef_search": "9"}}}, 422, "ChromaError", "configuration.hnsw.ef_search"),
+        (
+            {"configuration": {"hnsw": {"foo": 1}}},
+            *(422, "ChromaError", f"configuration.hnsw.foo: unknown field `foo`, expected one of {HNSW_FIELDS}"),
+        ),
+        (
+            {"configuration": {"hnsw": {"space": "bad"}}},
+            *(422, "ChromaError", "configuration.hnsw.space: unknown variant `bad`, expected one of `"),
+        ),
+        (
+            {"configuration": {"hnsw": {"ef_search": -1}}},
+            *(422, "ChromaError", "configuration.hnsw.ef_search: invalid value: integer `-1`, expected usize"),
+        ),
+        (
+            {"configuration": {"hnsw": {"ef_search": "9"}}},
+            *(422, "ChromaError", 'configuration.hnsw.ef_search: invalid type: string "9", expected usize'),
+        ),
+        (
+            {"configuration": {"embedding_function": {"type": "x"}}},
+            *(
+                422,
+                "ChromaError",
+                "embedding_function.type: unknown variant `x`, expected one of `legacy`, `known`, `unknown`",
+            ),
+        ),
         ({"configuration": {"embedding_function": "x"}}, 422, "ChromaError", "configuration.embedding_function"),
         ({"configuration": {"embedding_function": {"name": "x"}}}, 422, "ChromaError", "embedding_function"),
         (
@@ -459,7 +573,8 @@ def test_space_cannot_be_changed(wire: Wire) -> None:
     assert body["configuration_json"]["hnsw"]["space"] == "cosine"
     status, error, message = collection.put({"new_configuration": {"hnsw": {"space": "l2"}}}).refusal
     assert (status, error) == (422, "ChromaError")
-    assert "unknown field `space`" in message
+    fields = "`ef_search`, `max_neighbors`, `num_threads`, `resize_factor`, `sync_threshold`, `batch_size`"
+    assert f"new_configuration.hnsw.space: unknown field `space`, expected one of {fields}" in message
 
 
 def test_empty_new_metadata_is_refused(collection: WireCollection) -> None:

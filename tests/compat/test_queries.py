@@ -199,12 +199,11 @@ def test_wrong_dimension_is_refused_even_when_nothing_is_left(own_line: WireColl
 
 
 def test_query_vectors_of_different_dimensions_are_refused(collection: WireCollection) -> None:
-    message = "Inconsistent dimensions in provided embeddings"
-    answer = collection.post("query", {"query_embeddings": [[1, 2], [1]]})
-    assert answer.refusal == (400, "InvalidArgumentError", message)
-    collection.add(ids=["a"], embeddings=[[1]])
-    answer = collection.post("query", {"query_embeddings": [[1, 2], [1]]})
-    assert answer.refusal == (400, "InvalidArgumentError", message)
+    for _ in ("without a dimension", "with one"):
+        status, error, message = collection.post("query", {"query_embeddings": [[1, 2], [1]]}).refusal
+        assert (status, error) == (400, "InvalidArgumentError")
+        assert message.startswith("Inconsistent dimensions in provided embeddings")
+        collection.add(ids=["a"], embeddings=[[1]])
 
 
 def test_distance_beyond_float32_is_null(line: WireCollection) -> None:
@@ -225,7 +224,10 @@ def test_wrong_dimension_is_an_invalid_argument_error_in_the_client(docs: chroma
         ({"query_embeddings": [1]}, "query_embeddings[0]: invalid type"),
         ({}, "missing field `query_embeddings`"),
         ({"query_embeddings": [[1]], "n_results": -1}, "n_results: invalid value: integer `-1`, expected u32"),
-        ({"query_embeddings": [[1]], "include": ["data"]}, "include[0]: unknown variant `data`"),
+        (
+            {"query_embeddings": [[1]], "include": ["uris", "data"]},
+            "include[1]: unknown variant `data`, expected one of `distances`, `documents`, `embeddings`, `metadatas`, ",
+        ),
         ({"query_embeddings": [[1]], "ids": "a"}, "ids: invalid type"),
     ],
     ids=str,

@@ -63,6 +63,12 @@ def test_space_of_the_embedding_key_is_the_space_of_the_collection(wire: Wire) -
     assert "embedding_function" not in vector_index(described, "defaults")["config"]
 
 
+def test_unknown_embedding_function_of_a_schema_is_none(wire: Wire) -> None:
+    described = wire.create(schema=schema(embedding=vector(embedding_function={"type": "unknown"}))).describe()
+    assert described["configuration_json"]["embedding_function"] is None
+    assert "embedding_function" not in vector_index(described)["config"]
+
+
 def test_space_of_the_defaults_says_nothing_about_the_collection(wire: Wire) -> None:
     described = wire.create(schema=schema(vector(enabled=False, space="cosine"))).describe()
     assert vector_index(described, "defaults")["config"]["space"] == "cosine"
@@ -171,9 +177,13 @@ def test_sparse_index_is_refused(wire: Wire) -> None:
             schema(a={"string": {"string_inverted_index": {"enabled": "x", "config": {}}}}),
             'schema.keys.a.string.string_inverted_index.enabled: invalid type: string "x", expected a boolean',
         ),
-        (schema(embedding=vector(space="x")), "config.space: unknown variant `x`"),
+        (schema(embedding=vector(space="x")), "config.space: unknown variant `x`, expected one of `"),
         (schema(embedding=vector(hnsw={"ef_search": -1})), "ef_search: invalid value: integer `-1`, expected usize"),
-        (schema(embedding=vector(foo=1)), "unknown field `foo`"),
+        (schema(embedding=vector(foo=1)), "config.foo: unknown field `foo`, expected one of `space`"),
+        (
+            schema(a={"int": {"int_inverted_index": {"enabled": True, "config": {"x": 1}}}}),
+            "int_inverted_index.config.x: unknown field `x`, there are no fields",
+        ),
         (schema(embedding=vector(embedding_function={"type": "foo"})), "unknown variant `foo`"),
     ],
     ids=str,

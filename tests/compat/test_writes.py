@@ -128,6 +128,10 @@ def test_integers_beyond_64_bits_become_floats(collection: WireCollection) -> No
     stored = record(collection, "a")["metadatas"]
     assert stored == {"n": 2.0**63, "m": 2.0**64}
     assert type(stored["n"]) is float
+    collection.add(ids=["b"], embeddings=[[1]], metadatas=[{"list": [1, 2**63], "least": -(2**63), "below": -(2**63) - 1}])
+    keys = collection.describe()["schema"]["keys"]
+    kinds = {name: list(types) for name, types in keys.items() if not name.startswith("#")}
+    assert kinds == {"n": ["float"], "m": ["float"], "list": ["float"], "least": ["int"], "below": ["float"]}
 
 
 def test_list_values_are_homogeneous_and_empty_ones_are_dropped(collection: WireCollection) -> None:
@@ -174,6 +178,17 @@ def test_metadata_whose_last_key_was_deleted_reads_as_null(collection: WireColle
     collection.add(ids=["a"], embeddings=[[1]], metadatas=[{"k": 1}])
     collection.update(ids=["a"], metadatas=[{"k": None}])
     assert record(collection, "a")["metadatas"] is None
+
+
+@pytest.mark.parametrize("verb", ["update", "upsert"])
+@pytest.mark.parametrize("old", [1, [1, 2]], ids=str)
+def test_empty_list_deletes_a_key_as_null_does(collection: WireCollection, verb: str, old: Any) -> None:
+    collection.add(ids=["a"], embeddings=[[1]], metadatas=[{"k": old, "keep": 1}])
+    collection.post(verb, {"ids": ["a"], "embeddings": [[1]], "metadatas": [{"k": [], "never": []}]})
+    assert record(collection, "a")["metadatas"] == {"keep": 1}
+    assert collection.ids(where={"k": {"$contains": 1}}) == []
+    collection.upsert(ids=["b", "b"], embeddings=[[1], [1]], metadatas=[{"k": old}, {"k": []}])
+    assert record(collection, "b")["metadatas"] is None
 
 
 def test_key_may_change_between_types(collection: WireCollection) -> None:
@@ -337,8 +352,9 @@ def test_one_list_must_not_mix_the_two_forms(collection: WireCollection, verb: s
     ],
 )
 def test_bad_base64_is_refused(collection: WireCollection, text: str, message: str) -> None:
-    refusal = collection.post("add", {"ids": ["a"], "embeddings": [text]}).refusal
-    assert refusal == (400, "InvalidArgumentError", message)
+    status, error, answered = collection.post("add", {"ids": ["a"], "embeddings": [text]}).refusal
+    assert (status, error) == (400, "InvalidArgumentError")
+    assert answered.startswith(message)
 
 
 # --- refusals ---
@@ -394,6 +410,24 @@ def test_bad_batch_is_refused_whole(
     assert still_empty.count() == 0
 
 
+@pytest.mark.reference_differs
+@pytest.mark.parametrize(
+    ("body", "detail"),
+    [
+        ({"ids": ["a", ""], "embeddings": [[1], [2]]}, "place=ids[1]"),
+        ({"ids": ["a"], "embeddings": [[1]], "documents": ["x", "y"]}, "ids=1 documents=2 embeddings=1"),
+        ({"ids": ["a"], "embeddings": [[1], [2, 3]]}, "numbers: embeddings[0]=1 embeddings[1]=2"),
+        ({"ids": ["a", "b"], "embeddings": [[1], [1e39]]}, "place=embeddings[1][0] float32=inf"),
+        ({"ids": ["a"], "embeddings": [[1]], "metadatas": [{"k": [[1]]}]}, "got a list with a list in it"),
+        ({"ids": ["a"], "embeddings": [[1]], "metadatas": [{"k": [1, "x"]}]}, "got a list of mixed types"),
+        ({"ids": ["a"], "embeddings": [[1]], "metadatas": [{"k": [None]}]}, "got a list with null in it"),
+    ],
+    ids=str,
+)
+def test_refusal_ends_with_place_and_reason(still_empty: WireCollection, body: dict[str, Any], detail: str) -> None:
+    assert still_empty.post("add", body).refusal[2].endswith(detail)
+
+
 def test_one_bad_record_refuses_the_whole_batch(collection: WireCollection) -> None:
     body = {"ids": ["a", ""], "embeddings": [[1], [2]]}
     assert collection.post("add", body).status == 400
@@ -438,3 +472,35 @@ def test_sparse_vector_is_echoed_or_said_to_be_unsupported(collection: WireColle
         assert record(collection, "a")["metadatas"] == {"sv": sparse}
     else:
         assert answer.refusal[:2] == (501, "ChromaError")
+
+
+@pytest.mark.parametrize(
+    ("sparse", "status"),
+    [
+        ({"indices": [5, 1], "values": [1, 2]}, 400),
+        ({"indices": [1, 1], "values": [1, 2]}, 400),
+        ({"indices": [1], "values": [1, 2]}, 400),
+        ({"indices": [1], "values": [1], "tokens": ["x", "y"]}, 400),
+        ({"indices": [-1], "values": [1]}, 422),
+        ({"indices": [1.5], "values": [1]}, 422),
+        ({"indices": [1], "values": [None]}, 422),
+        ({"indices": [1], "values": [1], "tokens": [1]}, 422),
+        ({"indices": [1], "values": [1], "#type": "other"}, 422),
+        ({"indices": [1]}, 422),
+        ({"indices": [1], "values": [1], "#type": "sparse_vector", "tokens": ["x"], "more": 1}, 501),
+        ({"indices": [], "values": []}, 501),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("verb", ["add", "upsert", "update"])
+def test_sparse_vector_is_looked_at_before_it_is_refused(
+    collection: WireCollection, verb: str, sparse: dict[str, Any], status: int
+) -> None:
+    body = {"ids": ["z", "a"], "embeddings": [[1], [1]], "metadatas": [None, {"sv": sparse}]}
+    answered, _, message = collection.post(verb, body).refusal
+    assert answered == status
+    start = {400: "Validation error: metadatas: Invalid metadata at index 1", 501: "Unimplemented: Sparse vector is not"}
+    assert message.startswith(
+        start.get(status, "Failed to deserialize the JSON body into the target type: metadatas[1].sv: ")
+    )
+    assert collection.ids() == []

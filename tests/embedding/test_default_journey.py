@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,6 +70,25 @@ def test_sync_client_finds_documents_by_questions_without_being_given_vectors(cl
     assert films.query(query_texts=QUESTIONS, n_results=1)["ids"] == ANSWERS
     again = client.get_or_create_collection(films.name)
     assert again.query(query_texts=QUESTIONS, n_results=1)["ids"] == ANSWERS
+
+
+JOURNEY = f"""
+import chroma_async
+
+with chroma_async.EphemeralClient() as client:
+    films = client.create_collection("films")
+    films.add(ids={list(FILMS)!r}, documents={list(FILMS.values())!r})
+    assert films.query(query_texts={QUESTIONS!r}, n_results=1)["ids"] == {ANSWERS!r}
+"""
+
+
+def test_the_engine_may_be_loaded_before_the_model_as_in_any_program(installed_model: Path) -> None:
+    """In a process of its own: this one has loaded the model's libraries already.
+
+    usearch brings the C++ runtime with it. When it was the first to set that up, the model's library crashed the process.
+    """
+    done = subprocess.run([sys.executable, "-c", JOURNEY], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_collection_made_without_a_function_stores_none_and_is_given_the_default_when_asked_for(client: ClientAPI) -> None:

@@ -53,11 +53,11 @@ def test_base64_round_trip_keeps_every_bit_and_every_gap() -> None:
         ("AADAfw==", "Non-finite float value at embedding index 0: NaN"),
         ("AACAPwAAgP8=", "Non-finite float value at embedding index 1: -inf"),
         ("", "Validation error: embeddings: Each embedding must have at least 1 dimension"),
-        ("AACAPwAAgD8=", "Inconsistent dimensions in provided embeddings"),
     ],
 )
-def test_bad_base64_is_described_as_chroma_does(text: str, message: str) -> None:
-    assert refusal_of(["AACAPw==", text]) == message
+def test_bad_base64_is_described_as_chroma_does_and_placed(text: str, message: str) -> None:
+    assert refusal_of(["AACAPw==", text]) == f"{message.rstrip('.')}. place=embeddings[1]"
+    assert refusal_of([None, "AACAPw==", None, text]) == f"{message.rstrip('.')}. place=embeddings[3]"
 
 
 def test_first_bad_text_is_the_one_reported() -> None:
@@ -66,18 +66,44 @@ def test_first_bad_text_is_the_one_reported() -> None:
 
 
 def test_number_lists_of_unequal_length_are_kept_as_a_refusal() -> None:
-    assert refusal_of([[1], [1, 2]]) == "Inconsistent dimensions in provided embeddings"
-    assert refusal_of([[1], []]) == "Validation error: embeddings: Each embedding must have at least 1 dimension"
+    unequal = "Inconsistent dimensions in provided embeddings. numbers: embeddings[0]=1 embeddings[2]=2"
+    assert refusal_of([[1], [1], [1, 2]]) == unequal
+    assert refusal_of(["AACAPw==", "AACAPw==", "AACAPwAAgD8="]) == unequal
+    empty = "Validation error: embeddings: Each embedding must have at least 1 dimension. place=embeddings[1]"
+    assert refusal_of([[1], []]) == empty
 
 
 @pytest.mark.parametrize(
-    "values", [[[1], "AACAPw=="], [[True]], [[1], [True]], [["1"]], [[None]], [[1, 2], [None]], [{}], "x"]
+    ("values", "fault"),
+    [
+        ([[1], "AACAPw=="], 'embeddings[1] is string "AACAPw=="'),
+        (["AACAPw==", [1]], "embeddings[1] is sequence"),
+        ([[True]], "embeddings[0][0] is boolean `true`"),
+        ([[1], [True]], "embeddings[1][0] is boolean `true`"),
+        ([["1"]], 'embeddings[0][0] is string "1"'),
+        ([[1, 2], [1, None]], "embeddings[1][1] is null"),
+        ([{}], "embeddings[0] is map"),
+        ([[1], 2.5], "embeddings[1] is floating point `2.5`"),
+        ("x", 'embeddings is string "x"'),
+    ],
+    ids=str,
 )
-def test_what_is_no_list_of_vectors_is_refused_at_once(values: object) -> None:
-    with pytest.raises(MalformedRequestError, match="untagged enum EmbeddingsPayload"):
-        AddRecords.decode(body(ids=["a"], embeddings=values))
-    with pytest.raises(MalformedRequestError, match="untagged enum UpdateEmbeddingsPayload"):
-        UpdateRecords.decode(body(ids=["a"], embeddings=values))
+def test_what_is_no_list_of_vectors_is_refused_at_once(values: object, fault: str) -> None:
+    for call, variant in ((AddRecords, "EmbeddingsPayload"), (UpdateRecords, "UpdateEmbeddingsPayload")):
+        with pytest.raises(MalformedRequestError, match=f"untagged enum {variant}") as caught:
+            call.decode(body(ids=["a"], embeddings=values))
+        assert caught.value.message.endswith(f"; {fault}")
+
+
+def test_gap_in_an_add_is_named() -> None:
+    with pytest.raises(MalformedRequestError, match=r"; embeddings\[1\] is null"):
+        AddRecords.decode(body(ids=["a", "b"], embeddings=[[1], None]))
+
+
+def test_number_that_float32_cannot_hold_is_named() -> None:
+    call = UpdateRecords.decode(body(ids=["a", "b", "c"], embeddings=[[1, 2], None, [3, 1e39]]))
+    with pytest.raises(InvalidArgumentError, match=r"place=embeddings\[2\]\[1\] float32=inf"):
+        call.validate_fields()
 
 
 def test_boolean_in_a_large_batch_of_integers_is_refused_too() -> None:
@@ -109,7 +135,7 @@ def test_bad_query_vector_is_named(value: object, message: str) -> None:
 def test_query_vectors_of_unequal_length_are_refused_when_validated() -> None:
     call = QueryRecords.decode(body(query_embeddings=[[1], [1, 2]]))
     call.validate()
-    with pytest.raises(InvalidArgumentError, match="Inconsistent dimensions"):
+    with pytest.raises(InvalidArgumentError, match=r"numbers: query_embeddings\[0\]=1 query_embeddings\[1\]=2"):
         call.validate_fields()
 
 

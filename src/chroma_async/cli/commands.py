@@ -14,7 +14,7 @@ import click
 
 from chroma_async.cli.console import EXIT_FAILED, fail, print_table
 from chroma_async.model import DEFAULT_DATABASE, DEFAULT_TENANT
-from chroma_async.settings import Durability, EngineSettings, LogLevel, ServerSettings
+from chroma_async.settings import Durability, EngineSettings, LogLevel, Missing, ServerSettings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -55,6 +55,14 @@ def _place(command: F) -> F:
     default=_ENGINE.durability,
     help="Acknowledge a write after fsync (commit), or before (off).",
 )
+@click.option(
+    "--missing",
+    type=click.Choice(get_args(Missing)),
+    default=None,
+    help="Whether $ne, $nin, $not_contains and $not_regex match records that lack the field or the document, where "
+    "a request does not say it; by default not for chroma_async's clients and the API v1, but for Chroma's.",
+    show_default=False,
+)
 @click.option("--cors-origin", multiple=True, help="Origin that browsers may call from, or *; repeatable.")
 @click.option(
     "--graceful-seconds",
@@ -73,6 +81,7 @@ def run(
     workers: int,
     allow_reset: bool,
     durability: Durability,
+    missing: Missing | None,
     cors_origin: tuple[str, ...],
     graceful_seconds: float,
     access_log: bool,
@@ -84,7 +93,7 @@ def run(
 
     gc.enable()
 
-    engine = EngineSettings(durability=durability, allow_reset=allow_reset)
+    engine = EngineSettings(durability=durability, allow_reset=allow_reset, missing=missing)
     server = ServerSettings(
         host=host,
         port=port,

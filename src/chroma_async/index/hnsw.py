@@ -16,9 +16,9 @@ from typing import Any, Final, cast
 
 import numpy as np
 import numpy.typing as npt
-from usearch.index import Index
 
 from chroma_async.errors import StorageCorrupt
+from chroma_async.index.usearch import Index
 from chroma_async.model import HnswConfiguration, Space, Vectors
 
 METRICS: Final[dict[Space, str]] = {"l2": "l2sq", "ip": "ip", "cosine": "cos"}

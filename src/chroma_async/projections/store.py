@@ -17,13 +17,13 @@ from typing import Any, Final, cast
 
 import msgspec
 import numpy as np
-from usearch.index import Index
 
 from chroma_async.core.columns import ColumnPiece, encode, merge
 from chroma_async.core.memtable import Tail
 from chroma_async.core.watermarks import SegmentShape, graph_target, is_worth_rewriting, pieces_to_merge
 from chroma_async.errors import StorageCorrupt, Superseded
 from chroma_async.index.hnsw import checksum, empty_graph, grow, load_graph
+from chroma_async.index.usearch import Index
 from chroma_async.model import HnswConfiguration, Lsn, Slots, Space, Vectors
 from chroma_async.projections.manifest import GraphRef, Manifest, PieceRef, SegmentRef
 from chroma_async.projections.records import RecordTables

@@ -105,7 +105,7 @@ class Call(msgspec.Struct, Generic[R], frozen=True, kw_only=True):
         try:
             return msgspec.convert(fields, cls, strict=True, dec_hook=partial(_decode_custom, cls))
         except msgspec.ValidationError as error:
-            raise malformed(error, fields) from error
+            raise malformed(error, fields, cls) from error
 
     def encode(self) -> WireRequest:
         """Return the request that carries this call; fields that are None are left out."""

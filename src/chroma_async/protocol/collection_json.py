@@ -11,12 +11,14 @@ from typing import Any, Final, cast
 
 import msgspec
 
-from chroma_async.errors import InvalidArgumentError, MalformedRequestError
+from chroma_async.errors import InvalidArgumentError
 from chroma_async.model import Collection, CollectionId, HnswConfiguration, Json, JsonObject, Space
-from chroma_async.protocol.embedding_function import is_default_function
+from chroma_async.protocol.embedding_function import is_default_function, kept_function
+from chroma_async.protocol.explain import sentence
 from chroma_async.protocol.schema import (
     EMBEDDING,
     INDEX_OF_KIND,
+    Count,
     is_default_schema,
     parse_schema,
     resolve_schema,
@@ -37,29 +39,32 @@ LEGACY_KEYS: Final[Mapping[str, str]] = {
     "hnsw:resize_factor": "resize_factor",
 }
 
+LEGACY_AT_LEAST_TWO: Final = ("hnsw:batch_size", "hnsw:sync_threshold")
+LEGACY_REFUSAL: Final = "Failed to parse hnsw parameters from segment metadata"
+
 
 class HnswInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`configuration.hnsw` as a client sends it."""
 
     space: Space | None = None
-    ef_construction: int | None = None
-    ef_search: int | None = None
-    max_neighbors: int | None = None
-    num_threads: int | None = None
+    ef_construction: Count | None = None
+    ef_search: Count | None = None
+    max_neighbors: Count | None = None
+    num_threads: Count | None = None
     resize_factor: float | None = None
-    sync_threshold: int | None = None
-    batch_size: int | None = None
+    sync_threshold: Count | None = None
+    batch_size: Count | None = None
 
 
 class HnswUpdate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`new_configuration.hnsw`: what can change after creation."""
 
-    ef_search: int | None = None
-    max_neighbors: int | None = None
-    num_threads: int | None = None
+    ef_search: Count | None = None
+    max_neighbors: Count | None = None
+    num_threads: Count | None = None
     resize_factor: float | None = None
-    sync_threshold: int | None = None
-    batch_size: int | None = None
+    sync_threshold: Count | None = None
+    batch_size: Count | None = None
 
 
 class SpannInput(msgspec.Struct, frozen=True):
@@ -92,7 +97,9 @@ class CollectionSettings:
 def resolve_configuration(
     configuration: ConfigurationInput | None, metadata: Mapping[str, Json] | None
 ) -> HnswConfiguration:
-    """Return the index configuration that creation arguments mean; explicit ones beat legacy `hnsw:*` metadata wholly.
+    """Return the index configuration that creation arguments mean.
+
+    An explicit one beats legacy `hnsw:*` metadata wholly, unless it says no more than the defaults, as clients often send.
 
     Raises:
         InvalidArgumentError: two kinds of index, or a legacy key that is unknown or has a wrong value.
@@ -102,9 +109,9 @@ def resolve_configuration(
         raise InvalidArgumentError("Multiple vector index configurations provided")
     if given.spann is not None:
         return HnswConfiguration(space=given.spann.space or "l2")
-    if given.hnsw is not None:
-        return _overlay(HnswConfiguration(), given.hnsw)
-    return _overlay(HnswConfiguration(), _legacy(metadata or {}))
+    legacy = _overlay(HnswConfiguration(), _legacy(metadata or {}))
+    explicit = HnswConfiguration() if given.hnsw is None else _overlay(HnswConfiguration(), given.hnsw)
+    return legacy if explicit == HnswConfiguration() else explicit
 
 
 def resolve_creation(
@@ -116,7 +123,7 @@ def resolve_creation(
         InvalidArgumentError, MalformedRequestError: one of them is wrong, or both say something.
     """
     hnsw = resolve_configuration(configuration, metadata)
-    function = None if configuration is None else configuration.embedding_function
+    function = None if configuration is None else kept_function(configuration.embedding_function)
     parsed = None if schema is None else parse_schema(schema)
     if parsed is None or is_default_schema(parsed):
         return CollectionSettings(hnsw, function)
@@ -135,8 +142,9 @@ def updated_settings(collection: Collection, update: ConfigurationUpdate | None)
     given = update or ConfigurationUpdate()
     hnsw = updated_configuration(collection.hnsw, given)
     changes = {} if given.hnsw is None else {k: v for k, v in msgspec.structs.asdict(given.hnsw).items() if v is not None}
-    schema = updated_schema(collection.schema, changes, given.embedding_function)
-    return CollectionSettings(hnsw, given.embedding_function or collection.embedding_function, schema)
+    function = kept_function(given.embedding_function)
+    schema = updated_schema(collection.schema, changes, function)
+    return CollectionSettings(hnsw, function or collection.embedding_function, schema)
 
 
 def updated_configuration(current: HnswConfiguration, update: ConfigurationUpdate | None) -> HnswConfiguration:
@@ -149,32 +157,34 @@ def updated_configuration(current: HnswConfiguration, update: ConfigurationUpdat
         return current
     if update.hnsw is not None and update.spann is not None:
         raise InvalidArgumentError("Multiple vector index configurations provided")
-    return current if update.hnsw is None else _overlay(current, update.hnsw, "new_configuration")
+    return current if update.hnsw is None else _overlay(current, update.hnsw)
 
 
-def _overlay(base: HnswConfiguration, given: HnswInput | HnswUpdate, within: str = "configuration") -> HnswConfiguration:
-    changes = {name: value for name, value in msgspec.structs.asdict(given).items() if value is not None}
-    for name, value in changes.items():
-        if name != "space" and value < 0:
-            raise MalformedRequestError(
-                "Failed to deserialize the JSON body into the target type: "
-                f"{within}.hnsw.{name}: invalid value: integer `{value}`, expected usize"
-            )
-    return replace(base, **changes)
+def _overlay(base: HnswConfiguration, given: HnswInput | HnswUpdate) -> HnswConfiguration:
+    return replace(base, **{name: value for name, value in msgspec.structs.asdict(given).items() if value is not None})
 
 
 def _legacy(metadata: Mapping[str, Json]) -> HnswInput:
-    found = {key: value for key, value in metadata.items() if key.startswith("hnsw:")}
-    unknown = [key for key in found if key not in LEGACY_KEYS]
-    if unknown:
-        raise InvalidArgumentError(
-            f"Failed to parse hnsw parameters from segment metadata. unknown key={unknown[0]!r} "
-            f"allowed={', '.join(LEGACY_KEYS)}"
-        )
-    try:
-        return msgspec.convert({LEGACY_KEYS[key]: value for key, value in found.items()}, HnswInput)
-    except msgspec.ValidationError as error:
-        raise InvalidArgumentError(f"Failed to parse hnsw parameters from segment metadata. {error}") from error
+    """Return what the metadata says about the index.
+
+    Raises:
+        InvalidArgumentError: a key that begins with `hnsw:` is unknown, or has a wrong value.
+    """
+    found: dict[str, Json] = {}
+    for key, value in metadata.items():
+        if not key.startswith("hnsw:"):
+            continue
+        if key not in LEGACY_KEYS:
+            raise InvalidArgumentError(f"{LEGACY_REFUSAL}. unknown key {key}; allowed: {', '.join(LEGACY_KEYS)}")
+        alone: JsonObject = {"hnsw": {LEGACY_KEYS[key]: value}}
+        try:
+            msgspec.convert(alone, ConfigurationInput)
+        except msgspec.ValidationError as error:
+            raise InvalidArgumentError(f"{LEGACY_REFUSAL}. {key}: {sentence(error, alone, ConfigurationInput)}") from error
+        if key in LEGACY_AT_LEAST_TWO and isinstance(value, int) and value < 2:
+            raise InvalidArgumentError(f"{LEGACY_REFUSAL}. {key} must be at least 2, got {value}")
+        found[LEGACY_KEYS[key]] = value
+    return msgspec.convert(found, HnswInput)
 
 
 def collection_to_json(collection: Collection) -> JsonObject:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from chroma_async.errors import MalformedRequestError
+from chroma_async.model import JsonObject
 from chroma_async.protocol.explain import PREFIX, describe
 
 
@@ -19,13 +20,10 @@ def check_embedding_function(value: Mapping[str, Any] | None, path: str = "confi
         return
     place = f"{PREFIX}{path}.embedding_function"
     kind = value.get("type")
+    if kind is None:
+        raise MalformedRequestError(f"{place}: missing field `type`")
     if kind not in ("legacy", "known", "unknown"):
-        problem = (
-            "missing field `type`"
-            if kind is None
-            else f"unknown variant `{kind}`, expected one of `legacy`, `known`, `unknown`"
-        )
-        raise MalformedRequestError(f"{place}: {problem}")
+        raise MalformedRequestError(f"{place}.type: unknown variant `{kind}`, expected one of `legacy`, `known`, `unknown`")
     if kind != "known":
         return
     for name in ("name", "config"):
@@ -33,6 +31,16 @@ def check_embedding_function(value: Mapping[str, Any] | None, path: str = "confi
             raise MalformedRequestError(f"{place}: missing field `{name}`")
     if not isinstance(value["name"], str):
         raise MalformedRequestError(f"{place}.name: invalid type: {describe(value['name'])}, expected a string")
+
+
+_PARTS: Final[Mapping[str, tuple[str, ...]]] = {"known": ("type", "name", "config")}
+
+
+def kept_function(value: Mapping[str, Any] | None) -> JsonObject | None:
+    """Return the description as it is stored and shown, after it was checked: without what is no part of it."""
+    if value is None:
+        return None
+    return {part: value[part] for part in _PARTS.get(value["type"], ("type",))}
 
 
 def is_default_function(value: Mapping[str, Any] | None) -> bool:

@@ -14,6 +14,7 @@ from typing import Final, cast
 
 import numpy as np
 import numpy.typing as npt
+import pybase64
 
 from chroma_async.errors import InvalidArgumentError, MalformedRequestError
 from chroma_async.model import Vectors
@@ -56,8 +57,7 @@ class EmbeddingBatch:
     def to_wire(self) -> list[str | None]:
         """Base64 of little-endian float32, None for rows without a vector."""
         texts: list[str | None] = [
-            binascii.b2a_base64(row.astype("<f4", copy=False).tobytes(), newline=False).decode("ascii")
-            for row in self.vectors
+            pybase64.b64encode_as_string(row.astype("<f4", copy=False).tobytes()) for row in self.vectors
         ]
         if self.rows is None:
             return texts
@@ -76,53 +76,58 @@ def decode_embedding_batch(value: object, *, nulls_allowed: bool = True) -> Embe
     """
     variant = "UpdateEmbeddingsPayload" if nulls_allowed else "EmbeddingsPayload"
     if not isinstance(value, list):
-        raise _wrong_variant(variant)
+        raise _wrong_variant(variant, "embeddings", value)
     items = cast("list[object]", value)
     present = [item for item in items if item is not None]
     if len(present) < len(items) and not nulls_allowed:
-        raise _wrong_variant(variant)
+        raise _wrong_variant(variant, f"embeddings[{items.index(None)}]", None)
+    all_given = len(present) == len(items)
+    places = range(len(items)) if all_given else [number for number, item in enumerate(items) if item is not None]
     try:
-        vectors = _decode_rows(present, variant)
+        vectors = _decode_rows(present, places, variant)
     except InvalidArgumentError as error:
         return EmbeddingBatch(NO_VECTORS, len(items), refusal=error)
-    if len(present) == len(items):
+    if all_given:
         return EmbeddingBatch(vectors)
-    rows = np.asarray([number for number, item in enumerate(items) if item is not None], dtype=np.int64)
-    return EmbeddingBatch(vectors, len(items), rows)
+    return EmbeddingBatch(vectors, len(items), np.asarray(places, dtype=np.int64))
 
 
-def _decode_rows(items: Sequence[object], variant: str) -> Vectors:
+def _decode_rows(items: Sequence[object], places: Sequence[int], variant: str) -> Vectors:
+    """Return the vectors; `places` are the items' numbers in the request, for messages."""
     if not items:
         return NO_VECTORS
     kinds = {type(item) for item in items}
     if kinds == {str}:
-        return _from_base64(cast("Sequence[str]", items))
+        return _from_base64(cast("Sequence[str]", items), places)
     if kinds != {list}:
-        raise _wrong_variant(variant)
+        wanted = next((kind for kind in (str, list) if isinstance(items[0], kind)), None)
+        odd = next(number for number, item in enumerate(items) if type(item) is not wanted)
+        raise _wrong_variant(variant, f"embeddings[{places[odd]}]", items[odd])
     rows = cast("Sequence[Sequence[object]]", items)
     matrix = _to_float32(rows)
     if matrix is not None:
         return matrix
-    if not all(_are_numbers(row) for row in rows):
-        raise _wrong_variant(variant)
-    raise InvalidArgumentError(UNEQUAL_LENGTHS if all(rows) else EMPTY_VECTOR)
+    for place, row in zip(places, rows, strict=True):
+        for number, item in enumerate(row):
+            if not _is_number(item):
+                raise _wrong_variant(variant, f"embeddings[{place}][{number}]", item)
+    raise unequal_lengths([len(row) for row in rows], places)
 
 
 # ---- base64
 
 
-def _from_base64(texts: Sequence[str]) -> Vectors:
+def _from_base64(texts: Sequence[str], places: Sequence[int]) -> Vectors:
     vectors = _decode_good(texts)
     if vectors is not None and (not vectors.size or _is_finite(vectors)):
         return vectors
-    sizes = {_decode_one(text) for text in texts}
-    raise InvalidArgumentError(EMPTY_VECTOR if 0 in sizes else UNEQUAL_LENGTHS)
+    raise unequal_lengths([_decode_one(text, place) for text, place in zip(texts, places, strict=True)], places)
 
 
 def _decode_good(texts: Sequence[str]) -> Vectors | None:
     """Return the vectors; None when a text is not to be decoded, or they differ in length."""
     try:
-        buffers = [binascii.a2b_base64(text, strict_mode=True) for text in texts]
+        buffers = [pybase64.b64decode(text, validate=True) for text in texts]
     except (binascii.Error, ValueError):
         return None
     size = len(buffers[0])
@@ -140,26 +145,27 @@ def _ends_well(text: str) -> bool:
     return text[-padding - 1] in _LAST_BEFORE_PADDING[padding]
 
 
-def _decode_one(text: str) -> int:
-    """Return how many numbers a text holds.
+def _decode_one(text: str, place: int) -> int:
+    """Return how many numbers a text holds; `place` is its number in the request.
 
     Raises:
         InvalidArgumentError: what is wrong with it, in the words of Chroma's decoder.
     """
     problem = _base64_problem(text)
     if problem is not None:
-        raise InvalidArgumentError(f"Invalid base64 string: {problem}")
+        raise InvalidArgumentError(f"Invalid base64 string: {problem.rstrip('.')}. place=embeddings[{place}]")
     buffer = binascii.a2b_base64(text)
     if len(buffer) % 4:
         raise InvalidArgumentError(
-            f"Invalid byte length: {len(buffer)} bytes cannot be converted to f32 values (must be divisible by 4)"
+            f"Invalid byte length: {len(buffer)} bytes cannot be converted to f32 values (must be divisible by 4). "
+            f"place=embeddings[{place}]"
         )
     numbers = np.frombuffer(buffer, dtype="<f4")
     odd = np.flatnonzero(~np.isfinite(numbers))
     if odd.size:
         value = float(numbers[odd[0]])
         shown = "NaN" if value != value else str(value)
-        raise InvalidArgumentError(f"Non-finite float value at embedding index {odd[0]}: {shown}")
+        raise InvalidArgumentError(f"Non-finite float value at embedding index {odd[0]}: {shown}. place=embeddings[{place}]")
     return len(numbers)
 
 
@@ -260,10 +266,15 @@ def _is_number(item: object) -> bool:
     return isinstance(item, int | float) and not isinstance(item, bool)
 
 
-def require_finite(vectors: Vectors, name: str) -> None:
-    """Refuse NaN and infinity."""
+def require_finite(vectors: Vectors, rows: npt.NDArray[np.int64] | None) -> None:
+    """Refuse NaN and infinity; `rows` are the vectors' numbers in the request where some have none."""
     if vectors.size and not _is_finite(vectors):
-        raise InvalidArgumentError(f"Validation error: {name}: Embeddings must not contain NaN or Infinity values")
+        row, column = np.argwhere(~np.isfinite(vectors))[0].tolist()
+        place = row if rows is None else rows[row]
+        raise InvalidArgumentError(
+            "Validation error: embeddings: Embeddings must not contain NaN or Infinity values. "
+            f"place=embeddings[{place}][{column}] float32={vectors[row, column]}"
+        )
 
 
 def _is_finite(vectors: Vectors) -> bool:
@@ -271,10 +282,20 @@ def _is_finite(vectors: Vectors) -> bool:
     return bool(np.isfinite(vectors.sum(dtype=np.float64)) or np.isfinite(vectors).all())
 
 
-def _wrong_variant(variant: str) -> MalformedRequestError:
+def unequal_lengths(lengths: Sequence[int], places: Sequence[int], name: str = "embeddings") -> InvalidArgumentError:
+    """Return what is wrong with vectors of these lengths, which are not all the same or all 0."""
+    if name == "embeddings" and 0 in lengths:
+        return InvalidArgumentError(f"{EMPTY_VECTOR}. place={name}[{places[lengths.index(0)]}]")
+    odd = next(number for number, length in enumerate(lengths) if length != lengths[0])
+    found = " ".join(f"{name}[{places[number]}]={lengths[number]}" for number in (0, odd))
+    return InvalidArgumentError(f"{UNEQUAL_LENGTHS}. numbers: {found}")
+
+
+def _wrong_variant(variant: str, place: str, value: object) -> MalformedRequestError:
     return MalformedRequestError(
         f"{PREFIX}embeddings: data did not match any variant of untagged enum {variant}: "
-        "expected a list of number lists, or a list of base64 texts of little-endian float32, not mixed"
+        "expected a list of number lists, or a list of base64 texts of little-endian float32, not mixed; "
+        f"{place} is {describe(value)}"
     )
 
 

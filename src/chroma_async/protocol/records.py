@@ -12,7 +12,7 @@ from chroma_async.core.where import Missing
 from chroma_async.errors import InvalidArgumentError, MalformedRequestError
 from chroma_async.model import Lsn, Operation
 from chroma_async.protocol.call import COLLECTION, Call, Route, WireResponse
-from chroma_async.protocol.embeddings import EMPTY_VECTOR, UNEQUAL_LENGTHS, EmbeddingBatch, require_finite
+from chroma_async.protocol.embeddings import EMPTY_VECTOR, EmbeddingBatch, require_finite, unequal_lengths
 from chroma_async.protocol.explain import PREFIX
 from chroma_async.protocol.results import (
     DeleteResult,
@@ -26,7 +26,7 @@ from chroma_async.protocol.results import (
     encode_query,
 )
 from chroma_async.protocol.validation import (
-    FieldTypes,
+    CheckedMetadatas,
     check_database_in_path,
     check_metadatas,
     check_unsigned,
@@ -72,9 +72,13 @@ class WriteRecords(RecordsCall[WriteResult], frozen=True, kw_only=True):
     uris: list[str | None] | None = None
 
     def validate_fields(self) -> None:
+        self.checked_metadatas()
+
+    def checked_metadatas(self) -> CheckedMetadatas:
+        """Check the body, as `validate_fields` does, and return what was found out about the metadata."""
         if self.embeddings is not None and self.embeddings.refusal is not None:
             raise self.embeddings.refusal
-        self.field_types()
+        checked = check_metadatas(self.metadatas or (), nulls_allowed=self.operation != "add")
         if self.operation != "update" and (self.embeddings is None or self.embeddings.rows is not None):
             raise MalformedRequestError(
                 f"{PREFIX}embeddings: data did not match any variant of untagged enum EmbeddingsPayload: "
@@ -83,22 +87,21 @@ class WriteRecords(RecordsCall[WriteResult], frozen=True, kw_only=True):
         if self.embeddings is not None:
             vectors = self.embeddings.vectors
             if len(vectors) and vectors.shape[1] == 0:
-                raise InvalidArgumentError(EMPTY_VECTOR)
-            require_finite(vectors, "embeddings")
+                raise InvalidArgumentError(f"{EMPTY_VECTOR}. place=embeddings[0]")
+            require_finite(vectors, self.embeddings.rows)
+        return checked
 
     def validate_lengths(self) -> None:
         """Check that the lists are parallel and no id is empty; Chroma does so after it has looked at the collection."""
-        lengths = [len(column) for column in (self.documents, self.metadatas, self.uris) if column is not None]
+        columns = {"documents": self.documents, "uris": self.uris, "metadatas": self.metadatas}
+        lengths = {name: len(column) for name, column in columns.items() if column is not None}
         if self.embeddings is not None:
-            lengths.append(self.embeddings.count)
-        if any(length != len(self.ids) for length in lengths):
-            raise InvalidArgumentError("Inconsistent number of IDs, embeddings, documents, URIs and metadatas")
+            lengths["embeddings"] = self.embeddings.count
+        if any(length != len(self.ids) for length in lengths.values()):
+            found = " ".join(f"{name}={length}" for name, length in {"ids": len(self.ids), **lengths}.items())
+            raise InvalidArgumentError(f"Inconsistent number of IDs, embeddings, documents, URIs and metadatas. {found}")
         if "" in self.ids:
-            raise InvalidArgumentError("Empty ID, ID must have at least one character")
-
-    def field_types(self) -> FieldTypes:
-        """Types of the metadata fields that this write carries."""
-        return check_metadatas(self.metadatas or (), nulls_allowed=self.operation != "add")
+            raise InvalidArgumentError(f"Empty ID, ID must have at least one character. place=ids[{self.ids.index('')}]")
 
     @classmethod
     def encode_result(cls, result: WriteResult) -> WireResponse:
@@ -141,7 +144,23 @@ class UpdateRecords(WriteRecords, frozen=True, kw_only=True):
     embeddings: EmbeddingBatch | None = None
 
 
-class DeleteRecords(RecordsCall[DeleteResult], frozen=True, kw_only=True):
+class FilteredCall(RecordsCall[R], Generic[R], frozen=True, kw_only=True):
+    """A call with filters, and a word about records that lack the field a filter names, or the document.
+
+    `missing` is what the request says. Where it says nothing the engine's setting counts, and where there is none
+    `missing_default`, which tells kinds of API apart: our clients and the first API say "exclude"; Chroma's clients, who do
+    not know the field, get what Chroma 1.5.9 does.
+    """
+
+    missing: Missing | None = None
+    missing_default: Missing = "include"
+
+    def missing_by(self, setting: Missing | None) -> Missing:
+        """Return whether negative operators match such records; `setting` is the engine's."""
+        return self.missing or setting or self.missing_default
+
+
+class DeleteRecords(FilteredCall[DeleteResult], frozen=True, kw_only=True):
     """Delete by ids, by filter, or by both (their intersection)."""
 
     route: ClassVar = Route("POST", COLLECTION + "/delete")
@@ -149,7 +168,6 @@ class DeleteRecords(RecordsCall[DeleteResult], frozen=True, kw_only=True):
     where: Any = None
     where_document: Any = None
     limit: int | None = None
-    missing: Missing | None = None
 
     def validate_fields(self) -> None:
         check_unsigned(self.limit, "limit")
@@ -171,7 +189,7 @@ class DeleteRecords(RecordsCall[DeleteResult], frozen=True, kw_only=True):
         return DeleteResult(deleted=orjson.loads(response.body).get("deleted", 0), lsn=_lsn(response.headers))
 
 
-class GetRecords(RecordsCall[GetResult], frozen=True, kw_only=True):
+class GetRecords(FilteredCall[GetResult], frozen=True, kw_only=True):
     """Records by ids, filters, or all, in insertion order."""
 
     route: ClassVar = Route("POST", COLLECTION + "/get")
@@ -182,7 +200,6 @@ class GetRecords(RecordsCall[GetResult], frozen=True, kw_only=True):
     limit: int | None = None
     offset: int | None = None
     include: Sequence[Include] = GET_INCLUDE
-    missing: Missing | None = None
 
     def validate_fields(self) -> None:
         check_unsigned(self.limit, "limit")
@@ -197,7 +214,7 @@ class GetRecords(RecordsCall[GetResult], frozen=True, kw_only=True):
         return decode_get(response.body)
 
 
-class QueryRecords(RecordsCall[QueryResult], frozen=True, kw_only=True):
+class QueryRecords(FilteredCall[QueryResult], frozen=True, kw_only=True):
     """The nearest records to each query vector, of shape (queries, ndim), nearest first."""
 
     route: ClassVar = Route("POST", COLLECTION + "/query")
@@ -208,12 +225,12 @@ class QueryRecords(RecordsCall[QueryResult], frozen=True, kw_only=True):
     where: Any = None
     where_document: Any = None
     include: Sequence[Include] = QUERY_INCLUDE
-    missing: Missing | None = None
 
     def validate_fields(self) -> None:
         check_unsigned(self.n_results, "n_results")
         if self.query_embeddings.dtype == object:
-            raise InvalidArgumentError(UNEQUAL_LENGTHS)
+            lengths = [len(row) for row in self.query_embeddings.tolist()]
+            raise unequal_lengths(lengths, range(len(lengths)), "query_embeddings")
         if np.isnan(self.query_embeddings).any():
             raise InvalidArgumentError("Validation error: query_embeddings: Embeddings must not contain NaN values")
 

@@ -18,7 +18,7 @@ import msgspec
 from chroma_async.core.where import And, DocumentTest, FieldTest, Or, Where
 from chroma_async.errors import InvalidArgumentError, UnimplementedError
 from chroma_async.model import Collection, HnswConfiguration, JsonObject, Space
-from chroma_async.protocol.embedding_function import check_embedding_function, is_default_function
+from chroma_async.protocol.embedding_function import check_embedding_function, is_default_function, kept_function
 from chroma_async.protocol.explain import malformed
 
 S = TypeVar("S")
@@ -175,7 +175,7 @@ def _convert(value: Any, kind: type[S], path: str) -> S:
     try:
         return msgspec.convert(value, kind, strict=True)
     except msgspec.ValidationError as error:
-        raise malformed(error, value, path) from error
+        raise malformed(error, value, kind, path) from error
 
 
 def _problems(schema: SchemaInput) -> Iterator[str]:
@@ -288,11 +288,17 @@ def resolve_schema(schema: SchemaInput) -> tuple[JsonObject, HnswConfiguration, 
         )
     embedding = schema.keys.get(EMBEDDING, ValueTypes()).vector_index
     options = VectorOptions() if embedding is None else embedding.config
-    hnsw = _hnsw(options)
+    hnsw, function = _hnsw(options), _function(options)
     keys = {key: _shown(types) for key, types in schema.keys.items() if key not in (DOCUMENT, EMBEDDING)}
     keys[DOCUMENT] = _laid_over(_document_types(), _shown(schema.keys.get(DOCUMENT, ValueTypes())))
-    keys[EMBEDDING] = _embedding_types(hnsw, options.embedding_function, embedding is None or embedding.enabled)
-    return {"defaults": _filled_defaults(schema.defaults), "keys": keys}, hnsw, options.embedding_function
+    keys[EMBEDDING] = _embedding_types(hnsw, function, embedding is None or embedding.enabled)
+    return {"defaults": _filled_defaults(schema.defaults), "keys": keys}, hnsw, function
+
+
+def _function(options: VectorOptions) -> JsonObject | None:
+    """An unknown function is none in a schema."""
+    kept = kept_function(options.embedding_function)
+    return None if kept is None or kept["type"] == "unknown" else kept
 
 
 def _filled_defaults(types: ValueTypes) -> JsonObject:

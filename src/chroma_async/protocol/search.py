@@ -131,4 +131,4 @@ def _convert(value: Any, kind: Any, path: str) -> Any:
     try:
         return msgspec.convert(value, kind, strict=True)
     except msgspec.ValidationError as error:
-        raise malformed(error, value, path) from error
+        raise malformed(error, value, kind, path) from error

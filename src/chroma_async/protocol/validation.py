@@ -7,11 +7,15 @@ import math
 import re
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, cast
+from itertools import pairwise
+from typing import Annotated, Any, Final, Literal, cast
+
+import msgspec
 
 from chroma_async.errors import ChromaError, InvalidArgumentError, MalformedRequestError, UnimplementedError
-from chroma_async.model import CollectionId
+from chroma_async.model import CollectionId, Json
 
 NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{1,510}[a-zA-Z0-9]")
 INT64_MIN: Final = -(2**63)
@@ -32,14 +36,14 @@ def check_name(name: str, prefix: str = "") -> None:
         if NAME.fullmatch(part) is None:
             raise InvalidArgumentError(
                 f"{prefix}Expected a name containing 3-512 characters from [a-zA-Z0-9._-], starting and ending with a "
-                f"character in [a-zA-Z0-9]. Got: {name}"
+                f"character in [a-zA-Z0-9]. Got: {part}"
             )
         if ".." in part:
             raise InvalidArgumentError(
-                f"{prefix}Expected a name that does not contains two consecutive periods (..). Got {name}"
+                f"{prefix}Expected a name that does not contains two consecutive periods (..). Got {part}"
             )
         if _is_ipv4(part):
-            raise InvalidArgumentError(f"{prefix}Expected a name that is not a valid ip address. Got {name}")
+            raise InvalidArgumentError(f"{prefix}Expected a name that is not a valid ip address. Got {part}")
 
 
 def _topology_parts(name: str, prefix: str) -> list[str]:
@@ -99,36 +103,100 @@ def check_collection_metadata(metadata: object, name: str) -> None:
             raise MalformedRequestError(_bad_value(f"{name}.{key}", value))
 
 
-def check_metadatas(metadatas: Sequence[object], *, nulls_allowed: bool) -> FieldTypes:
-    """Check the metadata of a batch; return the types seen of each field, in order of appearance.
+@dataclass(frozen=True, slots=True)
+class CheckedMetadatas:
+    """The metadata of a batch as it is stored, and the types seen of each field, in order of appearance."""
+
+    stored: list[Mapping[str, object] | None]
+    types: FieldTypes
+
+
+def check_metadatas(metadatas: Sequence[object], *, nulls_allowed: bool) -> CheckedMetadatas:
+    """Check the metadata of a batch, and bring it into the form in which it is stored.
+
+    Rows of a batch are mostly alike: what holds for all rows with the same keys and types is found out once.
 
     Raises:
         MalformedRequestError: a value is no str, int, float, bool or list of one of these (or null where not allowed).
         InvalidArgumentError: a key is empty or reserved.
     """
     seen: dict[str, tuple[str, ...]] = {}
+    shapes: dict[tuple[object, ...], _Shape] = {}
+    stored: list[Mapping[str, object] | None] = []
     for position, metadata in enumerate(metadatas):
         if metadata is None:
+            stored.append(None)
             continue
         if not isinstance(metadata, dict):
             raise MalformedRequestError(_bad_value(f"metadatas[{position}]", metadata))
-        for key, value in cast("dict[str, object]", metadata).items():
-            kind = _SCALARS.get(type(value)) or type_of_value(value)
-            if kind is None and not (value is None and nulls_allowed):
-                if value != []:
-                    raise _refusal_of_value(key, f"metadatas[{position}].{key}", value, nulls_allowed)
-                kind = "bool"  # an empty list is stored as nothing, but Chroma's schema learns this much
-            known = seen.get(key)
-            if known is None:
-                if not key or key[0] in "#$":
-                    raise InvalidArgumentError(
-                        f"Validation error: metadatas: Invalid metadata at index {position}. "
-                        f"a key must not be empty or start with '#' or '$'. key={key!r}"
-                    )
-                seen[key] = (kind,) if kind is not None else ()
-            elif kind is not None and kind not in known:
-                seen[key] = (*known, kind)
-    return {key: kinds for key, kinds in seen.items() if kinds and not key.startswith(RESERVED)}
+        fields = cast("dict[str, object]", metadata)
+        key = (*fields, *map(type, fields.values()))
+        shape = shapes.get(key)
+        is_new = shape is None
+        if shape is None:
+            shape = shapes[key] = _Shape.of(fields)
+        is_stored = shape.is_stored_as_it_is(fields)
+        for name in shape.lists if is_stored and not is_new else fields:
+            _note_type(seen, name, fields[name], position, nulls_allowed)
+        stored.append(fields if is_stored else normalise_metadata(fields))
+    return CheckedMetadatas(stored, {key: kinds for key, kinds in seen.items() if kinds and not key.startswith(RESERVED)})
+
+
+def _note_type(seen: dict[str, tuple[str, ...]], key: str, value: object, position: int, nulls_allowed: bool) -> None:
+    kind = type_of_value(value)
+    if kind == "int" and _exceeds_int64(value):
+        kind = "float"
+    if kind is None and not (value is None and nulls_allowed):
+        if value != []:
+            raise _refusal_of_value(key, position, value, nulls_allowed)
+        kind = "bool"  # an empty list is stored as nothing, but Chroma's schema learns this much
+    known = seen.get(key)
+    if known is None:
+        if not key or key[0] in "#$":
+            raise InvalidArgumentError(
+                f"Validation error: metadatas: Invalid metadata at index {position}. "
+                f"a key must not be empty or start with '#' or '$'. key={key!r}"
+            )
+        seen[key] = (kind,) if kind is not None else ()
+    elif kind is not None and kind not in known:
+        seen[key] = (*known, kind)
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """What rows with the same keys and types have in common. `integers`, `fractions` and `lists` are keys of such values."""
+
+    is_plain: bool
+    integers: tuple[str, ...]
+    fractions: tuple[str, ...]
+    lists: tuple[str, ...]
+
+    @classmethod
+    def of(cls, metadata: Mapping[str, object]) -> _Shape:
+        kinds = {key: type(value) for key, value in metadata.items()}
+        return cls(
+            is_plain=bool(kinds)
+            and not any(key.startswith(RESERVED) for key in kinds)
+            and all(kind in _SCALARS or kind is list for kind in kinds.values()),
+            integers=tuple(key for key, kind in kinds.items() if kind is int),
+            fractions=tuple(key for key, kind in kinds.items() if kind is float),
+            lists=tuple(key for key, kind in kinds.items() if issubclass(kind, list | tuple)),
+        )
+
+    def is_stored_as_it_is(self, metadata: Mapping[str, Any]) -> bool:
+        """Whether `normalise_metadata` would change nothing: only numbers and lists have values to be looked at."""
+        if not self.is_plain:
+            return False
+        for key in self.integers:
+            if not INT64_MIN <= metadata[key] <= INT64_MAX:
+                return False
+        for key in self.fractions:
+            if not math.isfinite(metadata[key]):
+                return False
+        for key in self.lists:  # noqa: SIM110 - as the two above
+            if set(map(type, metadata[key])) != {str}:
+                return False
+        return True
 
 
 _SCALARS: Final[Mapping[type, str]] = {str: "str", bool: "bool", int: "int", float: "float"}
@@ -144,12 +212,19 @@ def type_of_value(value: object) -> str | None:
     return _SCALARS.get(type(value))
 
 
+def _exceeds_int64(value: object) -> bool:
+    """Whether an int, or one of a list of ints, is stored as a float."""
+    if isinstance(value, int):
+        return not INT64_MIN <= value <= INT64_MAX
+    return any(_exceeds_int64(item) for item in cast("Sequence[object]", value))
+
+
 def normalise_value(value: object) -> object:
     """Return a checked value as it is stored: ints beyond int64 and lists of mixed numbers become floats."""
     if isinstance(value, bool):
         return value
     if isinstance(value, int):
-        return value if INT64_MIN <= value <= INT64_MAX else float(value)
+        return float(value) if _exceeds_int64(value) else value
     if isinstance(value, float) and not math.isfinite(value):
         raise InvalidArgumentError(f"metadata values must be finite numbers. got={value}")
     if isinstance(value, list | tuple):
@@ -159,22 +234,20 @@ def normalise_value(value: object) -> object:
     return value
 
 
-def normalise_metadata(metadata: Mapping[str, object] | None) -> Mapping[str, object] | None:
-    """Return the metadata as stored; the same object when nothing changes.
+def normalise_collection_metadata(metadata: Mapping[str, Json] | None) -> dict[str, Json] | None:
+    """Return the metadata of a collection as stored, after it was checked."""
+    return None if metadata is None else {key: cast("Json", normalise_value(value)) for key, value in metadata.items()}
 
-    Empty lists and the reserved keys `chroma:*`, which Chroma never shows, are dropped; {} becomes None.
+
+def normalise_metadata(metadata: Mapping[str, object]) -> Mapping[str, object] | None:
+    """Return the metadata as stored.
+
+
+    An empty list is as good as null, and deletes what was there. The reserved keys `chroma:*`, which Chroma never shows, are
+    dropped; {} becomes None.
     """
-    if not metadata:
-        return None
-    if all(_is_kept_as_it_is(key, value) for key, value in metadata.items()):
-        return metadata
-    kept = {key: item for key, item in metadata.items() if item != [] and not key.startswith(RESERVED)}
-    return {key: normalise_value(item) for key, item in kept.items()} or None
-
-
-def _is_kept_as_it_is(key: str, value: object) -> bool:
-    plain = type(value) is str or type(value) is bool or (type(value) is int and INT64_MIN <= value <= INT64_MAX)
-    return plain and not key.startswith(RESERVED)
+    kept = {key: item for key, item in metadata.items() if not key.startswith(RESERVED)}
+    return {key: None if item == [] else normalise_value(item) for key, item in kept.items()} or None
 
 
 def check_unsigned(value: int | None, name: str) -> None:
@@ -186,15 +259,36 @@ def check_unsigned(value: int | None, name: str) -> None:
         )
 
 
-def _refusal_of_value(key: str, path: str, value: object, nulls_allowed: bool) -> ChromaError:
+class _SparseVector(msgspec.Struct, frozen=True):
+    """A value that Chroma knows: coordinates by index; `tokens` says what they stand for."""
+
+    indices: list[Annotated[int, msgspec.Meta(ge=0, le=U32_MAX)]]
+    values: list[float]
+    tokens: list[str] | None = None
+    type: Literal["sparse_vector"] | None = msgspec.field(name="#type", default=None)
+
+    @property
+    def problem(self) -> str | None:
+        lengths = {len(part) for part in (self.indices, self.values, self.tokens) if part is not None}
+        if len(lengths) > 1:
+            return "indices, values, and tokens (when present) must have the same length"
+        if any(second <= first for first, second in pairwise(self.indices)):
+            return "indices must be sorted in strictly ascending order (no duplicates)"
+        return None
+
+
+def _refusal_of_value(key: str, position: int, value: object, nulls_allowed: bool) -> ChromaError:
     """A sparse vector is a value that Chroma knows, but not on a single node; all else is none at all."""
-    if _is_sparse_vector(value):
-        return UnimplementedError(f"Unimplemented: Sparse vector is not supported for local chroma: {key}")
-    return MalformedRequestError(_bad_value(path, value, "UpdateMetadataValue" if nulls_allowed else "MetadataValue"))
-
-
-def _is_sparse_vector(value: object) -> bool:
-    return isinstance(value, dict) and {"indices", "values"} <= set(cast("dict[str, object]", value))
+    try:
+        sparse = msgspec.convert(value, _SparseVector, strict=True)
+    except msgspec.ValidationError:
+        variant = "UpdateMetadataValue" if nulls_allowed else "MetadataValue"
+        return MalformedRequestError(_bad_value(f"metadatas[{position}].{key}", value, variant))
+    if sparse.problem is not None:
+        return InvalidArgumentError(
+            f"Validation error: metadatas: Invalid metadata at index {position}. sparse vector {key!r}: {sparse.problem}"
+        )
+    return UnimplementedError(f"Unimplemented: Sparse vector is not supported for local chroma: {key}")
 
 
 def _bad_value(path: str, value: object, variant: str = "MetadataValue") -> str:
@@ -205,5 +299,13 @@ def _bad_value(path: str, value: object, variant: str = "MetadataValue") -> str:
 
 
 def _describe(value: object) -> str:
-    names: Mapping[type, str] = {dict: "an object", list: "a list of mixed types", type(None): "null"}
-    return names.get(type(value), type(value).__name__)
+    if not isinstance(value, list | tuple):
+        return _NOUNS.get(type(value), type(value).__name__)
+    items = cast("Sequence[object]", value)
+    odd = [item for item in items if type(item) not in _SCALARS]
+    if odd:
+        return f"a list with {_NOUNS.get(type(odd[0]), type(odd[0]).__name__)} in it"
+    return "a list of mixed types" if items else "an empty list"
+
+
+_NOUNS: Final[Mapping[type, str]] = {dict: "an object", list: "a list", tuple: "a list", type(None): "null"}

@@ -20,7 +20,7 @@ from chroma_async.protocol import (
 )
 from chroma_async.protocol.collection_json import resolve_creation, updated_settings
 from chroma_async.protocol.v1 import FindCollection
-from chroma_async.protocol.validation import parse_collection_id
+from chroma_async.protocol.validation import normalise_collection_metadata, parse_collection_id
 
 
 @handles(CreateCollection)
@@ -31,7 +31,7 @@ async def create_collection(context: Context, call: CreateCollection) -> Collect
         name=call.name,
         tenant=call.tenant,
         database=call.database,
-        metadata=call.metadata,
+        metadata=normalise_collection_metadata(call.metadata),
         hnsw=settings.hnsw,
         embedding_function=settings.embedding_function,
         schema=settings.schema,
@@ -89,6 +89,8 @@ async def count_collections(context: Context, call: CountCollections) -> int:
 
 @handles(ModifyCollection)
 async def modify_collection(context: Context, call: ModifyCollection) -> None:
+    metadata = normalise_collection_metadata(call.kept_metadata)
+
     def decide(catalog: Catalog) -> Decision[None]:
         old = require_collection(catalog, call)
         new_name = call.new_name or old.name
@@ -98,7 +100,7 @@ async def modify_collection(context: Context, call: ModifyCollection) -> None:
         event = CollectionModified(
             id=old.id,
             name=new_name,
-            metadata=old.metadata if call.kept_metadata is None else call.kept_metadata or None,
+            metadata=old.metadata if metadata is None else metadata or None,
             hnsw=settings.hnsw,
             embedding_function=settings.embedding_function,
             schema=settings.schema,
