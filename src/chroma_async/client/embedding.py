@@ -122,7 +122,7 @@ def wrap(
 
     `query` embeds questions where the model distinguishes them; `space` is the distance of new collections that name none.
     """
-    wrapped = WrappedFunction(function, name, query, space)
+    wrapped = WrappedFunction(cast("EmbeddingCallable", checked_function(function)), name, query, space)
     _registry[name] = lambda config: wrapped
     return wrapped
 
@@ -138,6 +138,19 @@ def register_embedding_function(cls: ClassT) -> ClassT:
         raise TypeError(f"an embedding function to register needs name() and build_from_config(config). got={cls!r}")
     _registry[cls.name()] = cast("Builder", build)
     return cls
+
+
+def checked_function(function: EmbeddingArgument) -> EmbeddingArgument:
+    """Return the function.
+
+    Raises:
+        ValueError: it can't be called, or is a class rather than one of its objects.
+    """
+    if isinstance(function, type):
+        raise ValueError(f"embedding_function={function.__name__} is a class; make one, such as {function.__name__}(...)")
+    if function is None or isinstance(function, DefaultEmbedding) or callable(function):
+        return function
+    raise ValueError(f"embedding_function must be something that can be called with a list of texts. got={function!r:.200}")
 
 
 def name_of(function: EmbeddingArgument) -> str | None:
@@ -226,12 +239,12 @@ def query_target(function: EmbeddingCallable) -> EmbeddingCallable:
 
 
 def require_same(given: EmbeddingArgument, stored: Mapping[str, Any] | None) -> None:
-    """Refuse an embedding function other than the one that the collection was made with.
+    """Refuse an embedding function other than the one that the collection was made with, and what is none.
 
     Raises:
-        ValueError: both names.
+        ValueError: both names, or what it is.
     """
-    given_name = name_of(given)
+    given_name = name_of(checked_function(given))
     stored_name = None if stored is None else stored.get("name")
     if given_name is not None and stored_name is not None and given_name not in (DEFAULT_NAME, stored_name):
         raise ValueError(

@@ -21,7 +21,7 @@ from chroma_async.protocol import CALLS, Call, Heartbeat, WireResponse
 from chroma_async.protocol.call import API_V2
 from chroma_async.protocol.records import LSN_HEADER
 from chroma_async.protocol.unsupported import UNSUPPORTED
-from chroma_async.protocol.v1 import LEGACY_ROUTES
+from chroma_async.protocol.v1 import API_V1, LEGACY_ROUTES
 from chroma_async.server.answers import TRACE_HEADER, empty_response, send_response
 from chroma_async.server.body import BodyTimeout, discard_body
 from chroma_async.server.endpoint import CallEndpoint, Dispatch, Host
@@ -64,7 +64,7 @@ class RawPathRouting:
 
 
 class Refusal:
-    """Answers what no call is meant by, with an empty body."""
+    """Answers what no call is meant by: with an empty body, below the first API as that did."""
 
     def __init__(self, settings: ServerSettings) -> None:
         self._timeout_seconds = settings.body_timeout_seconds
@@ -72,6 +72,8 @@ class Refusal:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1000, "reason": ""})
+        elif scope["path"].startswith(API_V1 + "/"):
+            await self.answer(WireResponse(status=404, body=b'{"detail":"Not Found"}'), receive, send)
         else:
             await self.answer(empty_response(404), receive, send)
 
