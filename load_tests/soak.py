@@ -34,7 +34,7 @@ RECALL_MIN = 0.97
 
 _MINUTE_SECONDS = 60.0
 _UPSERT_BATCH, _DELETE_BATCH = 50, 10
-_PER_SECOND = {"query": 40.0, "filter": 20.0, "get": 20.0, "upsert": 8.0, "delete": 2.0}
+_PER_SECOND = {"query": 20.0, "filter": 10.0, "get": 10.0, "upsert": 4.0, "delete": 1.0}
 """Requests of each lane, at a pace of 1."""
 _CALLS = {"query": "query", "filter": "query", "get": "get", "upsert": "upsert", "delete": "delete"}
 _CHECKED = 60
