@@ -6,6 +6,7 @@ import http.client
 import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -15,6 +16,14 @@ from load_tests.generator import Address
 
 _COLLECTIONS = "/api/v2/tenants/default_tenant/databases/default_database/collections"
 _POLL_SECONDS = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Writes of a collection, ever: those that an index has, and those that it has not yet."""
+
+    indexed: int
+    unindexed: int
 
 
 class Api:
@@ -55,8 +64,21 @@ class Api:
 
     def unindexed(self, records_path: str) -> int | None:
         """Number of writes that no index has yet; None when the server does not tell."""
+        progress = self.progress(records_path)
+        return progress.unindexed if progress else None
+
+    def progress(self, records_path: str) -> Progress | None:
+        """How far indexing is; None when the server does not tell."""
         status, body = self._request("GET", f"{records_path}/indexing_status")
-        return int(orjson.loads(body)["num_unindexed_ops"]) if status == 200 else None
+        if status != 200:
+            return None
+        answer = orjson.loads(body)
+        return Progress(int(answer["num_indexed_ops"]), int(answer["num_unindexed_ops"]))
+
+    def vectors(self, records_path: str, ids: list[str]) -> dict[str, list[float]]:
+        """Vectors of some records, by id."""
+        answer = self._call("POST", f"{records_path}/get", {"ids": ids, "include": ["embeddings"]})
+        return dict(zip(answer["ids"], answer["embeddings"], strict=True))
 
     def first_answer(self, path: str, body: bytes, timeout_seconds: float) -> Any:
         """Repeat a POST until the server answers 200, and return that answer.

@@ -17,7 +17,7 @@ from load_tests.data import Dataset
 from load_tests.errors import WrongAnswer
 from load_tests.exact import Exact
 from load_tests.generator import Lane, LaneResult, run_lane
-from load_tests.measures import Better, Measure, Target
+from load_tests.measures import Better, Measure, Moment
 from load_tests.requests import RequestFile
 from load_tests.servers import Server
 
@@ -82,6 +82,8 @@ class Bench:
     records_path: str
     notes: dict[str, float] = field(default_factory=dict[str, float])
     """Side figures worth keeping in the JSON, by name: retries, reconnects."""
+    timelines: dict[str, list[Moment]] = field(default_factory=dict[str, list[Moment]])
+    """Latencies over time, by scenario."""
 
     @property
     def dataset(self) -> Dataset:
@@ -122,7 +124,6 @@ class Reading:
     requests: RequestFile
     check: Callable[[int, dict[str, Any]], float | None]
     """Raises `WrongAnswer`, or returns the recall of an answer (request number, answer) where there is one."""
-    target: Target | None = None
     checks: int | None = None
     """Answers to check; None: as many as the options say."""
 
@@ -131,13 +132,12 @@ class Reading:
         recall = self._checked(bench)
         rounds = list(self._rounds(bench))
         measures = [
-            self._median("throughput", "1/s", "higher", [r.per_second for r in rounds], self.target),
+            self._median("throughput", "1/s", "higher", [r.per_second for r in rounds]),
             self._median("p50", "ms", "lower", [percentile_ms(r, 50) for r in rounds]),
             self._median("p99", "ms", "lower", [percentile_ms(r, 99) for r in rounds]),
         ]
         if recall is not None:
-            target = Target(1) if self.target else None
-            measures.append(Measure(name="recall@10", value=recall, unit="", better="higher", target=target))
+            measures.append(Measure(name="recall@10", value=recall, unit="", better="higher"))
         return measures
 
     def _checked(self, bench: Bench) -> float | None:
@@ -161,10 +161,23 @@ class Reading:
         for _ in range(bench.options.rounds):
             yield bench.run(self.name, lane)
 
-    def _median(self, name: str, unit: str, better: Better, values: list[float], target: Target | None = None) -> Measure:
-        return Measure(name=name, value=median(values), unit=unit, better=better, target=target)
+    def _median(self, name: str, unit: str, better: Better, values: list[float]) -> Measure:
+        return Measure(name=name, value=median(values), unit=unit, better=better)
 
 
 def percentile_ms(result: LaneResult, percent: float) -> float:
     """A percentile of the latencies, in milliseconds."""
     return float(np.percentile(np.frombuffer(result.latencies_seconds), percent)) * 1000
+
+
+def timeline(result: LaneResult, *, step_seconds: float) -> list[Moment]:
+    """Latencies over time, by pieces of `step_seconds` in which answers came."""
+    ends = np.frombuffer(result.answered_at) - result.started_at
+    latencies = np.frombuffer(result.latencies_seconds) * 1000
+    pieces = (ends / step_seconds).astype(int)
+    moments: list[Moment] = []
+    for piece in np.unique(pieces).tolist():
+        within = latencies[pieces == piece]
+        p50, p99 = np.percentile(within, [50, 99]).tolist()
+        moments.append(Moment(piece * step_seconds, p50, p99, len(within) / step_seconds))
+    return moments

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
 import tempfile
 import time
-import uuid
 from collections.abc import Generator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -18,40 +18,50 @@ from rich.console import Console
 
 from load_tests import data, machine
 from load_tests.acceptance.commands import app as accept
-from load_tests.api import Api
-from load_tests.bench import Bench, Options, Workload
-from load_tests.bystanders import Bystanders
-from load_tests.ceiling import measure_ceiling
+from load_tests.bench import Options
+from load_tests.compare import Contestants, compare, started, workload_of
+from load_tests.embedded.measure import PEERS, peer_python, require_engine
 from load_tests.errors import LoadTestError, Unavailable, WrongAnswer
-from load_tests.generator import Lane
-from load_tests.measures import Measure
-from load_tests.report import Ceiling, Column, Report, format_value
+from load_tests.growth import Growth, Plan, Size, grow, print_growth, sizes_between
+from load_tests.http_servers import compare_servers, print_servers
+from load_tests.measures import Column, Measure
+from load_tests.peers import make_environment
+from load_tests.plots import plot_comparison, plot_growth, plot_soak, require_matplotlib
+from load_tests.report import Report, format_value, write_json
 from load_tests.scenarios import SCENARIOS, Scenario, choose
-from load_tests.servers import Program, RemoteServer, Server, our_program, peer_program, running
+from load_tests.servers import Program, RemoteServer, our_program, peer_program
+from load_tests.soak import Minute, Soak, soak
 
 _HERE = Path(__file__).resolve().parent
 _DATA_DEFAULT = _HERE.parent / "../shared/data"
-_HEARTBEAT_SECONDS_MAX = 10.0
-_BYSTANDERS_SHARE_MAX = 0.05
-_UNWATCHED = ("restart", "resources")
-"""Scenarios whose process time says nothing: one replaces the process, one takes an instant."""
+_RESULTS = _HERE / "results"
 _SMOKE_RECALL_MIN = 0.9
-_WIDTH_MIN = 110
+_BASE_RECORDS_MAX = 50_000
+"""Records that the data set has; a larger collection repeats them with noise."""
+_WIDTH_MIN = 180
 """Columns of text that the table needs, also where the output is not a terminal."""
 
 app = typer.Typer(
-    help="Load tests over the Chroma HTTP API v2.", no_args_is_help=True, add_completion=False, rich_markup_mode=None
+    help="Load tests over the Chroma HTTP API v2, and in process.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
 )
 app.add_typer(accept, name="accept")
 console = Console(width=max(Console().width, _WIDTH_MIN))
 
+DataOption = Annotated[
+    str, typer.Option("--data", envvar="CHROMA_ASYNC_DATA", help="Directory of the data, or `synthetic`.")
+]
+RecordsOption = Annotated[int, typer.Option(min=1000, help="Records to store.")]
 UrlOption = Annotated[str | None, typer.Option(help="Measure this running server instead of starting ours.")]
-WorkersOption = Annotated[int, typer.Option(help="Worker processes of our server.")]
+WorkersOption = Annotated[int, typer.Option(min=1, help="Worker processes of our server.")]
+ResultsOption = Annotated[Path, typer.Option(help="Directory for JSON and plots.")]
 
 
 @app.callback()
 def prepare() -> None:
-    """Load tests over the Chroma HTTP API v2."""
+    """Load tests over the Chroma HTTP API v2, and in process."""
     signal.signal(signal.SIGTERM, _end_in_order)
 
 
@@ -60,63 +70,132 @@ def _end_in_order(signal_number: int, _: FrameType | None) -> None:
     sys.exit(128 + signal_number)
 
 
-@app.command()
-def compare(
+@app.command("compare")
+def compare_command(
     *,
-    data_directory: Annotated[
-        str, typer.Option("--data", envvar="CHROMA_ASYNC_DATA", help="Directory of the data, or `synthetic`.")
-    ] = str(_DATA_DEFAULT),
-    records: Annotated[int, typer.Option(min=1000, help="Records to store.")] = 20_000,
+    data_directory: DataOption = str(_DATA_DEFAULT),
+    records: RecordsOption = 20_000,
     peer: Annotated[
-        str, typer.Option(help="`chroma`: needed; `auto`: if an executable is found; `none`: only our server.")
-    ] = "auto",
-    chroma_bin: Annotated[
-        Path | None, typer.Option(envvar="CHROMA_BIN", help="Executable of a real Chroma; else looked up on the PATH.")
+        list[str] | None, typer.Option(help=f"chroma, {', '.join(PEERS)}; may be repeated. A missing one is an error.")
     ] = None,
-    ours: Annotated[bool, typer.Option("--ours/--no-ours", help="Measure our server.")] = True,
+    chroma_bin: Annotated[
+        Path | None,
+        typer.Option(envvar="CHROMA_BIN", help="Executable of Chroma; else beside --peer-python, or on the PATH."),
+    ] = None,
+    peer_python_path: Annotated[
+        Path | None, typer.Option("--peer-python", envvar="PEER_PYTHON", help="Python of the peers' environment.")
+    ] = None,
     url: UrlOption = None,
     workers: WorkersOption = 2,
-    scenario: Annotated[list[str] | None, typer.Option(help="Scenario to run, `default` or `all`; may be repeated.")] = None,
+    scenario: Annotated[list[str] | None, typer.Option(help="Scenario to run instead of all; may be repeated.")] = None,
+    repeat: Annotated[int, typer.Option(min=1, help="Repeat everything, in turn; the medians count.")] = 1,
     seconds: Annotated[float, typer.Option(min=0.1, help="Length of one timed round.")] = Options().seconds,
     rounds: Annotated[int, typer.Option(min=1, help="Timed rounds; the median counts.")] = Options().rounds,
     checks: Annotated[int, typer.Option(min=1, help="Answers checked per scenario.")] = Options().checks,
     processes: Annotated[int, typer.Option(min=1, help="Generator processes per lane.")] = Options().processes,
-    results: Annotated[Path, typer.Option(help="Directory for the JSON.")] = _HERE / "results",
+    results: ResultsOption = _RESULTS,
 ) -> None:
-    """Run the same work on a real Chroma and on our server, and print both with their ratio."""
+    """Do the same work with ours and with the peers; print one table with ratios and targets."""
     options = Options(seconds=seconds, rounds=rounds, checks=checks, processes=processes)
     with _errors_explained():
-        chosen = _choose(scenario or ["default"])
-        peer_server = _peer(peer, chroma_bin)
-        our_server = _ours(url, workers) if ours else None
-        with _workload(_load(data_directory, records), options) as workload:
-            facts = machine.describe()
-            columns = [_measure(server, workload, chosen) for server in (peer_server, our_server)]
-            report = _report(workload, facts, peer=columns[0], ours=columns[1])
-    report.print(console)
-    console.print(f"written to {report.write(results)}", soft_wrap=True, highlight=False)
+        require_matplotlib()
+        chosen = _choose(scenario or [])
+        contestants = Contestants(
+            ours=_ours(url, workers),
+            workers=workers,
+            chroma=_chroma(peer or [], chroma_bin, peer_python_path),
+            embedded=_embedded(peer or [], peer_python_path),
+        )
+        dataset = _load(data_directory, records)
+        report = compare(contestants, dataset, options, chosen, repeat=repeat, command=_command(), say=_print_progress)
+        _publish(report, results)
+
+
+@app.command()
+def peers(*, into: Annotated[Path, typer.Option(help="Directory of the new environment.")]) -> None:
+    """Make an environment with all peers, for --peer-python."""
+    with _errors_explained():
+        python = make_environment(into)
+    console.print(f"export PEER_PYTHON={shlex.quote(str(python.absolute()))}", soft_wrap=True, highlight=False)
+
+
+@app.command("soak")
+def soak_command(
+    *,
+    minutes: Annotated[float, typer.Option(min=0.05, help="How long.")],
+    data_directory: DataOption = str(_DATA_DEFAULT),
+    records: RecordsOption = 20_000,
+    pace: Annotated[float, typer.Option(min=0.01, help="Times the usual 45 requests a second.")] = 1.0,
+    url: UrlOption = None,
+    workers: WorkersOption = 2,
+    results: ResultsOption = _RESULTS,
+) -> None:
+    """Mixed work at a steady pace: p50, p99, lag, memory and disk of every minute. Exit code 1 after an error."""
+    with _errors_explained():
+        require_matplotlib()
+        _soak(_ours(url, workers), _load(data_directory, records), minutes, pace, results)
+
+
+@app.command("growth")
+def growth_command(
+    *,
+    to: Annotated[int, typer.Option(min=1000, help="Records in the end.")] = 1_000_000,
+    start: Annotated[int, typer.Option("--from", min=1000, help="Records of the first size.")] = 20_000,
+    data_directory: DataOption = str(_DATA_DEFAULT),
+    minutes: Annotated[float, typer.Option(min=0.1, help="No further size is begun after so long.")] = 60.0,
+    workers: WorkersOption = 2,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Length of one timed round.")] = Options().seconds,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds; the median counts.")] = Options().rounds,
+    results: ResultsOption = _RESULTS,
+) -> None:
+    """Latency, recall, ingest and memory as one collection grows."""
+    with _errors_explained():
+        require_matplotlib()
+        options = Options(seconds=seconds, rounds=rounds)
+        plan = Plan(sizes=sizes_between(start, to), seconds_max=60 * minutes, options=options)
+        _grow(our_program(workers), _load(data_directory, min(to, _BASE_RECORDS_MAX)), plan, results)
+
+
+@app.command()
+def servers(
+    *,
+    data_directory: DataOption = str(_DATA_DEFAULT),
+    records: RecordsOption = 20_000,
+    workers: WorkersOption = 2,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Length of one timed round.")] = Options().seconds,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds; the median counts.")] = Options().rounds,
+    results: ResultsOption = _RESULTS,
+) -> None:
+    """Our application, and an empty handler, behind Hypercorn, uvicorn and granian."""
+    with _errors_explained():
+        options = Options(seconds=seconds, rounds=rounds)
+        _compare_servers(_load(data_directory, records), options, workers, results)
 
 
 @app.command()
 def smoke(*, url: UrlOption = None, workers: WorkersOption = 2) -> None:
-    """Run every scenario small and short on made-up data; fail if one does not run or answers wrongly."""
+    """Run everything small and short on made-up data; fail if something does not run or answers wrongly."""
     options = Options(seconds=0.2, rounds=1, checks=40, batch=250)
     started = time.perf_counter()
-    with _errors_explained():
-        server = _ours(url, workers)
-        with _workload(data.synthetic(2000, queries=100), options) as workload:
-            column = _measure(server, workload, list(SCENARIOS))
-        assert column is not None
-        _require_recall(column)
-    console.print(f"smoke: all {len(column.measures)} scenarios ran, in {time.perf_counter() - started:.1f} s")
+    with _errors_explained(), tempfile.TemporaryDirectory(prefix="load-test-smoke-") as results:
+        require_matplotlib()
+        contestants = Contestants(ours=_ours(url, workers), workers=workers, chroma=None, embedded={})
+        dataset = data.synthetic(2000, queries=100)
+        report = compare(contestants, dataset, options, list(SCENARIOS), repeat=1, command="smoke", say=_print_progress)
+        _publish(report, Path(results))
+        _require_recall(report.columns["ours"])
+        _soak(contestants.ours, dataset, 0.05, 1.0, Path(results))
+        plan = Plan(sizes=[1000, 2000], seconds_max=60, options=options)
+        _grow(our_program(workers), data.synthetic(1000, queries=100), plan, Path(results))
+        _compare_servers(dataset, options, workers, Path(results))
+    console.print(f"smoke: everything ran, in {time.perf_counter() - started:.1f} s")
 
 
 @app.command()
 def scenarios() -> None:
     """List the scenarios."""
     for scenario in SCENARIOS:
-        mark = "default" if scenario.default else ""
-        console.print(f"{scenario.name:24}{mark:9}{scenario.help}", highlight=False, soft_wrap=True)
+        console.print(f"{scenario.name:24}{scenario.help}", highlight=False, soft_wrap=True)
 
 
 @contextmanager
@@ -135,13 +214,24 @@ def _choose(names: list[str]) -> list[Scenario]:
         raise typer.BadParameter(str(error)) from error
 
 
-def _peer(choice: str, chroma_bin: Path | None) -> Program | None:
-    if choice not in ("auto", "chroma", "none"):
-        raise typer.BadParameter(f"--peer must be chroma, auto or none. peer={choice!r}")
-    program = peer_program(chroma_bin) if choice != "none" else None
-    if choice == "chroma" and program is None:
-        raise Unavailable("no chroma executable; give --chroma-bin, CHROMA_BIN, or put it on the PATH")
+def _chroma(peers: list[str], chroma_bin: Path | None, python: Path | None) -> Program | None:
+    unknown = [name for name in peers if name not in ("chroma", *PEERS)]
+    if unknown:
+        raise typer.BadParameter(f"no such peer; take some of {['chroma', *PEERS]}. names={unknown}")
+    if "chroma" not in peers:
+        return None
+    program = peer_program(chroma_bin, beside=python)
+    if program is None:
+        raise Unavailable("no chroma executable; give --chroma-bin, CHROMA_BIN, --peer-python, or put it on the PATH")
     return program
+
+
+def _embedded(peers: list[str], python: Path | None) -> dict[str, Path]:
+    """The interpreter for each library that was named; made sure of, so that nothing is measured in vain."""
+    chosen = {name: peer_python(python) for name in peers if name in PEERS}
+    for name, its_python in chosen.items():
+        require_engine(name, its_python)
+    return chosen
 
 
 def _ours(url: str | None, workers: int) -> Program | RemoteServer:
@@ -152,91 +242,77 @@ def _load(directory: str, records: int) -> data.Dataset:
     return data.synthetic(records) if directory == "synthetic" else data.load(Path(directory), records)
 
 
-@contextmanager
-def _workload(dataset: data.Dataset, options: Options) -> Generator[Workload, None, None]:
-    with tempfile.TemporaryDirectory(prefix="load-test-requests-") as directory:
-        yield Workload(dataset, options, Path(directory))
-
-
-def _measure(target: Program | RemoteServer | None, workload: Workload, chosen: list[Scenario]) -> Column | None:
-    """Measure one server, alone on the machine; None stands for no server."""
-    if target is None:
-        return None
-    with running(target) if isinstance(target, Program) else nullcontext(target) as server:
+def _soak(server: Program | RemoteServer, dataset: data.Dataset, minutes: float, pace: float, results: Path) -> None:
+    """Run, and show and write what there is, also after an error."""
+    facts = machine.describe()
+    with workload_of(dataset, Options()) as workload, started(server) as running_server:
+        soaked = Soak(running_server.label)
         try:
-            return _measure_running(server, workload, chosen)
-        except LoadTestError as error:
-            if server.local is None:
-                raise
-            raise type(error)(f"{error}\nend of the log of {server.label}:\n{server.local.last_words()}") from error
+            soak(running_server, workload, minutes=minutes, pace=pace, result=soaked, say=_print_minute)
+        finally:
+            if soaked.minutes:
+                content = {"command": _command(), "machine": facts, "dataset": dataset.name, "pace": pace}
+                file = write_json(results, f"{dataset.name}-soak", content | soaked.to_json())
+                _print_files(file, plot_soak(soaked, dataset.name, file.with_suffix(".png")))
+    console.print(f"soak: recall@10 {soaked.recall:.4f} at the end, when all that was deleted is back", highlight=False)
 
 
-def _measure_running(server: Server, workload: Workload, chosen: list[Scenario]) -> Column:
-    api = Api(server.address)
-    api.wait_until_up(_HEARTBEAT_SECONDS_MAX)
-    with _collection(api) as records_path:
-        bench = Bench(workload, server, api, records_path)
-        column = Column(server.label, notes=bench.notes)
-        for scenario in chosen:
-            column.measures[scenario.name] = _watched(scenario, bench)
-            _print_progress(server.label, scenario.name, column.measures[scenario.name])
-    return column
+def _print_minute(minute: Minute) -> None:
+    latencies = ", ".join(f"{kind} {p50:.1f}/{minute.p99_ms[kind]:.1f}" for kind, p50 in minute.p50_ms.items())
+    sizes = (("memory", minute.memory_bytes), ("un-evictable", minute.unevictable_bytes_max), ("disk", minute.disk_bytes))
+    held = ", ".join(f"{name} {size / 2**20:,.0f} MiB" for name, size in sizes if size is not None)
+    lag = f"{minute.lag_seconds_p50:.2f}/{minute.lag_seconds_max:.2f} s" if minute.lag_seconds_max is not None else "-"
+    line = f"minute {minute.number}: p50/p99 ms: {latencies}; lag p50/most {lag}; {held}"
+    console.print(line, highlight=False, soft_wrap=True)
 
 
-def _watched(scenario: Scenario, bench: Bench) -> list[Measure]:
-    """Run a scenario, and note it when others kept the machine busy meanwhile."""
-    local = bench.server.local
-    if local is None or scenario.name in _UNWATCHED:
-        return scenario.run(bench)
-    bystanders = Bystanders(local)
-    measures = scenario.run(bench)
-    if (share := bystanders.share() or 0.0) > _BYSTANDERS_SHARE_MAX:
-        bench.notes[f"{scenario.name}: percent of the processors taken by other processes"] = round(100 * share)
-    return measures
-
-
-@contextmanager
-def _collection(api: Api) -> Generator[str, None, None]:
-    """A new collection; somebody else's server is left as it was found, also after a failure."""
-    name = f"load-test-{uuid.uuid4().hex[:12]}"
-    records_path = api.create_collection(name)
+def _grow(program: Program, base: data.Dataset, plan: Plan, results: Path) -> None:
+    facts, grown = machine.describe(), Growth(program.label)
     try:
-        yield records_path
-    except BaseException:
-        with suppress(LoadTestError):  # the first error is the one to report
-            api.delete_collection(name)
-        raise
-    api.delete_collection(name)
+        grow(program, base, plan, grown, _print_size)
+    finally:
+        if grown.sizes:
+            content = {"command": _command(), "machine": facts, "dataset": base.name}
+            file = write_json(results, f"{base.name}-growth", content | grown.to_json())
+            _print_files(file, plot_growth(grown, base.name, file.with_suffix(".png")))
+    print_growth(grown, facts, console)
+    if len(grown.sizes) < len(plan.sizes):
+        console.print(f"time was up after {grown.sizes[-1].records:,} records; give more --minutes", highlight=False)
+
+
+def _print_size(size: Size) -> None:
+    figures = ", ".join(f"{name} {p50:.2f} ms ({size.recall[name]:.3f})" for name, p50 in size.p50_ms.items())
+    written = f"{size.ingest_per_second:,.0f} vectors/s, settled in {size.settle_seconds:.0f} s"
+    console.print(f"{size.records:,} records: {written}; {figures}", style="dim", highlight=False, soft_wrap=True)
+
+
+def _compare_servers(dataset: data.Dataset, options: Options, workers: int, results: Path) -> None:
+    facts = machine.describe()
+    with workload_of(dataset, options) as workload:
+        columns = compare_servers(workload, workers, _print_progress)
+    print_servers(columns, facts, console)
+    content = {"command": _command(), "machine": facts, "dataset": dataset.name, "workers": workers}
+    _print_files(write_json(results, f"{dataset.name}-servers", content | {"columns": [c.to_json() for c in columns]}))
+
+
+def _command() -> str:
+    return shlex.join(["python", "-m", "load_tests", *sys.argv[1:]])
+
+
+def _print_files(*files: Path) -> None:
+    for file in files:
+        console.print(f"written to {file}", soft_wrap=True, highlight=False)
+
+
+def _publish(report: Report, results: Path) -> None:
+    report.print(console)
+    file = report.write(results)
+    _print_files(file, *plot_comparison(report.columns, report.dataset, file.with_suffix("")))
 
 
 def _print_progress(label: str, scenario: str, measures: list[Measure]) -> None:
     figures = ", ".join(f"{m.name} {format_value(m)} {m.unit}".strip() for m in measures)
     console.print(f"{label}: {scenario}: {figures}", style="dim", highlight=False, soft_wrap=True)
-
-
-def _report(workload: Workload, facts: dict[str, str], *, peer: Column | None, ours: Column | None) -> Report:
-    return Report(
-        dataset=workload.dataset.name,
-        options=workload.options,
-        machine=facts,
-        peer=peer,
-        ours=ours,
-        ceilings=[_ceiling(workload, connections) for connections in (1, 16)] if workload.answer_bytes else [],
-    )
-
-
-def _ceiling(workload: Workload, connections: int) -> Ceiling:
-    """Measure the generator with the plain queries and answers of the size the servers gave."""
-    processes = min(workload.options.processes, connections)
-    lane = Lane(
-        path="/query",
-        requests=workload.plain_queries(),
-        connections=connections,
-        seconds=workload.options.seconds,
-        processes=processes,
-    )
-    per_second = measure_ceiling(lane, answer_bytes=workload.answer_bytes)
-    return Ceiling(connections=connections, answer_bytes=workload.answer_bytes, per_second=per_second)
 
 
 def _require_recall(column: Column) -> None:

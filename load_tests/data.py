@@ -56,10 +56,19 @@ class Selection:
         operator = "$ne" if self.negated else "$eq"
         return {f"n_mod_{self.modulus}": {operator: number % self.modulus}}
 
-    def rows(self, number: int, count: int) -> Rows:
-        """Which of `count` rows the filter of query `number` matches, `(count,)` bool."""
-        equal: Rows = np.arange(count) % self.modulus == number % self.modulus
+    def rows(self, number: int, count: int, *, first: int = 0) -> Rows:
+        """Which of `count` rows, from row `first` on, the filter of query `number` matches, `(count,)` bool."""
+        equal: Rows = np.arange(first, first + count) % self.modulus == number % self.modulus
         return ~equal if self.negated else equal
+
+
+FILTERS = {
+    "0.1 %": Selection(1000),
+    "1 %": Selection(100),
+    "10 %": Selection(10),
+    "50 %": Selection(2),
+    "90 %": Selection(10, negated=True),
+}
 
 
 def load(directory: Path, records: int) -> Dataset:
@@ -109,6 +118,11 @@ def with_numbers(metadata: dict[str, Any], number: int) -> dict[str, Any]:
     return metadata | {"n": number} | {f"n_mod_{modulus}": number % modulus for modulus in MODULI}
 
 
+def every_row(count: int) -> Rows:
+    """What matches without a filter: all of `count` rows, `(count,)` bool."""
+    return np.ones(count, dtype=np.bool_)
+
+
 def common_words(documents: list[str], *, share: float, count: int) -> list[str]:
     """`count` words that occur in about `share` of the documents, the nearest first, the same on every run."""
     frequency = Counter(word for text in documents for word in set(re.findall(r"[A-Za-z]{5,}", text)))
@@ -122,11 +136,13 @@ def _id(given: str, repetition: int) -> str:
 
 def _extend(given: Floats, records: int) -> Floats:
     random = np.random.default_rng(7)
-    parts = [given]
-    for start in range(len(given), records, len(given)):
-        part = given[: records - start]
-        parts.append(_unit(part + _NOISE * random.standard_normal(part.shape, dtype=np.float32)))
-    return np.concatenate(parts)
+    more = [noisy(given[: records - start], random) for start in range(len(given), records, len(given))]
+    return np.concatenate([given, *more])
+
+
+def noisy(vectors: Floats, random: np.random.Generator) -> Floats:
+    """Unit vectors that are near the given ones, `(n, ndim)`."""
+    return _unit(vectors + _NOISE * random.standard_normal(vectors.shape, dtype=np.float32))
 
 
 def _around(centres: Floats, count: int, random: np.random.Generator) -> Floats:

@@ -46,10 +46,20 @@ class Exact:
             raise WrongAnswer(f"the answer has an id twice. ids={list(ids)[:20]}")
         return [self._row_of[record_id] for record_id in ids]
 
-    def recall(self, answer: dict[str, Any], query: int, k: int, kind: str, match: Callable[[], Rows]) -> float:
+    def recall(
+        self,
+        answer: dict[str, Any],
+        query: int,
+        k: int,
+        kind: str,
+        match: Callable[[], Rows],
+        *,
+        tolerance: float = _DISTANCE_TOLERANCE,
+    ) -> float:
         """Share of the true `k` nearest matches that a query's answer has, 0 to 1; 1 if nothing matches.
 
         `kind` names the filter, so that the scan is done once for all servers; `match` gives the rows it matches.
+        A distance may be off by `tolerance`.
 
         Raises:
             WrongAnswer: an id is unknown, repeated or not matched by the filter, or a distance is not the record's.
@@ -59,7 +69,7 @@ class Exact:
         if not all(matches[row] for row in rows):
             raise WrongAnswer(f"the answer has records that the filter excludes. filter={kind} query={query}")
         similarities = self._vectors[rows] @ self._queries[query]
-        _check_distances(similarities, answer["distances"][0])
+        _check_distances(similarities, answer["distances"][0], tolerance)
         truth = self._truth(query, k, kind, matches)
         hits = int(np.count_nonzero(similarities >= truth.worst_similarity - _TIE))
         return min(hits, truth.size) / truth.size if truth.size else 1.0
@@ -78,9 +88,9 @@ class Exact:
         return _Truth(size, float(np.partition(similarities, -size)[-size]))
 
 
-def _check_distances(similarities: Floats, distances: Sequence[float]) -> None:
+def _check_distances(similarities: Floats, distances: Sequence[float], tolerance: float) -> None:
     off = np.abs(1.0 - similarities - np.asarray(distances, dtype=np.float32))
-    if off.size and float(off.max()) > _DISTANCE_TOLERANCE:
+    if off.size and float(off.max()) > tolerance:
         raise WrongAnswer(f"a distance is not the record's own. off_by={float(off.max()):.4f}")
 
 

@@ -63,6 +63,7 @@ class LaneResult:
     started_at: float
     ended_at: float
     latencies_seconds: array[float] = field(default_factory=lambda: array("d"))
+    answered_at: array[float] = field(default_factory=lambda: array("d"))
     answers: dict[int, bytes] = field(default_factory=dict[int, bytes])
     answer_bytes: int = 0
     busy_retries: int = 0
@@ -88,6 +89,7 @@ class LaneResult:
         self.started_at = min(self.started_at, other.started_at)
         self.ended_at = max(self.ended_at, other.ended_at)
         self.latencies_seconds.extend(other.latencies_seconds)
+        self.answered_at.extend(other.answered_at)
         self.answers.update(other.answers)
         self.answer_bytes += other.answer_bytes
         self.busy_retries += other.busy_retries
@@ -254,6 +256,7 @@ class _Driver:
     def _note(self, index: int, due: float, response: Response) -> None:
         now = time.perf_counter()
         self.result.latencies_seconds.append(now - due)
+        self.result.answered_at.append(now)
         self.result.ended_at = now
         self.result.answer_bytes += len(response.body)
         if self._lane.keep_answers:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,20 +13,10 @@ from rich.console import Console
 from rich.table import Table
 
 from load_tests.bench import Options
-from load_tests.measures import Measure, meets_target, times_better
+from load_tests.measures import Column, Measure
+from load_tests.targets import Verdict, verdicts
 
-
-@dataclass(slots=True)
-class Column:
-    """All figures of one server, by scenario, in the order measured."""
-
-    label: str
-    measures: dict[str, list[Measure]] = field(default_factory=dict[str, list[Measure]])
-    notes: dict[str, float] = field(default_factory=dict[str, float])
-
-    def find(self, scenario: str, name: str) -> Measure | None:
-        """One figure, or None."""
-        return next((m for m in self.measures.get(scenario, []) if m.name == name), None)
+_MARKS = {True: "met", False: "missed", None: ""}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,17 +30,18 @@ class Ceiling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """A finished run."""
+    """A finished comparison. `columns` has ours first, each under its key."""
 
     dataset: str
     options: Options
+    repeat: int
+    command: str
     machine: dict[str, str]
-    ours: Column | None
-    peer: Column | None
+    columns: dict[str, Column]
     ceilings: list[Ceiling]
 
     def print(self, console: Console) -> None:
-        """Show machine, generator and table."""
+        """Show machine, generator, table, and what was unusual."""
         for key, value in self.machine.items():
             console.print(f"{key:10} {value}", highlight=False)
         for ceiling in self.ceilings:
@@ -59,75 +51,82 @@ class Report:
                 highlight=False,
             )
         console.print(self._table())
+        met = [verdict.met for _, _, verdict in self._verdicts() if verdict.met is not None]
+        console.print(f"{sum(met)} of {len(met)} targets met", highlight=False)
         console.print(
             f"Server and generator share the machine's {self.machine['cores']} cores: compare ratios, not absolute"
             " figures. A ratio above 1 is in our favour, also where less is better.",
             highlight=False,
         )
-        self._print_notes(console)
+        for column in self.columns.values():
+            for note, count in column.notes.items():
+                console.print(f"note: {column.label}: {note} {count:g}", highlight=False)
 
     def write(self, directory: Path) -> Path:
         """Write everything as JSON and return the file."""
-        directory.mkdir(parents=True, exist_ok=True)
-        now = datetime.now(UTC)
-        file = directory / f"{now:%Y%m%dT%H%M%SZ}-{self.dataset}.json"
-        file.write_bytes(orjson.dumps(self._to_json(now), option=orjson.OPT_INDENT_2))
-        return file
+        return write_json(directory, self.dataset, self._to_json())
+
+    def _rows(self) -> Iterator[tuple[str, Measure, bool]]:
+        """Scenario, a measure of it, and whether it is its last one: ours first, then what only peers have."""
+        for scenario in dict.fromkeys(name for column in self.columns.values() for name in column.measures):
+            found = {m.name: m for column in reversed(self.columns.values()) for m in column.measures.get(scenario, [])}
+            ours = [m.name for m in self.columns["ours"].measures.get(scenario, [])]
+            names = list(dict.fromkeys([*ours, *found]))
+            yield from ((scenario, found[name], name == names[-1]) for name in names)
+
+    def _verdicts(self) -> Iterator[tuple[str, str, Verdict]]:
+        for scenario, measures in self.columns["ours"].measures.items():
+            for measure in measures:
+                for verdict in verdicts(scenario, measure, self.columns):
+                    yield scenario, measure.name, verdict
 
     def _table(self) -> Table:
-        columns = [column for column in (self.peer, self.ours) if column]
         table = Table(title=self.dataset)
         for heading in ("scenario", "measure"):
-            table.add_column(heading)
-        for column in columns:
-            table.add_column(column.label, justify="right")
+            table.add_column(heading, no_wrap=True)
+        for column in self.columns.values():
+            table.add_column(column.label.replace(" ", "\n"), justify="right", no_wrap=True)
         for heading in ("ratio", "target", ""):
-            table.add_column(heading, justify="right")
-        for scenario, measures in columns[-1].measures.items():
-            for position, measure in enumerate(measures):
-                last = position == len(measures) - 1
-                table.add_row("" if position else scenario, *self._row(scenario, measure), end_section=last)
+            table.add_column(heading, justify="right", no_wrap=True)
+        shown = ""
+        for scenario, measure, is_last in self._rows():
+            cells = [format_value(column.find(scenario, measure.name)) for column in self.columns.values()]
+            name = f"{measure.name} {measure.unit}".strip()
+            table.add_row("" if scenario == shown else scenario, name, *cells, *self._said(scenario, measure.name))
+            shown = scenario
+            if is_last:
+                table.add_section()
         return table
 
-    def _row(self, scenario: str, measure: Measure) -> list[str]:
-        columns = [column for column in (self.peer, self.ours) if column]
-        cells = [format_value(column.find(scenario, measure.name)) for column in columns]
-        peer = self.peer.find(scenario, measure.name) if self.peer and self.ours else None
-        ratio = times_better(measure, peer) if peer else None
-        met = meets_target(measure, peer) if peer else None
-        return [
-            f"{measure.name} {measure.unit}".strip(),
-            *cells,
-            f"{ratio:.2f} x" if ratio is not None else "",
-            str(measure.target) if measure.target else "",
-            {True: "met", False: "missed", None: ""}[met],
-        ]
+    def _said(self, scenario: str, name: str) -> list[str]:
+        """Ratio, target and whether it is met: a line for each comparison."""
+        measure = self.columns["ours"].find(scenario, name)
+        said = list(verdicts(scenario, measure, self.columns)) if measure else []
+        lines = ([v.ratio for v in said], [v.target for v in said], [_MARKS[v.met] for v in said])
+        return ["\n".join(column) for column in lines]
 
-    def _print_notes(self, console: Console) -> None:
-        for column in (self.peer, self.ours):
-            for name, value in column.notes.items() if column else ():
-                console.print(f"note: {column.label if column else ''}: {name} {value:g}", highlight=False)
-
-    def _to_json(self, now: datetime) -> dict[str, Any]:
+    def _to_json(self) -> dict[str, Any]:
         return {
-            "finished_at": now.isoformat(timespec="seconds"),
+            "command": self.command,
             "dataset": self.dataset,
-            "options": asdict(self.options),
+            "options": asdict(self.options) | {"repeat": self.repeat},
             "machine": self.machine,
             "generator": [asdict(ceiling) for ceiling in self.ceilings],
-            "servers": {
-                role: {
-                    "label": column.label,
-                    "notes": column.notes,
-                    "scenarios": {
-                        scenario: {measure.name: measure.to_json() for measure in measures}
-                        for scenario, measures in column.measures.items()
-                    },
-                }
-                for role, column in (("peer", self.peer), ("ours", self.ours))
-                if column
-            },
+            "columns": {key: column.to_json() for key, column in self.columns.items()},
+            "verdicts": [
+                {"scenario": scenario, "measure": measure} | asdict(verdict)
+                for scenario, measure, verdict in self._verdicts()
+            ],
         }
+
+
+def write_json(directory: Path, name: str, content: dict[str, Any]) -> Path:
+    """Write the results of a run with the time at which it ended; return the file, from which plots take their names."""
+    directory.mkdir(parents=True, exist_ok=True)
+    now = datetime.now(UTC)
+    file = directory / f"{now:%Y%m%dT%H%M%SZ}-{name}.json"
+    file.write_bytes(orjson.dumps({"finished_at": now.isoformat(timespec="seconds")} | content, option=orjson.OPT_INDENT_2))
+    return file
 
 
 def format_value(measure: Measure | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import shutil
 import signal
@@ -9,7 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,11 +51,15 @@ class Program:
     label: str
     executable: Path
     options: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ("run",)
+    """What stands before the place where to serve."""
+    environment: Mapping[str, str] = field(default_factory=dict[str, str])
+    """On top of our own."""
 
     def command(self, directory: Path, port: int) -> list[str]:
         """The command that serves `directory` on `port`."""
         place = ["--path", str(directory), "--host", "127.0.0.1", "--port", str(port)]
-        return [str(self.executable), "run", *place, *self.options]
+        return [str(self.executable), *self.arguments, *place, *self.options]
 
 
 def our_program(workers: int) -> Program:
@@ -69,17 +74,30 @@ def our_program(workers: int) -> Program:
     return Program(_label("chroma-async", executable, "chroma_async"), executable, ("--workers", str(workers)))
 
 
-def peer_program(executable: Path | None) -> Program | None:
-    """A real Chroma: `executable`, else `CHROMA_BIN`, else `chroma` on the PATH, else None.
+def peer_program(executable: Path | None, *, beside: Path | None = None) -> Program | None:
+    """A real Chroma: `executable`, else the one beside the peers' python, else `chroma` on the PATH, else None.
 
     Raises:
         Unavailable: the executable that was named does not exist.
     """
-    named = executable or (Path(os.environ["CHROMA_BIN"]) if os.environ.get("CHROMA_BIN") else None)
-    if named is not None and not named.is_file():
-        raise Unavailable(f"no such chroma executable. path={str(named)!r}")
-    found = named or (Path(path) if (path := shutil.which("chroma")) else None)
+    if executable is not None and not executable.is_file():
+        raise Unavailable(f"no such chroma executable. path={str(executable)!r}")
+    neighbour = beside.parent / "chroma" if beside else None
+    on_path = shutil.which("chroma")
+    found = executable or (neighbour if neighbour and neighbour.is_file() else None) or (Path(on_path) if on_path else None)
     return Program(_label("chroma", found, "chromadb"), found) if found else None
+
+
+def distribution_version(name: str) -> str:
+    """Version of a package that is installed beside this python.
+
+    Raises:
+        Unavailable: it is not.
+    """
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError as error:
+        raise Unavailable(f"{name} is not installed; install the dependency group: pip install --group bench") from error
 
 
 def _label(name: str, executable: Path, distribution: str) -> str:
@@ -153,6 +171,7 @@ class LocalServer:
                 stderr=log,
                 stdin=subprocess.DEVNULL,
                 cwd=self.home,
+                env={**os.environ, **self.program.environment},
                 start_new_session=True,
             )
 
@@ -187,8 +206,16 @@ class LocalServer:
 
     def memory_bytes(self) -> int | None:
         """Proportional set size of the process tree: shared pages are counted once; None where unknown."""
-        sizes = [_pss_bytes(pid) for pid in self.pids()]
+        sizes = [_memory(pid).get("Pss") for pid in self.pids()]
         return sum(size for size in sizes if size is not None) if sizes[0] is not None else None
+
+    def unevictable_bytes(self) -> dict[int, int]:
+        """What the system could not take from each process by dropping clean pages of files; empty where unknown.
+
+        Anonymous pages, or dirty private ones where those are more: most pages are both, so their sum would count twice.
+        """
+        found = {pid: _memory(pid) for pid in self.pids()}
+        return {pid: max(sizes["Anonymous"], sizes["Private_Dirty"]) for pid, sizes in found.items() if sizes}
 
     def cpu_seconds(self) -> float:
         """Processor time of the process tree so far, with what its ended children took."""
@@ -261,12 +288,13 @@ def _kill_member(pid: int, *, session: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def _pss_bytes(pid: int) -> int | None:
+def _memory(pid: int) -> dict[str, int]:
+    """Sizes in bytes by their names in /proc/PID/smaps_rollup; empty if the process is gone, or there is no such file."""
     try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
     except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")), None)
+        return {}
+    return {name: int(size.split()[0]) * 1024 for name, _, size in (line.partition(":") for line in lines)}
 
 
 def _occupied_bytes(file: Path) -> int:

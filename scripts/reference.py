@@ -171,8 +171,8 @@ def settings_page() -> str:
 
 ## Engine
 
-For embedded clients: `AsyncPersistentClient(path, engine=EngineSettings(...))`. A server takes `durability` and
-`allow_reset` from its command line, and the defaults of the rest.
+For embedded clients: `AsyncPersistentClient(path, engine=EngineSettings(...))`. A server takes `durability`, `allow_reset`
+and `missing` from its command line, and the defaults of the rest.
 
 {_settings_table(EngineSettings())}
 ## Server
@@ -205,9 +205,15 @@ def operators_page() -> str:
 A filter is an object with one key. `$and` and `$or` take a list of filters; an empty `$and` matches all records, an empty
 `$or` none.
 
-Does a negative operator match a record that lacks the field? Where `missing` is `include` it does, as with Chroma's server;
-where it is `exclude` it does not. It may be said for a call, for a client (ours say `exclude`), and for an engine
-([settings](settings.md)); the nearest counts.
+## Missing fields
+
+Does a negative operator match a record that lacks the field, or the document? Where `missing` is `include` it does, where it
+is `exclude` it does not. The first of these that says it counts:
+
+1. the request: its field `missing`, or `missing=` of a method of our collections, or else of our client;
+2. the engine's setting `missing` ([settings](settings.md)), or `chroma-async run --missing` of a server;
+3. the kind of API: `exclude` for our clients and the API v1, `include` for Chroma's clients on v2, as Chroma 1.5.9 has it.
+   Our clients say theirs in the request's field `missing_default`.
 
 ## In `where`, on a metadata field
 

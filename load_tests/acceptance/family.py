@@ -16,7 +16,7 @@ from load_tests.servers import LocalServer
 Role = Literal["supervisor", "worker", "compactor"]
 
 _WATCH_SECONDS = 0.5
-_MODULES: dict[str, Role] = {"chroma_async.server.worker": "worker", "chroma_async.server.compactor": "compactor"}
+_TITLES: dict[str, Role] = {"chroma-async: worker": "worker", "chroma-async: compactor": "compactor"}
 
 
 def members(server: LocalServer, role: Role) -> list[int]:
@@ -29,10 +29,10 @@ def _role(pid: int, server: LocalServer) -> Role | None:
     if pid == server.process.pid:
         return "supervisor"
     try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+        title = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").rstrip("\0")
     except OSError:
         return None
-    return next((role for module, role in _MODULES.items() if module in words), None)
+    return _TITLES.get(title)
 
 
 def is_alive(pid: int) -> bool:

@@ -23,7 +23,11 @@ class EngineSettings:
 
     durability: Durability = setting("commit", "when a write is acknowledged: after fsync (commit), or before (off)")
     allow_reset: bool = setting(False, "whether a client may delete everything with reset()")
-    missing: Missing = setting("include", "whether $ne, $nin and $not_contains match records that lack the field")
+    missing: Missing | None = setting(
+        None,
+        "whether $ne, $nin, $not_contains and $not_regex match records that lack the field or the document, where a request "
+        "does not say it; null: not for our clients and the API v1, but for Chroma's",
+    )
     unapplied_bytes_max: int = setting(512 * 2**20, "bytes of acknowledged, not yet applied entries before writes wait")
     apply_bytes_max: int = setting(32 * 2**20, "bytes of entries that the compactor applies in one step")
     graph_rows_min: int = setting(65_536, "vectors without a graph before one is built; fewer are scanned exactly")

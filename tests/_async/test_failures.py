@@ -210,7 +210,8 @@ async def test_connecting_asks_for_identity_tenant_and_database_below_the_prefix
 
 
 @pytest.mark.parametrize(
-    ("of_client", "of_call", "sent"), [("exclude", None, "exclude"), (None, None, None), ("exclude", "include", "include")]
+    ("of_client", "of_call", "sent"),
+    [(None, None, None), ("exclude", None, "exclude"), (None, "include", "include"), ("exclude", "include", "include")],
 )
 async def test_how_missing_fields_count_is_said_in_every_filtered_call(
     of_client: str | None, of_call: str | None, sent: str | None
@@ -230,3 +231,4 @@ async def test_how_missing_fields_count_is_said_in_every_filtered_call(
         assert await collection.delete(where={"a": {"$ne": 1}}, missing=of_call) == {"deleted": 2}
         await transport.aclose()
     assert [request.json.get("missing") for request in server.requests] == [sent, sent]
+    assert [request.json["missing_default"] for request in server.requests] == ["exclude", "exclude"]

@@ -16,6 +16,7 @@ ENGINE_PARTS = {
     "chroma_async.wal",
     "chroma_async.index",
     "aiosqlite",
+    "click",
     "hypercorn",
     "numkong",
     "onnxruntime",
@@ -25,10 +26,9 @@ ENGINE_PARTS = {
     "sqlite3",
     "starlette",
     "tokenizers",
-    "typer",
     "usearch",
 }
-CLIENT_PARTS = {"anyio", "chroma_async", "httpx", "msgspec", "numpy", "orjson"}
+CLIENT_PARTS = {"anyio", "chroma_async", "httpx", "msgspec", "numpy", "orjson", "pybase64"}
 
 
 def imported_by(statement: str) -> list[str]:

@@ -1,22 +1,18 @@
-"""A server for the compatibility tests: ours by default, or the one that CHROMA_ASYNC_COMPAT_URL names.
+"""The servers of the compatibility tests: every test runs against ours and against Chroma's own, started here.
+
+So each run also shows whether the expectations of this suite are true of the original. Tests that are marked as deliberate
+differences run against ours alone. `CHROMA_ASYNC_COMPAT_URL` names one running server to test instead, which loses its data:
 
     CHROMA_ASYNC_COMPAT_URL=http://127.0.0.1:8000 pytest tests/compat
 
-Pointing the variable at a real Chroma server shows whether the expectations of this suite are true of the original.
-Such a server has to allow reset, and loses its data: `allow_reset: true` in the YAML file given to `chroma run`.
+It has to allow reset; a Chroma server does with `allow_reset: true` in the YAML file given to `chroma run`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import signal
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import chromadb
 import httpx
@@ -24,26 +20,49 @@ import pytest
 from chromadb.api import ClientAPI
 from chromadb.api.fastapi import FastAPI
 from chromadb.config import System
+from tests.compat.servers import chroma_server, our_server
 from tests.compat.wire import Wire, WireCollection
 
 URL_VARIABLE = "CHROMA_ASYNC_COMPAT_URL"
-START_SECONDS_MAX = 30.0
-STOP_SECONDS_MAX = 20.0
+OURS, CHROMA, NAMED = "ours", "chroma", "named"
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "reference_differs: a deliberate difference, not asserted of the real Chroma server")
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "server_url" in metafunc.fixturenames:
+        metafunc.parametrize("server_url", _servers(metafunc.definition), indirect=True, scope="session")
+
+
+def _servers(test: pytest.Function) -> list[str]:
+    if os.environ.get(URL_VARIABLE):
+        return [NAMED]
+    return [OURS] if test.get_closest_marker("reference_differs") else [OURS, CHROMA]
+
+
 @pytest.fixture(scope="session")
-def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Base URL of the server under test."""
-    named = os.environ.get(URL_VARIABLE)
-    if named:
-        yield named.rstrip("/")
-        return
-    with _our_server(tmp_path_factory.mktemp("server")) as url:
+def our_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Base URL of our server."""
+    with our_server(tmp_path_factory.mktemp("ours")) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def chroma_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Base URL of Chroma's server."""
+    with chroma_server(tmp_path_factory.mktemp("chroma")) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def server_url(request: pytest.FixtureRequest) -> str:
+    """Base URL of the server under test."""
+    if request.param == NAMED:
+        return os.environ[URL_VARIABLE].rstrip("/")
+    url: str = request.getfixturevalue("our_url" if request.param == OURS else "chroma_url")
+    return url
 
 
 @pytest.fixture(scope="session")
@@ -54,8 +73,10 @@ def is_reference(server_url: str) -> bool:
 
 
 @pytest.fixture(autouse=True)
-def _keep_deliberate_differences_from_the_reference(request: pytest.FixtureRequest, is_reference: bool) -> None:
-    if is_reference and request.node.get_closest_marker("reference_differs"):
+def _keep_deliberate_differences_from_a_named_reference(request: pytest.FixtureRequest) -> None:
+    if not os.environ.get(URL_VARIABLE) or not request.node.get_closest_marker("reference_differs"):
+        return
+    if "server_url" in request.fixturenames and request.getfixturevalue("is_reference"):
         pytest.skip("differs deliberately from the reference")
 
 
@@ -89,7 +110,8 @@ def collection(wire: Wire) -> WireCollection:
 
 
 @pytest.fixture(scope="session")
-def settings() -> chromadb.Settings:
+def settings(server_url: str) -> chromadb.Settings:
+    """Settings of Chroma's clients of one server: a client writes its address into them."""
     return chromadb.Settings(anonymized_telemetry=False)
 
 
@@ -113,42 +135,3 @@ def client(address: tuple[str, int], settings: chromadb.Settings) -> Iterator[Cl
 def docs(client: ClientAPI, collection: WireCollection) -> chromadb.Collection:
     """The fresh collection of this test, as the real client sees it."""
     return client.get_collection(collection.name, embedding_function=None)
-
-
-@contextlib.contextmanager
-def _our_server(directory: Path) -> Iterator[str]:
-    """Run `chroma-async run` with two workers; it must stop cleanly when told to."""
-    port = _free_port()
-    executable = Path(sys.executable).with_name("chroma-async")
-    options = ["--path", str(directory / "data"), "--host", "127.0.0.1", "--port", str(port)]
-    log = directory / "server.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [executable, "run", *options, "--workers", "2", "--allow-reset"], stdout=output, stderr=subprocess.STDOUT
-        )
-    try:
-        _wait_for_heartbeat(f"http://127.0.0.1:{port}", process, log)
-        yield f"http://127.0.0.1:{port}"
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(STOP_SECONDS_MAX) == 0, f"the server did not stop cleanly\n{log.read_text()[-8000:]}"
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _wait_for_heartbeat(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS_MAX
-    while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(httpx.TransportError):
-            if httpx.get(url + "/api/v2/heartbeat").status_code == 200:
-                return
-        time.sleep(0.05)
-    pytest.fail(f"the server did not start. exit_code={process.poll()}\n{log.read_text()[-8000:]}", pytrace=False)

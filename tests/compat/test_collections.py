@@ -87,7 +87,8 @@ def test_collection_is_found_by_name_and_by_id(client: ClientAPI) -> None:
 
 def test_integers_beyond_64_bits_in_the_metadata_become_floats(wire: Wire) -> None:
     collection = wire.create(metadata={"n": 2**63, "least": -(2**63)})
-    assert [type(value) for value in collection.describe()["metadata"].values()] == [float, int]
+    metadata = collection.describe()["metadata"]
+    assert (type(metadata["n"]), type(metadata["least"])) == (float, int)
     collection.put({"new_metadata": {"m": -(2**63) - 1}})
     assert collection.describe()["metadata"] == {"m": -(2.0**63)}
     assert type(collection.describe()["metadata"]["m"]) is float
@@ -209,6 +210,9 @@ def test_names_in_paths_are_percent_decoded(wire: Wire) -> None:
         ("x" * 513, NAME_RULE + "x" * 513),
         ("a..b", "Expected a name that does not contains two consecutive periods (..). Got a..b"),
         ("1.2.3.4", "Expected a name that is not a valid ip address. Got 1.2.3.4"),
+        ("region+x", NAME_RULE + "x"),
+        ("r..n+abc", "Expected a name that does not contains two consecutive periods (..). Got r..n"),
+        ("region+1.2.3.4", "Expected a name that is not a valid ip address. Got 1.2.3.4"),
     ],
 )
 def test_collection_names_follow_the_rules(wire: Wire, collection: WireCollection, name: str, message: str) -> None:
@@ -342,6 +346,8 @@ def test_explicit_configuration_that_says_the_defaults_leaves_legacy_metadata_in
         ({"hnsw:M": -8}, "hnsw:M: invalid value: integer `-8`, expected usize"),
         ({"hnsw:num_threads": -1}, "hnsw:num_threads: invalid value: integer `-1`, expected usize"),
         ({"hnsw:M": 2**70}, "hnsw:M: invalid type"),
+        ({"hnsw:batch_size": 1}, "hnsw:batch_size must be at least 2, got 1"),
+        ({"hnsw:sync_threshold": 0}, "hnsw:sync_threshold must be at least 2, got 0"),
     ],
     ids=str,
 )

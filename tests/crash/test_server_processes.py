@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import signal
@@ -18,6 +19,15 @@ import pytest
 
 NEWER = '{"format": 999999, "product": "chroma_async"}'
 COMMAND = [sys.executable, "-c", "from chroma_async.cli import main; main()"]
+EXECUTING = """
+import functools
+from chroma_async.cli import main
+from chroma_async.server import begin, run
+
+run.run_server = functools.partial(run.run_server, begin=begin.execute)
+main()
+"""
+"""The same where children are executed instead of forked, as on macOS."""
 COLLECTIONS = "/api/v2/tenants/default_tenant/databases/default_database/collections"
 CREATE = b'{"name": "docs", "get_or_create": true}'
 
@@ -25,11 +35,11 @@ CREATE = b'{"name": "docs", "get_or_create": true}'
 class Server:
     """A server on a free port, started by the command line."""
 
-    def __init__(self, directory: Path, *options: str) -> None:
+    def __init__(self, directory: Path, *options: str, command: list[str] = COMMAND) -> None:
         self._log = directory / "server.log"
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                [*COMMAND, "run", "--path", str(directory / "data"), "--port", "0", *options],
+                [*command, "run", "--path", str(directory / "data"), "--port", "0", *options],
                 stdout=subprocess.PIPE,
                 stderr=log,
                 start_new_session=True,
@@ -64,12 +74,18 @@ class Server:
         self.process.stdout.close()
 
 
+@pytest.fixture(params=["forked", "executed"])
+def start_either(request: pytest.FixtureRequest, start: Callable[..., Server]) -> Callable[..., Server]:
+    command = COMMAND if request.param == "forked" else [sys.executable, "-c", EXECUTING]
+    return functools.partial(start, command=command)
+
+
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     started: list[Server] = []
 
-    def start_server(*options: str) -> Server:
-        started.append(Server(tmp_path, *options))
+    def start_server(*options: str, command: list[str] = COMMAND) -> Server:
+        started.append(Server(tmp_path, *options, command=command))
         return started[-1]
 
     yield start_server
@@ -84,6 +100,12 @@ def is_running(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return status.rpartition(")")[2].split()[0] != "Z"
+
+
+def pipes(pid: int) -> set[str]:
+    """The pipes that a process has open, but for its standard streams."""
+    targets = {entry.name: os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()}
+    return {target for name, target in targets.items() if int(name) > 2 and target.startswith("pipe:")}
 
 
 def eventually(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
@@ -121,8 +143,8 @@ def read_answer(connection: socket.socket) -> bytes:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_request_in_flight_is_answered_before_the_server_stops(start: Callable[..., Server], number: int) -> None:
-    server = start("--workers", "2")
+def test_request_in_flight_is_answered_before_the_server_stops(start_either: Callable[..., Server], number: int) -> None:
+    server = start_either("--workers", "2")
     with begin_request(server.port) as connection:
         server.process.send_signal(number)
         assert eventually(lambda: "server.stop" in server.log())
@@ -153,8 +175,8 @@ def test_stopped_server_accepts_nobody(start: Callable[..., Server]) -> None:
         socket.create_connection(("127.0.0.1", server.port), timeout=5)
 
 
-def test_killed_worker_is_replaced_while_the_other_answers(start: Callable[..., Server]) -> None:
-    server = start("--workers", "2")
+def test_killed_worker_is_replaced_while_the_other_answers(start_either: Callable[..., Server]) -> None:
+    server = start_either("--workers", "2")
     os.kill(server.pids("worker")[0], signal.SIGKILL)
     assert answers(server.url)
     assert eventually(lambda: len(server.pids("worker")) == 3)
@@ -173,17 +195,57 @@ def test_killed_compactor_is_replaced_while_writes_go_on(start: Callable[..., Se
     assert server.stop() == 0
 
 
-def test_children_end_when_their_parent_is_killed(start: Callable[..., Server]) -> None:
-    server = start("--workers", "2")
+def test_children_end_when_their_parent_is_killed(start_either: Callable[..., Server]) -> None:
+    server = start_either("--workers", "2")
     assert len(server.seen) == 3
+    os.kill(server.pids("worker")[0], signal.SIGKILL)  # its successor begins when its siblings have begun
+    assert eventually(lambda: len(server.pids("worker")) == 3)
+    assert eventually(lambda: answers(server.url))
     server.process.kill()
     server.process.wait()
-    assert eventually(lambda: not any(is_running(pid) for pid in server.seen))
+    assert eventually(lambda: not any(is_running(pid) for pid in server.pids("worker") + server.pids("compactor")))
     assert "Traceback" not in server.log()
 
 
-def test_server_gives_up_on_a_worker_that_cannot_start(start: Callable[..., Server], tmp_path: Path) -> None:
+def test_processes_can_be_told_apart(start_either: Callable[..., Server]) -> None:
+    server = start_either("--workers", "1")
+    for kind, niceness in (("worker", 0), ("compactor", 5)):
+        (pid,) = server.pids(kind)
+        assert Path(f"/proc/{pid}/cmdline").read_text().rstrip("\0") == f"chroma-async: {kind}"
+        assert os.getpriority(os.PRIO_PROCESS, pid) - os.getpriority(os.PRIO_PROCESS, 0) == niceness
+        assert os.getpgid(pid) == pid
+    assert server.stop() == 0
+
+
+def test_parent_that_forks_has_one_thread(start: Callable[..., Server]) -> None:
     server = start("--workers", "1")
+    assert len(os.listdir(f"/proc/{server.process.pid}/task")) == 1
+    assert server.stop() == 0
+
+
+def test_children_hold_nothing_of_each_other(start: Callable[..., Server]) -> None:
+    server = start("--workers", "2")
+    first, second = (pipes(pid) for pid in server.pids("worker"))
+    parent = pipes(server.process.pid)
+    assert len(first & second) == 1  # the lifeline
+    assert len(first & parent) == len(second & parent) == 2  # and a pipe for its status
+    assert server.stop() == 0
+
+
+def test_damaged_log_is_told_in_one_line_and_ends_the_start(tmp_path: Path) -> None:
+    (tmp_path / "VERSION").write_text('{"format": 1, "product": "chroma_async"}')
+    (tmp_path / "log.sqlite3").write_bytes(b"not a database, but long enough to look like one" * 100)
+    command = [*COMMAND, "run", "--path", str(tmp_path), "--port", "0"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    told = [line for line in result.stderr.splitlines() if line.startswith("chroma-async: ")]
+    assert told == ["chroma-async: can't use the data directory: this file is not a log: move it away. file=log.sqlite3"]
+
+
+def test_server_gives_up_on_a_worker_that_cannot_start_either(start_either: Callable[..., Server], tmp_path: Path) -> None:
+    server = start_either("--workers", "1")
     (tmp_path / "data" / "VERSION").write_text(NEWER)
     os.kill(server.pids("worker")[0], signal.SIGKILL)
     assert server.process.wait(30) == 1

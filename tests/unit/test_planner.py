@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from chroma_async.core.planner import (
     GATHER_ROWS_MAX,
-    SCAN_BYTES_MAX,
     Gather,
     ReadAll,
     ScanPacked,
@@ -24,11 +23,13 @@ from chroma_async.core.planner import (
 @st.composite
 def segments(draw: st.DrawFn) -> SegmentCounts:
     rows = draw(st.integers(0, 5_000_000))
+    ndim = draw(st.sampled_from([1, 3, 384, 1536]))
     return SegmentCounts(
         rows=rows,
         graph_rows=draw(st.sampled_from([0, rows // 2, rows])),
         allowed=draw(st.integers(0, rows)),
-        ndim=draw(st.sampled_from([1, 3, 384, 1536])),
+        ndim=ndim,
+        scan_dims=draw(st.sampled_from([None, ndim, -(-ndim // 2)])),
     )
 
 
@@ -47,12 +48,9 @@ def test_a_graph_is_asked_for_no_fewer_rows_than_are_wanted(
 
 
 @given(counts=segments(), **arguments)
-def test_only_segments_that_fit_into_memory_are_scanned(
-    counts: SegmentCounts, n_results: int, batch: int, ef_search: int
-) -> None:
+def test_only_packed_rows_are_scanned(counts: SegmentCounts, n_results: int, batch: int, ef_search: int) -> None:
     plan = plan_search(counts, n_results=n_results, batch=batch, ef_search=ef_search)
-    if isinstance(plan, ScanPacked):
-        assert counts.rows * counts.ndim <= SCAN_BYTES_MAX
+    assert not isinstance(plan, ScanPacked) or counts.scan_dims is not None
 
 
 @given(counts=segments(), **arguments)
@@ -62,7 +60,7 @@ def test_fewer_allowed_rows_never_turn_a_gather_into_a_search(
     plan = plan_search(counts, n_results=n_results, batch=batch, ef_search=ef_search)
     fewer = plan_search(replace(counts, allowed=counts.allowed // 2), n_results=n_results, batch=batch, ef_search=ef_search)
     assert not isinstance(plan, Gather) or isinstance(fewer, Gather)
-    assert not isinstance(fewer, SearchGraph) or isinstance(plan, SearchGraph | ScanPacked)
+    assert not isinstance(fewer, SearchGraph) or isinstance(plan, SearchGraph)
 
 
 @given(counts=segments(), more=st.integers(0, 1_000), **arguments)
@@ -77,15 +75,19 @@ def test_a_larger_batch_never_turns_a_scan_into_a_graph_search(
 @pytest.mark.parametrize(
     ("counts", "n_results", "expected"),
     [
-        (SegmentCounts(0, 0, 0, 8), 10, Gather),
-        (SegmentCounts(10**6, 10**6, GATHER_ROWS_MAX, 384), 10, Gather),
-        (SegmentCounts(5_000, 0, 5_000, 384), 5_000, Gather),
-        (SegmentCounts(20_000, 0, 20_000, 384), 10, ScanPacked),
-        (SegmentCounts(20_000, 20_000, 20_000, 384), 10, ScanPacked),
-        (SegmentCounts(300_000, 300_000, 300_000, 384), 10, SearchGraph),
-        (SegmentCounts(10**6, 10**6, 10**6, 384), 10, SearchGraph),
-        (SegmentCounts(10**6, 0, 10**6, 384), 10, ReadAll),
-        (SegmentCounts(10**6, 10**6, 2_000, 384), 1_000, ReadAll),
+        (SegmentCounts(0, 0, 0, 8, None), 10, Gather),
+        (SegmentCounts(10**6, 10**6, GATHER_ROWS_MAX, 384, None), 10, Gather),
+        (SegmentCounts(5_000, 0, 5_000, 384, 384), 5_000, Gather),
+        (SegmentCounts(20_000, 0, 20_000, 384, 192), 10, ScanPacked),
+        (SegmentCounts(20_000, 0, 2_000, 384, 384), 10, ScanPacked),
+        (SegmentCounts(20_000, 20_000, 20_000, 384, 192), 10, ScanPacked),
+        (SegmentCounts(300_000, 300_000, 300_000, 384, 192), 10, SearchGraph),
+        (SegmentCounts(10**6, 10**6, 10**6, 384, None), 10, SearchGraph),
+        (SegmentCounts(10**6, 10**6, 500_000, 384, None), 10, SearchGraph),
+        (SegmentCounts(10**6, 10**6, 100_000, 384, None), 10, SearchGraph),
+        (SegmentCounts(10**6, 10**6, 10_000, 384, None), 10, Gather),
+        (SegmentCounts(10**6, 0, 10**6, 384, None), 10, ReadAll),
+        (SegmentCounts(10**6, 10**6, 2_000, 384, None), 1_000, Gather),
     ],
 )
 def test_every_plan_has_its_case(counts: SegmentCounts, n_results: int, expected: type) -> None:

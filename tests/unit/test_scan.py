@@ -12,7 +12,7 @@ from chroma_async.core.planner import GATHER_ROWS_MAX
 from chroma_async.engine import search as search_module
 from chroma_async.engine.search import Neighbours, SearchTarget, search
 from chroma_async.index import scan as scan_module
-from chroma_async.index.scan import ScanBuilder
+from chroma_async.index.scan import DIRECTIONS_FROM_ROWS, ScanBuilder, main_directions
 from chroma_async.model import Lsn, Mask, Space, Vectors
 from chroma_async.projections.manifest import Manifest
 from chroma_async.projections.view import Base, SegmentView
@@ -117,7 +117,7 @@ def test_scan_grows_over_the_borders_of_its_blocks(
     for end in np.linspace(rows // steps, rows, steps).astype(int).tolist():
         scan = builder.extend(vectors[:end])
     assert scan.rows == rows
-    scores, slopes = scan.scores(queries), scan.slopes(queries)
+    scores, slopes = scan.scored(queries)
     assert scores.shape == (5, rows)
     for query, line, slope in zip(queries, scores, slopes, strict=True):
         exact = exact_distances(space, query, vectors)
@@ -167,3 +167,47 @@ def test_most_queries_are_settled_by_the_first_candidates(monkeypatch: pytest.Mo
     for space in SPACES:
         search(segment_target(space, vectors), queries, [None] * 16, [10] * 16)
     assert settled == [True] * 48
+
+
+def fading(rows: int, ndim: int, seed: int) -> Vectors:
+    """Rows as embeddings are: each direction varies a little less than the one before, and none along an axis."""
+    dice = np.random.default_rng(seed)
+    turn, _ = np.linalg.qr(np.random.default_rng(99).standard_normal((ndim, ndim)))
+    spread = np.exp(-np.arange(ndim) / (ndim / 5))
+    return np.ascontiguousarray((dice.standard_normal((rows, ndim)) * spread) @ turn.T + 0.05, dtype=np.float32)
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("kind", ["like the rows", "unlike the rows"])
+def test_scan_in_main_directions_finds_the_nearest(space: Space, kind: str) -> None:
+    vectors = fading(DIRECTIONS_FROM_ROWS + 500, 256, 0)
+    queries = fading(40, 256, 1) if kind == "like the rows" else make("random", 40, 256, seed=1)
+    target = segment_target(space, vectors)
+    scan = target.scans[0]
+    assert scan is not None
+    assert scan.axes.directions is not None
+    mask = np.random.default_rng(2).random(len(vectors)) < 0.6
+    for allowed in (None, mask):
+        found = search(target, queries, [allowed] * 40, [10] * 40)
+        rows = np.arange(len(vectors)) if allowed is None else np.flatnonzero(allowed)
+        shares = []
+        for query, answer in zip(queries, found, strict=True):
+            exact = exact_distances(space, query, vectors)
+            nearest = rows[np.argsort(exact[rows])[:10]]
+            assert np.isin(answer.slots, rows).all()
+            np.testing.assert_allclose(answer.distances, exact[answer.slots], rtol=1e-3, atol=1e-4)
+            shares.append(len(set(nearest.tolist()) & set(answer.slots.tolist())) / 10)
+        assert np.mean(shares) >= 0.99
+
+
+def test_directions_hold_most_of_the_variance_and_are_left_where_all_dimensions_count() -> None:
+    rows = fading(4_000, 256, 3)
+    centred = rows - rows.mean(axis=0)
+    directions = main_directions(centred)
+    assert directions is not None
+    assert directions.shape[0] in (64, 128)
+    np.testing.assert_allclose(directions @ directions.T, np.eye(len(directions)), atol=1e-4)
+    assert ((centred @ directions.T) ** 2).sum() >= 0.89 * (centred**2).sum()
+    assert main_directions(make("random", 4_000, 256)) is None
+    assert main_directions(centred[:100]) is None
+    assert main_directions(np.zeros((4_000, 256), dtype=np.float32)) is None

@@ -7,12 +7,10 @@ import socket
 from pathlib import Path
 
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from chroma_async.cli.commands import app
 from chroma_async.server.run import check_directory
-from chroma_async.settings import EngineSettings
 
 
 def chroma_async(*arguments: str | Path) -> Result:
@@ -32,7 +30,7 @@ def assert_one_line(result: Result, code: int, *parts: str) -> None:
 def data(tmp_path: Path) -> Path:
     """A data directory without collections."""
     path = tmp_path / "data"
-    check_directory(path, EngineSettings())
+    check_directory(path)
     return path
 
 

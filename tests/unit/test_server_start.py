@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 from chroma_async.server.run import check_directory
-from chroma_async.settings import EngineSettings
 
 NEWER = '{"format": 999999, "product": "chroma_async"}'
 COMMAND = [sys.executable, "-c", "from chroma_async.cli import main; main()"]
@@ -56,14 +55,14 @@ def test_directory_of_a_newer_version_is_one_line(tmp_path: Path) -> None:
 
 
 def make_directory(path: Path) -> Path:
-    check_directory(path, EngineSettings())
+    check_directory(path)
     return path
 
 
 def test_directory_that_was_checked_is_there_and_opens_again(tmp_path: Path) -> None:
     data = make_directory(tmp_path / "data")
     assert (data / "VERSION").is_file()
-    check_directory(data, EngineSettings())
+    check_directory(data)
 
 
 def test_wrong_option_is_told_with_exit_code_2() -> None:

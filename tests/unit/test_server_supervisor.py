@@ -28,8 +28,11 @@ def test_child_that_keeps_dying_is_given_up() -> None:
 
 def test_orders_reach_a_child_as_they_were_given() -> None:
     orders = Orders(
+        role="compactor",
         path="/data/\u2603",
         socket=7,
+        lifeline=8,
+        status=9,
         engine=EngineSettings(durability="off", allow_reset=True),
         server=ServerSettings(workers=5, cors_origins=("http://a", "http://b"), graceful_seconds=0.5),
     )

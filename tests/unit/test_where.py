@@ -118,16 +118,20 @@ def test_refused_where_document_says_where_and_why(raw: object, reason: str) -> 
     assert caught.value.message.startswith(f"Invalid where document clause{reason}")
 
 
-@pytest.mark.parametrize(
-    ("raw", "wire_type"),
-    [("x", "Str"), (1, "Int"), ({"$eq": 1.5}, "Float"), ({"$ne": True}, "Bool"), ({"$in": ["a"]}, "Str")],
-)
-def test_equality_on_the_document_key_is_refused_as_chroma_does(raw: object, wire_type: str) -> None:
+@pytest.mark.parametrize("raw", ["x", {"$eq": "x"}, {"$ne": ""}, {"$in": ["a"]}])
+def test_equality_of_documents_and_texts_is_refused_as_chroma_does(raw: object) -> None:
     with pytest.raises(InvalidArgumentError) as caught:
         parse_where({"#document": raw})
     assert caught.value.message == (
-        f"Cannot filter using metadata key '#document' with type '{wire_type}' because indexing is disabled"
+        "Cannot filter using metadata key '#document' with type 'Str' because indexing is disabled"
     )
+
+
+@pytest.mark.parametrize(
+    ("raw", "operator", "operand"), [(1, "$eq", 1), ({"$ne": True}, "$ne", True), ({"$in": [1.5]}, "$in", (1.5,))]
+)
+def test_documents_compared_with_other_types_are_a_field_that_no_record_has(raw: Any, operator: Any, operand: Any) -> None:
+    assert parse_where({"#document": raw}) == FieldTest("#document", operator, operand)
 
 
 def test_where_document_combines_tests() -> None:

@@ -2,98 +2,126 @@
 
 from __future__ import annotations
 
-import importlib.metadata
+import gc
 import json
-from enum import StrEnum
+import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any, TypeVar, get_args
 
-import typer
+import click
 
-from chroma_async.cli.console import EXIT_FAILED, console, fail
+from chroma_async.cli.console import EXIT_FAILED, fail, print_table
 from chroma_async.model import DEFAULT_DATABASE, DEFAULT_TENANT
-from chroma_async.settings import EngineSettings, ServerSettings
+from chroma_async.settings import Durability, EngineSettings, LogLevel, Missing, ServerSettings
 
-app = typer.Typer(
-    help="An async-first vector database that speaks Chroma's API.", no_args_is_help=True, add_completion=False
-)
+F = TypeVar("F", bound=Callable[..., Any])
 
+_ENGINE = EngineSettings()
 _SERVER = ServerSettings()
 
 
-class DurabilityChoice(StrEnum):
-    """Values of `--durability`."""
-
-    COMMIT = "commit"
-    OFF = "off"
+@click.group(context_settings={"show_default": True, "max_content_width": 100})
+def app() -> None:
+    """An async-first vector database that speaks Chroma's API."""
 
 
-class LogLevelChoice(StrEnum):
-    """Values of `--log-level`."""
-
-    DEBUG = "debug"
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
+_PATH = click.argument("path", type=click.Path(path_type=Path))
+_COLLECTION = click.argument("collection")
 
 
-PathArgument = Annotated[Path, typer.Argument(help="Data directory.")]
-CollectionArgument = Annotated[str, typer.Argument(help="Name of the collection.")]
-TenantOption = Annotated[str, typer.Option(help="Tenant of the collection.")]
-DatabaseOption = Annotated[str, typer.Option(help="Database of the collection.")]
+def _place(command: F) -> F:
+    """The options that say where a collection lives."""
+    tenant = click.option("--tenant", default=DEFAULT_TENANT, help="Tenant of the collection.")
+    database = click.option("--database", default=DEFAULT_DATABASE, help="Database of the collection.")
+    return tenant(database(command))
 
 
 @app.command()
+@click.option(
+    "--path",
+    type=click.Path(path_type=Path),
+    default=Path("./chroma"),
+    help="Data directory; created if it is not there.",
+)
+@click.option("--host", default=_SERVER.host, help="Address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=_SERVER.port, help="TCP port; 0 takes a free one.")
+@click.option("--workers", type=click.IntRange(1), default=_SERVER.workers, help="Processes that answer; one more compacts.")
+@click.option("--allow-reset", is_flag=True, help="Let clients delete everything by reset().")
+@click.option(
+    "--durability",
+    type=click.Choice(get_args(Durability)),
+    default=_ENGINE.durability,
+    help="Acknowledge a write after fsync (commit), or before (off).",
+)
+@click.option(
+    "--missing",
+    type=click.Choice(get_args(Missing)),
+    default=None,
+    help="Whether $ne, $nin, $not_contains and $not_regex match records that lack the field or the document, where "
+    "a request does not say it; by default not for chroma_async's clients and the API v1, but for Chroma's.",
+    show_default=False,
+)
+@click.option("--cors-origin", multiple=True, help="Origin that browsers may call from, or *; repeatable.")
+@click.option(
+    "--graceful-seconds",
+    type=click.FloatRange(0.0),
+    default=_SERVER.graceful_seconds,
+    help="How long requests may go on after a stop was asked for.",
+)
+@click.option("--access-log", is_flag=True, help="Log every request.")
+@click.option(
+    "--log-level", type=click.Choice(get_args(LogLevel)), default=_SERVER.log_level, help="Least severe level to log."
+)
 def run(
-    path: Annotated[Path, typer.Option(help="Data directory; created if it is not there.")] = Path("./chroma"),
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = _SERVER.host,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port; 0 takes a free one.")] = _SERVER.port,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that answer; one more compacts.")] = _SERVER.workers,
-    allow_reset: Annotated[bool, typer.Option("--allow-reset", help="Let clients delete everything by reset().")] = False,
-    durability: Annotated[
-        DurabilityChoice, typer.Option(help="Acknowledge a write after fsync (commit), or before (off).")
-    ] = DurabilityChoice.COMMIT,
-    cors_origin: Annotated[
-        list[str] | None, typer.Option(help="Origin that browsers may call from, or *; repeatable.")
-    ] = None,
-    graceful_seconds: Annotated[
-        float, typer.Option(min=0.0, help="How long requests may go on after a stop was asked for.")
-    ] = _SERVER.graceful_seconds,
-    access_log: Annotated[bool, typer.Option("--access-log", help="Log every request.")] = False,
-    log_level: Annotated[LogLevelChoice, typer.Option(help="Least severe level to log.")] = LogLevelChoice.INFO,
+    path: Path,
+    host: str,
+    port: int,
+    workers: int,
+    allow_reset: bool,
+    durability: Durability,
+    missing: Missing | None,
+    cors_origin: tuple[str, ...],
+    graceful_seconds: float,
+    access_log: bool,
+    log_level: LogLevel,
 ) -> None:
     """Serve a data directory until told to stop."""
+    gc.disable()
     from chroma_async.server.run import StartError, run_server
 
-    engine = EngineSettings(durability=durability.value, allow_reset=allow_reset)
+    gc.enable()
+
+    engine = EngineSettings(durability=durability, allow_reset=allow_reset, missing=missing)
     server = ServerSettings(
         host=host,
         port=port,
         workers=workers,
         graceful_seconds=graceful_seconds,
-        cors_origins=tuple(cors_origin or ()),
+        cors_origins=cors_origin,
         access_log=access_log,
-        log_level=log_level.value,
+        log_level=log_level,
     )
     try:
         code = run_server(path, engine, server)
     except StartError as error:
         fail(str(error))
-    raise typer.Exit(code)
+    sys.exit(code)
 
 
 @app.command()
 def version() -> None:
     """Print the version."""
-    typer.echo(f"chroma-async {importlib.metadata.version('chroma-async')}")
+    import importlib.metadata
+
+    click.echo(f"chroma-async {importlib.metadata.version('chroma-async')}")
 
 
 @app.command()
-def healthcheck(
-    url: Annotated[str, typer.Option(help="Where the server listens.")] = f"http://localhost:{_SERVER.port}",
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for an answer.")] = 5.0,
-) -> None:
+@click.option("--url", default=f"http://localhost:{_SERVER.port}", help="Where the server listens.")
+@click.option("--timeout", type=click.FloatRange(0.1), default=5.0, help="Seconds to wait for an answer.")
+def healthcheck(url: str, timeout: float) -> None:
     """Ask a server whether it can read and write; the exit code is 0 if so."""
     import httpx
 
@@ -103,37 +131,34 @@ def healthcheck(
         fail(f"no answer. url={url!r} ({error or type(error).__name__})", EXIT_FAILED)
     if not response.is_success:
         fail(f"not healthy. url={url!r} status={response.status_code}", EXIT_FAILED)
-    typer.echo("healthy")
+    click.echo("healthy")
 
 
 @app.command()
-def inspect(
-    path: PathArgument,
-    tenant: Annotated[list[str] | None, typer.Option(help="Tenant to look into; repeatable.")] = None,
-) -> None:
+@_PATH
+@click.option("--tenant", multiple=True, default=[DEFAULT_TENANT], help="Tenant to look into; repeatable.")
+def inspect(path: Path, tenant: tuple[str, ...]) -> None:
     """List databases and collections with their number of records and dimension."""
     from rich.table import Table
 
     from chroma_async.cli.directory import collections_of, with_engine
 
     table = Table("tenant", "database", "collection", "records", "dimension", "space", "id")
-    for row in with_engine(path, partial(collections_of, tenants=tenant or [DEFAULT_TENANT])):
+    for row in with_engine(path, partial(collections_of, tenants=tenant)):
         item = row.collection
         if item is None:
             table.add_row(row.tenant, row.database, "-", "", "", "", "")
         else:
             dimension = "-" if item.dimension is None else str(item.dimension)
             table.add_row(row.tenant, row.database, item.name, str(row.records), dimension, item.hnsw.space, item.id)
-    console.print(table)
+    print_table(table)
 
 
 @app.command()
-def count(
-    path: PathArgument,
-    collection: CollectionArgument,
-    tenant: TenantOption = DEFAULT_TENANT,
-    database: DatabaseOption = DEFAULT_DATABASE,
-) -> None:
+@_PATH
+@_COLLECTION
+@_place
+def count(path: Path, collection: str, tenant: str, database: str) -> None:
     """Print the number of records of a collection."""
     from chroma_async.cli.directory import Dispatcher, address, get_collection, with_engine
     from chroma_async.protocol import CountRecords
@@ -142,18 +167,16 @@ def count(
         found = await get_collection(engine, tenant, database, collection)
         return await engine.dispatch(CountRecords(**address(found)))
 
-    typer.echo(with_engine(path, ask))
+    click.echo(with_engine(path, ask))
 
 
 @app.command()
-def get(
-    path: PathArgument,
-    collection: CollectionArgument,
-    limit: Annotated[int, typer.Option(min=0, help="Number of records to print.")] = 10,
-    offset: Annotated[int, typer.Option(min=0, help="Number of records to skip.")] = 0,
-    tenant: TenantOption = DEFAULT_TENANT,
-    database: DatabaseOption = DEFAULT_DATABASE,
-) -> None:
+@_PATH
+@_COLLECTION
+@click.option("--limit", type=click.IntRange(0), default=10, help="Number of records to print.")
+@click.option("--offset", type=click.IntRange(0), default=0, help="Number of records to skip.")
+@_place
+def get(path: Path, collection: str, limit: int, offset: int, tenant: str, database: str) -> None:
     """Print records, oldest first, one JSON object a line."""
     from chroma_async.cli.directory import Dispatcher, address, get_collection, with_engine
     from chroma_async.protocol import GetRecords
@@ -167,20 +190,28 @@ def get(
     documents, metadatas = columns.documents or [], columns.metadatas or []
     for record_id, document, metadata in zip(columns.ids, documents, metadatas, strict=True):
         record = {"id": record_id, "document": document, "metadata": metadata_object(metadata)}
-        typer.echo(json.dumps(record, ensure_ascii=False))
+        click.echo(json.dumps(record, ensure_ascii=False))
 
 
 @app.command()
+@_PATH
+@_COLLECTION
+@click.option("--id", "record_id", required=True, help="Id of the record.")
+@click.option("--embedding", required=True, help="Vector as a JSON list of numbers.")
+@click.option("--document", help="Text of the record.")
+@click.option("--metadata", help="Metadata as a JSON object.")
+@click.option("--create", is_flag=True, help="Create the collection if it is not there.")
+@_place
 def add(
-    path: PathArgument,
-    collection: CollectionArgument,
-    record_id: Annotated[str, typer.Option("--id", help="Id of the record.")],
-    embedding: Annotated[str, typer.Option(help="Vector as a JSON list of numbers.")],
-    document: Annotated[str | None, typer.Option(help="Text of the record.")] = None,
-    metadata: Annotated[str | None, typer.Option(help="Metadata as a JSON object.")] = None,
-    create: Annotated[bool, typer.Option("--create", help="Create the collection if it is not there.")] = False,
-    tenant: TenantOption = DEFAULT_TENANT,
-    database: DatabaseOption = DEFAULT_DATABASE,
+    path: Path,
+    collection: str,
+    record_id: str,
+    embedding: str,
+    document: str | None,
+    metadata: str | None,
+    create: bool,
+    tenant: str,
+    database: str,
 ) -> None:
     """Add a record; an id that exists keeps its first value."""
     from chroma_async.cli.directory import Dispatcher, address, get_collection, with_engine

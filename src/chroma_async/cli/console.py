@@ -5,26 +5,32 @@ from __future__ import annotations
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-import typer
-from rich.console import Console
+import click
 
 from chroma_async.errors import ChromaError, FormatError
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 
 _WIDTH_UNBOUND = 240
 
-console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH_UNBOUND)
-"""Tables fit a terminal; in a file or pipe nothing is cut off."""
+
+def print_table(table: Table) -> None:
+    """Print a table: it fits a terminal, in a file or pipe nothing is cut off."""
+    from rich.console import Console
+
+    Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH_UNBOUND).print(table)
 
 
 def fail(message: str, code: int = EXIT_USAGE) -> NoReturn:
     """Print one line to standard error, and end."""
-    typer.echo(f"chroma-async: {message}", err=True)
-    raise typer.Exit(code)
+    click.echo(f"chroma-async: {message}", err=True)
+    sys.exit(code)
 
 
 @contextmanager

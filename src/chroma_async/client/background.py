@@ -67,9 +67,13 @@ class BackgroundLoop:
         else:
             self.close()
 
-    def _running_portal(self) -> BlockingPortal:
+    def check_process(self) -> None:
+        """Raise RuntimeError in a forked child: the loop's thread is not there."""
         if self._process != os.getpid():
             raise RuntimeError("this client was opened before a fork; open another one in the child process")
+
+    def _running_portal(self) -> BlockingPortal:
+        self.check_process()
         with self._lock:
             if self._portal is None or self._stack is None:
                 self._stack = ExitStack()

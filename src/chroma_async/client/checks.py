@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, TypeGuard, cast
+from typing import Any, Final, TypeGuard, cast, get_args
 
 import numpy as np
 
 from chroma_async.errors import DuplicateIDError
+from chroma_async.settings import Missing
 
 PLAIN: Final = frozenset({str, bool, int, float})
 EXAMPLES_MAX: Final = 5
@@ -303,3 +304,10 @@ def checked_count(value: Any, name: str, minimum: int) -> int:
 def checked_optional_count(value: Any, name: str) -> int | None:
     """Return a whole number that is at least 0, or None."""
     return None if value is None else checked_count(value, name, 0)
+
+
+def checked_missing(value: Any) -> Missing | None:
+    """Return the choice about records that lack a field, or None."""
+    if value is None or value in get_args(Missing):
+        return cast("Missing | None", value)
+    raise ValueError(f"missing must be 'include' or 'exclude', or None for the default. got={value!r}")

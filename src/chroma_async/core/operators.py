@@ -10,10 +10,11 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias, TypeGuard, cast
+from typing import Final, Literal, TypeAlias, TypeGuard, TypeVar, cast
 
 from chroma_async.core.regex import compile_regex
-from chroma_async.model import MetadataValue, Scalar
+from chroma_async.model import Mask, MetadataValue, Scalar
+from chroma_async.settings import Missing
 
 __all__ = [
     "DOCUMENT_OPERATORS",
@@ -24,11 +25,13 @@ __all__ = [
     "FieldOperator",
     "FieldOperatorRow",
     "Kind",
+    "Missing",
     "Operand",
     "family_of",
     "is_list",
     "is_number",
     "kind_of",
+    "turned_around",
 ]
 
 FieldOperator = Literal["$eq", "$ne", "$gt", "$gte", "$lt", "$lte", "$in", "$nin", "$contains", "$not_contains"]
@@ -40,6 +43,8 @@ Accepts = Literal["scalar", "number", "list"]
 """What an operator takes: any scalar, a number that is no bool, or a list of scalars of one type that is not empty."""
 
 Operand: TypeAlias = Scalar | tuple[Scalar, ...]
+
+Hits = TypeVar("Hits", bool, Mask)
 
 _FAMILIES: Final[Mapping[Kind, Family]] = {"str": "str", "int": "number", "float": "number", "bool": "bool"}
 
@@ -87,6 +92,15 @@ def _ordered(compare: Callable[[float, float], bool]) -> Callable[[MetadataValue
         return is_number(value) and is_number(operand) and compare(value, operand)
 
     return test
+
+
+def turned_around(hits: Hits, present: Callable[[], Hits], missing: Missing) -> Hits:
+    """Return what a negative operator matches, given what the one that it negates does: of one row, or of many as a mask.
+
+    This is the one place where `missing` counts. `present` says which rows have the field, or the document.
+    """
+    others = hits ^ True
+    return others if missing == "include" else others & present()
 
 
 @dataclass(frozen=True, slots=True)

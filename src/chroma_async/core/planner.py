@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 GATHER_ROWS_MAX: Final = 1_024
-"""Rows that are simply fetched and compared in float32: cheaper than any index."""
+"""So few rows are simply fetched and compared in float32; of more, what that costs is compared with what else there is."""
+
+GATHER_NS: Final = 1.0
+"""Per row and dimension."""
 
 SCAN_BYTES_MAX: Final = 128 * 2**20
 """Memory for the packed rows of one segment; a larger one is searched by its graph, or in float32 from the disk."""
@@ -28,12 +31,16 @@ EF_MIN: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class SegmentCounts:
-    """`rows` vectors of `ndim` dimensions, the first `graph_rows` of them in a graph; `allowed` of them may be returned."""
+    """`rows` vectors of `ndim` dimensions, the first `graph_rows` of them in a graph; `allowed` of them may be returned.
+
+    `scan_dims` is the number of coordinates of a packed row; None: the rows are not packed.
+    """
 
     rows: int
     graph_rows: int
     allowed: int
     ndim: int
+    scan_dims: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +73,17 @@ def plan_search(counts: SegmentCounts, *, n_results: int, batch: int, ef_search:
     """Choose how to find the `n_results` nearest of the allowed rows for each of `batch` queries."""
     if counts.allowed <= max(GATHER_ROWS_MAX, n_results):
         return Gather()
-    can_scan = counts.rows * counts.ndim <= SCAN_BYTES_MAX
+    plans: list[tuple[float, int, Plan]] = [(GATHER_NS * counts.allowed * counts.ndim, 2, _read(counts))]
+    if counts.scan_dims is not None:
+        plans.append((_scan_cost(counts.rows, counts.scan_dims, batch), 0, ScanPacked()))
     graph = _graph_plan(counts, n_results, ef_search)
-    scan_cost = _scan_cost(counts.rows, counts.ndim, batch)
-    if graph is not None and not (can_scan and scan_cost < _graph_cost(counts, graph, batch)):
-        return graph
-    return ScanPacked() if can_scan else ReadAll()
+    if graph is not None:
+        plans.append((_graph_cost(counts, graph, batch), 1, graph))
+    return min(plans, key=lambda plan: plan[:2])[2]
+
+
+def _read(counts: SegmentCounts) -> Plan:
+    return ReadAll() if counts.allowed == counts.rows else Gather()
 
 
 def candidates(n_results: int) -> int:
@@ -89,10 +101,14 @@ def _graph_plan(counts: SegmentCounts, n_results: int, ef_search: int) -> Search
     return SearchGraph(fetch=fetch, ef=max(ef_search, EF_MIN, 2 * fetch))
 
 
-def _scan_cost(rows: int, ndim: int, batch: int) -> float:
-    return rows * ndim * (SCAN_NS + SCAN_NS_PER_BATCH / batch)
+def _scan_cost(rows: int, dims: int, batch: int) -> float:
+    return rows * dims * (SCAN_NS + SCAN_NS_PER_BATCH / batch)
 
 
 def _graph_cost(counts: SegmentCounts, plan: SearchGraph, batch: int) -> float:
-    rest = _scan_cost(counts.rows - counts.graph_rows, counts.ndim, batch)
+    rest_rows = counts.rows - counts.graph_rows
+    if counts.scan_dims is None:
+        rest = GATHER_NS * rest_rows * counts.ndim
+    else:
+        rest = _scan_cost(rest_rows, counts.scan_dims, batch)
     return plan.ef * counts.ndim * GRAPH_NS_PER_CANDIDATE + rest

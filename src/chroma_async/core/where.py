@@ -10,7 +10,7 @@ import difflib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final, Literal, NoReturn, TypeAlias, assert_never, cast
+from typing import Final, NoReturn, TypeAlias, assert_never, cast
 
 import numpy as np
 
@@ -20,9 +20,11 @@ from chroma_async.core.operators import (
     DocumentOperator,
     FieldOperator,
     FieldOperatorRow,
+    Missing,
     is_list,
     is_number,
     kind_of,
+    turned_around,
 )
 from chroma_async.core.regex import PatternError, compile_regex
 from chroma_async.errors import InvalidArgumentError
@@ -49,9 +51,6 @@ __all__ = [
 
 DEPTH_MAX: Final = 64
 """Levels of `$and` and `$or` within one another."""
-
-Missing = Literal["include", "exclude"]
-"""Whether `$ne`, `$nin`, `$not_contains` (and the documents' negative tests) match a row that lacks the field."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,16 +107,15 @@ def matches(where: Where, metadata: Metadata | None, document: str | None, missi
 def _matches_field(test: FieldTest, metadata: Metadata | None, missing: Missing) -> bool:
     row = FIELD_OPERATORS[test.operator]
     value = metadata.get(test.field) if metadata else None
-    if value is None or value in ([], ()):
-        return row.negates is not None and missing == "include"
-    return row.test(value, test.operand) != (row.negates is not None)
+    present = value is not None and value not in ([], ())
+    hit = row.test(value, test.operand) if value is not None and present else False
+    return hit if row.negates is None else turned_around(hit, lambda: present, missing)
 
 
 def _matches_document(test: DocumentTest, document: str | None, missing: Missing) -> bool:
     row = DOCUMENT_OPERATORS[test.operator]
-    if document is None:
-        return row.negates is not None and missing == "include"
-    return row.test(document, test.operand) != (row.negates is not None)
+    hit = document is not None and row.test(document, test.operand)
+    return hit if row.negates is None else turned_around(hit, lambda: document is not None, missing)
 
 
 def evaluate(where: Where, leaf: Callable[[FieldTest | DocumentTest], Mask], size: int) -> Mask:
@@ -198,7 +196,6 @@ _INT64_MIN: Final = -(2**63)
 _INT64_MAX: Final = 2**63 - 1
 _DOCUMENT_KEY: Final = "#document"
 _COMBINATIONS: Final = ("$and", "$or")
-_WIRE_TYPES: Final[Mapping[str, str]] = {"str": "Str", "int": "Int", "float": "Float", "bool": "Bool"}
 
 
 def parse_where(raw: object) -> Where | None:
@@ -348,22 +345,24 @@ def _list(parser: _Parser, value: object, path: str) -> tuple[Scalar, ...]:
 
 def _document_key_leaf(parser: _Parser, value: object, path: str) -> Where:
     if not isinstance(value, Mapping):
-        _refuse_document_equality(_scalar(parser, value, path))
+        return _without_texts(FieldTest(_DOCUMENT_KEY, "$eq", _scalar(parser, value, path)))
     name, operand = parser.only_entry(cast("object", value), path)
     if name in DOCUMENT_OPERATORS:
         return _document_leaf(parser, name, operand, f"{path}.{name}")
     row = FIELD_OPERATORS.get(name)
     if row is None:
         parser.unknown(name, path, DOCUMENT_OPERATORS)
-    checked = _operand(parser, row, operand, f"{path}.{name}")
-    return _refuse_document_equality(checked[0] if isinstance(checked, tuple) else checked)
+    return _without_texts(FieldTest(_DOCUMENT_KEY, row.name, _operand(parser, row, operand, f"{path}.{name}")))
 
 
-def _refuse_document_equality(operand: Scalar) -> NoReturn:
-    wire_type = _WIRE_TYPES[kind_of(operand) or "str"]
-    raise InvalidArgumentError(
-        f"Cannot filter using metadata key '{_DOCUMENT_KEY}' with type '{wire_type}' because indexing is disabled"
-    )
+def _without_texts(test: FieldTest) -> FieldTest:
+    """Refuse to compare documents with texts, for which Chroma has no index; of other types no record has such a field."""
+    operand = test.operand[0] if isinstance(test.operand, tuple) else test.operand
+    if isinstance(operand, str):
+        raise InvalidArgumentError(
+            f"Cannot filter using metadata key '{_DOCUMENT_KEY}' with type 'Str' because indexing is disabled"
+        )
+    return test
 
 
 def _document_leaf(parser: _Parser, key: str, value: object, path: str) -> Where:

@@ -65,7 +65,7 @@ class QueryBatcher:
                 batch = self._take()
                 jobs = [job for job, _ in batch]
                 try:
-                    outcomes = await self._workers.run(partial(self._search, jobs))
+                    outcomes = await self._workers.run(partial(_search, jobs))
                 except Exception as error:
                     outcomes = [error] * len(batch)
                 for (_, future), outcome in zip(batch, outcomes, strict=True):
@@ -83,16 +83,25 @@ class QueryBatcher:
         batch, self._waiting = self._waiting[:count], self._waiting[count:]
         return batch
 
-    def _search(self, jobs: Sequence[QueryJob]) -> list[Outcome]:
-        """In a worker thread: choose, search all vectors at once, finish; a job that fails does so alone."""
-        with jobs[0].reader.view(columns=any(job.needs_columns for job in jobs)) as view:
-            chosen = [_attempt(job.choose, view) for job in jobs]
-            able = [position for position, mask in enumerate(chosen) if not isinstance(mask, Exception)]
-            found = _search_together(view, [jobs[position] for position in able], [chosen[position] for position in able])
-            outcomes: list[Outcome] = [mask if isinstance(mask, Exception) else RuntimeError() for mask in chosen]
-            for position, neighbours in zip(able, found, strict=True):
-                outcomes[position] = _finish(jobs[position], view, neighbours)
-            return outcomes
+
+def search_alone(job: QueryJob) -> QueryResult:
+    """Answer one query, in this thread."""
+    (outcome,) = _search([job])
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
+def _search(jobs: Sequence[QueryJob]) -> list[Outcome]:
+    """In a worker thread: choose, search all vectors at once, finish; a job that fails does so alone."""
+    with jobs[0].reader.view(columns=any(job.needs_columns for job in jobs)) as view:
+        chosen = [_attempt(job.choose, view) for job in jobs]
+        able = [position for position, mask in enumerate(chosen) if not isinstance(mask, Exception)]
+        found = _search_together(view, [jobs[position] for position in able], [chosen[position] for position in able])
+        outcomes: list[Outcome] = [mask if isinstance(mask, Exception) else RuntimeError() for mask in chosen]
+        for position, neighbours in zip(able, found, strict=True):
+            outcomes[position] = _finish(jobs[position], view, neighbours)
+        return outcomes
 
 
 def _attempt(choose: Callable[[View], Mask | None], view: View) -> Mask | Exception | None:

@@ -16,12 +16,13 @@ from typing import Final
 import numpy as np
 
 from chroma_async.core.memtable import Memtable, Row, Tail
+from chroma_async.core.operators import DOCUMENT_OPERATORS, turned_around
 from chroma_async.core.planner import SCAN_BYTES_MAX
 from chroma_async.core.where import DocumentTest, FieldTest, Missing, Where, evaluate, matches
 from chroma_async.engine.search import Neighbours, SearchTarget, search
 from chroma_async.errors import StorageCorrupt, UnavailableError
 from chroma_async.index.scan import Scan
-from chroma_async.model import Collection, Lsn, Mask, Slots, Vectors
+from chroma_async.model import Collection, HnswConfiguration, Lsn, Mask, Slots, Vectors
 from chroma_async.projections.fold import fold_entry
 from chroma_async.projections.records import RecordTables, StoredRow, encode_metadata
 from chroma_async.projections.store import RECORDS_FILE
@@ -195,6 +196,7 @@ class Image:
         self.tail = tail
         self.scans = scans
         self.has_columns = has_columns
+        self._targets: dict[HnswConfiguration, SearchTarget] = {}
 
     @property
     def size(self) -> int:
@@ -228,6 +230,15 @@ class Image:
         hidden[tail.dead] = True
         hidden[tail.revectored] = True
         return hidden
+
+    def target(self, hnsw: HnswConfiguration) -> SearchTarget:
+        """What queries search; made once for a configuration, and nearly always there is one."""
+        target = self._targets.get(hnsw)
+        if target is None:
+            target = self._targets[hnsw] = SearchTarget(
+                hnsw.space, self.base, self.tail, self.scans, self.hidden, hnsw.ef_search
+            )
+        return target
 
     @cached_property
     def tail_vectors(self) -> dict[int, int]:
@@ -278,7 +289,7 @@ class View:
         """Newer pieces know their slots' whole metadata, so what they say replaces what older ones said."""
         mask = np.zeros(self.image.size, dtype=np.bool_)
         for piece in (*self.image.base.pieces, *self.image.tail.pieces):
-            mask[piece.slots] = piece.test(test, missing)
+            mask[piece.where] = piece.test(test, missing)
         return mask
 
     def _test_document(self, test: DocumentTest, missing: Missing) -> Mask:
@@ -291,20 +302,21 @@ class View:
         return mask
 
     def _test_stored_documents(self, tables: RecordTables, test: DocumentTest, missing: Missing) -> Mask:
-        mask = np.zeros(len(self.image.base.alive), dtype=np.bool_)
         if test.operator in ("$contains", "$not_contains"):
-            mask[tables.slots_containing(test.operand)] = True
+            slots = tables.slots_containing(test.operand)
         else:
             positive = DocumentTest("$regex", test.operand)
-            mask[[slot for slot, text in tables.documents() if matches(positive, None, text, missing)]] = True
-        if test.operator in ("$contains", "$regex"):
-            return mask
-        negative = ~mask
-        if missing == "exclude":
-            present = np.zeros_like(mask)
-            present[tables.slots_containing("")] = True
-            negative &= present
-        return negative
+            found = [slot for slot, text in tables.documents() if matches(positive, None, text, missing)]
+            slots = np.asarray(found, dtype=np.int64)
+        hits = self._stored(slots)
+        if DOCUMENT_OPERATORS[test.operator].negates is None:
+            return hits
+        return turned_around(hits, lambda: self._stored(tables.slots_containing("")), missing)
+
+    def _stored(self, slots: Slots) -> Mask:
+        mask = np.zeros(len(self.image.base.alive), dtype=np.bool_)
+        mask[slots] = True
+        return mask
 
     # ---- what they hold
 
@@ -336,15 +348,7 @@ class View:
         self, collection: Collection, queries: Vectors, masks: Sequence[Mask | None], counts: Sequence[int]
     ) -> list[Neighbours]:
         """min(counts[i], matches) nearest records for each query i, shape (queries, ndim)."""
-        target = SearchTarget(
-            space=collection.hnsw.space,
-            base=self.image.base,
-            tail=self.image.tail,
-            scans=self.image.scans,
-            hidden=self.image.hidden,
-            ef_search=collection.hnsw.ef_search,
-        )
-        return search(target, queries, masks, counts)
+        return search(self.image.target(collection.hnsw), queries, masks, counts)
 
     # ---- how far it is
 

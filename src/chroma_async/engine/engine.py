@@ -22,6 +22,7 @@ from chroma_async.engine.follower import Follower
 from chroma_async.engine.handlers import HANDLERS
 from chroma_async.engine.handlers.registry import require_collection
 from chroma_async.engine.handlers.tenants import happened
+from chroma_async.engine.here import Here
 from chroma_async.engine.lock import CompactorLock, FileCompactorLock
 from chroma_async.engine.writer import Decision, Proposal, Writer
 from chroma_async.errors import InternalError, RateLimitError, StorageCorrupt, UnavailableError
@@ -58,6 +59,7 @@ class Engine:
         self.follower: Follower[CollectionReader] = Follower(log, lambda name: CollectionReader(collections / name))
         self.writer = Writer(log, self.follower, self.seams.clock, self.metrics)
         self._batchers: WeakKeyDictionary[CollectionReader, QueryBatcher] = WeakKeyDictionary()
+        self._here = Here(self)
         self._ready = False
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -65,6 +67,11 @@ class Engine:
     def is_ready(self) -> bool:
         """Recovered, and not stopping."""
         return self._ready
+
+    @property
+    def is_level(self) -> bool:
+        """Whether all that was acknowledged by now, by whichever process, is known in this one."""
+        return self.follower.position >= self.log.barrier()
 
     async def start(self) -> None:
         """Know the log, create what every directory has, begin to follow."""
@@ -123,6 +130,14 @@ class Engine:
             await self._check_not_deleted(call)
             logger.exception("read.failed call=%s", type(call).__name__)
             raise InternalError(f"the collection's files are damaged; run verify on the data directory. {error}") from error
+
+    def answer_here(self, call: Call[R]) -> tuple[R] | None:
+        """Answer a read in the thread that asks; None when it takes the event loop, and `dispatch`.
+
+        Raises:
+            ChromaError: as `dispatch`.
+        """
+        return self._here.answer(call)
 
     async def _check_not_deleted(self, call: Call[Any]) -> None:
         """A collection that was deleted while it was read loses its files."""

@@ -137,9 +137,9 @@ class Follower(Generic[S]):
         for lsn, (collection_id, payload) in enumerate(entries, first):
             if lsn <= self.position:
                 continue
-            self.position = Lsn(lsn)
             if collection_id is not None and self.catalog.collection(collection_id) is not None:
-                self.sink(collection_id).offer(self.position, payload)
+                self.sink(collection_id).offer(Lsn(lsn), payload)
+            self.position = Lsn(lsn)  # after the offer: a thread that sees this position sees the entry too
 
     def _replace_catalog(self, catalog: Catalog) -> None:
         self.catalog = catalog

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -48,11 +49,12 @@ class Neighbours:
 NOTHING: Final = Neighbours(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class SearchTarget:
     """What is searched. `scans` has one scan for each segment that is small enough to have one.
 
-    `hidden`, shape (base.next_slot,), marks slots whose vector in the base is not the current one.
+    `hidden`, shape (base.next_slot,), marks slots whose vector in the base is not the current one. What follows from these
+    is kept: a target serves all queries of one instant.
     """
 
     space: Space
@@ -62,6 +64,29 @@ class SearchTarget:
     hidden: Mask | None
     ef_search: int
 
+    @cached_property
+    def segments(self) -> tuple[_SegmentSearch, ...]:
+        hidden = None if self.hidden is None else self.base.locations[np.flatnonzero(self.hidden)]
+        return tuple(
+            _SegmentSearch(self.space, self.ef_search, segment, scan, self._owned(segment, position, hidden))
+            for position, (segment, scan) in enumerate(zip(self.base.segments, self.scans, strict=True))
+        )
+
+    def _owned(self, segment: SegmentView, position: int, hidden: Slots | None) -> Mask | None:
+        """Rows of a segment that hold the current vector of a record, shape (rows,); None: all of them."""
+        rows = None if hidden is None else hidden[hidden[:, 0] == position, 1]
+        if rows is None or not len(rows):
+            return segment.owned
+        owned = np.ones(segment.rows, dtype=np.bool_) if segment.owned is None else segment.owned.copy()
+        owned[rows] = False
+        return owned
+
+    @cached_property
+    def tail_owned(self) -> Mask | None:
+        """Vectors of the tail that are some record's current one; None: the tail has no such vector."""
+        owned = self.tail.owners >= 0
+        return owned if owned.any() else None
+
 
 def search(target: SearchTarget, queries: Vectors, masks: Sequence[Mask | None], counts: Sequence[int]) -> list[Neighbours]:
     """Return min(counts[i], matches) nearest records for each query i, shape (queries, ndim).
@@ -69,16 +94,18 @@ def search(target: SearchTarget, queries: Vectors, masks: Sequence[Mask | None],
     `masks[i]`, shape (next_slot,), says which slots may be returned; None: all.
     """
     parts: list[list[Neighbours]] = [[] for _ in queries]
-    for segment, scan in zip(target.base.segments, target.scans, strict=True):
-        searcher = _SegmentSearch(target, segment, scan)
-        for number, found in enumerate(searcher.run(queries, masks, counts)):
+    for segment in target.segments:
+        for number, found in enumerate(segment.run(queries, masks, counts)):
             parts[number].append(found)
-    for number, found in enumerate(_search_tail(target, queries, masks, counts)):
-        parts[number].append(found)
+    if target.tail_owned is not None:
+        for number, found in enumerate(_search_tail(target, target.tail_owned, queries, masks, counts)):
+            parts[number].append(found)
     return [_nearest(found, count) for found, count in zip(parts, counts, strict=True)]
 
 
 def _nearest(parts: Sequence[Neighbours], count: int) -> Neighbours:
+    if not parts:
+        return NOTHING
     slots = np.concatenate([part.slots for part in parts])
     values = np.concatenate([part.distances for part in parts])
     order = np.lexsort((slots, values))[:count]
@@ -86,14 +113,10 @@ def _nearest(parts: Sequence[Neighbours], count: int) -> Neighbours:
 
 
 def _search_tail(
-    target: SearchTarget, queries: Vectors, masks: Sequence[Mask | None], counts: Sequence[int]
+    target: SearchTarget, owned: Mask, queries: Vectors, masks: Sequence[Mask | None], counts: Sequence[int]
 ) -> Iterator[Neighbours]:
     """Compare with the tail's vectors where they are: copying those that count would cost more than the comparison."""
     owners, vectors = target.tail.owners, target.tail.vectors
-    owned = owners >= 0
-    if not owned.any():
-        yield from (NOTHING for _ in queries)
-        return
     for first in range(0, len(queries), TAIL_QUERIES):
         scores: Distances | None = None
         for number in range(first, min(first + TAIL_QUERIES, len(queries))):
@@ -114,7 +137,7 @@ def _rank(space: Space, query: Vectors, vectors: Vectors, rows: Slots, owners: S
     parts = [NOTHING]
     for start in range(0, len(rows), CHUNK_ROWS):
         chunk = rows[start : start + CHUNK_ROWS]
-        values = distances(space, query, vectors[chunk])
+        values = distances(space, query, np.take(vectors, chunk, axis=0))
         best = _smallest_first(values, count)
         parts.append(Neighbours(owners[chunk[best]], values[best]))
     return parts[-1] if len(parts) <= 2 else _nearest(parts, count)
@@ -132,13 +155,15 @@ def _smallest_first(values: Distances, count: int) -> Slots:
 class _Scored:
     """Rows from `first` on with approximate scores: `slope` times the distance, plus a constant, plus an error.
 
-    `line`, shape (n,), is inf for rows that are not allowed; `allowed`, shape (n,), says which are, None: all.
+    `line`, shape (n,), is inf for rows that are not allowed; `allowed`, shape (n,), says which are, None: all. `margin` is
+    how much of the errors' spread is allowed for beyond those that are seen.
     """
 
     line: Distances
     allowed: Mask | None
     slope: float
     first: int = 0
+    margin: float = 1.0
 
 
 def _rank_scored(space: Space, query: Vectors, vectors: Vectors, owners: Slots, scored: _Scored, count: int) -> Neighbours:
@@ -151,49 +176,50 @@ def _rank_scored(space: Space, query: Vectors, vectors: Vectors, owners: Slots, 
     fetch = candidates(count)
     while WIDEN * fetch < total:
         rows = _best(scored.line, scored.allowed, fetch)
-        values = distances(space, query, vectors[scored.first + rows])
-        if _is_settled(scored.line[rows], values, scored.slope, count):
-            best = _smallest_first(values, count)
+        values = distances(space, query, np.take(vectors, scored.first + rows, axis=0))
+        order = np.argsort(values, kind="stable")
+        if _is_settled(scored.line[rows], values, float(values[order[count - 1]]), scored):
+            best = order[:count]
             return Neighbours(owners[scored.first + rows[best]], values[best])
         fetch *= WIDEN
     rows = np.arange(len(scored.line)) if scored.allowed is None else np.flatnonzero(scored.allowed)
     return _rank(space, query, vectors, scored.first + rows, owners, count)
 
 
-def _is_settled(scores: Distances, values: Distances, slope: float, count: int) -> bool:
-    """Whether no row that was left out can be nearer than the nearest `count` of those that were compared.
+def _is_settled(scores: Distances, values: Distances, farthest: float, scored: _Scored) -> bool:
+    """Whether no row that was left out can be nearer than the nearest of those compared, the last of which is `farthest`.
 
-    Those left out have larger scores, with errors like the ones seen here; twice the largest of these is allowed for. (In
-    a crowd of near-duplicates the scores chosen are those with the luckiest errors; these are close together, but so are
-    scores and distances then, and the test fails, as it should.)
+    Those left out have larger scores, with errors like the ones seen here; `margin` of their spread is allowed for beyond
+    their middle, 1.0 being twice the largest error that was seen. (In a crowd of near-duplicates the scores chosen are those
+    with the luckiest errors; these are close together, but so are scores and distances then, and the test fails, as it
+    should.)
     """
     with np.errstate(over="ignore", invalid="ignore"):
-        beyond = scores.astype(np.float64) - scores.max()  # 0 is where those begin that were left out
-        distances_scaled = slope * values.astype(np.float64)
-        errors = beyond - distances_scaled
-        smallest_error, largest_error = errors.min(), errors.max()
-        middle, margin = (smallest_error + largest_error) / 2, largest_error - smallest_error
-        return bool(np.partition(distances_scaled, count - 1)[count - 1] + middle + margin <= 0)
+        errors = scores.astype(np.float64)
+        errors -= errors.max()  # 0 is where those begin that were left out
+        errors -= scored.slope * values.astype(np.float64)
+        smallest_error, largest_error = float(errors.min()), float(errors.max())
+    middle, margin = (smallest_error + largest_error) / 2, scored.margin * (largest_error - smallest_error)
+    return scored.slope * farthest + middle + margin <= 0
 
 
 class _SegmentSearch:
-    """One segment, searched for a batch of queries."""
+    """One segment, searched for batches of queries. `owned`, shape (rows,), says which rows are somebody's; None: all."""
 
-    def __init__(self, target: SearchTarget, segment: SegmentView, scan: Scan | None) -> None:
-        self._target = target
+    def __init__(self, space: Space, ef_search: int, segment: SegmentView, scan: Scan | None, owned: Mask | None) -> None:
+        self._space: Space = space
+        self._ef_search = ef_search
         self._segment = segment
         self._scan = scan
-        self._owned = segment.owners >= 0
-        if target.hidden is not None:
-            self._owned = self._owned & ~target.hidden[np.maximum(segment.owners, 0)]
-        self._owned_count = int(np.count_nonzero(self._owned))
+        self._owned = owned
+        self._owned_count = segment.rows if owned is None else int(np.count_nonzero(owned))
 
     def run(self, queries: Vectors, masks: Sequence[Mask | None], counts: Sequence[int]) -> list[Neighbours]:
         found: dict[int, Neighbours] = {}
         scanned: list[tuple[int, Mask | None]] = []
         for number, query in enumerate(queries):
             allowed = self._allowed(masks[number])
-            allowed_count = self._owned_count if allowed is None else int(np.count_nonzero(allowed))
+            allowed_count = self._count(allowed)
             plan = self._plan(allowed_count, counts[number], len(queries))
             match plan:
                 case Gather() | ReadAll():
@@ -209,8 +235,14 @@ class _SegmentSearch:
     def _allowed(self, mask: Mask | None) -> Mask | None:
         """Rows that may be returned, shape (rows,); None: all of them."""
         if mask is None:
-            return None if self._owned_count == self._segment.rows else self._owned
-        return self._owned & mask[np.maximum(self._segment.owners, 0)]
+            return self._owned
+        asked = self._segment.of_slots(mask)
+        return asked if self._owned is None else self._owned & asked
+
+    def _count(self, allowed: Mask | None) -> int:
+        if allowed is None or allowed is self._owned:
+            return self._owned_count
+        return int(np.count_nonzero(allowed))
 
     def _plan(self, allowed: int, count: int, batch: int) -> Gather | ReadAll | SearchGraph | ScanPacked:
         graph = self._segment.graph
@@ -219,12 +251,12 @@ class _SegmentSearch:
             graph_rows=0 if graph is None else graph.rows,
             allowed=allowed,
             ndim=self._segment.vectors.shape[1],
+            scan_dims=None if self._scan is None else self._scan.dims,
         )
-        plan = plan_search(shape, n_results=count, batch=batch, ef_search=self._target.ef_search)
-        return ReadAll() if isinstance(plan, ScanPacked) and self._scan is None else plan
+        return plan_search(shape, n_results=count, batch=batch, ef_search=self._ef_search)
 
     def _rank(self, query: Vectors, rows: Slots, count: int) -> Neighbours:
-        return _rank(self._target.space, query, self._segment.vectors, rows, self._segment.owners, count)
+        return _rank(self._space, query, self._segment.vectors, rows, self._segment.owners, count)
 
     def _read_all(self, query: Vectors, allowed: Mask | None, count: int, first: int = 0) -> Neighbours:
         rows = np.arange(first, self._segment.rows) if allowed is None else first + np.flatnonzero(allowed[first:])
@@ -239,14 +271,15 @@ class _SegmentSearch:
     ) -> None:
         assert self._scan is not None
         chosen = queries[[number for number, _ in wanted]]
-        scores, slopes = self._scan.scores(chosen)[:, : self._segment.rows], self._scan.slopes(chosen)
-        for line, slope, (number, allowed) in zip(scores, slopes.tolist(), wanted, strict=True):
+        scores, slopes = self._scan.scored(chosen)
+        for line, slope, (number, allowed) in zip(scores[:, : self._segment.rows], slopes.tolist(), wanted, strict=True):
             if allowed is not None:
                 line[~allowed] = np.inf
-            found[number] = self._rank_scored(queries[number], _Scored(line, allowed, slope), counts[number])
+            scored = _Scored(line, allowed, slope, margin=self._scan.margin)
+            found[number] = self._rank_scored(queries[number], scored, counts[number])
 
     def _rank_scored(self, query: Vectors, scored: _Scored, count: int) -> Neighbours:
-        return _rank_scored(self._target.space, query, self._segment.vectors, self._segment.owners, scored, count)
+        return _rank_scored(self._space, query, self._segment.vectors, self._segment.owners, scored, count)
 
     def _search_graph(
         self, query: Vectors, allowed: Mask | None, allowed_count: int, count: int, plan: SearchGraph
@@ -277,12 +310,13 @@ class _SegmentSearch:
             return self._read_all(query, allowed, count, first)
         block = first // BLOCK_ROWS
         offset = block * BLOCK_ROWS
-        line = self._scan.scores(query[None, :], first_block=block)[0][first - offset : self._segment.rows - offset]
+        lines, slopes = self._scan.scored(query[None, :], first_block=block)
+        line = lines[0, first - offset : self._segment.rows - offset]
         rest = None if allowed is None else allowed[first:]
         if rest is not None:
             line[~rest] = np.inf
-        slope = float(self._scan.slopes(query[None, :])[0])
-        return self._rank_scored(query, _Scored(line, rest, slope, first), count)
+        scored = _Scored(line, rest, float(slopes[0]), first, self._scan.margin)
+        return self._rank_scored(query, scored, count)
 
 
 def _best(line: Distances, allowed: Mask | None, fetch: int) -> Slots:

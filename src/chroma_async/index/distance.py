@@ -29,8 +29,8 @@ def distances(space: Space, query: Vectors, rows: Vectors) -> Distances:
             return _squared_norms(rows - query)
         products: Distances = rows @ query
         if space == "cosine":
-            products *= _inverse_norms(rows) * _inverse_norms(query[None, :])[0]
-        return np.asarray(np.float32(1) - products, dtype=np.float32)
+            products *= _inverse_norms(rows) * _inverse_norm(query)
+        return np.subtract(np.float32(1), products, out=products)
 
 
 def ranking_scores(space: Space, queries: Vectors, rows: Vectors) -> Distances:
@@ -59,8 +59,14 @@ def _squared_norms(rows: Vectors) -> Distances:
 def _inverse_norms(rows: Vectors) -> Distances:
     """1 / |row|, and 0 for a zero row, which makes its cosine distance 1."""
     norms = np.sqrt(_squared_norms(rows))
-    inverse: Distances = np.divide(np.float32(1), norms, out=np.zeros_like(norms), where=norms > 0)
-    return inverse
+    if norms.all():
+        return np.divide(np.float32(1), norms, out=norms)
+    return np.divide(np.float32(1), norms, out=np.zeros_like(norms), where=norms > 0)
+
+
+def _inverse_norm(vector: Vectors) -> np.float32:
+    norm = np.sqrt(vector @ vector)
+    return np.float32(1 / norm) if norm > 0 else np.float32(0)
 
 
 def smallest(scores: Distances, count: int) -> npt.NDArray[np.int64]:

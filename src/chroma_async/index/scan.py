@@ -4,6 +4,10 @@ Rows are centred on a fixed vector and scaled one by one to int8. Centring chang
 product of a query by the same amount, so ranks stay what they are, while data far from the origin keeps its precision.
 For cosine the rows are normalised first. numkong's packed kernels multiply tens of thousands of rows in well under a
 millisecond, and a batch of queries for little more (docs/decisions/0003-scan-tier.md).
+
+A scan costs what its bytes cost to read. Embeddings vary along some directions much more than along others, so rows are
+kept in coordinates of their main directions where half as many of these hold nearly all of the variance
+(docs/decisions/0005-scan-in-main-directions.md).
 """
 
 from __future__ import annotations
@@ -18,6 +22,18 @@ import numpy.typing as npt
 from chroma_async.model import Space, Vectors
 
 BLOCK_ROWS: Final = 16_384
+
+DIRECTIONS_FROM_ROWS: Final = 2_048
+"""Fewer rows say little about directions, and cost nothing to scan."""
+
+DIRECTIONS_STEP: Final = 64
+"""The kernels read coordinates in groups of this many."""
+
+DIRECTIONS_MAX: Final = 256
+VARIANCE_KEPT: Final = 0.9
+SAMPLE_ROWS: Final = 4_096
+POWER_STEPS: Final = 4
+
 INT8_MAX: Final = np.float32(127)
 
 Scores = npt.NDArray[np.float32]
@@ -37,45 +53,75 @@ class PackedBlock:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Axes:
+    """The coordinates that rows are kept in: an origin, shape (ndim,), and orthonormal directions, shape (d, ndim).
+
+    Without directions a row keeps the coordinates that it has.
+    """
+
+    origin: npt.NDArray[np.float32]
+    directions: npt.NDArray[np.float32] | None
+
+    def along(self, shifted: Vectors) -> Vectors:
+        """Coordinates, shape (n, d), of vectors that were shifted already, shape (n, ndim)."""
+        return shifted if self.directions is None else shifted @ self.directions.T
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Scan:
     """The packed rows of one segment, from row 0 on, at one instant."""
 
     space: Space
-    centre: npt.NDArray[np.float32]
+    axes: Axes
     blocks: tuple[PackedBlock, ...]
 
     @property
     def rows(self) -> int:
         return sum(block.rows for block in self.blocks)
 
+    @property
+    def dims(self) -> int:
+        """Coordinates of a packed row."""
+        return len(self.axes.origin) if self.axes.directions is None else len(self.axes.directions)
+
+    @property
+    def margin(self) -> float:
+        """How much of the spread of errors that were seen is allowed for beyond it, when candidates are judged.
+
+        Rounding to int8 errs little, so all of it costs nothing. Directions that were left out err like a sum of many
+        small terms: what lies beyond this margin is one in thousands of the rows at the border.
+        """
+        return 1.0 if self.axes.directions is None else 0.6
+
     def scores(self, queries: Vectors, first_block: int = 0) -> Scores:
         """Approximate scores, smaller is nearer, shape (queries, rows from that block on)."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            return self._scores(queries, first_block)
+        return self.scored(queries, first_block)[0]
 
-    def _scores(self, queries: Vectors, first_block: int) -> Scores:
-        shifted = queries - self.centre if self.space == "l2" else queries
-        steps, worth = _quantise(shifted)
+    def scored(self, queries: Vectors, first_block: int = 0) -> tuple[Scores, npt.NDArray[np.float64]]:
+        """Scores, as `scores` gives them, and how much a score grows when its distance grows by one, shape (queries,)."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            steps, worth = _quantise(self.axes.along(queries - self.axes.origin if self.space == "l2" else queries))
+            return self._scores(steps, worth, first_block), self._slopes(queries, worth)
+
+    def _scores(self, steps: npt.NDArray[np.int8], worth: npt.NDArray[np.float32], first_block: int) -> Scores:
         blocks = self.blocks[first_block:]
-        out = np.empty((len(queries), sum(block.rows for block in blocks)), dtype=np.float32)
+        out = np.empty((len(steps), sum(block.rows for block in blocks)), dtype=np.float32)
         start = 0
         for block in blocks:
             part = out[:, start : start + block.rows]
             products = np.asarray(numkong.dots_packed(steps, block.packed))
-            np.multiply(products, block.weights, out=part)
+            np.multiply(products, block.weights, out=part, dtype=np.float32, casting="unsafe")
             if block.offsets is not None:
                 part *= worth[:, None]
                 part += block.offsets
             start += block.rows
         return out
 
-    def slopes(self, queries: Vectors) -> npt.NDArray[np.float64]:
-        """How much the score of a row grows when its distance grows by one, for each query: shape (queries,)."""
+    def _slopes(self, queries: Vectors, worth: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
         if self.space == "l2":
             return np.ones(len(queries))
-        worth = np.abs(queries).max(axis=1, initial=0).astype(np.float64) / INT8_MAX
         lengths = np.linalg.norm(queries.astype(np.float64), axis=1) if self.space == "cosine" else np.ones(len(queries))
-        slopes: npt.NDArray[np.float64] = np.divide(lengths, worth, out=np.zeros_like(worth), where=worth > 0)
+        slopes: npt.NDArray[np.float64] = np.divide(lengths, worth, out=np.zeros(len(queries)), where=worth > 0)
         return slopes
 
 
@@ -84,8 +130,8 @@ class ScanBuilder:
 
     def __init__(self, space: Space) -> None:
         self._space: Space = space
-        self._centre: npt.NDArray[np.float32] | None = None
-        self._centre_rows = 0
+        self._axes: Axes | None = None
+        self._axes_rows = 0
         self._blocks: list[PackedBlock] = []
         self._steps: list[npt.NDArray[np.int8]] = []
         self._weights: list[npt.NDArray[np.float32]] = []
@@ -101,29 +147,30 @@ class ScanBuilder:
         if self._latest is not None and len(vectors) <= self._rows:
             return self._latest
         with np.errstate(over="ignore", invalid="ignore"):
-            centre = self._centred(vectors)
+            axes = self._suited(vectors)
             while self._rows < len(vectors):
                 room = BLOCK_ROWS - self._rows % BLOCK_ROWS
-                self._take(np.asarray(vectors[self._rows : self._rows + room]), centre)
+                self._take(np.asarray(vectors[self._rows : self._rows + room]), axes)
             partial = (self._pack(),) if self._steps else ()
-        self._latest = Scan(self._space, centre, (*self._blocks, *partial))
+        self._latest = Scan(self._space, axes, (*self._blocks, *partial))
         return self._latest
 
-    def _centred(self, vectors: Vectors) -> npt.NDArray[np.float32]:
-        """The mean of the first block. While that fills, it is taken anew each time the rows have doubled, and they are
-        packed again: the very first rows may be far from all that follow.
+    def _suited(self, vectors: Vectors) -> Axes:
+        """Axes that suit the first block. While that fills, they are chosen anew each time the rows have doubled, and
+        these are packed again: the very first rows may be far from all that follow.
         """
-        centre = self._centre
-        if centre is None or (self._centre_rows < BLOCK_ROWS and len(vectors) >= 2 * self._centre_rows):
+        axes = self._axes
+        if axes is None or (self._axes_rows < BLOCK_ROWS and len(vectors) >= 2 * self._axes_rows):
             first = _prepared(self._space, np.asarray(vectors[:BLOCK_ROWS]))
-            centre = self._centre = first.mean(axis=0, dtype=np.float32)
-            self._centre_rows = len(first)
+            origin = first.mean(axis=0, dtype=np.float32)
+            axes = self._axes = Axes(origin, main_directions(first - origin))
+            self._axes_rows = len(first)
             self._blocks, self._steps, self._weights, self._offsets, self._rows = [], [], [], [], 0
-        return centre
+        return axes
 
-    def _take(self, rows: Vectors, centre: npt.NDArray[np.float32]) -> None:
-        centred = _prepared(self._space, rows) - centre
-        steps, weights = _quantise(centred)
+    def _take(self, rows: Vectors, axes: Axes) -> None:
+        centred = _prepared(self._space, rows) - axes.origin
+        steps, weights = _quantise(axes.along(centred))
         self._steps.append(steps)
         if self._space == "l2":
             self._weights.append(np.float32(-2) * weights)
@@ -145,6 +192,32 @@ class ScanBuilder:
             offsets=self._offsets[0] if self._offsets else None,
             rows=len(self._steps[0]),
         )
+
+
+def main_directions(centred: Vectors) -> npt.NDArray[np.float32] | None:
+    """Orthonormal directions, shape (d, ndim), that hold `VARIANCE_KEPT` of the variance of rows of shape (n, ndim).
+
+    None where no more than half of the dimensions would do. Found by power iteration of a block of vectors (Halko,
+    Martinsson, Tropp 2011, algorithm 4.4), begun with rows of the data, so that the outcome depends on nothing else.
+    """
+    ndim = centred.shape[1]
+    most = min(DIRECTIONS_MAX, ndim // 2 // DIRECTIONS_STEP * DIRECTIONS_STEP)
+    if not most or len(centred) < DIRECTIONS_FROM_ROWS:
+        return None
+    sample = centred[:: -(-len(centred) // SAMPLE_ROWS)]
+    total = float(np.einsum("ij,ij->", sample, sample, dtype=np.float64))
+    if not 0 < total < np.inf:
+        return None
+    basis = sample[:: len(sample) // most][:most].T
+    for _ in range(POWER_STEPS):
+        basis, _ = np.linalg.qr(sample.T @ (sample @ basis))
+    coordinates = sample @ basis
+    variances, turn = np.linalg.eigh(coordinates.T @ coordinates)
+    kept = np.cumsum(variances[::-1], dtype=np.float64) / total
+    if not kept[-1] >= VARIANCE_KEPT:
+        return None
+    count = -(-(int(np.searchsorted(kept, VARIANCE_KEPT)) + 1) // DIRECTIONS_STEP) * DIRECTIONS_STEP
+    return np.ascontiguousarray((basis @ turn[:, ::-1][:, :count]).T, dtype=np.float32)
 
 
 def _prepared(space: Space, rows: Vectors) -> Vectors:

@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import numpy as np
 import orjson
@@ -94,17 +94,20 @@ class RecordTables:
 
     def lookup(self, ids: Sequence[str]) -> dict[str, Row]:
         """The records of these ids, whole."""
-        found = self._connection.execute(
-            "SELECT slot, id, document, metadata, uri FROM records WHERE id IN (SELECT value FROM json_each(?))",
-            (orjson.dumps(ids).decode(),),
-        )
+        found = self._with_ids("slot, id, document, metadata, uri", ids)
         return {row[1]: Row(row[0], row[1], row[2], decode_metadata(row[3]), row[4]) for row in found}
 
     def slots_of(self, ids: Sequence[str]) -> dict[str, int]:
-        found = self._connection.execute(
-            "SELECT id, slot FROM records WHERE id IN (SELECT value FROM json_each(?))", (orjson.dumps(ids).decode(),)
-        )
-        return dict(cast("Iterable[tuple[str, int]]", found))
+        return dict(cast("Iterable[tuple[str, int]]", self._with_ids("id, slot", ids)))
+
+    def _with_ids(self, columns: str, ids: Sequence[str]) -> Iterator[Any]:
+        """Rows of these ids. Those with a NUL are asked for one by one: SQLite's JSON functions end a text there."""
+        plain = [record_id for record_id in ids if "\0" not in record_id]
+        many = f"SELECT {columns} FROM records WHERE id IN (SELECT value FROM json_each(?))"
+        yield from self._connection.execute(many, (orjson.dumps(plain).decode(),))
+        if len(plain) < len(ids):
+            for record_id in {*ids}.difference(plain):
+                yield from self._connection.execute(f"SELECT {columns} FROM records WHERE id = ?", (record_id,))
 
     def rows(self, slots: Sequence[int]) -> dict[int, StoredRow]:
         """The stored rows of these slots."""

@@ -9,6 +9,7 @@ import logging
 import mmap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Final, cast
 
@@ -28,7 +29,7 @@ VECTORS_FILE, SLOTS_FILE = "vectors.f32", "slots.i64"
 logger = logging.getLogger("chroma_async.projections")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class SegmentView:
     """One segment. `vectors` has shape (rows, ndim); `owners`, shape (rows,): the slot whose vector it is, or NO_SLOT."""
 
@@ -42,6 +43,24 @@ class SegmentView:
     @property
     def rows(self) -> int:
         return len(self.owners)
+
+    @cached_property
+    def owned(self) -> Mask | None:
+        """Which rows belong to a record, shape (rows,); None: all of them."""
+        owned = self.owners >= 0
+        return None if owned.all() else owned
+
+    @cached_property
+    def first_slot(self) -> int | None:
+        """The slot of row 0 where slots follow one another as the rows do: rows that were only ever added. Else None."""
+        first = int(self.slots[0]) if self.rows else 0
+        return first if np.array_equal(self.slots, np.arange(first, first + self.rows)) else None
+
+    def of_slots(self, mask: Mask) -> Mask:
+        """What a mask over slots says of the rows, shape (rows,); of rows without an owner it says nothing useful."""
+        if self.first_slot is not None:
+            return mask[self.first_slot : self.first_slot + self.rows]
+        return mask[np.maximum(self.owners, 0)]
 
     def scanned(self) -> Scan:
         """All rows, packed. The caller holds the collection's lock."""

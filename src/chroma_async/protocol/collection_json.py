@@ -39,6 +39,7 @@ LEGACY_KEYS: Final[Mapping[str, str]] = {
     "hnsw:resize_factor": "resize_factor",
 }
 
+LEGACY_AT_LEAST_TWO: Final = ("hnsw:batch_size", "hnsw:sync_threshold")
 LEGACY_REFUSAL: Final = "Failed to parse hnsw parameters from segment metadata"
 
 
@@ -180,6 +181,8 @@ def _legacy(metadata: Mapping[str, Json]) -> HnswInput:
             msgspec.convert(alone, ConfigurationInput)
         except msgspec.ValidationError as error:
             raise InvalidArgumentError(f"{LEGACY_REFUSAL}. {key}: {sentence(error, alone, ConfigurationInput)}") from error
+        if key in LEGACY_AT_LEAST_TWO and isinstance(value, int) and value < 2:
+            raise InvalidArgumentError(f"{LEGACY_REFUSAL}. {key} must be at least 2, got {value}")
         found[LEGACY_KEYS[key]] = value
     return msgspec.convert(found, HnswInput)
 

@@ -14,6 +14,7 @@ from typing import Final, cast
 
 import numpy as np
 import numpy.typing as npt
+import pybase64
 
 from chroma_async.errors import InvalidArgumentError, MalformedRequestError
 from chroma_async.model import Vectors
@@ -56,8 +57,7 @@ class EmbeddingBatch:
     def to_wire(self) -> list[str | None]:
         """Base64 of little-endian float32, None for rows without a vector."""
         texts: list[str | None] = [
-            binascii.b2a_base64(row.astype("<f4", copy=False).tobytes(), newline=False).decode("ascii")
-            for row in self.vectors
+            pybase64.b64encode_as_string(row.astype("<f4", copy=False).tobytes()) for row in self.vectors
         ]
         if self.rows is None:
             return texts
@@ -127,7 +127,7 @@ def _from_base64(texts: Sequence[str], places: Sequence[int]) -> Vectors:
 def _decode_good(texts: Sequence[str]) -> Vectors | None:
     """Return the vectors; None when a text is not to be decoded, or they differ in length."""
     try:
-        buffers = [binascii.a2b_base64(text, strict_mode=True) for text in texts]
+        buffers = [pybase64.b64decode(text, validate=True) for text in texts]
     except (binascii.Error, ValueError):
         return None
     size = len(buffers[0])

@@ -26,7 +26,7 @@ from chroma_async.protocol.results import (
     encode_query,
 )
 from chroma_async.protocol.validation import (
-    FieldTypes,
+    CheckedMetadatas,
     check_database_in_path,
     check_metadatas,
     check_unsigned,
@@ -72,9 +72,13 @@ class WriteRecords(RecordsCall[WriteResult], frozen=True, kw_only=True):
     uris: list[str | None] | None = None
 
     def validate_fields(self) -> None:
+        self.checked_metadatas()
+
+    def checked_metadatas(self) -> CheckedMetadatas:
+        """Check the body, as `validate_fields` does, and return what was found out about the metadata."""
         if self.embeddings is not None and self.embeddings.refusal is not None:
             raise self.embeddings.refusal
-        self.field_types()
+        checked = check_metadatas(self.metadatas or (), nulls_allowed=self.operation != "add")
         if self.operation != "update" and (self.embeddings is None or self.embeddings.rows is not None):
             raise MalformedRequestError(
                 f"{PREFIX}embeddings: data did not match any variant of untagged enum EmbeddingsPayload: "
@@ -85,6 +89,7 @@ class WriteRecords(RecordsCall[WriteResult], frozen=True, kw_only=True):
             if len(vectors) and vectors.shape[1] == 0:
                 raise InvalidArgumentError(f"{EMPTY_VECTOR}. place=embeddings[0]")
             require_finite(vectors, self.embeddings.rows)
+        return checked
 
     def validate_lengths(self) -> None:
         """Check that the lists are parallel and no id is empty; Chroma does so after it has looked at the collection."""
@@ -97,10 +102,6 @@ class WriteRecords(RecordsCall[WriteResult], frozen=True, kw_only=True):
             raise InvalidArgumentError(f"Inconsistent number of IDs, embeddings, documents, URIs and metadatas. {found}")
         if "" in self.ids:
             raise InvalidArgumentError(f"Empty ID, ID must have at least one character. place=ids[{self.ids.index('')}]")
-
-    def field_types(self) -> FieldTypes:
-        """Types of the metadata fields that this write carries."""
-        return check_metadatas(self.metadatas or (), nulls_allowed=self.operation != "add")
 
     @classmethod
     def encode_result(cls, result: WriteResult) -> WireResponse:
@@ -143,7 +144,23 @@ class UpdateRecords(WriteRecords, frozen=True, kw_only=True):
     embeddings: EmbeddingBatch | None = None
 
 
-class DeleteRecords(RecordsCall[DeleteResult], frozen=True, kw_only=True):
+class FilteredCall(RecordsCall[R], Generic[R], frozen=True, kw_only=True):
+    """A call with filters, and a word about records that lack the field a filter names, or the document.
+
+    `missing` is what the request says. Where it says nothing the engine's setting counts, and where there is none
+    `missing_default`, which tells kinds of API apart: our clients and the first API say "exclude"; Chroma's clients, who do
+    not know the field, get what Chroma 1.5.9 does.
+    """
+
+    missing: Missing | None = None
+    missing_default: Missing = "include"
+
+    def missing_by(self, setting: Missing | None) -> Missing:
+        """Return whether negative operators match such records; `setting` is the engine's."""
+        return self.missing or setting or self.missing_default
+
+
+class DeleteRecords(FilteredCall[DeleteResult], frozen=True, kw_only=True):
     """Delete by ids, by filter, or by both (their intersection)."""
 
     route: ClassVar = Route("POST", COLLECTION + "/delete")
@@ -151,7 +168,6 @@ class DeleteRecords(RecordsCall[DeleteResult], frozen=True, kw_only=True):
     where: Any = None
     where_document: Any = None
     limit: int | None = None
-    missing: Missing | None = None
 
     def validate_fields(self) -> None:
         check_unsigned(self.limit, "limit")
@@ -173,7 +189,7 @@ class DeleteRecords(RecordsCall[DeleteResult], frozen=True, kw_only=True):
         return DeleteResult(deleted=orjson.loads(response.body).get("deleted", 0), lsn=_lsn(response.headers))
 
 
-class GetRecords(RecordsCall[GetResult], frozen=True, kw_only=True):
+class GetRecords(FilteredCall[GetResult], frozen=True, kw_only=True):
     """Records by ids, filters, or all, in insertion order."""
 
     route: ClassVar = Route("POST", COLLECTION + "/get")
@@ -184,7 +200,6 @@ class GetRecords(RecordsCall[GetResult], frozen=True, kw_only=True):
     limit: int | None = None
     offset: int | None = None
     include: Sequence[Include] = GET_INCLUDE
-    missing: Missing | None = None
 
     def validate_fields(self) -> None:
         check_unsigned(self.limit, "limit")
@@ -199,7 +214,7 @@ class GetRecords(RecordsCall[GetResult], frozen=True, kw_only=True):
         return decode_get(response.body)
 
 
-class QueryRecords(RecordsCall[QueryResult], frozen=True, kw_only=True):
+class QueryRecords(FilteredCall[QueryResult], frozen=True, kw_only=True):
     """The nearest records to each query vector, of shape (queries, ndim), nearest first."""
 
     route: ClassVar = Route("POST", COLLECTION + "/query")
@@ -210,7 +225,6 @@ class QueryRecords(RecordsCall[QueryResult], frozen=True, kw_only=True):
     where: Any = None
     where_document: Any = None
     include: Sequence[Include] = QUERY_INCLUDE
-    missing: Missing | None = None
 
     def validate_fields(self) -> None:
         check_unsigned(self.n_results, "n_results")

@@ -178,7 +178,7 @@ def _filtered(call: type[Call[Any]]) -> Decode:
             fields.pop("include", None)
         else:
             fields["include"] = [column for column in fields["include"] if column != "data"]
-        return call.from_fields({"missing": "exclude", **fields, **request.path})
+        return call.from_fields({"missing_default": "exclude", **fields, **request.path})
 
     return decode
 

@@ -7,9 +7,10 @@ import math
 import re
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import Annotated, Final, Literal, cast
+from typing import Annotated, Any, Final, Literal, cast
 
 import msgspec
 
@@ -102,38 +103,100 @@ def check_collection_metadata(metadata: object, name: str) -> None:
             raise MalformedRequestError(_bad_value(f"{name}.{key}", value))
 
 
-def check_metadatas(metadatas: Sequence[object], *, nulls_allowed: bool) -> FieldTypes:
-    """Check the metadata of a batch; return the types seen of each field, in order of appearance.
+@dataclass(frozen=True, slots=True)
+class CheckedMetadatas:
+    """The metadata of a batch as it is stored, and the types seen of each field, in order of appearance."""
+
+    stored: list[Mapping[str, object] | None]
+    types: FieldTypes
+
+
+def check_metadatas(metadatas: Sequence[object], *, nulls_allowed: bool) -> CheckedMetadatas:
+    """Check the metadata of a batch, and bring it into the form in which it is stored.
+
+    Rows of a batch are mostly alike: what holds for all rows with the same keys and types is found out once.
 
     Raises:
         MalformedRequestError: a value is no str, int, float, bool or list of one of these (or null where not allowed).
         InvalidArgumentError: a key is empty or reserved.
     """
     seen: dict[str, tuple[str, ...]] = {}
+    shapes: dict[tuple[object, ...], _Shape] = {}
+    stored: list[Mapping[str, object] | None] = []
     for position, metadata in enumerate(metadatas):
         if metadata is None:
+            stored.append(None)
             continue
         if not isinstance(metadata, dict):
             raise MalformedRequestError(_bad_value(f"metadatas[{position}]", metadata))
-        for key, value in cast("dict[str, object]", metadata).items():
-            kind = _SCALARS.get(type(value)) or type_of_value(value)
-            if kind == "int" and _exceeds_int64(value):
-                kind = "float"
-            if kind is None and not (value is None and nulls_allowed):
-                if value != []:
-                    raise _refusal_of_value(key, position, value, nulls_allowed)
-                kind = "bool"  # an empty list is stored as nothing, but Chroma's schema learns this much
-            known = seen.get(key)
-            if known is None:
-                if not key or key[0] in "#$":
-                    raise InvalidArgumentError(
-                        f"Validation error: metadatas: Invalid metadata at index {position}. "
-                        f"a key must not be empty or start with '#' or '$'. key={key!r}"
-                    )
-                seen[key] = (kind,) if kind is not None else ()
-            elif kind is not None and kind not in known:
-                seen[key] = (*known, kind)
-    return {key: kinds for key, kinds in seen.items() if kinds and not key.startswith(RESERVED)}
+        fields = cast("dict[str, object]", metadata)
+        key = (*fields, *map(type, fields.values()))
+        shape = shapes.get(key)
+        is_new = shape is None
+        if shape is None:
+            shape = shapes[key] = _Shape.of(fields)
+        is_stored = shape.is_stored_as_it_is(fields)
+        for name in shape.lists if is_stored and not is_new else fields:
+            _note_type(seen, name, fields[name], position, nulls_allowed)
+        stored.append(fields if is_stored else normalise_metadata(fields))
+    return CheckedMetadatas(stored, {key: kinds for key, kinds in seen.items() if kinds and not key.startswith(RESERVED)})
+
+
+def _note_type(seen: dict[str, tuple[str, ...]], key: str, value: object, position: int, nulls_allowed: bool) -> None:
+    kind = type_of_value(value)
+    if kind == "int" and _exceeds_int64(value):
+        kind = "float"
+    if kind is None and not (value is None and nulls_allowed):
+        if value != []:
+            raise _refusal_of_value(key, position, value, nulls_allowed)
+        kind = "bool"  # an empty list is stored as nothing, but Chroma's schema learns this much
+    known = seen.get(key)
+    if known is None:
+        if not key or key[0] in "#$":
+            raise InvalidArgumentError(
+                f"Validation error: metadatas: Invalid metadata at index {position}. "
+                f"a key must not be empty or start with '#' or '$'. key={key!r}"
+            )
+        seen[key] = (kind,) if kind is not None else ()
+    elif kind is not None and kind not in known:
+        seen[key] = (*known, kind)
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """What rows with the same keys and types have in common. `integers`, `fractions` and `lists` are keys of such values."""
+
+    is_plain: bool
+    integers: tuple[str, ...]
+    fractions: tuple[str, ...]
+    lists: tuple[str, ...]
+
+    @classmethod
+    def of(cls, metadata: Mapping[str, object]) -> _Shape:
+        kinds = {key: type(value) for key, value in metadata.items()}
+        return cls(
+            is_plain=bool(kinds)
+            and not any(key.startswith(RESERVED) for key in kinds)
+            and all(kind in _SCALARS or kind is list for kind in kinds.values()),
+            integers=tuple(key for key, kind in kinds.items() if kind is int),
+            fractions=tuple(key for key, kind in kinds.items() if kind is float),
+            lists=tuple(key for key, kind in kinds.items() if issubclass(kind, list | tuple)),
+        )
+
+    def is_stored_as_it_is(self, metadata: Mapping[str, Any]) -> bool:
+        """Whether `normalise_metadata` would change nothing: only numbers and lists have values to be looked at."""
+        if not self.is_plain:
+            return False
+        for key in self.integers:
+            if not INT64_MIN <= metadata[key] <= INT64_MAX:
+                return False
+        for key in self.fractions:
+            if not math.isfinite(metadata[key]):
+                return False
+        for key in self.lists:  # noqa: SIM110 - as the two above
+            if set(map(type, metadata[key])) != {str}:
+                return False
+        return True
 
 
 _SCALARS: Final[Mapping[type, str]] = {str: "str", bool: "bool", int: "int", float: "float"}
@@ -176,23 +239,15 @@ def normalise_collection_metadata(metadata: Mapping[str, Json] | None) -> dict[s
     return None if metadata is None else {key: cast("Json", normalise_value(value)) for key, value in metadata.items()}
 
 
-def normalise_metadata(metadata: Mapping[str, object] | None) -> Mapping[str, object] | None:
-    """Return the metadata as stored; the same object when nothing changes.
+def normalise_metadata(metadata: Mapping[str, object]) -> Mapping[str, object] | None:
+    """Return the metadata as stored.
+
 
     An empty list is as good as null, and deletes what was there. The reserved keys `chroma:*`, which Chroma never shows, are
     dropped; {} becomes None.
     """
-    if not metadata:
-        return None
-    if all(_is_kept_as_it_is(key, value) for key, value in metadata.items()):
-        return metadata
     kept = {key: item for key, item in metadata.items() if not key.startswith(RESERVED)}
     return {key: None if item == [] else normalise_value(item) for key, item in kept.items()} or None
-
-
-def _is_kept_as_it_is(key: str, value: object) -> bool:
-    plain = type(value) is str or type(value) is bool or (type(value) is int and INT64_MIN <= value <= INT64_MAX)
-    return plain and not key.startswith(RESERVED)
 
 
 def check_unsigned(value: int | None, name: str) -> None:

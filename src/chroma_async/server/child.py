@@ -1,8 +1,8 @@
 """What the server's child processes have in common: their orders, and how they end.
 
-A child is told everything by one command line argument, and is tied to its parent by two pipes. Its standard input is the
-lifeline: nothing is ever written to it, and its end means that the parent is gone, however it died. Its standard output
-takes one line, as soon as the child is at work.
+A child is tied to its parent by two pipes. Of the lifeline it has the reading end: nothing is ever written there, and its
+end means that the parent is gone, however it died. Of the status pipe it has the writing end: it takes one line, as soon as
+the child is at work or knows that it never will be, and its end tells the parent that the child is gone.
 """
 
 from __future__ import annotations
@@ -11,22 +11,31 @@ import asyncio
 import logging
 import os
 import signal
-import sys
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
-from chroma_async.errors import FormatError
-from chroma_async.server.logs import configure_logs
+from chroma_async.errors import FormatError, LogCorrupt, LogHole, StorageCorrupt
+from chroma_async.server.memory import give_back
 from chroma_async.settings import EngineSettings, ServerSettings
 
-READY_LINE: Final = b"ready\n"
+Role = Literal["worker", "compactor"]
+
+READY: Final = b"ready"
 EXIT_HOPELESS: Final = 2
-"""A child's way to say that starting it again won't help."""
+"""A child's way to say that starting it again won't help; its line of status is the reason."""
+
+STOPPING_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+
+_HOPELESS: Final = (FormatError, LogCorrupt, LogHole, StorageCorrupt, OSError, sqlite3.DatabaseError)
+_STATUS_BYTES_MAX: Final = 2048
+"""Below what a pipe takes at once."""
 
 _ORPHAN_SECONDS: Final = 5.0
 
@@ -35,12 +44,20 @@ logger = logging.getLogger("chroma_async.server")
 
 @dataclass(frozen=True, slots=True)
 class Orders:
-    """All that a child process needs to know. `socket` is the number of the listening socket's descriptor."""
+    """All that a child process needs to know. `socket`, `lifeline` and `status` are numbers of descriptors."""
 
+    role: Role
     path: str
     socket: int
+    lifeline: int
+    status: int
     engine: EngineSettings = field(default_factory=EngineSettings)
     server: ServerSettings = field(default_factory=ServerSettings)
+
+    @property
+    def descriptors(self) -> tuple[int, int, int]:
+        """Those that the child works with."""
+        return self.socket, self.lifeline, self.status
 
     def to_argument(self) -> str:
         return msgspec.json.encode(self).decode()
@@ -61,24 +78,34 @@ class Duty:
     def report_ready(self) -> None:
         """Tell the parent that this child is at work."""
         self.at_work = True
-        os.write(sys.stdout.fileno(), READY_LINE)
+        self._report(READY)
+
+    def report_hopeless(self, reason: str) -> None:
+        """Tell the parent why this child can't begin."""
+        self._report(" ".join(reason.split()).encode()[:_STATUS_BYTES_MAX])
+
+    def _report(self, line: bytes) -> None:
+        with suppress(BrokenPipeError):  # the parent is gone: the lifeline says so
+            os.write(self.orders.status, line + b"\n")
 
 
 Work = Callable[[Duty], Coroutine[Any, Any, None]]
 """A child's work: it calls `report_ready`, and returns soon after `stop` is set."""
 
 
-def run_child(name: str, work: Work) -> int:
-    """Do a child's work until it is told to stop or its parent is gone; return the exit code."""
-    duty = Duty(Orders.from_argument(sys.argv[1]))
-    configure_logs(duty.orders.server.log_level)
+def run_child(orders: Orders, work: Work) -> int:
+    """Do a child's work until it is told to stop or its parent is gone; return the exit code.
+
+    The signals that stop it may be blocked until now: it does not miss one.
+    """
+    duty = Duty(orders)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_work_until_told(work, duty))
-    except (FormatError, OSError) as error:
+    except _HOPELESS as error:
         if duty.at_work:
             raise
-        logger.error("%s.fail error=%s reason=%s", name, type(error).__name__, error)
+        duty.report_hopeless(reason_of(error, orders.path))
         return EXIT_HOPELESS
     return 0
 
@@ -87,19 +114,29 @@ async def _work_until_told(work: Work, duty: Duty) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, duty.stop.set)
-    _watch_lifeline(loop, duty.stop, duty.orders.server.graceful_seconds + _ORPHAN_SECONDS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING_SIGNALS)
+    _watch_lifeline(loop, duty)
+    give_back()
     await work(duty)
 
 
-def _watch_lifeline(loop: asyncio.AbstractEventLoop, stop: asyncio.Event, seconds_max: float) -> None:
-    """Stop when the parent dies: in order if possible, but within `seconds_max` even if the event loop hangs."""
+def reason_of(error: Exception, path: str) -> str:
+    """Return why a directory can't be served, in a line for the person who started the server."""
+    if isinstance(error, OSError):
+        return f"can't open the data directory; choose another --path. path={path!r} ({error.strerror or error})"
+    return f"can't use the data directory: {error}"
+
+
+def _watch_lifeline(loop: asyncio.AbstractEventLoop, duty: Duty) -> None:
+    """Stop when the parent dies: in order if possible, but within some seconds even if the event loop hangs."""
+    seconds_max = duty.orders.server.graceful_seconds + _ORPHAN_SECONDS
 
     def watch() -> None:
-        while os.read(0, 1024):
+        while os.read(duty.orders.lifeline, 1024):
             continue
         logger.warning("parent.lost")
         try:
-            loop.call_soon_threadsafe(stop.set)
+            loop.call_soon_threadsafe(duty.stop.set)
         except RuntimeError:
             return  # the loop is closed: this process is ending already
         time.sleep(seconds_max)

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.metadata
 import logging
+import os
 import resource
-import signal
-import socket
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from chroma_async.errors import ChromaError, FormatError
-from chroma_async.server.child import Orders
+from chroma_async.engine.directory import prepare_directory
+from chroma_async.errors import FormatError
+from chroma_async.seams import SystemFiles
+from chroma_async.server.begin import BEGIN, Begin, fork, preload
+from chroma_async.server.child import STOPPING_SIGNALS, Orders, Role, reason_of
 from chroma_async.server.listen import ListenError, listen, url_of
 from chroma_async.server.logs import configure_logs
-from chroma_async.server.supervisor import Child, GaveUp, RestartPolicy, Supervisor
+from chroma_async.server.memory import keep_blocks
+from chroma_async.server.supervisor import Child, GaveUp, NeverBegan, RestartPolicy, Supervisor
 from chroma_async.settings import EngineSettings, ServerSettings
 
 EXIT_OK: Final = 0
@@ -29,8 +32,8 @@ class StartError(Exception):
     """The server can't start; the message is one line for the person who started it."""
 
 
-def run_server(path: Path, engine: EngineSettings, server: ServerSettings) -> int:
-    """Serve a data directory until SIGTERM, SIGINT or SIGHUP; return the exit code.
+def run_server(path: Path, engine: EngineSettings, server: ServerSettings, *, begin: Begin = BEGIN) -> int:
+    """Serve a data directory until SIGTERM, SIGINT or SIGHUP; return the exit code. `begin` starts its processes.
 
     Raises:
         StartError: the address or the directory can't be used; nothing was started.
@@ -41,56 +44,61 @@ def run_server(path: Path, engine: EngineSettings, server: ServerSettings) -> in
     except ListenError as error:
         raise StartError(str(error)) from error
     with bound:
-        absolute = path.absolute()
-        check_directory(absolute, engine)
+        check_directory(path.absolute())
+        keep_blocks()
         _raise_descriptor_limit()
-        orders = Orders(path=str(absolute), socket=bound.fileno(), engine=engine, server=server)
+        if begin is fork:
+            preload()
+        lifeline, _writing_end = os.pipe()
+        orders = Orders(
+            role="worker",
+            path=str(path.absolute()),
+            socket=bound.fileno(),
+            lifeline=lifeline,
+            status=-1,
+            engine=engine,
+            server=server,
+        )
         try:
-            orderly = asyncio.run(_supervise(orders, bound))
+            orderly = asyncio.run(_supervise(orders, begin, url_of(bound)))
+        except NeverBegan as error:
+            raise StartError(str(error)) from error
         except GaveUp as error:
             logger.error("server.fail reason=%s", error)
             return EXIT_FAILED
     return EXIT_OK if orderly else EXIT_FAILED
 
 
-def check_directory(path: Path, engine: EngineSettings) -> None:
-    """Open the data directory, creating it if need be, and close it again.
+def check_directory(path: Path) -> None:
+    """Make sure that a data directory is ours, creating it if need be. No file of it stays open.
 
     Raises:
         StartError: it can't be written, is not a data directory, or has a format of another version.
     """
     try:
-        asyncio.run(_open_and_close(path, engine))
-    except (FormatError, ChromaError) as error:
-        raise StartError(f"can't use the data directory: {error}") from error
-    except OSError as error:
-        reason = error.strerror or error
-        raise StartError(f"can't open the data directory; choose another --path. path={str(path)!r} ({reason})") from error
+        prepare_directory(path, SystemFiles())
+    except (FormatError, OSError) as error:
+        raise StartError(reason_of(error, str(path))) from error
 
 
-async def _open_and_close(path: Path, engine: EngineSettings) -> None:
-    from chroma_async.engine import open_engine
-
-    async with open_engine(path, engine, compact=False):
-        return
-
-
-async def _supervise(orders: Orders, bound: socket.socket) -> bool:
+async def _supervise(orders: Orders, begin: Begin, url: str) -> bool:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in STOPPING_SIGNALS:
         loop.add_signal_handler(number, stop.set)
     policy = RestartPolicy()
-    argument = orders.to_argument()
-    workers = [
-        Child("worker", "chroma_async.server.worker", argument, orders.socket, policy) for _ in range(orders.server.workers)
-    ]
-    compactor = Child("compactor", "chroma_async.server.compactor", argument, orders.socket, policy)
-    supervisor = Supervisor(workers, compactor, orders.server.graceful_seconds)
-    return await supervisor.run(stop, lambda: _print_welcome(orders, url_of(bound)))
+
+    def child(role: Role) -> Child:
+        return Child(role, lambda status: begin(replace(orders, role=role, status=status)), policy)
+
+    workers = [child("worker") for _ in range(orders.server.workers)]
+    supervisor = Supervisor(workers, child("compactor"), orders.server.graceful_seconds)
+    return await supervisor.run(stop, lambda: _print_welcome(orders, url))
 
 
 def _print_welcome(orders: Orders, url: str) -> None:
+    import importlib.metadata
+
     lines = (
         f"chroma-async {importlib.metadata.version('chroma-async')}",
         f"  url      {url}",

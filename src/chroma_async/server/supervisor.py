@@ -5,36 +5,27 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import sys
+import signal
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from chroma_async.server.child import EXIT_HOPELESS, READY_LINE
+from chroma_async.server.child import EXIT_HOPELESS, READY
 
 _KILL_AFTER_SECONDS: Final = 5.0
-
-_ENVIRONMENT: Final = {
-    "OPENBLAS_NUM_THREADS": "1",
-    "OMP_NUM_THREADS": "1",
-    "MALLOC_ARENA_MAX": "2",
-    "MALLOC_MMAP_THRESHOLD_": str(2**20),
-}
-"""Of children, unless it says otherwise already.
-
-There is a worker for each core; when each of them uses every core for its matrix products, their threads wait for one
-another in a loop, and a query takes several times as long. What a worker holds while data waits to be applied is given
-back to the system only if the C library does not keep such blocks for itself: glibc would, twice to three times as much
-memory as is in use.
-"""
+_ENDING_SECONDS: Final = 0.005
 
 logger = logging.getLogger("chroma_async.supervisor")
 
 
 class GaveUp(Exception):
     """A child keeps dying; the log lines above say of what."""
+
+
+class NeverBegan(GaveUp):
+    """A child says that it can't begin, and that starting it again won't help; the message is its reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,77 +45,93 @@ class RestartPolicy:
 
 
 class Child:
-    """A process that is to be there all the time: `python -m module argument`, with one inherited socket."""
+    """A process that is to be there all the time.
 
-    def __init__(self, name: str, module: str, argument: str, socket: int, policy: RestartPolicy) -> None:
+    `begin` starts it, given the number of the descriptor to which it writes its status, and returns its id.
+    """
+
+    def __init__(self, name: str, begin: Callable[[int], int], policy: RestartPolicy) -> None:
         self.name = name
         self.ready = asyncio.Event()
         self.killed = False
-        self._command = (sys.executable, "-P", "-m", module, argument)
-        self._socket = socket
+        self._begin = begin
         self._policy = policy
-        self._process: asyncio.subprocess.Process | None = None
+        self._pid: int | None = None
+        self._gone = asyncio.Event()
+        self._gone.set()
         self._stopping = asyncio.Event()
-        self._was_ready = False
 
     async def keep_running(self) -> None:
         """Run the process again and again until `stop`.
 
         Raises:
             GaveUp: it dies at once whenever it is started, or says that starting it again is no use.
+            NeverBegan: it says so, and never was at work.
         """
         quick_deaths = 0
         while not self._stopping.is_set():
             started = time.monotonic()
-            code = await self._run()
+            code, reason = await self._run()
             if self._stopping.is_set():
                 return
             lived = time.monotonic() - started
             quick_deaths = quick_deaths + 1 if lived < self._policy.quick_seconds else 0
             delay = self._policy.delay(quick_deaths)
             logger.warning("%s.die code=%d lived_seconds=%.1f quick_deaths=%d", self.name, code, lived, quick_deaths)
-            if delay is None or (code == EXIT_HOPELESS and not self._was_ready):
+            if code == EXIT_HOPELESS and not self.ready.is_set():
+                raise NeverBegan(reason)
+            if code == EXIT_HOPELESS and reason:
+                raise GaveUp(f"the {self.name} does not stay alive: {reason}")
+            if delay is None:
                 raise GaveUp(f"the {self.name} does not stay alive; see the log above. exit_code={code}")
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), delay)
 
-    async def _run(self) -> int:
-        process = self._process = await asyncio.create_subprocess_exec(
-            *self._command,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            pass_fds=(self._socket,),
-            env=_ENVIRONMENT | os.environ,
-            process_group=0,  # Ctrl-C reaches the parent alone, which then ends its children in order
-        )
-        logger.info("%s.start pid=%d", self.name, process.pid)
+    async def _run(self) -> tuple[int, str]:
+        """Run the process once; return its exit code, and what it said of why it could not begin."""
+        reading, writing = os.pipe()
+        try:
+            pid = self._pid = self._begin(writing)
+        finally:
+            os.close(writing)
+        self._gone.clear()
+        logger.info("%s.start pid=%d", self.name, pid)
         if self._stopping.is_set():
-            self._terminate()
-        assert process.stdout is not None
-        self._was_ready = await process.stdout.readline() == READY_LINE
-        if self._was_ready:
-            self.ready.set()
-        return await process.wait()
+            self._send(signal.SIGTERM)
+        reason = await self._follow_status(reading)
+        code = await _exit_code(pid)
+        self._pid = None
+        self._gone.set()
+        return code, reason
+
+    async def _follow_status(self, descriptor: int) -> str:
+        """Wait until the process ends, which ends its side of the pipe; return what it said, unless it was at work."""
+        try:
+            line = (await _read(descriptor)).strip()
+            if line == READY:
+                self.ready.set()
+            while await _read(descriptor):
+                continue
+        finally:
+            os.close(descriptor)
+        return "" if line == READY else line.decode(errors="replace")
 
     async def stop(self, seconds: float) -> None:
         """Ask the process to end, and kill it if it has not after `seconds`; `keep_running` then returns."""
         self._stopping.set()
-        self._terminate()
-        process = self._process
-        if process is None:
-            return
+        self._send(signal.SIGTERM)
         try:
-            await asyncio.wait_for(process.wait(), seconds)
+            await asyncio.wait_for(self._gone.wait(), seconds)
         except TimeoutError:
-            logger.error("%s.kill pid=%d waited_seconds=%g", self.name, process.pid, seconds)
+            logger.error("%s.kill pid=%d waited_seconds=%g", self.name, self._pid, seconds)
             self.killed = True
-            process.kill()
-            await process.wait()
+            self._send(signal.SIGKILL)
+            await self._gone.wait()
 
-    def _terminate(self) -> None:
-        if self._process is not None and self._process.returncode is None:
-            with suppress(ProcessLookupError):
-                self._process.terminate()
+    def _send(self, number: signal.Signals) -> None:
+        """Send a signal to the process, if there is one: until it was waited for, nobody else has its id."""
+        if self._pid is not None:
+            os.kill(self._pid, number)
 
 
 class Supervisor:
@@ -134,15 +141,17 @@ class Supervisor:
         self._workers = workers
         self._compactor = compactor
         self._patience_seconds = graceful_seconds + _KILL_AFTER_SECONDS
+        self._stopping = asyncio.Event()
 
     async def run(self, stop: asyncio.Event, on_ready: Callable[[], None]) -> bool:
         """Run until `stop`; return whether every child ended by itself. `on_ready` is called once, when all are at work.
 
         Raises:
-            GaveUp: a child can't be kept running; the others were stopped.
+            NeverBegan, GaveUp: a child can't be kept running; the others were stopped.
         """
         children = [*self._workers, self._compactor]
-        keepers = [asyncio.create_task(child.keep_running()) for child in children]
+        keepers = [asyncio.create_task(worker.keep_running()) for worker in self._workers]
+        keepers.append(asyncio.create_task(self._keep_compactor()))
         announcing = asyncio.create_task(_announce(children, on_ready))
         stopping = asyncio.create_task(stop.wait())
         try:
@@ -154,9 +163,16 @@ class Supervisor:
         await asyncio.gather(*keepers)
         return not any(child.killed for child in children)
 
+    async def _keep_compactor(self) -> None:
+        """Begin when a worker is at work: it has made the log that is to be compacted, and had the processor for itself."""
+        await _any(self._stopping, *(worker.ready for worker in self._workers))
+        if not self._stopping.is_set():
+            await self._compactor.keep_running()
+
     async def _stop(self) -> None:
         """Workers first: a write that waits for the compactor to catch up can still be answered."""
         logger.info("server.stop")
+        self._stopping.set()
         await asyncio.gather(*(worker.stop(self._patience_seconds) for worker in self._workers))
         await self._compactor.stop(self._patience_seconds)
 
@@ -165,3 +181,36 @@ async def _announce(children: Sequence[Child], on_ready: Callable[[], None]) -> 
     for child in children:
         await child.ready.wait()
     on_ready()
+
+
+async def _exit_code(pid: int) -> int:
+    """Wait for a process that is about to end, as its pipe did; return its exit code, that of a signal below zero."""
+    while True:
+        code = _poll(pid)
+        if code is not None:
+            return code
+        await asyncio.sleep(_ENDING_SECONDS)
+
+
+def _poll(pid: int) -> int | None:
+    ended, status = os.waitpid(pid, os.WNOHANG)
+    return os.waitstatus_to_exitcode(status) if ended else None
+
+
+async def _any(*events: asyncio.Event) -> None:
+    waiting = [asyncio.create_task(event.wait()) for event in events]
+    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    for task in waiting:
+        task.cancel()
+
+
+async def _read(descriptor: int) -> bytes:
+    """Return what a pipe has next, nothing at its end. A line that was written at once comes at once."""
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    loop.add_reader(descriptor, readable.set)
+    try:
+        await readable.wait()
+    finally:
+        loop.remove_reader(descriptor)
+    return os.read(descriptor, 4096)

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp
 from chroma_async.engine import open_engine
 from chroma_async.server.accept import start_server
 from chroma_async.server.app import create_app
-from chroma_async.server.child import Duty, run_child
+from chroma_async.server.child import Duty
 from chroma_async.settings import ServerSettings
 
 LISTEN_BACKLOG: Final = 2048
@@ -103,7 +103,3 @@ def hypercorn_config(settings: ServerSettings, socket: int) -> Config:
     config.accesslog = None
     config.errorlog = logging.getLogger("hypercorn.error")
     return config
-
-
-if __name__ == "__main__":
-    sys.exit(run_child("worker", work))

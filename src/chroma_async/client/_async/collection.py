@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 from uuid import UUID
 
 from chroma_async.client.checks import (
@@ -14,6 +14,7 @@ from chroma_async.client.checks import (
     checked_ids,
     checked_include,
     checked_metadata,
+    checked_missing,
     checked_optional_count,
     checked_read_ids,
     checked_texts,
@@ -65,6 +66,9 @@ from chroma_async.settings import Missing
 DataLoader = Callable[[list[Any]], Any]
 WriteT = TypeVar("WriteT", bound=WriteRecords)
 
+MISSING_DEFAULT: Final[Missing] = "exclude"
+"""What our clients ask for where neither a call, nor the client, nor a setting says it."""
+
 QUERY_INPUTS = "pass query_embeddings=..., or exactly one of query_texts, query_images and query_uris"
 
 
@@ -78,7 +82,8 @@ class AsyncCollection:
     that over HTTP it would pass 40 MiB: then it travels in parts, each of which is atomic.
 
     `missing` says whether `$ne`, `$nin`, `$not_contains` and `$not_regex` match records that lack the field or the document:
-    "exclude" or "include"; None takes the client's choice.
+    "exclude" or "include". Without it the client's counts, then the engine's setting or the server's option; else they are
+    excluded.
     """
 
     def __init__(
@@ -88,14 +93,14 @@ class AsyncCollection:
         model: Model,
         embedding_function: EmbeddingArgument = DEFAULT_EMBEDDING,
         data_loader: DataLoader | None = None,
-        missing: Missing | None = "exclude",
+        missing: Missing | None = None,
     ) -> None:
         self._transport = transport
         self._caller = caller
         self._model = model
         self._embedding_function = embedding_function
         self._data_loader = data_loader
-        self._missing: Missing | None = missing
+        self._missing: Missing | None = checked_missing(missing)
 
     @property
     def id(self) -> UUID:
@@ -253,6 +258,7 @@ class AsyncCollection:
             where_document=checked_where_document(where_document),
             limit=checked_optional_count(limit, "limit"),
             missing=self._chosen(missing),
+            missing_default=MISSING_DEFAULT,
         )
         result = await self._transport.send(call)
         return DeleteResult(deleted=result.deleted)
@@ -284,6 +290,7 @@ class AsyncCollection:
             offset=checked_optional_count(offset, "offset"),
             include=_sent(wanted),
             missing=self._chosen(missing),
+            missing_default=MISSING_DEFAULT,
         )
         result = await self._transport.send(call)
         data = await self._load(result.columns.uris) if "data" in wanted else None
@@ -327,6 +334,7 @@ class AsyncCollection:
             where_document=checked_where_document(where_document),
             include=_sent(wanted),
             missing=self._chosen(missing),
+            missing_default=MISSING_DEFAULT,
             query_embeddings=await self._query_vectors(query_embeddings, query_texts, query_images, query_uris),
         )
         result = await self._transport.send(call)
@@ -467,7 +475,7 @@ class AsyncCollection:
         self._embedding_function = function or self._embedding_function
 
     def _chosen(self, missing: Missing | None) -> Missing | None:
-        return self._missing if missing is None else missing
+        return self._missing if missing is None else checked_missing(missing)
 
     def _checked_include(self, include: Sequence[str], allowed: Sequence[str]) -> list[str]:
         wanted = checked_include(include, allowed)

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from chroma_async.client._sync.collection import Collection, DataLoader
 from chroma_async.client.address import DEFAULT_HOST, DEFAULT_PORT
-from chroma_async.client.checks import checked_metadata, checked_name, checked_optional_count
+from chroma_async.client.checks import checked_metadata, checked_missing, checked_name, checked_optional_count
 from chroma_async.client.colours import Caller, Connectable, Lock
 from chroma_async.client.configuration import chosen_function, to_input
 from chroma_async.client.embedding import DEFAULT_EMBEDDING, EmbeddingArgument, require_same
@@ -67,6 +67,9 @@ class ClientAPI(Connectable):
 
     Connecting asks who the caller is, and whether tenant and database exist, as Chroma's clients do. A client may be used by
     many tasks or threads at once. Close it, or use it as a context manager.
+
+    `missing` says whether `$ne`, `$nin`, `$not_contains` and `$not_regex` match records that lack the field or the document:
+    "exclude" or "include". Without it the engine's setting or the server's option counts, and else records are excluded.
     """
 
     def __init__(
@@ -76,7 +79,7 @@ class ClientAPI(Connectable):
         self.database = database
         self.transport = transport
         self._settings = settings
-        self._missing: Missing | None = missing
+        self._missing: Missing | None = checked_missing(missing)
         self._caller = Caller()
         self._lock = Lock()
         self._ready = False
@@ -308,7 +311,7 @@ class Client(ClientAPI):
         tenant: str = DEFAULT_TENANT,
         database: str = DEFAULT_DATABASE,
         *,
-        missing: Missing | None = "exclude",
+        missing: Missing | None = None,
     ) -> None:
         settings = settings or get_settings()
         super().__init__(_transport_of(settings), settings, tenant, database, missing)
@@ -336,7 +339,7 @@ class HttpClient(ClientAPI):
         timeout: float | httpx.Timeout | None = None,
         retries: int = 2,
         limits: httpx.Limits | None = None,
-        missing: Missing | None = "exclude",
+        missing: Missing | None = None,
     ) -> None:
         settings = settings or Settings()
         transport = _http_transport(host, port, ssl, headers, settings, timeout, retries, limits)
@@ -358,7 +361,7 @@ class PersistentClient(ClientAPI):
         *,
         engine: EngineSettings | None = None,
         compact: bool = True,
-        missing: Missing | None = "exclude",
+        missing: Missing | None = None,
     ) -> None:
         settings = settings or Settings()
         opener = engine_opener(data_directory(path), engine_settings(settings, engine), compact=compact)
@@ -375,7 +378,7 @@ class EphemeralClient(ClientAPI):
         database: str = DEFAULT_DATABASE,
         *,
         engine: EngineSettings | None = None,
-        missing: Missing | None = "exclude",
+        missing: Missing | None = None,
     ) -> None:
         settings = settings or Settings()
         opener = engine_opener(None, engine_settings(settings, engine))

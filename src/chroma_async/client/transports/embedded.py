@@ -23,6 +23,10 @@ class Engine(Protocol):
 
     async def dispatch(self, call: Call[R]) -> R: ...
 
+    def answer_here(self, call: Call[R]) -> tuple[R] | None:
+        """Answer a read in the caller's thread, whichever it is; None when only `dispatch` can."""
+        ...
+
 
 EngineOpener: TypeAlias = Callable[[], AbstractAsyncContextManager[Engine]]
 
@@ -100,7 +104,7 @@ class AsyncEmbeddedTransport:
 
 
 class EmbeddedTransport:
-    """An engine in a background loop, for callers in any number of threads."""
+    """An engine in a background loop, for callers in any number of threads. Most reads need only the caller's."""
 
     def __init__(self, open_engine: EngineOpener) -> None:
         self._open_engine = open_engine
@@ -114,6 +118,10 @@ class EmbeddedTransport:
 
     def send(self, call: Call[R]) -> R:
         engine = self._opened()
+        self._background.check_process()
+        answered = engine.answer_here(call)
+        if answered is not None:
+            return answered[0]
 
         async def ask() -> R:
             return await engine.dispatch(call)

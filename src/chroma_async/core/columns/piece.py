@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from chroma_async.core.columns.column import Column
 from chroma_async.core.columns.kernels import KERNELS
-from chroma_async.core.operators import FIELD_OPERATORS
+from chroma_async.core.operators import FIELD_OPERATORS, turned_around
 from chroma_async.core.where import FieldTest, Missing
 from chroma_async.errors import StorageCorrupt
 from chroma_async.model import Mask, Slots
@@ -17,7 +18,7 @@ from chroma_async.model import Mask, Slots
 __all__ = ["ColumnPiece"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class ColumnPiece:
     """The complete metadata of some slots as of some range of LSNs. A newer piece overrides older ones slot by slot.
 
@@ -33,6 +34,14 @@ class ColumnPiece:
     def __len__(self) -> int:
         return len(self.slots)
 
+    @cached_property
+    def where(self) -> Slots | slice:
+        """The slots as an index into a mask over slots: a slice where none is missing, which costs a tenth."""
+        if not len(self.slots):
+            return slice(0, 0)
+        first, last = int(self.slots[0]), int(self.slots[-1])
+        return slice(first, last + 1) if last - first + 1 == len(self.slots) else self.slots
+
     def test(self, test: FieldTest, missing: Missing) -> Mask:
         """Return which rows pass the test, (n,) bool; agrees with `matches` on every row.
 
@@ -45,7 +54,7 @@ class ColumnPiece:
             hits = self._hits(columns, test)
             if row.negates is None:
                 return hits
-            return ~hits if missing == "include" else ~hits & self._presence(columns)
+            return turned_around(hits, lambda: self._presence(columns), missing)
         except IndexError as error:
             raise StorageCorrupt(f"a metadata column points outside its piece. field={test.field!r}") from error
 

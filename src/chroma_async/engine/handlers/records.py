@@ -16,7 +16,7 @@ from chroma_async.engine.handlers.registry import Context, handles, require_coll
 from chroma_async.engine.search import Neighbours
 from chroma_async.engine.writer import Append, Decision, Proposal
 from chroma_async.errors import InvalidDimensionException
-from chroma_async.model import Collection, Metadata, MetadataPatch, Slots, Vectors
+from chroma_async.model import Collection, MetadataPatch, Slots, Vectors
 from chroma_async.projections.records import StoredRow
 from chroma_async.protocol import (
     AddRecords,
@@ -39,7 +39,7 @@ from chroma_async.protocol.results import (
     WriteResult,
 )
 from chroma_async.protocol.schema import check_filter_allowed
-from chroma_async.protocol.validation import normalise_metadata
+from chroma_async.protocol.validation import CheckedMetadatas
 
 T = TypeVar("T")
 
@@ -64,15 +64,13 @@ def _find(context: Context, call: RecordsCall[Any]) -> Collection:
 @handles(UpdateRecords)
 async def write(context: Context, call: WriteRecords) -> WriteResult:
     """Append one batch, whole or not at all."""
-    collection = _find(context, call)
-    _check_dimension(collection, _dimension(call))
-    call.validate_lengths()
+    collection = require_collection(context.follower.catalog, call)
     size = _size_estimate(call)
-    await context.wait_for_room(size)
     if size <= ENCODE_INLINE_BYTES:
-        append = _encode(collection, call)
+        append = _checked(collection, call)
     else:
-        append = await context.workers.run(lambda: _encode(collection, call))
+        append = await context.workers.run(lambda: _checked(collection, call))
+    await context.wait_for_room(size)
 
     def decide(catalog: Catalog) -> Decision[WriteResult]:
         now = require_collection(catalog, call)
@@ -99,14 +97,22 @@ def _size_estimate(call: WriteRecords) -> int:
     return vectors + 64 * len(call.ids) * (1 + (call.documents is not None) + (call.metadatas is not None))
 
 
-def _encode(collection: Collection, call: WriteRecords) -> Append:
+def _checked(collection: Collection, call: WriteRecords) -> Append:
+    """Check what a batch says, in Chroma's order, and encode it."""
+    metadatas = call.checked_metadatas()
+    _check_dimension(collection, _dimension(call))
+    call.validate_lengths()
+    return _encode(collection, call, metadatas)
+
+
+def _encode(collection: Collection, call: WriteRecords, metadatas: CheckedMetadatas) -> Append:
     batch = call.embeddings
     head = RecordsHead(
         collection=collection.id,
         operation=cast("WriteOperation", call.operation),
         count=len(call.ids),
         dimension=_dimension(call),
-        fields=call.field_types(),
+        fields=metadatas.types,
     )
     event = RecordsWritten(
         head=head,
@@ -114,16 +120,10 @@ def _encode(collection: Collection, call: WriteRecords) -> Append:
         vectors=NO_VECTORS if batch is None else batch.vectors,
         rows=None if batch is None else batch.rows,
         documents=call.documents,
-        metadatas=_stored_metadatas(call),
+        metadatas=None if call.metadatas is None else cast("list[MetadataPatch | None]", metadatas.stored),
         uris=call.uris,
     )
     return Append(head, encode(event), collection.id)
-
-
-def _stored_metadatas(call: WriteRecords) -> list[MetadataPatch | None] | None:
-    if call.metadatas is None:
-        return None
-    return [cast("Metadata | None", normalise_metadata(metadata)) for metadata in call.metadatas]
 
 
 @handles(DeleteRecords)
@@ -155,7 +155,7 @@ def _decide_delete(catalog: Catalog, call: DeleteRecords, ids: Sequence[str]) ->
 
 
 def _matching_ids(view: View, call: DeleteRecords, where: Where, context: Context) -> list[str]:
-    slots = view.slots(call.ids, where, call.missing or context.settings.missing)
+    slots = view.slots(call.ids, where, call.missing_by(context.settings.missing))
     return [row[1] for row in view.rows(slots if call.limit is None else slots[: call.limit])]
 
 
@@ -199,7 +199,7 @@ async def get(context: Context, call: GetRecords) -> GetResult:
     check_filter_allowed(collection, where)
 
     def run(view: View) -> GetResult:
-        slots = view.slots(call.ids, where, call.missing or context.settings.missing)
+        slots = view.slots(call.ids, where, call.missing_by(context.settings.missing))
         first = call.offset or 0
         chosen = slots[first:] if call.limit is None else slots[first : first + call.limit]
         return GetResult(_columns(view, chosen, call.include), tuple(call.include))
@@ -225,7 +225,7 @@ async def query(context: Context, call: QueryRecords) -> QueryResult:
         queries=queries,
         n_results=wanted,
         needs_columns=where is not None,
-        choose=lambda view: view.mask(call.ids, where, call.missing or context.settings.missing),
+        choose=lambda view: view.mask(call.ids, where, call.missing_by(context.settings.missing)),
         finish=lambda view, found: _query_result(view, found, call),
     )
     return await context.batcher(collection.id).run(job)

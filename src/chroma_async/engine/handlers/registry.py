@@ -6,19 +6,26 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol, TypeVar
 
 from chroma_async.core.catalog import Catalog
-from chroma_async.engine.batch import QueryBatcher
+from chroma_async.engine.batch import QueryJob
 from chroma_async.engine.collection import CollectionReader
 from chroma_async.engine.follower import Follower
 from chroma_async.engine.writer import Writer
 from chroma_async.errors import NotFoundError
 from chroma_async.model import Collection, CollectionId
 from chroma_async.protocol import Call
+from chroma_async.protocol.results import QueryResult
 from chroma_async.protocol.validation import parse_collection_id
 from chroma_async.seams import Seams, Workers
 from chroma_async.settings import EngineSettings
 
 R = TypeVar("R")
 C = TypeVar("C", bound=Call[Any])
+
+
+class Batcher(Protocol):
+    """Where queries of one collection are searched."""
+
+    async def run(self, job: QueryJob) -> QueryResult: ...
 
 
 class Context(Protocol):
@@ -36,7 +43,7 @@ class Context(Protocol):
     def writer(self) -> Writer: ...
     @property
     def is_ready(self) -> bool: ...
-    def batcher(self, collection_id: CollectionId) -> QueryBatcher: ...
+    def batcher(self, collection_id: CollectionId) -> Batcher: ...
     async def wait_for_room(self, size_bytes: int) -> None: ...
 
 

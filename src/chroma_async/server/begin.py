@@ -1,0 +1,139 @@
+"""How a child process begins: forked from a parent that has imported everything, or executed anew.
+
+A forked child is there within milliseconds, and shares what was imported with its parent and siblings. For that the parent
+must have one thread only, and hold nothing that two processes can't own: no open database, no event loop that a child would
+go on with, no random state. So the parent opens nothing, its own loop is left behind by `fork`, and databases, loops and
+threads are made by the child. On macOS the system's libraries (numpy calculates with one) do not survive a fork, so there
+children are executed.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Container, Mapping
+from contextlib import suppress
+from typing import Final, NoReturn
+
+from chroma_async.server.child import STOPPING_SIGNALS, Orders, Role, Work, run_child
+from chroma_async.server.logs import configure_logs
+
+Begin = Callable[[Orders], int]
+"""Starts the process that the orders are for, in a process group of its own; returns its id."""
+
+EXIT_BROKEN: Final = 1
+
+_STDIN, _STDOUT, _STDERR = 0, 1, 2
+
+
+def fork(orders: Orders) -> int:
+    """Begin a child as a copy of this process, which has one thread and has called `preload`. The child never returns."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # A signal that came before the child has handlers of its own would otherwise reach the parent's.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING_SIGNALS)
+    pid = os.fork()
+    if pid == 0:
+        _live(orders)
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return pid
+
+
+def execute(orders: Orders) -> int:
+    """Begin a child as a new interpreter."""
+    for descriptor in orders.descriptors:
+        os.set_inheritable(descriptor, True)
+    command = (sys.executable, "-P", "-m", "chroma_async.server.begin", orders.to_argument())
+    actions = ((os.POSIX_SPAWN_OPEN, _STDIN, os.devnull, os.O_RDONLY, 0), (os.POSIX_SPAWN_DUP2, _STDERR, _STDOUT))
+    return os.posix_spawn(
+        sys.executable,
+        command,
+        os.environ,
+        file_actions=actions,
+        setpgroup=0,
+        setsigmask=(),
+        setsigdef=STOPPING_SIGNALS,
+    )
+
+
+BEGIN: Final[Begin] = execute if sys.platform == "darwin" else fork
+
+
+def preload() -> None:
+    """Import what children need, and keep the collector from touching it, so that its pages stay shared."""
+    gc.disable()
+    _works()
+    gc.enable()
+    gc.collect()
+    gc.freeze()
+
+
+def _works() -> Mapping[Role, Work]:
+    from chroma_async.server import compactor, worker
+
+    return {"worker": worker.work, "compactor": compactor.work}
+
+
+def _live(orders: Orders) -> NoReturn:
+    """Be the child from here on, whatever happens: the frames below belong to the parent."""
+    code = EXIT_BROKEN
+    try:
+        _leave_parent(orders)
+        code = _do(orders)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(code)
+
+
+def _leave_parent(orders: Orders) -> None:
+    """Give up what a fork inherits and an executed program would not: handlers, group, descriptors.
+
+    The parent's end of the lifeline is among the descriptors: whoever kept it would keep orphans alive.
+    """
+    signal.set_wakeup_fd(-1)
+    for number in STOPPING_SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+    os.setpgid(0, 0)  # Ctrl-C reaches the parent alone, which then ends its children in order
+    os.dup2(_STDERR, _STDOUT)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), _STDIN)
+    _close_all_but({_STDIN, _STDOUT, _STDERR, *orders.descriptors})
+
+
+def _close_all_but(wanted: Container[int]) -> None:
+    for descriptor in [int(name) for name in os.listdir("/dev/fd")]:
+        if descriptor not in wanted:
+            with suppress(OSError):  # the one that listed them is gone already
+                os.close(descriptor)
+
+
+def _do(orders: Orders) -> int:
+    _show_role(orders)
+    return run_child(orders, _works()[orders.role])
+
+
+def _show_role(orders: Orders) -> None:
+    """Let `ps` and `top` tell children apart."""
+    try:
+        from setproctitle import setproctitle
+    except ImportError:
+        return
+    setproctitle(f"chroma-async: {orders.role}")
+
+
+def main() -> int:
+    """Be an executed child."""
+    orders = Orders.from_argument(sys.argv[1])
+    configure_logs(orders.server.log_level)
+    return _do(orders)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
