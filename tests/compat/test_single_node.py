@@ -76,3 +76,4 @@ def test_functions_are_refused(collection: WireCollection) -> None:
     assert collection.post("functions/attach", body).refusal[:2] == (501, "ChromaError")
     assert collection.post("functions/attach", {}).refusal[0] == 422
     assert collection.post("attached_functions/f/detach", {"delete_output": True}).refusal[:2] == (501, "ChromaError")
+    assert collection.post("attached_functions/f/detach", {}).refusal[:2] == (501, "ChromaError")

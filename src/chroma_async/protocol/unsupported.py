@@ -88,7 +88,7 @@ class DetachFunction(_CollectionCall, frozen=True, kw_only=True):
     route: ClassVar = Route("POST", COLLECTION + "/attached_functions/{name}/detach")
     message: ClassVar = "attached functions are not implemented"
     name: str
-    delete_output: bool
+    delete_output: bool = False
 
 
 class GetFunction(_CollectionCall, frozen=True, kw_only=True):
