@@ -56,7 +56,7 @@ async def test_ephemeral_clients_share_nothing() -> None:
 async def test_reset_needs_permission_and_then_deletes_everything() -> None:
     async with AsyncEphemeralClient() as client:
         await client.create_collection("kept")
-        with pytest.raises(errors.ForbiddenError):
+        with pytest.raises(errors.ForbiddenError, match=r"^Reset is disabled by config; .*Settings\(allow_reset=True\)"):
             await client.reset()
         assert await client.count_collections() == 1
     async with AsyncEphemeralClient(settings=Settings(allow_reset=True)) as client:

@@ -55,7 +55,7 @@ def test_ephemeral_clients_share_nothing() -> None:
 def test_reset_needs_permission_and_then_deletes_everything() -> None:
     with EphemeralClient() as client:
         client.create_collection("kept")
-        with pytest.raises(errors.ForbiddenError):
+        with pytest.raises(errors.ForbiddenError, match=r"^Reset is disabled by config; .*Settings\(allow_reset=True\)"):
             client.reset()
         assert client.count_collections() == 1
     with EphemeralClient(settings=Settings(allow_reset=True)) as client:

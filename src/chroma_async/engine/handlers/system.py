@@ -47,6 +47,9 @@ async def identity(context: Context, call: GetIdentity) -> Identity:
 @handles(Reset)
 async def reset(context: Context, call: Reset) -> bool:
     if not context.settings.allow_reset:
-        raise ForbiddenError("Reset is disabled by config")
+        raise ForbiddenError(
+            "Reset is disabled by config; to allow it, start the server with --allow-reset, or give an embedded client "
+            "Settings(allow_reset=True)"
+        )
     event = EverythingDeleted(DEFAULT_DATABASE_ID)
     return await context.writer.submit(Proposal(lambda catalog: Decision([Append.of_catalog(event)], lambda lsn: True)))
