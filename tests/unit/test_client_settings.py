@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from chroma_async import EngineSettings, Settings
+from chroma_async import AdminClient, AsyncClient, Client, EngineSettings, Settings
 from chroma_async.client.options import chosen_limits, chosen_timeout, engine_settings, verification
 from chroma_async.client.settings import request_headers
 
@@ -21,6 +21,17 @@ def test_settings_of_chromas_inside_are_accepted() -> None:
     assert settings.allow_reset
     assert settings.persist_directory == "d"
     assert settings == Settings(allow_reset=True, is_persistent=True, persist_directory="d")
+
+
+def test_settings_that_would_keep_data_nowhere_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"before 0\.4; use PersistentClient"):
+        Settings(chroma_db_impl="duckdb+parquet", persist_directory="d")
+    for implementation in ("rest", "chromadb.api.fastapi.FastAPI", "chromadb.api.async_fastapi.AsyncFastAPI"):
+        settings = Settings(chroma_api_impl=implementation)
+        for constructor in (Client, AdminClient, AsyncClient):
+            with pytest.raises(ValueError, match="settings need chroma_server_host"):
+                constructor(settings)
+    assert not Settings(chroma_api_impl="chromadb.api.segment.SegmentAPI").means_http
 
 
 @pytest.mark.parametrize(

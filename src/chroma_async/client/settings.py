@@ -14,12 +14,10 @@ API_PATH: Final = "/api/v2"
 WITHOUT_EFFECT: Final = frozenset(
     {
         "anonymized_telemetry",
-        "chroma_api_impl",
         "chroma_async_rate_limit_enforcer_impl",
         "chroma_collection_assignment_policy_impl",
         "chroma_consumer_impl",
         "chroma_coordinator_host",
-        "chroma_db_impl",
         "chroma_executor_impl",
         "chroma_logservice_host",
         "chroma_logservice_port",
@@ -106,6 +104,8 @@ class _Fields:
         False, "take tenant and database from the server's answer about the user"
     )
     allow_reset: bool = setting(False, "whether reset() of an embedded client is allowed")
+    chroma_api_impl: str | None = setting(None, "Chroma's class path of the client; one of HTTP needs chroma_server_host")
+    chroma_db_impl: str | None = setting(None, "refused: of Chroma before 0.4")
     is_persistent: bool = setting(False, "whether `Client(settings)` keeps its data in persist_directory")
     persist_directory: str = setting("./chroma", "directory of `Client(settings)` when is_persistent")
 
@@ -117,7 +117,8 @@ class Settings(_Fields):
     environment and `.env` files are not read.
 
     Raises:
-        ValueError: a name that neither Chroma nor we know; the message names the nearest known one.
+        ValueError: a name that neither Chroma nor we know; the message names the nearest known one. Or a database of Chroma
+            before 0.4, which would be kept nowhere.
     """
 
     def __init__(self, **values: Any) -> None:
@@ -127,7 +128,16 @@ class Settings(_Fields):
             nearest = difflib.get_close_matches(name, sorted(known | WITHOUT_EFFECT), n=1)
             hint = f"; did you mean {nearest[0]}?" if nearest else "; see chroma_async.Settings for the known ones"
             raise ValueError(f"unknown setting {name}{hint}")
+        if values.get("chroma_db_impl") is not None:
+            raise ValueError(
+                "chroma_db_impl is of Chroma before 0.4; use PersistentClient(path), or is_persistent with persist_directory"
+            )
         super().__init__(**{name: value for name, value in values.items() if name in known})
+
+    @property
+    def means_http(self) -> bool:
+        """Whether a client of a server is asked for, named or not."""
+        return self.chroma_server_host is not None or (self.chroma_api_impl or "").lower().endswith(("fastapi", "rest"))
 
 
 def request_headers(settings: Settings, headers: dict[str, str] | None) -> dict[str, str]:

@@ -509,7 +509,9 @@ def _http_transport(
 
 
 def _transport_of(settings: Settings) -> AsyncTransport:
-    if settings.chroma_server_host is not None:
+    if settings.means_http:
+        if settings.chroma_server_host is None:
+            raise ValueError(f"settings need chroma_server_host. chroma_api_impl={settings.chroma_api_impl!r}")
         return _http_transport(DEFAULT_HOST, DEFAULT_PORT, False, None, settings)
     path = data_directory(settings.persist_directory) if settings.is_persistent else None
     return AsyncEmbeddedTransport(engine_opener(path, engine_settings(settings, None)))
