@@ -65,6 +65,18 @@ def test_a_client_loads_only_what_the_base_install_has() -> None:
     assert unexpected <= {"sitecustomize", "usercustomize", "cython_runtime"}
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "api.types.Documents", "api.models", "api.ClientAPI", "config.Settings", "errors.NotFoundError",
+        "utils.embedding_functions.DefaultEmbeddingFunction", "utils.batch_utils.create_batches",
+    ],
+)  # fmt: skip
+def test_a_name_in_a_module_is_there_without_importing_the_module_first(name: str) -> None:
+    code = f"import chroma_async as chromadb; print(chromadb.{name})"
+    subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=60)
+
+
 def test_every_public_name_is_there() -> None:
     for name in chroma_async.__all__:
         assert getattr(chroma_async, name) is not None
