@@ -20,6 +20,7 @@ from typing import Final, NoReturn
 
 from chroma_async.server.child import STOPPING_SIGNALS, Orders, Role, Work, run_child
 from chroma_async.server.logs import configure_logs
+from chroma_async.settings import HttpServer
 
 Begin = Callable[[Orders], int]
 """Starts the process that the orders are for, in a process group of its own; returns its id."""
@@ -62,10 +63,13 @@ def execute(orders: Orders) -> int:
 BEGIN: Final[Begin] = execute if sys.platform == "darwin" else fork
 
 
-def preload() -> None:
+def preload(http_server: HttpServer) -> None:
     """Import what children need, and keep the collector from touching it, so that its pages stay shared."""
     gc.disable()
+    from chroma_async.server.worker import serve_by
+
     _works()
+    serve_by(http_server)
     gc.enable()
     gc.collect()
     gc.freeze()
