@@ -80,6 +80,13 @@ def test_a_configuration_that_cannot_be_built_says_which() -> None:
         rebuild({"type": "known", "name": "model-of-this-test", "config": {}})
 
 
+def test_a_class_is_registered_by_a_call_and_by_both_forms_of_decorator() -> None:
+    assert register_embedding_function(Model) is Model
+    assert register_embedding_function(ef_class=Model) is Model
+    assert register_embedding_function()(Model) is Model
+    assert isinstance(rebuild({"type": "known", "name": "model-of-this-test", "config": {"size": 1}}), Model)
+
+
 def test_only_classes_that_can_be_rebuilt_are_registered() -> None:
     with pytest.raises(TypeError, match=r"name\(\) and build_from_config"):
         register_embedding_function(dict)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, Final, TypeAlias, TypeVar, cast
+from typing import Any, Final, TypeAlias, TypeVar, cast, overload
 
 from chroma_async.model import Json, JsonObject, Space
 
@@ -127,17 +127,23 @@ def wrap(
     return wrapped
 
 
-def register_embedding_function(cls: ClassT) -> ClassT:
+@overload
+def register_embedding_function(ef_class: ClassT) -> ClassT: ...
+@overload
+def register_embedding_function(ef_class: None = None) -> Callable[[ClassT], ClassT]: ...
+def register_embedding_function(ef_class: Any = None) -> Any:
     """Register a class with `name()` and `build_from_config(config)`, both static; usable as a decorator.
 
     Raises:
         TypeError: one of the two is missing.
     """
-    build: Any = getattr(cls, "build_from_config", None)
-    if not callable(getattr(cls, "name", None)) or not callable(build):
-        raise TypeError(f"an embedding function to register needs name() and build_from_config(config). got={cls!r}")
-    _registry[cls.name()] = cast("Builder", build)
-    return cls
+    if ef_class is None:
+        return register_embedding_function
+    build: Any = getattr(ef_class, "build_from_config", None)
+    if not callable(getattr(ef_class, "name", None)) or not callable(build):
+        raise TypeError(f"an embedding function to register needs name() and build_from_config(config). got={ef_class!r}")
+    _registry[ef_class.name()] = cast("Builder", build)
+    return ef_class
 
 
 def checked_function(function: EmbeddingArgument) -> EmbeddingArgument:
