@@ -26,19 +26,21 @@ from chroma_async.server.answers import TRACE_HEADER, empty_response, send_respo
 from chroma_async.server.body import BodyTimeout, discard_body
 from chroma_async.server.endpoint import CallEndpoint, Dispatch, Host
 from chroma_async.server.legacy import LegacyCallEndpoint
+from chroma_async.server.pages import pages
 from chroma_async.settings import ServerSettings
 
 access_logger = logging.getLogger("chroma_async.access")
 
 
 def create_app(dispatch: Dispatch, settings: ServerSettings, *, more_routes: Sequence[BaseRoute] = ()) -> ASGIApp:
-    """Return the application that answers every call of the catalogue by `dispatch`.
+    """Return the application that answers every call of the catalogue by `dispatch`, with pages that describe them.
 
     `more_routes` are further pages beside the API, matched first.
     """
     host = Host(dispatch, settings)
     refusal = Refusal(settings)
-    routes = [*more_routes, *_call_routes(host, refusal)]
+    described = [Route(path, MethodTable({"GET": page}, refusal)) for path, page in pages().items()]
+    routes = [*more_routes, *_call_routes(host, refusal), *described]
     app: ASGIApp = RawPathRouting(Router(routes, redirect_slashes=False, default=refusal))
     if settings.cors_origins:
         app = CORSMiddleware(
