@@ -11,7 +11,9 @@ import asyncio
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, cast
+
+from chroma_async.server.transport import HeldTransport
 
 PAUSE_SECONDS: Final = 0.0003
 """For each connection that the worker has open, up to `PAUSES_MAX` of them."""
@@ -62,6 +64,14 @@ class FairServer:
             await asyncio.sleep(PAUSE_SECONDS * min(self._count(), PAUSES_MAX))
 
 
+class StreamProtocol(asyncio.StreamReaderProtocol):
+    """A connection's streams, of which the one that writes holds back until the end of the loop's turn."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        held = HeldTransport(cast("asyncio.Transport", transport), asyncio.get_running_loop())
+        super().connection_made(cast("asyncio.Transport", held))
+
+
 async def start_server(serve: Serve, *, sock: socket.socket, **_: Any) -> FairServer:
     """Take the arguments of `asyncio.start_server` that a plain socket needs."""
     open_now = 0
@@ -74,7 +84,7 @@ async def start_server(serve: Serve, *, sock: socket.socket, **_: Any) -> FairSe
         finally:
             open_now -= 1
 
-    def make() -> asyncio.StreamReaderProtocol:
-        return asyncio.StreamReaderProtocol(asyncio.StreamReader(), counted)
+    def make() -> StreamProtocol:
+        return StreamProtocol(asyncio.StreamReader(), counted)
 
     return FairServer(make, lambda: open_now, sock)

@@ -20,6 +20,45 @@ from chroma_async.settings import ServerSettings
 _CLOSE_SECONDS: Final = 1.0
 
 
+class Settings(Config):
+    """Hypercorn's settings, and what the connections of one server share."""
+
+    def __init__(self, stop: asyncio.Event) -> None:
+        super().__init__()
+        self.stop = stop
+        self.idle: set[IdleTimer] = set()
+
+
+class IdleTimer:
+    """Closes a connection that idles for too long, or when the server stops.
+
+    Hypercorn keeps a task for that, ended and begun anew for each request; a timer costs a tenth of it.
+    """
+
+    def __init__(self, connection: Connection, settings: Settings) -> None:
+        self._connection = connection
+        self._settings = settings
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def restart(self, *_: object) -> None:
+        """Begin to count anew."""
+        await self.stop()
+        seconds = 0.0 if self._settings.stop.is_set() else self._settings.keep_alive_timeout
+        self._timer = self._connection.loop.call_later(seconds, self.expire)
+        self._settings.idle.add(self)
+
+    async def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+            self._settings.idle.discard(self)
+
+    def expire(self) -> None:
+        """Close the connection now, in a task of its own: its client may be slow to take what was sent."""
+        self._settings.idle.discard(self)
+        self._connection.close_soon()
+
+
 class Connection(TCPServer):
     """A connection that ends when its client ends it.
 
@@ -28,6 +67,14 @@ class Connection(TCPServer):
     """
 
     _is_over = False
+    _closing: asyncio.Task[None] | None = None
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.idle_task = cast("Any", IdleTimer(self, cast("Settings", self.config)))
+
+    def close_soon(self) -> None:
+        self._closing = self.loop.create_task(self._initiate_server_close())
 
     async def _read_data(self) -> None:
         await super()._read_data()
@@ -51,13 +98,15 @@ class AsyncioOfHypercorn:
 
 async def serve(app: ASGIApp, settings: ServerSettings, descriptor: int, stop: asyncio.Event) -> None:
     """Serve until `stop` is set, and finish the requests that have begun, within the graceful timeout."""
-    hypercorn_run.TCPServer = Connection  # type: ignore[attr-defined]
+    cast("Any", hypercorn_run).TCPServer = Connection
     cast("Any", hypercorn_run).asyncio = AsyncioOfHypercorn()
-    config = _config(settings, descriptor)
+    config = _config(settings, descriptor, stop)
     serving = asyncio.create_task(hypercorn_serve(cast("Any", app), config, shutdown_trigger=stop.wait, mode="asgi"))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
+    for timer in list(config.idle):
+        timer.expire()
     # Hypercorn waits for connections without a limit on some versions of Python: a client that stops halfway through its
     # request would keep us here for ever.
     done, _ = await asyncio.wait({serving}, timeout=config.graceful_timeout + _CLOSE_SECONDS)
@@ -68,8 +117,8 @@ async def serve(app: ASGIApp, settings: ServerSettings, descriptor: int, stop: a
         await asyncio.wait({serving}, timeout=_CLOSE_SECONDS)
 
 
-def _config(settings: ServerSettings, descriptor: int) -> Config:
-    config = Config()
+def _config(settings: ServerSettings, descriptor: int, stop: asyncio.Event) -> Settings:
+    config = Settings(stop)
     config.bind = [f"fd://{descriptor}"]
     config.keep_alive_timeout = settings.keep_alive_seconds
     config.keep_alive_max_requests = sys.maxsize
