@@ -6,6 +6,7 @@ opens an engine as ours do. With `LOAD_TEST_ANSWER_BYTES` the application is the
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -19,8 +20,7 @@ import typer
 
 from chroma_async.engine import open_engine
 from chroma_async.server.app import create_app
-from chroma_async.server.child import Orders
-from chroma_async.server.run import check_directory
+from chroma_async.server.memory import keep_blocks
 from chroma_async.server.worker import SWITCH_SECONDS
 from chroma_async.settings import EngineSettings, ServerSettings
 from load_tests.limit import ANSWER_BYTES, EmptyHandler
@@ -28,8 +28,13 @@ from load_tests.servers import Program, distribution_version
 
 _ROOT = Path(__file__).resolve().parents[1]
 _DATA = "LOAD_TEST_DATA"
-_MALLOC = {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": str(2**20)}
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+_COMPACT = """
+import asyncio, sys
+from pathlib import Path
+from chroma_async.engine import run_compactor
+asyncio.run(run_compactor(Path(sys.argv[1])))
+"""
 _APPLICATION = "load_tests.alternatives:make_application"
 _STOP_SECONDS_MAX = 10.0
 
@@ -115,23 +120,21 @@ def serve(
     workers: Annotated[int, typer.Option()],
 ) -> None:
     """Serve until SIGTERM."""
-    check_directory(path, EngineSettings())  # creates it
-    environment = {**_ONE_THREAD, **_MALLOC, **os.environ, _DATA: str(path)}
-    orders = Orders(path=str(path), socket=0).to_argument()
-    compactor = subprocess.Popen(
-        [sys.executable, "-m", "chroma_async.server.compactor", orders],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env=environment,
-    )
-    assert compactor.stdout is not None
-    compactor.stdout.readline()  # it is at work
+    asyncio.run(_create(path))
+    keep_blocks()
+    environment = {**_ONE_THREAD, **os.environ, _DATA: str(path)}
+    compactor = subprocess.Popen([sys.executable, "-c", _COMPACT, str(path)], env=environment)
     place = ("--host", host, "--port", str(port), "--workers", str(workers))
     server = subprocess.Popen([sys.executable, "-m", *COMMANDS[name], *place, _APPLICATION], env=environment)
     signal.signal(signal.SIGTERM, lambda *_: server.terminate())
     server.wait()
     compactor.terminate()
     compactor.wait(_STOP_SECONDS_MAX)
+
+
+async def _create(path: Path) -> None:
+    async with open_engine(path, EngineSettings(), compact=False):
+        return
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from typing import Any
 
 from chroma_async.server.child import Duty, Orders, run_child
 from chroma_async.server.listen import listen
-from chroma_async.server.worker import SWITCH_SECONDS, hypercorn_config, serve_until
+from chroma_async.server.worker import SWITCH_SECONDS, serve_by
 from chroma_async.settings import ServerSettings
 from load_tests.bench import Workload, percentile_ms
 from load_tests.errors import Unavailable
@@ -125,7 +125,8 @@ async def _work(duty: Duty) -> None:
     logging.getLogger().setLevel(logging.WARNING)
     handler: Any = EmptyHandler(int(os.environ[ANSWER_BYTES]))
     duty.report_ready()
-    await serve_until(handler, hypercorn_config(duty.orders.server, duty.orders.socket), duty.stop)
+    settings = duty.orders.server
+    await serve_by(settings.http_server)(handler, settings, duty.orders.socket, duty.stop)
 
 
 if __name__ == "__main__":

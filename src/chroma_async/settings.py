@@ -28,16 +28,17 @@ class EngineSettings:
         "whether $ne, $nin, $not_contains and $not_regex match records that lack the field or the document, where a request "
         "does not say it; null: not for our clients and the API v1, but for Chroma's",
     )
-    unapplied_bytes_max: int = setting(512 * 2**20, "bytes of acknowledged, not yet applied entries before writes wait")
+    unapplied_bytes_max: int = setting(96 * 2**20, "bytes of acknowledged, not yet applied entries before writes wait")
     apply_bytes_max: int = setting(32 * 2**20, "bytes of entries that the compactor applies in one step")
     graph_rows_min: int = setting(65_536, "vectors without a graph before one is built; fewer are scanned exactly")
-    segment_rows_max: int = setting(1_000_000, "vectors in a segment before it is sealed and another one begins")
+    segment_rows_max: int = setting(262_144, "vectors in a segment before it is sealed and another one begins")
     index_threads: int = setting(2, "threads that build a graph")
     reader_threads: int = setting(4, "threads that run searches and scans")
     follow_interval_seconds: float = setting(0.05, "how often an idle process looks for entries of other processes")
     lock_interval_seconds: float = setting(0.5, "how often a process asks whether it may compact")
 
 
+HttpServer = Literal["hypercorn", "uvicorn"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
@@ -48,6 +49,7 @@ class ServerSettings:
     host: str = setting("127.0.0.1", "address or name of the interface to listen on")
     port: int = setting(8000, "TCP port to listen on; 0 takes a free one")
     workers: int = setting(2, "processes that answer requests; one more compacts")
+    http_server: HttpServer = setting("hypercorn", "who speaks HTTP: hypercorn, or uvicorn, which is faster (an extra)")
     body_bytes_max: int = setting(40 * 2**20, "bytes of the largest request body; larger ones get status 413")
     body_timeout_seconds: float = setting(60.0, "how long a client may pause while it sends a body; then status 408")
     keep_alive_seconds: float = setting(120.0, "how long an idle connection stays open")

@@ -159,6 +159,19 @@ def test_request_in_flight_is_answered_before_the_server_stops(start_either: Cal
     assert "ERROR" not in server.log()
 
 
+def test_uvicorn_in_place_of_hypercorn_stops_in_the_same_way(start: Callable[..., Server]) -> None:
+    server = start("--workers", "2", "--server", "uvicorn")
+    with begin_request(server.port) as connection:
+        server.process.send_signal(signal.SIGTERM)
+        assert eventually(lambda: "server.stop" in server.log())
+        time.sleep(0.3)
+        connection.sendall(CREATE[5:])
+        answer = read_answer(connection)
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert server.process.wait(30) == 0
+    assert "ERROR" not in server.log()
+
+
 def test_request_that_never_ends_delays_the_stop_only_so_long(start: Callable[..., Server]) -> None:
     server = start("--workers", "1", "--graceful-seconds", "0.5")
     with begin_request(server.port):
@@ -264,8 +277,9 @@ def test_command_line_writes_beside_a_running_server(start: Callable[..., Server
     assert server.stop() == 0
 
 
-def test_refusal_of_a_large_body_reaches_the_client_that_sent_it(start: Callable[..., Server]) -> None:
-    server = start("--workers", "1")
+@pytest.mark.parametrize("http_server", ["hypercorn", "uvicorn"])
+def test_refusal_of_a_large_body_reaches_the_client_that_sent_it(start: Callable[..., Server], http_server: str) -> None:
+    server = start("--workers", "1", "--server", http_server)
     body = b"x" * (41 * 2**20)
     with httpx.Client(base_url=server.url, timeout=30) as client:
         refused = client.post("/api/v2/tenants", content=body)

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from chroma_async.server.worker import hypercorn_config, serve_until
-from chroma_async.settings import ServerSettings
+from chroma_async.server.worker import serve_by
+from chroma_async.settings import HttpServer, ServerSettings
 
 pytestmark = pytest.mark.anyio
 
@@ -51,12 +51,14 @@ async def eventually(condition: Callable[[], bool], seconds: float = 5.0) -> boo
     return condition()
 
 
+@pytest.mark.parametrize("server", ["hypercorn", "uvicorn"])
 @pytest.mark.parametrize("is_answered", [True, False], ids=["after-the-answer", "before-the-answer"])
-async def test_a_connection_that_its_client_closed_is_closed_at_once(is_answered: bool) -> None:
+async def test_a_connection_that_its_client_closed_is_closed_at_once(server: HttpServer, is_answered: bool) -> None:
     stop = asyncio.Event()
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        config = hypercorn_config(ServerSettings(keep_alive_seconds=600), os.dup(listening.fileno()))
-        serving = asyncio.create_task(serve_until(slow_app(0.0 if is_answered else 0.2), config, stop))
+        settings = ServerSettings(keep_alive_seconds=600)
+        app = slow_app(0.0 if is_answered else 0.2)
+        serving = asyncio.ensure_future(serve_by(server)(app, settings, os.dup(listening.fileno()), stop))
         await one_client(listening, is_answered)
         before = descriptors()
         for _ in range(CLIENTS):

@@ -2,29 +2,51 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import os
+import socket
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import httpx
 import numpy as np
 import pytest
+from starlette.types import ASGIApp
 
 from chroma_async.engine import open_engine
 from chroma_async.server.app import create_app
-from chroma_async.settings import EngineSettings, ServerSettings
+from chroma_async.server.worker import serve_by
+from chroma_async.settings import EngineSettings, HttpServer, ServerSettings
 
 pytestmark = pytest.mark.anyio
 
 COLLECTIONS = "/api/v2/tenants/default_tenant/databases/default_database/collections"
 
 
-@pytest.fixture
-async def client() -> AsyncIterator[httpx.AsyncClient]:
+@pytest.fixture(params=["asgi", "hypercorn", "uvicorn"])
+async def client(request: pytest.FixtureRequest) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the application itself, and through each HTTP server."""
     async with open_engine(None, EngineSettings(allow_reset=True), compact=True) as engine:
-        transport = httpx.ASGITransport(create_app(engine.dispatch, ServerSettings()))
-        async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+        app = create_app(engine.dispatch, ServerSettings())
+        if request.param == "asgi":
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server") as client:
+                yield client
+        else:
+            async with through(request.param, app) as client:
+                yield client
+
+
+@asynccontextmanager
+async def through(server: HttpServer, app: ASGIApp) -> AsyncIterator[httpx.AsyncClient]:
+    stop = asyncio.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        serving = asyncio.ensure_future(serve_by(server)(app, ServerSettings(), os.dup(listening.fileno()), stop))
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{listening.getsockname()[1]}") as client:
             yield client
+        stop.set()
+        await serving
 
 
 async def create(client: httpx.AsyncClient, name: str = "docs") -> str:

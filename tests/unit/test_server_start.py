@@ -69,3 +69,11 @@ def test_wrong_option_is_told_with_exit_code_2() -> None:
     result = chroma_async("run", "--workers", "0")
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
+
+
+def test_server_that_is_not_installed_is_one_line(tmp_path: Path) -> None:
+    program = "import sys; sys.modules['httptools'] = None; from chroma_async.cli import main; main()"
+    command = [sys.executable, "-c", program, "run", "--path", str(tmp_path / "data"), "--server", "uvicorn"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert_one_line(result, 2, "pip install 'chroma-async[uvicorn]'")
+    assert not (tmp_path / "data").exists()

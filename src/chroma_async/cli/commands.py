@@ -14,7 +14,7 @@ import click
 
 from chroma_async.cli.console import EXIT_FAILED, fail, print_table
 from chroma_async.model import DEFAULT_DATABASE, DEFAULT_TENANT
-from chroma_async.settings import Durability, EngineSettings, LogLevel, Missing, ServerSettings
+from chroma_async.settings import Durability, EngineSettings, HttpServer, LogLevel, Missing, ServerSettings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -48,6 +48,13 @@ def _place(command: F) -> F:
 @click.option("--host", default=_SERVER.host, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=_SERVER.port, help="TCP port; 0 takes a free one.")
 @click.option("--workers", type=click.IntRange(1), default=_SERVER.workers, help="Processes that answer; one more compacts.")
+@click.option(
+    "--server",
+    "http_server",
+    type=click.Choice(get_args(HttpServer)),
+    default=_SERVER.http_server,
+    help="Who speaks HTTP; uvicorn is faster, and an extra.",
+)
 @click.option("--allow-reset", is_flag=True, help="Let clients delete everything by reset().")
 @click.option(
     "--durability",
@@ -79,6 +86,7 @@ def run(
     host: str,
     port: int,
     workers: int,
+    http_server: HttpServer,
     allow_reset: bool,
     durability: Durability,
     missing: Missing | None,
@@ -98,6 +106,7 @@ def run(
         host=host,
         port=port,
         workers=workers,
+        http_server=http_server,
         graceful_seconds=graceful_seconds,
         cors_origins=cors_origin,
         access_log=access_log,

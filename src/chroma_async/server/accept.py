@@ -11,7 +11,9 @@ import asyncio
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, cast
+
+from chroma_async.server.transport import HeldTransport
 
 PAUSE_SECONDS: Final = 0.0003
 """For each connection that the worker has open, up to `PAUSES_MAX` of them."""
@@ -21,16 +23,23 @@ PAUSES_MAX: Final = 8
 RETRY_SECONDS: Final = 0.01
 """After a refused accept: without descriptors, trying at once would only burn the processor."""
 
+HEAD_BYTES_MAX: Final = 64 * 1024
+"""Of a request's line and headers."""
+
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 class FairServer:
-    """Stands where `asyncio.start_server` puts its server: accepts until it is closed; open connections go on."""
+    """Accepts connections until it is closed; those that are open go on.
 
-    def __init__(self, serve: Serve, listening: socket.socket) -> None:
-        self._serve = serve
+    It stands where `asyncio.start_server` or `loop.create_server` put their server. `make` makes a connection's protocol;
+    `count` says how many connections are open.
+    """
+
+    def __init__(self, make: Callable[[], asyncio.BaseProtocol], count: Callable[[], int], listening: socket.socket) -> None:
+        self._make = make
+        self._count = count
         self._listening = listening
-        self._open = 0
         self._accepting = asyncio.create_task(self._accept(), name="chroma_async.accept")
 
     def close(self) -> None:
@@ -51,20 +60,31 @@ class FairServer:
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
             with suppress(OSError):
-                await loop.connect_accepted_socket(self._protocol, connection)
-            await asyncio.sleep(PAUSE_SECONDS * min(self._open, PAUSES_MAX))
+                await loop.connect_accepted_socket(self._make, connection)
+            await asyncio.sleep(PAUSE_SECONDS * min(self._count(), PAUSES_MAX))
 
-    def _protocol(self) -> asyncio.StreamReaderProtocol:
-        return asyncio.StreamReaderProtocol(asyncio.StreamReader(), self._counted)
 
-    async def _counted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._open += 1
-        try:
-            await self._serve(reader, writer)
-        finally:
-            self._open -= 1
+class StreamProtocol(asyncio.StreamReaderProtocol):
+    """A connection's streams, of which the one that writes holds back until the end of the loop's turn."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        held = HeldTransport(cast("asyncio.Transport", transport), asyncio.get_running_loop())
+        super().connection_made(cast("asyncio.Transport", held))
 
 
 async def start_server(serve: Serve, *, sock: socket.socket, **_: Any) -> FairServer:
     """Take the arguments of `asyncio.start_server` that a plain socket needs."""
-    return FairServer(serve, sock)
+    open_now = 0
+
+    async def counted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal open_now
+        open_now += 1
+        try:
+            await serve(reader, writer)
+        finally:
+            open_now -= 1
+
+    def make() -> StreamProtocol:
+        return StreamProtocol(asyncio.StreamReader(), counted)
+
+    return FairServer(make, lambda: open_now, sock)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import importlib.metadata
 from collections.abc import Iterator
+from functools import cache
 from typing import Final
 
 import orjson
@@ -13,9 +14,7 @@ from starlette.types import ASGIApp
 
 from chroma_async.model import JsonObject
 from chroma_async.protocol.openapi import openapi_document
-
-OPENAPI_PATH: Final = "/openapi.json"
-DOCS_PATH: Final = "/docs"
+from chroma_async.server.app import DOCS_PATH, OPENAPI_PATH
 
 _PAGE: Final = """<!DOCTYPE html>
 <html lang="en">
@@ -33,6 +32,7 @@ _PAGE: Final = """<!DOCTYPE html>
 """
 
 
+@cache
 def pages() -> dict[str, ASGIApp]:
     """Return what answers a GET, by path."""
     version = importlib.metadata.version("chroma-async")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import logging
 import os
 import resource
@@ -20,7 +21,7 @@ from chroma_async.server.listen import ListenError, listen, url_of
 from chroma_async.server.logs import configure_logs
 from chroma_async.server.memory import keep_blocks
 from chroma_async.server.supervisor import Child, GaveUp, NeverBegan, RestartPolicy, Supervisor
-from chroma_async.settings import EngineSettings, ServerSettings
+from chroma_async.settings import EngineSettings, HttpServer, ServerSettings
 
 EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1
@@ -36,9 +37,10 @@ def run_server(path: Path, engine: EngineSettings, server: ServerSettings, *, be
     """Serve a data directory until SIGTERM, SIGINT or SIGHUP; return the exit code. `begin` starts its processes.
 
     Raises:
-        StartError: the address or the directory can't be used; nothing was started.
+        StartError: the address or the directory can't be used, or the HTTP server is not installed; nothing was started.
     """
     configure_logs(server.log_level)
+    _check_server(server.http_server)
     try:
         bound = listen(server.host, server.port)
     except ListenError as error:
@@ -48,7 +50,7 @@ def run_server(path: Path, engine: EngineSettings, server: ServerSettings, *, be
         keep_blocks()
         _raise_descriptor_limit()
         if begin is fork:
-            preload()
+            preload(server.http_server)
         lifeline, _writing_end = os.pipe()
         orders = Orders(
             role="worker",
@@ -67,6 +69,11 @@ def run_server(path: Path, engine: EngineSettings, server: ServerSettings, *, be
             logger.error("server.fail reason=%s", error)
             return EXIT_FAILED
     return EXIT_OK if orderly else EXIT_FAILED
+
+
+def _check_server(name: HttpServer) -> None:
+    if name == "uvicorn" and not all(map(importlib.util.find_spec, ("uvicorn", "httptools"))):
+        raise StartError("uvicorn is not installed: pip install 'chroma-async[uvicorn]', or choose another --server")
 
 
 def check_directory(path: Path) -> None:

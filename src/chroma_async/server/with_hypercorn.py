@@ -1,0 +1,130 @@
+"""Hypercorn in front of the application: HTTP/1.1, and HTTP/2 for clients that begin with it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from typing import Any, Final, cast
+
+import hypercorn.asyncio.run as hypercorn_run
+from hypercorn.asyncio import serve as hypercorn_serve  # pyright: ignore[reportUnknownVariableType]
+from hypercorn.asyncio.tcp_server import TCPServer
+from hypercorn.config import Config
+from hypercorn.events import Event, Updated
+from starlette.types import ASGIApp
+
+from chroma_async.server.accept import HEAD_BYTES_MAX, start_server
+from chroma_async.settings import ServerSettings
+
+_CLOSE_SECONDS: Final = 1.0
+
+
+class Settings(Config):
+    """Hypercorn's settings, and what the connections of one server share."""
+
+    def __init__(self, stop: asyncio.Event) -> None:
+        super().__init__()
+        self.stop = stop
+        self.idle: set[IdleTimer] = set()
+
+
+class IdleTimer:
+    """Closes a connection that idles for too long, or when the server stops.
+
+    Hypercorn keeps a task for that, ended and begun anew for each request; a timer costs a tenth of it.
+    """
+
+    def __init__(self, connection: Connection, settings: Settings) -> None:
+        self._connection = connection
+        self._settings = settings
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def restart(self, *_: object) -> None:
+        """Begin to count anew."""
+        await self.stop()
+        seconds = 0.0 if self._settings.stop.is_set() else self._settings.keep_alive_timeout
+        self._timer = self._connection.loop.call_later(seconds, self.expire)
+        self._settings.idle.add(self)
+
+    async def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+            self._settings.idle.discard(self)
+
+    def expire(self) -> None:
+        """Close the connection now, in a task of its own: its client may be slow to take what was sent."""
+        self._settings.idle.discard(self)
+        self._connection.close_soon()
+
+
+class Connection(TCPServer):
+    """A connection that ends when its client ends it.
+
+    Hypercorn's own goes on waiting for the keep-alive timeout, with a descriptor each: clients that come and go for two
+    minutes would use them all up.
+    """
+
+    _is_over = False
+    _closing: asyncio.Task[None] | None = None
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.idle_task = cast("Any", IdleTimer(self, cast("Settings", self.config)))
+
+    def close_soon(self) -> None:
+        self._closing = self.loop.create_task(self._initiate_server_close())
+
+    async def _read_data(self) -> None:
+        await super()._read_data()
+        self._is_over = True
+        await self.idle_task.stop()
+
+    async def protocol_send(self, event: Event) -> None:
+        if self._is_over and isinstance(event, Updated):
+            return  # idle again, after the answer to a request whose sender is gone: there is nothing to wait for
+        await super().protocol_send(event)
+
+
+class AsyncioOfHypercorn:
+    """The `asyncio` that Hypercorn's module sees: ours but for how connections are accepted."""
+
+    start_server = staticmethod(start_server)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(asyncio, name)
+
+
+async def serve(app: ASGIApp, settings: ServerSettings, descriptor: int, stop: asyncio.Event) -> None:
+    """Serve until `stop` is set, and finish the requests that have begun, within the graceful timeout."""
+    cast("Any", hypercorn_run).TCPServer = Connection
+    cast("Any", hypercorn_run).asyncio = AsyncioOfHypercorn()
+    config = _config(settings, descriptor, stop)
+    serving = asyncio.create_task(hypercorn_serve(cast("Any", app), config, shutdown_trigger=stop.wait, mode="asgi"))
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    for timer in list(config.idle):
+        timer.expire()
+    # Hypercorn waits for connections without a limit on some versions of Python: a client that stops halfway through its
+    # request would keep us here for ever.
+    done, _ = await asyncio.wait({serving}, timeout=config.graceful_timeout + _CLOSE_SECONDS)
+    if done:
+        serving.result()
+    else:
+        serving.cancel()
+        await asyncio.wait({serving}, timeout=_CLOSE_SECONDS)
+
+
+def _config(settings: ServerSettings, descriptor: int, stop: asyncio.Event) -> Settings:
+    config = Settings(stop)
+    config.bind = [f"fd://{descriptor}"]
+    config.keep_alive_timeout = settings.keep_alive_seconds
+    config.keep_alive_max_requests = sys.maxsize
+    config.graceful_timeout = settings.graceful_seconds
+    config.h11_max_incomplete_size = HEAD_BYTES_MAX
+    config.include_server_header = False
+    config.accesslog = None
+    config.errorlog = logging.getLogger("hypercorn.error")
+    return config

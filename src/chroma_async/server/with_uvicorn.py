@@ -1,0 +1,114 @@
+"""uvicorn with httptools in front of the application: HTTP/1.1, a third of Hypercorn's cost for each request.
+
+Its connections get what they lack: a limit to the size of a request's head, and a time in which it must arrive, also on a
+connection that has not asked for anything yet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import Generator
+from typing import Any, Final, cast
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from chroma_async.server.accept import HEAD_BYTES_MAX, FairServer
+from chroma_async.server.transport import HeldTransport
+from chroma_async.settings import ServerSettings
+
+_STATUS_HEAD_TOO_LARGE: Final = 431
+
+
+class Connection(HttpToolsProtocol):
+    """A connection that has to send its requests' heads whole, in time, and not too large."""
+
+    _head_bytes = 0
+    _in_head = True
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(cast("asyncio.Transport", HeldTransport(transport, self.loop)))
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._unset_keepalive_if_required()
+
+    def data_received(self, data: bytes) -> None:
+        # uvicorn forgets its timer with the first byte.
+        timer, self.timeout_keep_alive_task = self.timeout_keep_alive_task, None
+        self._head_bytes += len(data)
+        super().data_received(data)
+        if not self._in_head:
+            if timer is not None:
+                timer.cancel()
+            return
+        self.timeout_keep_alive_task = timer
+        if self._head_bytes > HEAD_BYTES_MAX and not self.transport.is_closing():
+            self.transport.write(STATUS_LINE[_STATUS_HEAD_TOO_LARGE] + b"content-length: 0\r\nconnection: close\r\n\r\n")
+            self.transport.close()
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._in_head = True
+        self._head_bytes = 0
+
+
+class Server(uvicorn.Server):
+    """Shares the socket with other processes, and leaves signals to whoever runs it."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        assert sockets is not None
+        await self.lifespan.startup()
+
+        def make() -> Connection:
+            return Connection(self.config, self.server_state, {})
+
+        def count() -> int:
+            return len(self.server_state.connections)
+
+        self.servers = [cast("Any", FairServer(make, count, listening)) for listening in sockets]
+        self.started = True
+
+
+async def serve(app: ASGIApp, settings: ServerSettings, descriptor: int, stop: asyncio.Event) -> None:
+    """Serve until `stop` is set, and finish the requests that have begun, within the graceful timeout."""
+    server = Server(_config(app, settings))
+
+    async def tell() -> None:
+        await stop.wait()
+        server.should_exit = True
+
+    telling = asyncio.create_task(tell())
+    with socket.socket(fileno=descriptor) as listening:
+        await server.serve([listening])
+    telling.cancel()
+
+
+def _config(app: ASGIApp, settings: ServerSettings) -> uvicorn.Config:
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)
+    return uvicorn.Config(
+        cast("Any", app),
+        http=Connection,
+        ws="none",
+        lifespan="off",
+        loop="none",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=cast("int", settings.keep_alive_seconds),
+        timeout_graceful_shutdown=cast("int", settings.graceful_seconds),
+    )
