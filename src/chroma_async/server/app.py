@@ -1,20 +1,11 @@
-"""The ASGI application: Chroma's API over HTTP, with the routes that the catalogue of calls names, and its first API's.
-
-Routing looks at the path as it was sent. ASGI servers decode `%2F` before an application sees the path, and a name with a
-slash would fall apart into two segments; so segments are told apart first, and decoded afterwards, one by one.
-"""
+"""The ASGI application: Chroma's API over HTTP, with the routes that the catalogue of calls names, and its first API's."""
 
 from __future__ import annotations
 
 import logging
-import re
 import time
-from collections.abc import Mapping, Sequence
 from typing import Any
 
-from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import ClientDisconnect
-from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chroma_async.protocol import CALLS, Call, Heartbeat, WireResponse
@@ -23,24 +14,21 @@ from chroma_async.protocol.records import LSN_HEADER
 from chroma_async.protocol.unsupported import UNSUPPORTED
 from chroma_async.protocol.v1 import LEGACY_ROUTES
 from chroma_async.server.answers import TRACE_HEADER, empty_response, send_response
-from chroma_async.server.body import BodyTimeout, discard_body
+from chroma_async.server.body import BodyTimeout, ClientDisconnect, discard_body
 from chroma_async.server.endpoint import CallEndpoint, Dispatch, Host
 from chroma_async.server.legacy import LegacyCallEndpoint
+from chroma_async.server.routing import PathTable
 from chroma_async.settings import ServerSettings
 
 access_logger = logging.getLogger("chroma_async.access")
 
 
-def create_app(dispatch: Dispatch, settings: ServerSettings, *, more_routes: Sequence[BaseRoute] = ()) -> ASGIApp:
-    """Return the application that answers every call of the catalogue by `dispatch`.
-
-    `more_routes` are further pages beside the API, matched first.
-    """
-    host = Host(dispatch, settings)
-    refusal = Refusal(settings)
-    routes = [*more_routes, *_call_routes(host, refusal)]
-    app: ASGIApp = RawPathRouting(Router(routes, redirect_slashes=False, default=refusal))
+def create_app(dispatch: Dispatch, settings: ServerSettings) -> ASGIApp:
+    """Return the application that answers every call of the catalogue by `dispatch`."""
+    app: ASGIApp = Application(Host(dispatch, settings))
     if settings.cors_origins:
+        from starlette.middleware.cors import CORSMiddleware
+
         app = CORSMiddleware(
             app,
             allow_origins=settings.cors_origins,
@@ -51,16 +39,30 @@ def create_app(dispatch: Dispatch, settings: ServerSettings, *, more_routes: Seq
     return AccessLog(app) if settings.access_log else app
 
 
-class RawPathRouting:
-    """Lets the router see the path as it was sent, still percent-encoded."""
+class Application:
+    """Hands each request to the endpoint of its path and method."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def __init__(self, host: Host) -> None:
+        self._refusal = Refusal(host.settings)
+        self._paths = _call_routes(host, self._refusal)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            scope = {**scope, "path": scope["raw_path"].decode("latin-1")}
-        await self._app(scope, receive, send)
+        if scope["type"] == "lifespan":
+            await _live(receive, send)
+            return
+        found = self._paths.find(scope["raw_path"].decode("latin-1")) if scope["type"] == "http" else None
+        if found is None:
+            await self._refusal(scope, receive, send)
+        else:
+            methods, scope["path_segments"] = found
+            await methods(scope, receive, send)
+
+
+async def _live(receive: Receive, send: Send) -> None:
+    """Have nothing to do when the server starts and stops: whoever made the application has done it."""
+    for step in ("startup", "shutdown"):
+        await receive()
+        await send({"type": f"lifespan.{step}.complete"})
 
 
 class Refusal:
@@ -89,17 +91,21 @@ class Refusal:
 class MethodTable:
     """The endpoints of one path, by method."""
 
-    def __init__(self, endpoints: Mapping[str, ASGIApp], refusal: Refusal) -> None:
-        self._endpoints = dict(endpoints)
-        if "GET" in self._endpoints:
-            self._endpoints["HEAD"] = self._endpoints["GET"]
-        self._wrong_method = empty_response(405, allow=",".join(sorted(self._endpoints)))
+    def __init__(self, refusal: Refusal) -> None:
+        self._endpoints: dict[str, ASGIApp] = {}
         self._refusal = refusal
+
+    def setdefault(self, method: str, endpoint: ASGIApp) -> None:
+        """Answer a method by this endpoint unless it has one already."""
+        self._endpoints.setdefault(method, endpoint)
+        if method == "GET":
+            self._endpoints.setdefault("HEAD", endpoint)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         endpoint = self._endpoints.get(scope["method"])
         if endpoint is None:
-            await self._refusal.answer(self._wrong_method, receive, send)
+            allowed = ",".join(sorted(self._endpoints))
+            await self._refusal.answer(empty_response(405, allow=allowed), receive, send)
         else:
             await endpoint(scope, receive, send)
 
@@ -130,31 +136,24 @@ class AccessLog:
             access_logger.info("request.done method=%s path=%s status=%d seconds=%.6f", method, path, status, seconds)
 
 
-def _call_routes(host: Host, refusal: Refusal) -> list[BaseRoute]:
-    """One route per shape of path: `{name}` and `{collection_id}` in one place are one shape with different methods.
-
-    Longer paths stand first: those of records are the frequent ones, and the router goes through the list in order.
-    """
+def _call_routes(host: Host, refusal: Refusal) -> PathTable[MethodTable]:
     nobody = Host(_refuse, host.settings)
-    shapes: dict[str, dict[str, ASGIApp]] = {API_V2: {"GET": CallEndpoint(Heartbeat, host)}}
+    paths: PathTable[MethodTable] = PathTable()
+
+    def add(path: str, method: str, endpoint: ASGIApp) -> None:
+        paths.setdefault(path, MethodTable(refusal)).setdefault(method, endpoint)
+
+    add(API_V2, "GET", CallEndpoint(Heartbeat, host))
     for call in (*CALLS, *UNSUPPORTED):
-        endpoints = shapes.setdefault(path_shape(call.route.path), {})
-        endpoints.setdefault(call.route.method, CallEndpoint(call, nobody if call in UNSUPPORTED else host))
+        add(call.route.path, call.route.method, CallEndpoint(call, nobody if call in UNSUPPORTED else host))
     for row in LEGACY_ROUTES:
-        shape = path_shape(row.route.path)
-        for path in (shape, shape + "/"):
-            shapes.setdefault(path, {})[row.route.method] = LegacyCallEndpoint(row, host)
-    ordered = sorted(shapes.items(), key=lambda item: item[0].count("/"), reverse=True)
-    return [Route(shape, MethodTable(endpoints, refusal)) for shape, endpoints in ordered]
+        endpoint = LegacyCallEndpoint(row, host)
+        for path in (row.route.path, row.route.path + "/"):
+            add(path, row.route.method, endpoint)
+    return paths
 
 
 async def _refuse(call: Call[Any]) -> Any:
     """Answer an unsupported call: by an error."""
     call.validate()
     raise AssertionError(f"unreachable: {type(call).__name__} is always refused")
-
-
-def path_shape(path: str) -> str:
-    """Return a path with its placeholders numbered instead of named."""
-    number = iter(range(len(path)))
-    return re.sub(r"{\w+}", lambda _: f"{{segment_{next(number)}}}", path)

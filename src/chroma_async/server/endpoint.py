@@ -11,14 +11,13 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 
 import anyio
 import anyio.to_thread
-from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from chroma_async.errors import ChromaError, InvalidArgumentError, UnsupportedMediaTypeError
 from chroma_async.protocol import Call, Route, WireRequest, WireResponse
 from chroma_async.protocol.results import Columns, GetResult, QueryResult
 from chroma_async.server.answers import empty_response, error_response, send_response, unexpected_response
-from chroma_async.server.body import BodyTimeout, discard_body, read_body
+from chroma_async.server.body import BodyTimeout, ClientDisconnect, discard_body, read_body
 from chroma_async.settings import ServerSettings
 
 Dispatch = Callable[[Call[Any]], Awaitable[Any]]
@@ -86,7 +85,7 @@ class Endpoint:
             raise UnsupportedMediaTypeError("Expected request with `Content-Type: application/json`")
         else:
             body = await read_body(receive, bytes_max=settings.body_bytes_max, timeout_seconds=timeout)
-        segments = scope["path_params"].values()
+        segments: list[str] = scope["path_segments"]
         path = {name: decode_segment(text) for name, text in zip(self._path_fields, segments, strict=True)}
         return WireRequest(path=path, query=decode_query(scope) if self._query_fields else {}, body=body)
 
