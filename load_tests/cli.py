@@ -125,7 +125,7 @@ def soak_command(
     minutes: Annotated[float, typer.Option(min=0.05, help="How long.")],
     data_directory: DataOption = str(_DATA_DEFAULT),
     records: RecordsOption = 20_000,
-    pace: Annotated[float, typer.Option(min=0.01, help="Times the usual 90 requests a second.")] = 1.0,
+    pace: Annotated[float, typer.Option(min=0.01, help="Times the usual 45 requests a second.")] = 1.0,
     url: UrlOption = None,
     workers: WorkersOption = 2,
     results: ResultsOption = _RESULTS,

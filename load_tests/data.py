@@ -118,6 +118,11 @@ def with_numbers(metadata: dict[str, Any], number: int) -> dict[str, Any]:
     return metadata | {"n": number} | {f"n_mod_{modulus}": number % modulus for modulus in MODULI}
 
 
+def every_row(count: int) -> Rows:
+    """What matches without a filter: all of `count` rows, `(count,)` bool."""
+    return np.ones(count, dtype=np.bool_)
+
+
 def common_words(documents: list[str], *, share: float, count: int) -> list[str]:
     """`count` words that occur in about `share` of the documents, the nearest first, the same on every run."""
     frequency = Counter(word for text in documents for word in set(re.findall(r"[A-Za-z]{5,}", text)))

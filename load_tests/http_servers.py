@@ -65,5 +65,5 @@ def print_servers(columns: list[Column], facts: dict[str, str], console: Console
         table.add_row(scenario, f"{name} {unit}", *(format_value(measure) for measure in measures))
     console.print(table)
     for column in columns:
-        for name, value in column.notes.items():
-            console.print(f"note: {column.label}: {name} {value:g}", highlight=False)
+        for note, count in column.notes.items():
+            console.print(f"note: {column.label}: {note} {count:g}", highlight=False)

@@ -123,7 +123,7 @@ def _latency_over_time(columns: Mapping[str, Column], title: str) -> Figure:
 
 def plot_soak(soak: Soak, title: str, file: Path) -> Path:
     """Latencies, lag, memory and disk, minute by minute."""
-    figure, (latencies, lags, sizes) = _figure(3, width=17, height=5)
+    figure, (latencies, lags, sizes) = _figure(3, width=17, height=6)
     numbers = [minute.number for minute in soak.minutes]
     for kind, colour in zip(soak.minutes[0].count, _KINDS, strict=False):
         style = {"color": colour, "marker": "."}
@@ -144,25 +144,29 @@ def plot_soak(soak: Soak, title: str, file: Path) -> Path:
     for axes in (latencies, lags, sizes):
         axes.set_xlabel("minute")
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.legend(fontsize=8)
+    latencies.legend(fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.12))
+    lags.legend(fontsize=8)
+    sizes.legend(fontsize=8)
     figure.suptitle(f"{soak.label}, {title}: soak")
     return _save(figure, file)
 
 
 def plot_growth(growth: Growth, title: str, file: Path) -> Path:
     """Latency, ingest and memory over the number of records."""
+    from load_tests.growth import KINDS, UNEVICTABLE_MIB_MAX
+
     figure, (latencies, rates, sizes) = _figure(3, width=17, height=5)
     records = [size.records for size in growth.sizes]
-    for name, colour in zip(growth.sizes[0].p50_ms, _KINDS * 2, strict=False):
-        style = "--" if name.endswith("embedded") else "-"
+    for number, name in enumerate(growth.sizes[0].p50_ms):
+        colour, style = _KINDS[number % len(KINDS)], "--" if name.endswith("embedded") else "-"
         latencies.plot(records, [size.p50_ms[name] for size in growth.sizes], style, marker=".", color=colour, label=name)
-    latencies.set(title="p50 at 1 connection", ylabel="ms", yscale="log")
+    latencies.set(title="p50 at 1 connection", ylabel="ms", ylim=(0, None))
     rates.plot(records, [size.ingest_per_second for size in growth.sizes], marker=".", color=_KINDS[0])
     rates.set(title="ingest, acknowledged, since the size before", ylabel="vectors per second", ylim=(0, None))
     for role, colour in zip(growth.sizes[0].unevictable_mib, _KINDS, strict=False):
         values = [size.unevictable_mib.get(role) for size in growth.sizes]
         sizes.plot(records, values, marker=".", color=colour, label=role)
-    sizes.axhline(300, color="#999999", linestyle=":", linewidth=1)
+    sizes.axhline(UNEVICTABLE_MIB_MAX, color="#999999", linestyle=":", linewidth=1)
     sizes.set(title="un-evictable memory, most of a process (dotted: target)", ylabel="MiB", ylim=(0, None))
     for axes in (latencies, rates, sizes):
         axes.set(xlabel="records", xscale="log")

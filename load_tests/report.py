@@ -59,8 +59,8 @@ class Report:
             highlight=False,
         )
         for column in self.columns.values():
-            for name, value in column.notes.items():
-                console.print(f"note: {column.label}: {name} {value:g}", highlight=False)
+            for note, count in column.notes.items():
+                console.print(f"note: {column.label}: {note} {count:g}", highlight=False)
 
     def write(self, directory: Path) -> Path:
         """Write everything as JSON and return the file."""

@@ -21,7 +21,7 @@ from load_tests import bodies
 from load_tests.api import Api
 from load_tests.bench import N_RESULTS, Bench, Workload, percentile_ms
 from load_tests.compare import collection
-from load_tests.data import FILTERS
+from load_tests.data import FILTERS, every_row
 from load_tests.errors import WrongAnswer
 from load_tests.generator import Lane, LaneResult, run_lanes
 from load_tests.scenarios.ingest import ingest
@@ -34,7 +34,7 @@ RECALL_MIN = 0.97
 
 _MINUTE_SECONDS = 60.0
 _UPSERT_BATCH, _DELETE_BATCH = 50, 10
-_PER_SECOND = {"query": 40.0, "filter": 20.0, "get": 20.0, "upsert": 8.0, "delete": 2.0}
+_PER_SECOND = {"query": 20.0, "filter": 10.0, "get": 10.0, "upsert": 4.0, "delete": 1.0}
 """Requests of each lane, at a pace of 1."""
 _CALLS = {"query": "query", "filter": "query", "get": "get", "upsert": "upsert", "delete": "delete"}
 _CHECKED = 60
@@ -126,7 +126,7 @@ def _summary(bench: Bench, number: int, seconds: float, results: dict[str, LaneR
 
 
 def _lane(bench: Bench, kind: str, seconds: float, pace: float) -> Lane:
-    requests = bench.workload.requests(f"soak {kind}", lambda: _BODIES[kind](bench.workload))
+    requests = bench.workload.requests(f"soak {kind}", partial(_BODIES[kind], bench.workload))
     interval_seconds = 1 / (_PER_SECOND[kind] * pace)
     keep_answers = kind in ("query", "filter", "get")
     return bench.lane(
@@ -207,7 +207,7 @@ def _check(workload: Workload, kind: str, result: LaneResult) -> None:
 def _recall(workload: Workload, number: int, answer: dict[str, Any], *, filtered: bool) -> float:
     total = len(workload.dataset)
     if not filtered:
-        return workload.exact.recall(answer, number, N_RESULTS, "none", partial(np.ones, total, np.bool_))
+        return workload.exact.recall(answer, number, N_RESULTS, "none", partial(every_row, total))
     share = _share_of(number)
     match = partial(FILTERS[share].rows, number, total)
     return workload.exact.recall(answer, number, N_RESULTS, f"filter {share}", match)
@@ -220,14 +220,14 @@ def _restored(bench: Bench) -> float:
         WrongAnswer: something is missing or too much, or recall is too low.
     """
     workload = bench.workload
-    lane = bench.lane("upsert", workload.requests("soak upsert", lambda: _upserts(workload)), 1)
+    lane = bench.lane("upsert", workload.requests("soak upsert", partial(_upserts, workload)), 1)
     run_lanes(bench.api.address, [lane])
     count = bench.api.count(bench.records_path)
     if count != len(workload.dataset):
         raise WrongAnswer(f"not the records that should be there. count={count} expected={len(workload.dataset)}")
     recalls: list[float] = []
     for kind in ("query", "filter"):
-        requests = workload.requests(f"soak {kind}", lambda kind=kind: _BODIES[kind](workload))
+        requests = workload.requests(f"soak {kind}", partial(_BODIES[kind], workload))
         (result,) = run_lanes(bench.api.address, [bench.lane("query", requests, 4, keep_answers=True)])
         for number, body in result.answers.items():
             recalls.append(_recall(workload, number, orjson.loads(body), filtered=kind == "filter"))

@@ -120,7 +120,7 @@ class ChromaAsync:
         query, queries = self._collection.query, [row[None, :] for row in self._queries]
         include = ["distances", "documents"] if work.documents else ["distances"]
         operator = "$ne" if work.negated else "$eq"
-        wheres = [{f"n_mod_{work.modulus}": {operator: value}} for value in range(work.modulus)] or [None]
+        wheres: list[Any] = [{f"n_mod_{work.modulus}": {operator: value}} for value in range(work.modulus)] or [None]
 
         def call(number: int) -> Any:
             where = wheres[number % len(wheres)]
@@ -282,7 +282,7 @@ class USearch:
         if work.modulus:
             return None
         queries, documents = self._records.queries, self._records.documents
-        index = Index.restore(self._path, view=True) if work.view else self._index
+        index: Any = Index.restore(self._path, view=True) if work.view else self._index
         index.expansion_search = work.ef or Index(ndim=8).expansion_search
 
         def call(number: int) -> Any:

@@ -18,7 +18,7 @@ import numpy as np
 import orjson
 
 from load_tests.bench import N_RESULTS, Options, Workload
-from load_tests.data import FILTERS
+from load_tests.data import FILTERS, every_row
 from load_tests.embedded.engines import ENGINES, Work
 from load_tests.errors import Unavailable, WrongAnswer
 from load_tests.measures import Better, Column, Measure
@@ -191,7 +191,7 @@ def _recall(work: Work, number: int, answer: dict[str, Any], workload: Workload)
     share = work.name.removeprefix("embedded filter ")
     selection = FILTERS.get(share)
     kind = f"filter {share}" if selection else "none"
-    match = partial(selection.rows, number, len(dataset)) if selection else partial(np.ones, len(dataset), np.bool_)
+    match = partial(selection.rows, number, len(dataset)) if selection else partial(every_row, len(dataset))
     recall = workload.exact.recall(chroma_like, number, N_RESULTS, kind, match, tolerance=_DISTANCE_TOLERANCE)
     if answer["documents"] is not None:
         own = [dataset.documents[row] for row in workload.exact.rows(ids)]

@@ -24,6 +24,8 @@ from load_tests.scenarios import (
 )
 from load_tests.scenarios.scenario import Scenario
 
+__all__ = ["SCENARIOS", "Scenario", "choose"]
+
 _MODULES = (ingest, resources, query, filtered, contains, get_ids, get_filter, deep_page, upserts, resources_at_end, restart)
 
 SCENARIOS: tuple[Scenario, ...] = tuple(scenario for module in _MODULES for scenario in module.SCENARIOS)

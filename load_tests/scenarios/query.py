@@ -5,20 +5,18 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from load_tests.bench import N_RESULTS, Bench, Reading
-from load_tests.data import Rows
+from load_tests.data import every_row
 from load_tests.measures import Measure
 from load_tests.scenarios.scenario import Scenario
 
 
 def query(connections: int, bench: Bench) -> list[Measure]:
     """Answers with documents, metadata and distances."""
-    every_row: Rows = np.ones(len(bench.dataset), dtype=np.bool_)
+    every = partial(every_row, len(bench.dataset))
 
     def check(number: int, answer: dict[str, Any]) -> float:
-        return bench.workload.exact.recall(answer, number, N_RESULTS, "none", lambda: every_row)
+        return bench.workload.exact.recall(answer, number, N_RESULTS, "none", every)
 
     requests = bench.workload.plain_queries()
     reading = Reading(

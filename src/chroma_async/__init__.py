@@ -134,7 +134,7 @@ _HOMES: Final = {
     "wrap": "chroma_async.client.embedding",
 }
 
-_MODULES: Final = ("config", "errors")
+_MODULES: Final = ("api", "config", "errors", "utils")
 
 __all__ = [
     "AdminAPI",

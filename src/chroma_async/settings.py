@@ -28,10 +28,10 @@ class EngineSettings:
         "whether $ne, $nin, $not_contains and $not_regex match records that lack the field or the document, where a request "
         "does not say it; null: not for our clients and the API v1, but for Chroma's",
     )
-    unapplied_bytes_max: int = setting(512 * 2**20, "bytes of acknowledged, not yet applied entries before writes wait")
+    unapplied_bytes_max: int = setting(96 * 2**20, "bytes of acknowledged, not yet applied entries before writes wait")
     apply_bytes_max: int = setting(32 * 2**20, "bytes of entries that the compactor applies in one step")
     graph_rows_min: int = setting(65_536, "vectors without a graph before one is built; fewer are scanned exactly")
-    segment_rows_max: int = setting(1_000_000, "vectors in a segment before it is sealed and another one begins")
+    segment_rows_max: int = setting(262_144, "vectors in a segment before it is sealed and another one begins")
     index_threads: int = setting(2, "threads that build a graph")
     reader_threads: int = setting(4, "threads that run searches and scans")
     follow_interval_seconds: float = setting(0.05, "how often an idle process looks for entries of other processes")

@@ -111,6 +111,12 @@ async def test_a_query_is_narrowed_by_filters_and_ids(docs: AsyncCollection) -> 
 
 
 @pytest.mark.reference_differs
+async def test_a_query_may_be_narrowed_to_nothing_and_to_the_same_id_twice(docs: AsyncCollection) -> None:
+    nothing = await docs.query(query_embeddings=[1.0, 0.0], ids=[])
+    assert (nothing["ids"], nothing["documents"], nothing["distances"]) == ([[]], [[]], [[]])
+    assert (await docs.query(query_embeddings=[1.0, 0.0], ids=["north", "unknown", "north"]))["ids"] == [["north"]]
+
+
 async def test_a_negative_filter_leaves_out_records_without_the_field_unless_told_otherwise(docs: AsyncCollection) -> None:
     assert (await docs.get(where={"degrees": {"$ne": 90}}))["ids"] == ["north"]
     assert (await docs.get(where={"degrees": {"$ne": 90}}, missing="include"))["ids"] == ["north", "north-east"]
@@ -203,6 +209,26 @@ async def test_collections_are_created_listed_found_and_deleted(client: AsyncCli
         await made.count()
 
 
+async def test_names_that_are_no_texts_are_refused(client: AsyncClientAPI) -> None:
+    admin = AsyncAdminClient.of(client)
+    for call in (client.create_collection, client.get_collection, client.delete_collection, client.set_database):
+        with pytest.raises(ValueError, match=r"(name|database) must be a text\. got=None"):
+            await call(None)  # type: ignore[operator]
+    for call in (client.set_tenant, admin.create_tenant, admin.get_tenant, admin.get_database, admin.delete_database):
+        with pytest.raises(ValueError, match=r"(name|tenant) must be a text\. got=5"):
+            await call(5)  # type: ignore[operator]
+
+
+async def test_an_embedding_function_must_be_one(client: AsyncClientAPI) -> None:
+    name = f"docs-{uuid4()}"
+    await client.create_collection(name, embedding_function=None)
+    for call in (client.create_collection, client.get_or_create_collection, client.get_collection):
+        with pytest.raises(ValueError, match=r"called with a list of texts\. got='letters'"):
+            await call(name, embedding_function="letters")  # type: ignore[operator]
+        with pytest.raises(ValueError, match=r"is a class; make one, such as Letters\(\.\.\.\)"):
+            await call(name, embedding_function=Letters)  # type: ignore[operator]
+
+
 async def test_configuration_is_what_was_asked_for(client: AsyncClientAPI) -> None:
     collection = await client.create_collection(
         f"tuned-{uuid4()}", configuration={"hnsw": {"space": "ip", "ef_search": 55}}, embedding_function=None
@@ -221,8 +247,14 @@ async def test_modified_collection_is_renamed_and_remembers(client: AsyncClientA
     found = await client.get_collection(name)
     assert found == collection
     assert found.configuration["hnsw"]["ef_search"] == 77
-    with pytest.raises(ValueError, match="space"):
+    with pytest.raises(ValueError, match=r"hnsw\.space: unknown field `space`, expected one of `ef_search`, "):
         await collection.modify(configuration={"hnsw": {"space": "ip"}})
+    await collection.modify(metadata={"b": None})
+    assert collection.metadata is None
+    assert (await client.get_collection(name)).metadata is None
+    with pytest.warns(UserWarning, match=r"'ef_search' is no part of a configuration.*'hnsw': {'ef_search': \.\.\.}"):
+        await collection.modify(configuration={"ef_search": 5})
+    assert (await client.get_collection(name)).configuration["hnsw"]["ef_search"] == 77
 
 
 async def test_texts_are_embedded_by_a_plain_function(client: AsyncClientAPI) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 
 import chromadb
 import chromadb.errors
+import chromadb.utils.batch_utils
+import chromadb.utils.embedding_functions
 from chromadb.api.async_client import AsyncAdminClient as TheirAsyncAdminClient
 from chromadb.api.async_client import AsyncClient as TheirAsyncClient
 from chromadb.api.client import AdminClient as TheirAdminClient
@@ -76,7 +78,15 @@ def surface(*, ours: bool) -> dict[str, Seen]:
     for name in RECORDS:
         found |= {f"{name}.{field}": Seen("value") for field in _fields(getattr(package, name, None))}
     found |= {f"Settings.{field}": Seen("value") for field in _settings(package.Settings, ours=ours)}
+    for module in (package.utils.embedding_functions, package.utils.batch_utils):
+        place = module.__name__.partition(".")[2]
+        found |= {f"{place}.{name}": _seen_of_export(name, getattr(module, name)) for name in _exported(module)}
     return found
+
+
+def _exported(module: ModuleType) -> list[str]:
+    own = (name for name, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__)
+    return list(getattr(module, "__all__", own))
 
 
 def differences() -> dict[str, str]:

@@ -137,3 +137,46 @@ def test_modules_are_where_chromas_are() -> None:
     assert issubclass(NotFoundError, ChromaError)
     assert chroma_async.config.Settings is Settings
     assert chroma_async.__version__
+
+
+def test_modules_of_helpers_are_where_chromas_are() -> None:
+    import chroma_async as chromadb
+    from chroma_async.api import ClientAPI
+    from chroma_async.api.models.AsyncCollection import AsyncCollection
+    from chroma_async.api.models.Collection import Collection
+    from chroma_async.api.types import Documents, EmbeddingFunction
+    from chroma_async.utils import embedding_functions
+
+    assert (Collection, AsyncCollection) == (chroma_async.Collection, chroma_async.AsyncCollection)
+    assert (ClientAPI, EmbeddingFunction, Documents) == (
+        chroma_async.ClientAPI, chroma_async.EmbeddingFunction, chroma_async.Documents,
+    )  # fmt: skip
+    assert chromadb.utils.embedding_functions is embedding_functions
+    assert isinstance(chromadb.api.types.DefaultEmbeddingFunction(), embedding_functions.DefaultEmbeddingFunction)
+
+
+def test_embedding_functions_that_are_absent_say_what_to_pass_instead() -> None:
+    from chroma_async.utils import embedding_functions
+
+    theirs = set(chromadb.utils.embedding_functions.__all__)
+    assert theirs - set(embedding_functions.__all__) == embedding_functions.ABSENT
+    with pytest.raises(ImportError, match=r"HuggingFaceEmbeddingFunction is not part of chroma_async\. Pass"):
+        from chroma_async.utils.embedding_functions import HuggingFaceEmbeddingFunction  # noqa: F401
+    with pytest.raises(AttributeError, match="NoSuchFunction"):
+        embedding_functions.NoSuchFunction  # noqa: B018
+    with pytest.raises(AttributeError, match="no_such_module"):
+        chroma_async.utils.no_such_module  # noqa: B018
+
+
+def test_batches_have_the_size_that_is_advised(monkeypatch: pytest.MonkeyPatch) -> None:
+    from chroma_async.utils.batch_utils import create_batches
+
+    with chroma_async.EphemeralClient() as client:
+        monkeypatch.setattr(client, "get_max_batch_size", lambda: 2)
+        collection = client.create_collection("docs", embedding_function=None)
+        vectors = [[float(number)] for number in range(5)]
+        for batch in create_batches(client, ["a", "b", "c", "d", "e"], vectors, documents=list("vwxyz")):
+            assert len(batch[0]) <= 2
+            collection.add(*batch)
+        assert collection.get()["documents"] == ["v", "w", "x", "y", "z"]
+        assert create_batches(client, ["a"], [[1.0]]) == [(["a"], [[1.0]], None, None)]

@@ -18,11 +18,16 @@ _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 def text_files() -> Iterator[Path]:
     """Files that people wrote, or that are generated into the repository; no data, caches or environments."""
-    yield from (path for path in sorted(ROOT.iterdir()) if path.is_file() and not path.name.startswith(".coverage"))
+    yield from (path for path in sorted(ROOT.iterdir()) if path.is_file() and not _is_made(path))
     for folder in FOLDERS:
         for path in sorted((ROOT / folder).rglob("*")):
             if path.is_file() and "__pycache__" not in path.parts and not GENERATED & set(path.parents):
                 yield path
+
+
+def _is_made(path: Path) -> bool:
+    """Whether a tool left it: measured coverage, or git, which has a file where a worktree's directory would be."""
+    return path.name == ".git" or path.name.startswith(".coverage")
 
 
 def pages() -> list[Path]:

@@ -60,10 +60,12 @@ def test_list_has_the_fields_that_each_generation_can_parse(wire: Wire) -> None:
         listed = wire.call("GET", V1 + "/collections", headers=agent, params=place).body
         return set(next(item for item in listed if item["name"] == name))
 
-    assert fields(REQUESTS) == {"id", "name", "metadata"}
-    assert fields(REQUESTS, **DEFAULT_PLACE) == {"id", "name", "metadata", "tenant", "database"}
-    configured = {"id", "name", "configuration_json", "metadata", "dimension", "tenant", "database", "version"}
-    assert fields(HTTPX, **DEFAULT_PLACE) == configured
+    strict = {"id", "name", "metadata"}
+    assert fields(REQUESTS) == strict
+    assert fields(REQUESTS, **DEFAULT_PLACE) == strict
+    known = {"dimension", "tenant", "database", "version"}
+    assert fields({"user-agent": "node"}, **DEFAULT_PLACE) == strict | known
+    assert fields(HTTPX, **DEFAULT_PLACE) == strict | known | {"configuration_json"}
 
 
 def test_configuration_has_its_old_form(wire: Wire) -> None:
@@ -88,14 +90,18 @@ def test_empty_filters_are_no_filters(wire: Wire, path: str) -> None:
     assert answer["ids"] == ["a", "b", "c"]
     assert answer["metadatas"] == [{"n": 1}, {"n": 2}, None]
     assert answer["data"] is None
-    assert set(answer) == {"ids", "embeddings", "metadatas", "documents", "data", "uris"}
+    assert set(answer) == {"ids", "embeddings", "metadatas", "documents", "data", "uris", "included"}
     found = post(wire, path + "/query", {"query_embeddings": [[1, 0]], "n_results": 1, "where": {}, "where_document": {}})
     assert found.body["ids"] == [["a"]]
     assert found.body["data"] is None
 
 
-def test_later_clients_are_told_what_is_included(wire: Wire, path: str) -> None:
-    assert post(wire, path + "/get", {"include": ["documents"]}, HTTPX).body["included"] == ["documents"]
+@pytest.mark.parametrize("agent", [REQUESTS, HTTPX], ids=str)
+def test_clients_are_told_what_is_included(wire: Wire, path: str, agent: dict[str, str]) -> None:
+    """Those from 0.5.1 to 0.5.3 send the same headers as their elders, and fail without it."""
+    assert post(wire, path + "/get", {"include": ["documents"]}, agent).body["included"] == ["documents"]
+    body = {"query_embeddings": [[1, 0]], "include": ["distances", "data"]}
+    assert post(wire, path + "/query", body, agent).body["included"] == ["distances"]
 
 
 def test_negative_operators_leave_out_records_that_lack_the_field(wire: Wire, path: str) -> None:
@@ -109,6 +115,23 @@ def test_writes_are_answered_by_null(wire: Wire, path: str, verb: str) -> None:
     answer = post(wire, f"{path}/{verb}/", body)
     assert (answer.status, answer.body) == (200, None)
     assert wire.call("GET", path + "/count").body == (2 if verb == "delete" else 3)
+
+
+@pytest.mark.parametrize(
+    "body", [{}, {"where": {}, "where_document": {}}, {"ids": None, "where": None}, {"ids": [], "where": {}}], ids=str
+)
+def test_deletion_of_nothing_in_particular_is_refused(wire: Wire, path: str, body: dict[str, Any]) -> None:
+    status, error, message = post(wire, path + "/delete", body).refusal
+    assert (status, error) == (400, "InvalidArgumentError")
+    assert message.startswith("You must provide either ids, where, or where_document to delete.")
+    assert wire.call("GET", path + "/count").body == 3
+
+
+@pytest.mark.parametrize("unknown", ["/nowhere", "/collections/a/b/c", "/heartbeat/now"])
+def test_unknown_route_is_told_as_it_was_then(wire: Wire, unknown: str) -> None:
+    for method in ("GET", "POST"):
+        answer = wire.call(method, V1 + unknown)
+        assert (answer.status, answer.body) == (404, {"detail": "Not Found"})
 
 
 def test_tenants_and_databases_stand_in_the_query_string(wire: Wire) -> None:
@@ -135,4 +158,6 @@ def test_refusals_bear_the_names_that_old_clients_know(wire: Wire, path: str) ->
     absent = wire.call("GET", f"{V1}/collections/{ABSENT_UUID}/count").refusal
     assert absent[:2] == (400, "InvalidCollection")
     assert post(wire, path + "/query", {"query_embeddings": [[1]]}).refusal[:2] == (400, "InvalidDimension")
+    no_uuid = wire.call("GET", f"{V1}/collections/nowhere/count").refusal
+    assert no_uuid == (400, "InvalidUUID", "Could not parse nowhere as a UUID")
     assert wire.call("GET", V1 + "/tenants/nowhere").refusal[:2] == (404, "NotFoundError")

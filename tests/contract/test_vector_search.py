@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from chroma_async.core.planner import Gather, Plan, ReadAll, ScanPacked, SearchG
 from chroma_async.engine import search as search_module
 from chroma_async.engine.search import SearchTarget, search
 from chroma_async.errors import StorageCorrupt
+from chroma_async.index import scan as scan_module
 from chroma_async.index.hnsw import GraphFile, checksum, empty_graph, grow, load_graph
 from chroma_async.index.scan import ScanBuilder
 from chroma_async.model import CollectionId, HnswConfiguration, Lsn, Mask, Space, Vectors
@@ -105,6 +107,30 @@ def test_plan_returns_as_many_as_there_are(
             np.testing.assert_allclose(answer.distances, best, rtol=1e-4, atol=1e-4)
         recall.append(float(np.mean(answer.distances <= best[-1] + 1e-4)) if best else 1.0)
     assert np.mean(recall) >= 0.9
+
+
+@pytest.mark.parametrize("share", [None, 0.3])
+def test_rows_beyond_a_graph_are_scanned_from_where_packing_began(
+    target: SearchTarget, share: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a large segment only the rows that its graph lacks are packed."""
+    monkeypatch.setattr(search_module, "plan_search", lambda *_, **__: PLANS["graph"])
+    monkeypatch.setattr(search_module, "CHUNK_ROWS", 100)
+    monkeypatch.setattr(search_module, "BLOCK_ROWS", 256)
+    first = GRAPH_ROWS // 256 * 256
+    segment = replace(target.base.segments[0], scan_first=first, scan=ScanBuilder(target.space))
+    monkeypatch.setattr(scan_module, "BLOCK_ROWS", 256)
+    partly = SearchTarget(
+        target.space, replace(target.base, segments=(segment,)), target.tail, [segment.scanned()], target.hidden, 100
+    )
+    slots, vectors = current(target)
+    mask = None if share is None else np.random.default_rng(8).random(target.tail.next_slot) < share
+    allowed = np.ones(len(slots), dtype=np.bool_) if mask is None else mask[slots]
+    for query in vectors[(slots >= GRAPH_ROWS) & (slots < ROWS)][:20]:
+        (found,) = search(partly, query[None, :], [mask], [10])
+        exact = exact_distances(target.space, query, vectors[allowed])
+        nearest = slots[allowed][np.argsort(exact)[:10]]
+        assert len(set(nearest.tolist()) & set(found.slots.tolist())) >= 9
 
 
 @pytest.mark.parametrize("space", SPACES)

@@ -12,7 +12,7 @@ from tests.integrations.environments import SUITES, python_environment
 pytestmark = pytest.mark.timeout(1800)
 
 
-@pytest.mark.parametrize("version", ["0.4.24", "0.5.5", "0.5.15"])
+@pytest.mark.parametrize("version", ["0.4.15", "0.4.24", "0.5.3", "0.5.5", "0.5.15"])
 def test_old_client_does_its_work(version: str, server_url: str) -> None:
     address = urlsplit(server_url)
     python = python_environment(SUITES / f"legacy_{version}.txt") / "python"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from enum import Enum
 from typing import Any
@@ -18,6 +19,8 @@ from chroma_async.client.checks import (
     checked_include,
     checked_metadata,
     checked_metadatas,
+    checked_name,
+    checked_read_ids,
     checked_texts,
     checked_where,
     checked_where_document,
@@ -39,6 +42,31 @@ def test_one_id_or_many_become_a_list() -> None:
 def test_ids_that_are_no_texts_are_refused(ids: Any) -> None:
     with pytest.raises(ValueError, match=r"\bids?\b"):
         checked_ids(ids)
+
+
+def test_the_odd_id_is_named() -> None:
+    with pytest.raises(ValueError, match=r"ids\[1\] must be a text; str\(\.\.\.\) makes one\. got=7"):
+        checked_ids(["a", 7])
+    with pytest.raises(ValueError, match=r"at least one character\. place=ids\[2\]"):
+        checked_ids(["a", "b", ""])
+
+
+def test_a_read_may_be_narrowed_to_nothing_and_to_the_same_id_twice() -> None:
+    assert checked_read_ids(None) is None
+    assert checked_read_ids([]) == []
+    assert checked_read_ids("a") == ["a"]
+    assert checked_read_ids(("a", "", "a")) == ["a", "", "a"]
+    with pytest.raises(ValueError, match=r"ids\[1\] must be a text"):
+        checked_read_ids(["a", None])
+    with pytest.raises(ValueError, match="ids must be a list"):
+        checked_read_ids(5)
+
+
+@pytest.mark.parametrize("name", [None, 5, b"x", ["x"]])
+def test_names_are_texts(name: Any) -> None:
+    with pytest.raises(ValueError, match="tenant must be a text"):
+        checked_name(name, "tenant")
+    assert checked_name("x") == "x"
 
 
 def test_repeated_ids_are_named_but_not_all_of_them() -> None:
@@ -70,6 +98,24 @@ def test_a_reserved_field_is_refused() -> None:
         checked_metadata({"chroma:document": "x"})
 
 
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        ("text", "metadatas[1] must be a dict or None. got=str"),
+        ({}, "metadatas[1] must not be an empty dict"),
+        ({1: 2}, "the fields of metadatas[1] must be texts. got=1"),
+        ({"a": object()}, "metadatas[1]['a'] must be a str, int, float, bool or a list of one of these. got=object"),
+        ({"a": [1, {}]}, "metadatas[1]['a'][1] must be a str, int, float, bool"),
+        ({"a": [1, "x"]}, "metadatas[1]['a']: a list in metadata must have items, all of one type. got=[1, 'x']"),
+        ({"a": []}, "metadatas[1]['a']: a list in metadata must have items"),
+    ],
+    ids=str,
+)
+def test_the_odd_metadata_of_a_batch_is_named(second: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        checked_metadatas([{"fine": 1}, second])
+
+
 def test_a_batch_may_have_records_without_metadata() -> None:
     assert checked_metadatas([{"a": 1}, None]) == [{"a": 1}, None]
     assert checked_metadatas({"a": 1}) == [{"a": 1}]
@@ -86,31 +132,58 @@ def test_filters_become_plain() -> None:
     ("where", "advice"),
     [
         ({}, "None matches everything"),
-        ({"a": 1, "b": 2}, "combine several with"),
-        ({"a": {"$gt": 1, "$lt": 3}}, "combine several with"),
-        ([], "must be a dict"),
+        ({"a": 1, "b": 2}, "where must have exactly one key; combine several with"),
+        ({"a": {"$gt": 1, "$lt": 3}}, "where.a must have exactly one key; combine several with"),
+        ([], "where must be a dict"),
         ({1: 2}, "text as its key"),
-        ({"$contains": "x"}, "below a field"),
-        ({"a": {"$like": "x"}}, "unknown operator"),
-        ({"a": {"$gt": "x"}}, "compares with a number"),
-        ({"a": {"$in": []}}, "list with items"),
+        ({"$contains": "x"}, "where.$contains: operators stand below a field, such as {'year': {'$contains': ...}}"),
+        ({"$andd": []}, "where.$andd: unknown operator $andd; did you mean $and? allowed: $and, $or, or a field's name"),
+        ({"a": {"$foo": "x"}}, "where.a.$foo: unknown operator $foo; allowed: $eq, $ne, $gt, "),
+        ({"a": {"$GTE": 1}}, "where.a.$GTE: unknown operator $GTE; did you mean $gte?"),
+        (
+            {"$or": [{"a": 1}, {"b": {"$contain": 1}}]},
+            "where.$or[1].b.$contain: unknown operator $contain; did you mean $con",
+        ),
+        ({"a": {"$regex": "x"}}, "where.a.$regex: $regex works on documents only; use where_document, or '#document'"),
+        ({"a": {"$gt": "x"}}, "where.a.$gt: $gt compares with a number. got='x'"),
+        ({"a": {"$in": []}}, "where.a.$in takes a list with items"),
         ({"a": {"$in": [1, "x"]}}, "all of one type"),
-        ({"a": {"$in": 5}}, "takes a list"),
-        ({"a": [1]}, "must be a str, int, float"),
-        ({"a": None}, "must be a str, int, float"),
-        ({"$and": []}, "not empty"),
-        ({"$or": {"a": 1}}, "list of filters"),
-        ({"$and": [{"a": 1}, {}]}, "None matches everything"),
+        ({"a": {"$in": [1, {}]}}, "where.a.$in[1] must be a str, int, float"),
+        ({"a": {"$in": 5}}, "where.a.$in takes a list"),
+        ({"a": [1]}, "where.a must be a str, int, float"),
+        ({"a": None}, "where.a must be a str, int, float"),
+        ({"$and": []}, "where.$and takes a list of filters that is not empty"),
+        ({"$or": {"a": 1}}, "where.$or takes a list of filters"),
+        ({"$and": [{"a": 1}, {}]}, "where.$and[1] must not be an empty dict; None matches everything"),
     ],
 )
-def test_a_filter_that_is_none_is_refused_with_advice(where: Any, advice: str) -> None:
-    with pytest.raises(ValueError, match=advice):
+def test_a_filter_that_is_none_is_refused_with_place_and_advice(where: Any, advice: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(advice)):
         checked_where(where)
 
 
-@pytest.mark.parametrize("where", [{}, {"$contains": ""}, {"$contains": 5}, {"a": "b"}, {"$and": []}, {"$or": [{}]}, "x"])
-def test_a_document_filter_that_is_none_is_refused(where: Any) -> None:
-    with pytest.raises(ValueError, match=r"where_document|text|list of filters|dict"):
+@pytest.mark.parametrize(
+    ("where", "advice"),
+    [
+        ({}, "where_document must not be an empty dict"),
+        ("x", "where_document must be a dict. got=str"),
+        ({"$contains": ""}, "where_document.$contains takes a text with at least one character. got=''"),
+        ({"$contains": 5}, "where_document.$contains takes a text with at least one character. got=5"),
+        (
+            {"$contain": "x"},
+            "where_document.$contain: unknown operator $contain; did you mean $contains? allowed: $contains,",
+        ),
+        (
+            {"a": "b"},
+            "where_document.a: unknown operator a; allowed: $contains, $not_contains, $regex, $not_regex, $and, $or",
+        ),
+        ({"$and": []}, "where_document.$and takes a list of filters that is not empty"),
+        ({"$or": [{"$contains": "x"}, {}]}, "where_document.$or[1] must not be an empty dict"),
+    ],
+    ids=str,
+)
+def test_a_document_filter_that_is_none_is_refused_with_place_and_advice(where: Any, advice: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(advice)):
         checked_where_document(where)
 
 
@@ -121,8 +194,8 @@ def test_document_filters_may_be_nested() -> None:
 
 def test_what_can_be_included_differs_between_get_and_query() -> None:
     assert checked_include(("distances", "documents"), QUERY_INCLUDE) == ["distances", "documents"]
-    with pytest.raises(ValueError, match="include takes"):
-        checked_include(["distances"], GET_INCLUDE)
+    with pytest.raises(ValueError, match=r"include\[1\] must be one of documents, .* got='distances'"):
+        checked_include(["documents", "distances"], GET_INCLUDE)
     with pytest.raises(ValueError, match="include must be a list"):
         checked_include("documents", GET_INCLUDE)
 
@@ -137,8 +210,10 @@ def test_numbers_of_results_are_whole_and_positive(count: Any) -> None:
 def test_documents_are_texts() -> None:
     assert checked_texts("x", "documents", nones_allowed=False) == ["x"]
     assert checked_texts(["x", None], "documents", nones_allowed=True) == ["x", None]
-    with pytest.raises(ValueError, match="documents must be texts"):
+    with pytest.raises(ValueError, match=r"documents\[1\] must be a text\. got=NoneType"):
         checked_texts(["x", None], "documents", nones_allowed=False)
+    with pytest.raises(ValueError, match=r"uris\[0\] must be a text or None\. got=int"):
+        checked_texts([1], "uris", nones_allowed=True)
 
 
 @pytest.mark.parametrize(

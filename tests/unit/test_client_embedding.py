@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from typing import Any
 
@@ -79,6 +80,13 @@ def test_a_configuration_that_cannot_be_built_says_which() -> None:
         rebuild({"type": "known", "name": "model-of-this-test", "config": {}})
 
 
+def test_a_class_is_registered_by_a_call_and_by_both_forms_of_decorator() -> None:
+    assert register_embedding_function(Model) is Model
+    assert register_embedding_function(ef_class=Model) is Model
+    assert register_embedding_function()(Model) is Model
+    assert isinstance(rebuild({"type": "known", "name": "model-of-this-test", "config": {"size": 1}}), Model)
+
+
 def test_only_classes_that_can_be_rebuilt_are_registered() -> None:
     with pytest.raises(TypeError, match=r"name\(\) and build_from_config"):
         register_embedding_function(dict)
@@ -114,17 +122,48 @@ def test_nothing_configured_is_nothing_sent() -> None:
 
 
 @pytest.mark.parametrize(
-    "configuration", [{"hnsw": {"speed": 1}}, {"hnsw": {"space": "l3"}}, {"index": {}}, {"hnsw": {"ef_search": "x"}}]
+    ("configuration", "reason"),
+    [
+        ({"hnsw": {"speed": 1}}, "hnsw.speed: unknown field `speed`, expected one of `space`, `ef_construction`, "),
+        ({"hnsw": {"space": "l3"}}, "hnsw.space: unknown variant `l3`, expected one of `cosine`, `ip`, `l2`"),
+        ({"hnsw": {"ef_search": "x"}}, 'hnsw.ef_search: invalid type: string "x", expected usize'),
+        ({"hnsw": {"ef_search": -1}}, "hnsw.ef_search: invalid value: integer `-1`, expected usize"),
+        ({"hnsw": {"space": "l2"}, "spann": {}}, "hnsw and spann can't both be given"),
+        ("x", "must be a dict. got=str"),
+        ({"hnsw": 5}, "configuration['hnsw'] must be a dict. got=int"),
+    ],
+    ids=str,
 )
-def test_a_configuration_with_mistakes_is_refused(configuration: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="configuration"):
+def test_a_configuration_with_mistakes_is_refused(configuration: Any, reason: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(reason)):
         to_input(configuration, None, None)
 
 
+def test_a_part_that_is_none_is_pointed_out_and_ignored_as_chroma_does() -> None:
+    with pytest.warns(UserWarning, match="'index' is no part of a configuration, and is ignored"):
+        assert to_input({"index": {}}, None, None) is None
+    with pytest.warns(UserWarning, match=r"'ef_search'.*; did you mean {'hnsw': {'ef_search': \.\.\.}}\?"):
+        to_update({"ef_search": 5})
+
+
 def test_what_cannot_change_is_refused() -> None:
-    with pytest.raises(ValueError, match="space"):
+    with pytest.raises(ValueError, match=r"hnsw\.space: unknown field `space`, expected one of `ef_search`, "):
         to_update({"hnsw": {"space": "ip"}})
+    with pytest.raises(ValueError, match="the index is hnsw; there is no spann to change"):
+        to_update({"spann": {"ef_search": 5}})
     assert to_update(None) is None
+
+
+@pytest.mark.parametrize("function", ["text", 5, Model, object()], ids=str)
+def test_what_cannot_embed_is_no_embedding_function(function: Any) -> None:
+    with pytest.raises(ValueError, match="embedding_function"):
+        chosen_function(function, None)
+    with pytest.raises(ValueError, match="embedding_function"):
+        chosen_function(DEFAULT_EMBEDDING, {"embedding_function": function})
+    with pytest.raises(ValueError, match="embedding_function"):
+        require_same(function, None)
+    with pytest.raises(ValueError, match="embedding_function"):
+        wrap(function, name="wrapped-6")
 
 
 def test_an_argument_and_a_configuration_may_not_disagree() -> None:

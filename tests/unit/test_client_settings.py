@@ -23,19 +23,27 @@ def test_settings_of_chromas_inside_are_accepted() -> None:
     assert settings == Settings(allow_reset=True, is_persistent=True, persist_directory="d")
 
 
-@pytest.mark.parametrize("provider", ["token", "chromadb.auth.token_authn.TokenAuthClientProvider"])
+@pytest.mark.parametrize(
+    "provider",
+    ["token", "chromadb.auth.token_authn.TokenAuthClientProvider", "chromadb.auth.token.TokenAuthClientProvider"],
+)
 def test_a_token_travels_in_the_chosen_header(provider: str) -> None:
     auth = {"chroma_client_auth_provider": provider, "chroma_client_auth_credentials": "tok"}
     assert request_headers(Settings(**auth), None) == {"Authorization": "Bearer tok"}
     for name in ("X-Chroma-Token", "X_CHROMA_TOKEN", "x-chroma-token"):
         settings = Settings(**auth, chroma_auth_token_transport_header=name)
         assert request_headers(settings, None) == {"X-Chroma-Token": "tok"}
+        assert Settings(**auth, chroma_client_auth_token_transport_header=name) == settings
     with pytest.raises(ValueError, match="X-Chroma-Token"):
         request_headers(Settings(**auth, chroma_auth_token_transport_header="Cookie"), None)
 
 
-def test_user_and_password_travel_as_basic_authentication() -> None:
-    settings = Settings(chroma_client_auth_provider="basic", chroma_client_auth_credentials="user:pw")
+@pytest.mark.parametrize(
+    "provider",
+    ["basic", "chromadb.auth.basic_authn.BasicAuthClientProvider", "chromadb.auth.basic.BasicAuthClientProvider"],
+)
+def test_user_and_password_travel_as_basic_authentication(provider: str) -> None:
+    settings = Settings(chroma_client_auth_provider=provider, chroma_client_auth_credentials="user:pw")
     assert request_headers(settings, {"X-A": "1"}) == {"Authorization": "Basic dXNlcjpwdw==", "X-A": "1"}
 
 

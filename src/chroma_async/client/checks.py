@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeGuard, cast, get_args
@@ -21,6 +22,9 @@ FIELD_OPERATORS: Final = ("$eq", "$ne", *COMPARISONS, *LISTS, *ARRAYS)
 LOGIC: Final = ("$and", "$or")
 DOCUMENT_OPERATORS: Final = ("$contains", "$not_contains", "$regex", "$not_regex")
 DOCUMENT_KEY: Final = "chroma:document"
+"""Reserved in metadata."""
+WHERE_DOCUMENT_KEY: Final = "#document"
+"""Stands for the document in a metadata filter."""
 
 GET_INCLUDE: Final = ("documents", "embeddings", "metadatas", "uris", "data")
 QUERY_INCLUDE: Final = (*GET_INCLUDE, "distances")
@@ -45,7 +49,7 @@ def listed(value: Any, name: str) -> list[Any] | None:
 
 
 def checked_ids(value: Any) -> list[str]:
-    """Return ids as a list of distinct texts.
+    """Return the ids of a write as a list of distinct texts.
 
     Raises:
         ValueError: none, an empty list, or one that is not a text.
@@ -54,14 +58,42 @@ def checked_ids(value: Any) -> list[str]:
     ids = listed(value, "ids")
     if ids is None:
         raise ValueError("ids must be given")
-    for id_ in ids:
-        if not isinstance(id_, str):
-            raise ValueError(f"ids must be texts; str(...) makes one. got={id_!r}")
-        if not id_:
-            raise ValueError("an id must have at least one character")
+    _require_texts(ids, "ids")
+    if "" in ids:
+        raise ValueError(f"an id must have at least one character. place=ids[{ids.index('')}]")
     if len(set(ids)) != len(ids):
         raise DuplicateIDError(f"ids must be unique in one call. repeated: {_some(_repeated(ids))}")
     return ids
+
+
+def checked_read_ids(value: Any) -> list[str] | None:
+    """Return the ids that narrow a read as a list of texts, None when there are none to narrow it.
+
+    Raises:
+        ValueError: no list, or one that is not a text.
+    """
+    if value is None or (isinstance(value, list | tuple) and not value):
+        return None if value is None else []
+    ids = cast("list[str]", listed(value, "ids"))
+    _require_texts(ids, "ids")
+    return ids
+
+
+def _require_texts(values: Sequence[Any], name: str) -> None:
+    for position, value in enumerate(values):
+        if not isinstance(value, str):
+            raise ValueError(f"{name}[{position}] must be a text; str(...) makes one. got={value!r}")
+
+
+def checked_name(value: Any, name: str = "name") -> str:
+    """Return what names a collection, database or tenant.
+
+    Raises:
+        ValueError: it is no text.
+    """
+    if not isinstance(value, str):
+        raise ValueError(f"{name} must be a text. got={value!r}")
+    return value
 
 
 def _repeated(ids: Sequence[str]) -> list[str]:
@@ -76,16 +108,19 @@ def _some(items: Sequence[str]) -> str:
 def checked_texts(value: Any, name: str, *, nones_allowed: bool) -> list[str | None] | None:
     """Return documents or URIs as a list of texts, of None where that is allowed."""
     texts = listed(value, name)
-    for text in texts or ():
+    for position, text in enumerate(texts or ()):
         if not isinstance(text, str) and not (text is None and nones_allowed):
-            raise ValueError(f"{name} must be texts{' or None' if nones_allowed else ''}. got={_kind(text)}")
+            allowed = "a text or None" if nones_allowed else "a text"
+            raise ValueError(f"{name}[{position}] must be {allowed}. got={_kind(text)}")
     return texts
 
 
 def checked_metadatas(value: Any) -> list[dict[str, Any] | None] | None:
     """Return the metadata of a batch with plain values; numpy's scalars and subclasses of str, int, float are converted."""
     metadatas = listed(value, "metadatas")
-    return None if metadatas is None else [checked_metadata(item, "metadatas") for item in metadatas]
+    if metadatas is None:
+        return None
+    return [checked_metadata(item, f"metadatas[{position}]") for position, item in enumerate(metadatas)]
 
 
 def checked_metadata(value: Any, name: str = "metadata") -> dict[str, Any] | None:
@@ -96,7 +131,7 @@ def checked_metadata(value: Any, name: str = "metadata") -> dict[str, Any] | Non
         raise ValueError(f"{name} must be a dict or None. got={_kind(value)}")
     if not value:
         raise ValueError(f"{name} must not be an empty dict; None means no metadata")
-    return {_field_name(key): _field_value(key, item) for key, item in value.items()}
+    return {_field_name(key, name): _field_value(item, f"{name}[{key!r}]") for key, item in value.items()}
 
 
 def _is_mapping(value: Any) -> TypeGuard[Mapping[Any, Any]]:
@@ -107,24 +142,24 @@ def _kind(value: object) -> str:
     return type(value).__name__
 
 
-def _field_name(key: Any) -> str:
+def _field_name(key: Any, name: str) -> str:
     if not isinstance(key, str):
-        raise ValueError(f"a metadata field's name must be a text. got={key!r}")
+        raise ValueError(f"the fields of {name} must be texts. got={key!r}")
     if key == DOCUMENT_KEY:
-        raise ValueError(f"the metadata field {DOCUMENT_KEY} is reserved; pass documents=...")
+        raise ValueError(f"{name}: the field {DOCUMENT_KEY} is reserved; pass documents=...")
     return key
 
 
-def _field_value(key: str, value: Any) -> Any:
+def _field_value(value: Any, name: str) -> Any:
     if value is None or type(value) in PLAIN:
         return value
     if isinstance(value, list | tuple | np.ndarray):
         items = cast("list[Any]", value.tolist() if isinstance(value, np.ndarray) else list(cast("Iterable[Any]", value)))
-        plain_items = [plain(item, f"metadata field {key!r}") for item in items]
+        plain_items = [plain(item, f"{name}[{position}]") for position, item in enumerate(items)]
         if not plain_items or len({type(item) for item in plain_items}) != 1:
-            raise ValueError(f"a list in metadata must have items, all of one type. field={key!r}")
+            raise ValueError(f"{name}: a list in metadata must have items, all of one type. got={items!r:.200}")
         return plain_items
-    return plain(value, f"metadata field {key!r}")
+    return plain(value, name)
 
 
 def plain(value: Any, name: str) -> str | bool | int | float:
@@ -149,44 +184,60 @@ _CONVERSIONS: Final[Mapping[type, Callable[[Any], str | bool | int | float]]] = 
 def checked_where(where: Any, name: str = "where") -> dict[str, Any] | None:
     """Return a metadata filter with plain operands: `{field: value}`, `{field: {operator: operand}}`, `$and`, `$or`.
 
+    `name` is the place of the filter, for messages.
+
     Raises:
         ValueError: more or fewer than one key, an unknown operator, an operand of a wrong type.
     """
     if where is None:
         return None
     key, value = _only_entry(where, name)
+    here = f"{name}.{key}"
     if key in LOGIC:
-        return {key: [checked_where(item, key) for item in _alternatives(key, value)]}
+        return {key: [checked_where(item, place) for place, item in _alternatives(here, value)]}
+    if key in FIELD_OPERATORS:
+        raise ValueError(f"{here}: operators stand below a field, such as {{'year': {{'{key}': ...}}}}")
     if key.startswith("$"):
-        raise ValueError(f"{name} starts with a field's name, $and or $or; operators stand below a field. got={key!r}")
+        raise _unknown(key, here, (*LOGIC, "or a field's name"))
     if isinstance(value, Mapping):
-        operator, operand = _only_entry(value, f"{name}.{key}")
-        return {key: {operator: _operand(operator, operand)}}
-    return {key: plain(value, f"{name}.{key}")}
+        operator, operand = _only_entry(value, here)
+        return {key: {operator: _operand(operator, operand, f"{here}.{operator}", is_document=key == WHERE_DOCUMENT_KEY)}}
+    return {key: plain(value, here)}
 
 
-def _operand(operator: str, operand: Any) -> Any:
-    if operator not in (*FIELD_OPERATORS, *DOCUMENT_OPERATORS):
-        raise ValueError(f"unknown operator {operator}; use one of {', '.join(FIELD_OPERATORS)}")
+def _operand(operator: str, operand: Any, name: str, *, is_document: bool) -> Any:
+    if operator not in (allowed := (*FIELD_OPERATORS, *DOCUMENT_OPERATORS) if is_document else FIELD_OPERATORS):
+        if operator in DOCUMENT_OPERATORS:
+            raise ValueError(f"{name}: {operator} works on documents only; use where_document, or '{WHERE_DOCUMENT_KEY}'")
+        raise _unknown(operator, name, dict.fromkeys(allowed))
     if operator in LISTS:
-        return _operand_list(operator, operand)
-    value = plain(operand, operator)
+        return _operand_list(operand, name)
+    value = plain(operand, name)
     if operator in COMPARISONS and not isinstance(value, int | float):
-        raise ValueError(f"{operator} compares with a number. got={operand!r}")
+        raise ValueError(f"{name}: {operator} compares with a number. got={operand!r}")
     return value
 
 
-def _operand_list(operator: str, operand: Any) -> list[Any]:
+def _unknown(operator: str, name: str, allowed: Iterable[str]) -> ValueError:
+    names = list(allowed)
+    nearest = difflib.get_close_matches(operator.lower(), names, n=1)
+    suggestion = f"; did you mean {nearest[0]}?" if nearest else ";"
+    return ValueError(f"{name}: unknown operator {operator}{suggestion} allowed: {', '.join(names)}")
+
+
+def _operand_list(operand: Any, name: str) -> list[Any]:
     if not isinstance(operand, list | tuple | set | np.ndarray):
-        raise ValueError(f"{operator} takes a list. got={_kind(operand)}")
-    items = [plain(item, operator) for item in cast("Iterable[Any]", operand)]
+        raise ValueError(f"{name} takes a list. got={_kind(operand)}")
+    items = [plain(item, f"{name}[{position}]") for position, item in enumerate(cast("Iterable[Any]", operand))]
     if not items or len({type(item) for item in items}) != 1:
-        raise ValueError(f"{operator} takes a list with items, all of one type. got={operand!r}")
+        raise ValueError(f"{name} takes a list with items, all of one type. got={operand!r:.200}")
     return items
 
 
 def checked_where_document(where: Any, name: str = "where_document") -> dict[str, Any] | None:
     """Return a document filter: `{"$contains": text}`, `$not_contains`, `$regex`, `$not_regex`, `$and`, `$or`.
+
+    `name` is the place of the filter, for messages.
 
     Raises:
         ValueError: more or fewer than one key, an unknown operator, an operand that is no text or an empty one.
@@ -194,12 +245,13 @@ def checked_where_document(where: Any, name: str = "where_document") -> dict[str
     if where is None:
         return None
     key, value = _only_entry(where, name)
+    here = f"{name}.{key}"
     if key in LOGIC:
-        return {key: [checked_where_document(item, key) for item in _alternatives(key, value)]}
+        return {key: [checked_where_document(item, place) for place, item in _alternatives(here, value)]}
     if key not in DOCUMENT_OPERATORS:
-        raise ValueError(f"{name} takes one of {', '.join((*DOCUMENT_OPERATORS, *LOGIC))}. got={key!r}")
+        raise _unknown(key, here, (*DOCUMENT_OPERATORS, *LOGIC))
     if not isinstance(value, str) or not value:
-        raise ValueError(f"{key} takes a text with at least one character. got={value!r}")
+        raise ValueError(f"{here} takes a text with at least one character. got={value!r}")
     return {key: value}
 
 
@@ -210,17 +262,18 @@ def _only_entry(where: Any, name: str) -> tuple[str, Any]:
     if not entries:
         raise ValueError(f"{name} must not be an empty dict; None matches everything")
     if len(entries) > 1:
-        raise ValueError(f"{name} must have exactly one key; combine several with $and or $or. got={dict(entries)!r}")
+        raise ValueError(f"{name} must have exactly one key; combine several with $and or $or. got={dict(entries)!r:.200}")
     key, value = entries[0]
     if not isinstance(key, str):
         raise ValueError(f"{name} must have a text as its key. got={key!r}")
     return key, value
 
 
-def _alternatives(operator: str, value: Any) -> list[Any]:
+def _alternatives(name: str, value: Any) -> list[tuple[str, Any]]:
+    """Return the filters of a list, each with its place."""
     if not isinstance(value, list | tuple) or not value:
-        raise ValueError(f"{operator} takes a list of filters that is not empty. got={value!r}")
-    return list(cast("Sequence[Any]", value))
+        raise ValueError(f"{name} takes a list of filters that is not empty. got={value!r:.200}")
+    return [(f"{name}[{position}]", item) for position, item in enumerate(cast("Sequence[Any]", value))]
 
 
 def checked_include(include: Any, allowed: Sequence[str]) -> list[str]:
@@ -232,9 +285,9 @@ def checked_include(include: Any, allowed: Sequence[str]) -> list[str]:
     if not isinstance(include, list | tuple):
         raise ValueError(f"include must be a list. got={type(include).__name__}")
     items = [getattr(item, "value", item) for item in cast("Sequence[Any]", include)]
-    for item in items:
+    for position, item in enumerate(items):
         if item not in allowed:
-            raise ValueError(f"include takes {', '.join(allowed)}. got={item!r}")
+            raise ValueError(f"include[{position}] must be one of {', '.join(allowed)}. got={item!r}")
     return items
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any, Final, TypedDict, TypeVar, cast
 
 import msgspec
 
-from chroma_async.client.embedding import EmbeddingArgument, default_space, describe, name_of
+from chroma_async.client.embedding import EmbeddingArgument, checked_function, default_space, describe, name_of
 from chroma_async.model import JsonObject, Space
 from chroma_async.protocol.collection_json import ConfigurationInput, ConfigurationUpdate
+from chroma_async.protocol.explain import reason
 
 PARTS: Final = ("hnsw", "spann", "embedding_function")
 
@@ -43,9 +45,9 @@ def chosen_function(given: EmbeddingArgument, configuration: Mapping[str, Any] |
     Raises:
         ValueError: two different ones.
     """
-    configured = cast("EmbeddingArgument", (configuration or {}).get("embedding_function"))
+    configured = checked_function(cast("EmbeddingArgument", _checked(configuration).get("embedding_function")))
     if configured is None:
-        return given
+        return checked_function(given)
     given_name = name_of(given)
     if given_name is not None and given_name not in ("default", name_of(configured)):
         raise ValueError(
@@ -63,9 +65,11 @@ def to_input(
     An embedding function that prefers a distance gives it to a collection that names none, as with Chroma.
 
     Raises:
-        ValueError: an unknown name, or a value of a wrong type.
+        ValueError: two kinds of index, or an option that is unknown or of a wrong type.
     """
     parts = _index_parts(configuration)
+    if len(parts) > 1:
+        raise ValueError("hnsw and spann can't both be given in a configuration; a single node has hnsw only")
     space = default_space(function)
     named = "hnsw:space" in (metadata or {}) and not parts
     if space is not None and not named:
@@ -81,24 +85,37 @@ def to_update(configuration: Mapping[str, Any] | None) -> ConfigurationUpdate | 
     """Return what `modify` changes of the configuration.
 
     Raises:
-        ValueError: an unknown name, one that can't change after creation, or a value of a wrong type.
+        ValueError: an option that is unknown, can't change after creation, or is of a wrong type.
     """
     if configuration is None:
         return None
-    described: JsonObject | None = describe(configuration.get("embedding_function"))
-    return _converted({**_index_parts(configuration), "embedding_function": described}, ConfigurationUpdate)
+    parts = _index_parts(configuration)
+    if "spann" in parts:
+        raise ValueError("the index is hnsw; there is no spann to change in the configuration")
+    described: JsonObject | None = describe(checked_function(configuration.get("embedding_function")))
+    return _converted({**parts, "embedding_function": described}, ConfigurationUpdate)
 
 
 def _index_parts(configuration: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
-    given = configuration or {}
+    given = _checked(configuration)
     for name in given:
         if name not in PARTS:
-            raise ValueError(f"unknown part of a configuration; use {', '.join(PARTS)}. got={name!r}")
-    return {name: dict(given[name]) for name in ("hnsw", "spann") if given.get(name) is not None}
+            hint = f"did you mean {{'hnsw': {{{name!r}: ...}}}}?" if name in HnswOptions.__annotations__ else ""
+            parts = hint or f"its parts are {', '.join(PARTS)}"
+            warnings.warn(f"{name!r} is no part of a configuration, and is ignored; {parts}", UserWarning, stacklevel=3)
+    found = {name: given[name] for name in ("hnsw", "spann") if given.get(name) is not None}
+    return {name: dict(_checked(part, f"configuration[{name!r}]")) for name, part in found.items()}
+
+
+def _checked(value: Any, name: str = "configuration") -> Mapping[str, Any]:
+    """Return a dictionary; None is an empty one."""
+    if value is not None and not isinstance(value, Mapping):
+        raise ValueError(f"{name} must be a dict. got={type(value).__name__}")
+    return cast("Mapping[str, Any]", value or {})
 
 
 def _converted(parts: Mapping[str, Any], kind: type[StructT]) -> StructT:
     try:
         return msgspec.convert(parts, kind)
     except msgspec.ValidationError as error:
-        raise ValueError(f"the configuration is not valid: {error}") from error
+        raise ValueError(f"the configuration is not valid: {reason(error, parts, kind)}") from error

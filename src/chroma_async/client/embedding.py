@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, Final, TypeAlias, TypeVar, cast
+from typing import Any, Final, TypeAlias, TypeVar, cast, overload
 
 from chroma_async.model import Json, JsonObject, Space
 
@@ -122,22 +122,41 @@ def wrap(
 
     `query` embeds questions where the model distinguishes them; `space` is the distance of new collections that name none.
     """
-    wrapped = WrappedFunction(function, name, query, space)
+    wrapped = WrappedFunction(cast("EmbeddingCallable", checked_function(function)), name, query, space)
     _registry[name] = lambda config: wrapped
     return wrapped
 
 
-def register_embedding_function(cls: ClassT) -> ClassT:
+@overload
+def register_embedding_function(ef_class: ClassT) -> ClassT: ...
+@overload
+def register_embedding_function(ef_class: None = None) -> Callable[[ClassT], ClassT]: ...
+def register_embedding_function(ef_class: Any = None) -> Any:
     """Register a class with `name()` and `build_from_config(config)`, both static; usable as a decorator.
 
     Raises:
         TypeError: one of the two is missing.
     """
-    build: Any = getattr(cls, "build_from_config", None)
-    if not callable(getattr(cls, "name", None)) or not callable(build):
-        raise TypeError(f"an embedding function to register needs name() and build_from_config(config). got={cls!r}")
-    _registry[cls.name()] = cast("Builder", build)
-    return cls
+    if ef_class is None:
+        return register_embedding_function
+    build: Any = getattr(ef_class, "build_from_config", None)
+    if not callable(getattr(ef_class, "name", None)) or not callable(build):
+        raise TypeError(f"an embedding function to register needs name() and build_from_config(config). got={ef_class!r}")
+    _registry[ef_class.name()] = cast("Builder", build)
+    return ef_class
+
+
+def checked_function(function: EmbeddingArgument) -> EmbeddingArgument:
+    """Return the function.
+
+    Raises:
+        ValueError: it can't be called, or is a class rather than one of its objects.
+    """
+    if isinstance(function, type):
+        raise ValueError(f"embedding_function={function.__name__} is a class; make one, such as {function.__name__}(...)")
+    if function is None or isinstance(function, DefaultEmbedding) or callable(function):
+        return function
+    raise ValueError(f"embedding_function must be something that can be called with a list of texts. got={function!r:.200}")
 
 
 def name_of(function: EmbeddingArgument) -> str | None:
@@ -226,12 +245,12 @@ def query_target(function: EmbeddingCallable) -> EmbeddingCallable:
 
 
 def require_same(given: EmbeddingArgument, stored: Mapping[str, Any] | None) -> None:
-    """Refuse an embedding function other than the one that the collection was made with.
+    """Refuse an embedding function other than the one that the collection was made with, and what is none.
 
     Raises:
-        ValueError: both names.
+        ValueError: both names, or what it is.
     """
-    given_name = name_of(given)
+    given_name = name_of(checked_function(given))
     stored_name = None if stored is None else stored.get("name")
     if given_name is not None and stored_name is not None and given_name not in (DEFAULT_NAME, stored_name):
         raise ValueError(

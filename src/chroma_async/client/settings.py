@@ -66,8 +66,20 @@ WITHOUT_EFFECT: Final = frozenset(
 )
 """Settings of Chroma that are accepted, so that code for Chroma runs, and change nothing here; those of its server too."""
 
-TOKEN_PROVIDERS: Final = ("token", "chromadb.auth.token_authn.TokenAuthClientProvider")
-BASIC_PROVIDERS: Final = ("basic", "chromadb.auth.basic_authn.BasicAuthClientProvider")
+TOKEN_PROVIDERS: Final = (
+    "token",
+    "chromadb.auth.token_authn.TokenAuthClientProvider",
+    "chromadb.auth.token.TokenAuthClientProvider",
+)
+BASIC_PROVIDERS: Final = (
+    "basic",
+    "chromadb.auth.basic_authn.BasicAuthClientProvider",
+    "chromadb.auth.basic.BasicAuthClientProvider",
+)
+"""Short names, and Chroma's class paths: of today, and of 0.4."""
+
+OLD_NAMES: Final = {"chroma_client_auth_token_transport_header": "chroma_auth_token_transport_header"}
+"""What Chroma 0.4 called a setting, and what it is called today."""
 
 
 def _no_headers() -> dict[str, str]:
@@ -109,6 +121,7 @@ class Settings(_Fields):
     """
 
     def __init__(self, **values: Any) -> None:
+        values = {OLD_NAMES.get(name, name): value for name, value in values.items()}
         known = {entry.name for entry in fields(_Fields)}
         for name in values.keys() - known - WITHOUT_EFFECT:
             nearest = difflib.get_close_matches(name, sorted(known | WITHOUT_EFFECT), n=1)

@@ -6,6 +6,7 @@ many records a query returns: whatever it is, an exact search follows where too 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -17,6 +18,9 @@ GATHER_NS: Final = 1.0
 
 SCAN_BYTES_MAX: Final = 128 * 2**20
 """Memory for the packed rows of one segment; a larger one is searched by its graph, or in float32 from the disk."""
+
+SCAN_BESIDE_GRAPH_ROWS_MAX: Final = 131_072
+"""A segment with a graph is packed as a whole up to so many rows; of a larger one only the rows that its graph lacks are."""
 
 SCAN_NS: Final = 0.008
 SCAN_NS_PER_BATCH: Final = 0.075
@@ -33,7 +37,8 @@ EF_MIN: Final = 256
 class SegmentCounts:
     """`rows` vectors of `ndim` dimensions, the first `graph_rows` of them in a graph; `allowed` of them may be returned.
 
-    `scan_dims` is the number of coordinates of a packed row; None: the rows are not packed.
+    `scan_dims` is the number of coordinates of a packed row, None where rows are not packed; those before `scan_first` never
+    are.
     """
 
     rows: int
@@ -41,6 +46,7 @@ class SegmentCounts:
     allowed: int
     ndim: int
     scan_dims: int | None
+    scan_first: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +75,17 @@ class ReadAll:
 Plan: TypeAlias = Gather | ScanPacked | SearchGraph | ReadAll
 
 
-def plan_search(counts: SegmentCounts, *, n_results: int, batch: int, ef_search: int) -> Plan:
-    """Choose how to find the `n_results` nearest of the allowed rows for each of `batch` queries."""
+def plan_search(counts: SegmentCounts, *, n_results: int, batch: int, ef_search: int, segments: int = 1) -> Plan:
+    """Choose how to find the nearest of the allowed rows for each of `batch` queries.
+
+    The `n_results` nearest of a collection are to be found; of its `segments` each holds some of them.
+    """
     if counts.allowed <= max(GATHER_ROWS_MAX, n_results):
         return Gather()
     plans: list[tuple[float, int, Plan]] = [(GATHER_NS * counts.allowed * counts.ndim, 2, _read(counts))]
-    if counts.scan_dims is not None:
+    if counts.scan_dims is not None and not counts.scan_first:
         plans.append((_scan_cost(counts.rows, counts.scan_dims, batch), 0, ScanPacked()))
-    graph = _graph_plan(counts, n_results, ef_search)
+    graph = _graph_plan(counts, n_results, ef_search, segments)
     if graph is not None:
         plans.append((_graph_cost(counts, graph, batch), 1, graph))
     return min(plans, key=lambda plan: plan[:2])[2]
@@ -91,14 +100,18 @@ def candidates(n_results: int) -> int:
     return max(4 * n_results, n_results + 32)
 
 
-def _graph_plan(counts: SegmentCounts, n_results: int, ef_search: int) -> SearchGraph | None:
-    """Over-fetch by what is hidden; a filter that hides most rows is not a graph's work."""
+def _graph_plan(counts: SegmentCounts, n_results: int, ef_search: int, segments: int) -> SearchGraph | None:
+    """Over-fetch by what is hidden; a filter that hides most rows is not a graph's work.
+
+    Of several segments each is asked for fewer: its share of the nearest are the nearest of its own, which are found first.
+    """
     if not counts.graph_rows:
         return None
-    fetch = -(-candidates(n_results) * counts.rows // counts.allowed)
+    wanted = max(n_results, round(candidates(n_results) / math.sqrt(segments)))
+    fetch = -(-wanted * counts.rows // counts.allowed)
     if fetch > counts.graph_rows // 8:
         return None
-    return SearchGraph(fetch=fetch, ef=max(ef_search, EF_MIN, 2 * fetch))
+    return SearchGraph(fetch=fetch, ef=max(ef_search, round(EF_MIN / math.sqrt(segments)), 2 * fetch))
 
 
 def _scan_cost(rows: int, dims: int, batch: int) -> float:
@@ -107,7 +120,7 @@ def _scan_cost(rows: int, dims: int, batch: int) -> float:
 
 def _graph_cost(counts: SegmentCounts, plan: SearchGraph, batch: int) -> float:
     rest_rows = counts.rows - counts.graph_rows
-    if counts.scan_dims is None:
+    if counts.scan_dims is None or counts.scan_first > counts.graph_rows:
         rest = GATHER_NS * rest_rows * counts.ndim
     else:
         rest = _scan_cost(rest_rows, counts.scan_dims, batch)

@@ -5,14 +5,15 @@ A pattern is translated before it is compiled, so that one which both engines ac
 - `\d`, `\s`, `\w` and their negations are Unicode classes, as in Rust, while RE2's own know ASCII only;
 - `\u1234`, `\U00012345`, `\u{12}` are written as `\x{...}`;
 - what RE2 would silently read differently is refused: set operations and nested classes (`[a&&b]`, `[a[b]]`), a `{` that
-  begins no repetition (`a{,2}`), octal escapes and back-references (`\1`), `\Q`, `\E`, `\C`, `\<`, `\>`.
+  begins no repetition (`a{,2}`), octal escapes and back-references (`\1`), `\Q`, `\E`, `\C`, `\<`, `\>`, and `\b` or `\B`
+  beside a letter beyond ASCII (`\bübung`).
 
 The flags are RE2's defaults, which are Rust's too: `.` excludes newline, `^` and `$` are the ends of the text and `$` does
 not match before a final newline, `(?i)`, `(?m)`, `(?s)`, `(?U)` switch as usual, `\z` and `\p{Greek}` work.
 
-What remains different from Rust: `\b` and `\B` see ASCII words only; `[\W]` *inside* a class counts circled letters as
-non-words; `(?x)`, `(?u)`, `(?R)`, doubled repetitions (`a++`), loose property names (`\p{Alphabetic}`, `\p{sc=Greek}`)
-and repetitions above 1000 are refused.
+What remains different from Rust: `\b` and `\B` see ASCII words only, where the pattern does not tell (`\b\w`); `[\W]`
+*inside* a class counts circled letters as non-words; `(?x)`, `(?u)`, `(?R)`, doubled repetitions (`a++`), loose property
+names (`\p{Alphabetic}`, `\p{sc=Greek}`) and repetitions above 1000 are refused.
 """
 
 from __future__ import annotations
@@ -154,8 +155,12 @@ def translate(pattern: str) -> str:
 
 def _translated(pattern: str) -> Iterator[str]:
     inside = False
+    before = ""
     for token in _TOKENS.finditer(pattern):
         kind, text = cast("str", token.lastgroup), token.group()
+        if not inside:
+            _refuse_blind_boundary(before, text)
+            before = text
         if kind == "escape":
             yield _translate_escape(text, _INSIDE if inside else _OUTSIDE)
             continue
@@ -165,6 +170,15 @@ def _translated(pattern: str) -> Iterator[str]:
             raise PatternError(r"a `{` that begins no repetition must be escaped: write \{")
         inside = (inside or kind == "open") and kind != "close"
         yield text
+
+
+def _refuse_blind_boundary(before: str, text: str) -> None:
+    """Refuse a word boundary between two tokens that the engine would not see."""
+    for boundary, letter in ((before, text), (text, before)):
+        if boundary in (r"\b", r"\B") and len(letter) == 1 and letter > "\x7f" and (letter.isalnum()):
+            raise PatternError(
+                rf"{boundary} beside a letter beyond ASCII is not supported; write [^\pL\pN] or ^ in its place. got={letter}"
+            )
 
 
 def _refuse_in_class(kind: str, text: str) -> None:

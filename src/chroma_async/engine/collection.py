@@ -183,7 +183,7 @@ class CollectionReader:
     def _scans(self) -> tuple[Scan | None, ...]:
         dimension = self._base.manifest.dimension or 0
         return tuple(
-            segment.scanned() if segment.rows * dimension <= SCAN_BYTES_MAX and segment.rows else None
+            segment.scanned() if 0 < (segment.rows - segment.scan_first) * dimension <= SCAN_BYTES_MAX else None
             for segment in self._base.segments
         )
 

@@ -164,10 +164,11 @@ class Engine:
         Raises:
             RateLimitError: the compactor did not catch up in time; come back later.
         """
-        if self._unapplied_bytes() + size_bytes <= self.settings.unapplied_bytes_max:
+        room = max(0, self.settings.unapplied_bytes_max - size_bytes)  # of one larger than the limit: it goes alone
+        if self._unapplied_bytes() <= room:
             return
         deadline = self.seams.clock.monotonic() + ROOM_WAIT_SECONDS
-        while await self._trimmed_bytes() + size_bytes > self.settings.unapplied_bytes_max:
+        while await self._trimmed_bytes() > room:
             if not self._ready:
                 raise UnavailableError("the engine is stopping")
             if self.seams.clock.monotonic() > deadline:

@@ -68,7 +68,14 @@ class SearchTarget:
     def segments(self) -> tuple[_SegmentSearch, ...]:
         hidden = None if self.hidden is None else self.base.locations[np.flatnonzero(self.hidden)]
         return tuple(
-            _SegmentSearch(self.space, self.ef_search, segment, scan, self._owned(segment, position, hidden))
+            _SegmentSearch(
+                self.space,
+                self.ef_search,
+                len(self.base.segments),
+                segment,
+                scan,
+                self._owned(segment, position, hidden),
+            )
             for position, (segment, scan) in enumerate(zip(self.base.segments, self.scans, strict=True))
         )
 
@@ -204,11 +211,16 @@ def _is_settled(scores: Distances, values: Distances, farthest: float, scored: _
 
 
 class _SegmentSearch:
-    """One segment, searched for batches of queries. `owned`, shape (rows,), says which rows are somebody's; None: all."""
+    """One of some segments, searched for batches of queries. `owned`, shape (rows,), says which rows are somebody's; None:
+    all of them.
+    """
 
-    def __init__(self, space: Space, ef_search: int, segment: SegmentView, scan: Scan | None, owned: Mask | None) -> None:
+    def __init__(
+        self, space: Space, ef_search: int, segments: int, segment: SegmentView, scan: Scan | None, owned: Mask | None
+    ) -> None:
         self._space: Space = space
         self._ef_search = ef_search
+        self._segments = segments
         self._segment = segment
         self._scan = scan
         self._owned = owned
@@ -252,8 +264,9 @@ class _SegmentSearch:
             allowed=allowed,
             ndim=self._segment.vectors.shape[1],
             scan_dims=None if self._scan is None else self._scan.dims,
+            scan_first=self._segment.scan_first,
         )
-        return plan_search(shape, n_results=count, batch=batch, ef_search=self._ef_search)
+        return plan_search(shape, n_results=count, batch=batch, ef_search=self._ef_search, segments=self._segments)
 
     def _rank(self, query: Vectors, rows: Slots, count: int) -> Neighbours:
         return _rank(self._space, query, self._segment.vectors, rows, self._segment.owners, count)
@@ -308,8 +321,8 @@ class _SegmentSearch:
         """The nearest of the rows that have no graph."""
         if self._scan is None or self._segment.rows - first <= CHUNK_ROWS:
             return self._read_all(query, allowed, count, first)
-        block = first // BLOCK_ROWS
-        offset = block * BLOCK_ROWS
+        block = (first - self._segment.scan_first) // BLOCK_ROWS
+        offset = self._segment.scan_first + block * BLOCK_ROWS
         lines, slopes = self._scan.scored(query[None, :], first_block=block)
         line = lines[0, first - offset : self._segment.rows - offset]
         rest = None if allowed is None else allowed[first:]

@@ -16,9 +16,10 @@ from typing import Final, cast
 import numpy as np
 
 from chroma_async.core.columns import ColumnPiece, decode, verify
+from chroma_async.core.planner import SCAN_BESIDE_GRAPH_ROWS_MAX
 from chroma_async.errors import StorageCorrupt
 from chroma_async.index.hnsw import GraphFile
-from chroma_async.index.scan import Scan, ScanBuilder
+from chroma_async.index.scan import BLOCK_ROWS, Scan, ScanBuilder
 from chroma_async.model import Mask, Slots, Vectors
 from chroma_async.projections.manifest import GraphRef, Manifest, PieceRef, SegmentRef
 
@@ -31,7 +32,10 @@ logger = logging.getLogger("chroma_async.projections")
 
 @dataclass(frozen=True, eq=False)
 class SegmentView:
-    """One segment. `vectors` has shape (rows, ndim); `owners`, shape (rows,): the slot whose vector it is, or NO_SLOT."""
+    """One segment. `vectors` has shape (rows, ndim); `owners`, shape (rows,): the slot whose vector it is, or NO_SLOT.
+
+    Rows from `scan_first` on are packed for scans.
+    """
 
     number: int
     vectors: Vectors
@@ -39,6 +43,7 @@ class SegmentView:
     owners: Slots
     scan: ScanBuilder
     graph: GraphFile | None
+    scan_first: int = 0
 
     @property
     def rows(self) -> int:
@@ -63,8 +68,8 @@ class SegmentView:
         return mask[np.maximum(self.owners, 0)]
 
     def scanned(self) -> Scan:
-        """All rows, packed. The caller holds the collection's lock."""
-        return self.scan.extend(self.vectors)
+        """The rows from `scan_first` on, packed. The caller holds the collection's lock."""
+        return self.scan.extend(self.vectors[self.scan_first :])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -123,7 +128,7 @@ def load_base(directory: Path, manifest: Manifest, before: Base) -> Base:
         alive=alive,
         locations=locations,
         segments=tuple(
-            SegmentView(view.number, view.vectors, view.slots, owned, view.scan, view.graph)
+            SegmentView(view.number, view.vectors, view.slots, owned, view.scan, view.graph, view.scan_first)
             for view, owned in zip(segments, owners, strict=True)
         ),
     )
@@ -200,13 +205,16 @@ def map_segment(directory: Path, ref: SegmentRef, dimension: int) -> tuple[Vecto
 def _load_segment(directory: Path, ref: SegmentRef, manifest: Manifest, before: Base) -> SegmentView:
     old = next((view for view in before.segments if view.number == ref.number), None)
     vectors, slots = map_segment(directory, ref, manifest.dimension or 0)
+    graph = _load_graph(directory, ref, None if old is None else old.graph)
+    first = 0 if graph is None or ref.rows <= SCAN_BESIDE_GRAPH_ROWS_MAX else graph.rows // BLOCK_ROWS * BLOCK_ROWS
     return SegmentView(
         number=ref.number,
         vectors=vectors,
         slots=slots,
         owners=np.empty(0, dtype=np.int64),
-        scan=ScanBuilder(manifest.space) if old is None else old.scan,
-        graph=_load_graph(directory, ref, None if old is None else old.graph),
+        scan=ScanBuilder(manifest.space) if old is None or old.scan_first != first else old.scan,
+        graph=graph,
+        scan_first=first,
     )
 
 

@@ -15,7 +15,14 @@ from typing import Any, ClassVar, Final, Protocol, cast
 
 import orjson
 
-from chroma_async.errors import ChromaError, InvalidDimensionException, NotFoundError, UniqueConstraintError
+from chroma_async.errors import (
+    ChromaError,
+    InvalidArgumentError,
+    InvalidDimensionException,
+    InvalidUUIDError,
+    NotFoundError,
+    UniqueConstraintError,
+)
 from chroma_async.model import DEFAULT_DATABASE, DEFAULT_TENANT, Collection, Database, JsonObject, Tenant
 from chroma_async.protocol.call import Call, Route, WireRequest, WireResponse, decode_body
 from chroma_async.protocol.collection_json import collection_to_json
@@ -61,23 +68,24 @@ OLD_HNSW_NAMES: Final[Mapping[str, str]] = {
 class Generation(Enum):
     """Which form of answers a client can parse, and the fields that it bears in a list of collections.
 
-    A list is strict: a field too many is an error in the client. Where one collection is answered, clients before 0.5.4 pick
-    what they know, and get `SINGLE`. Those from 0.5.1 to 0.5.3 ask exactly as 0.4.24 does, and cannot read its lists.
+    The lists of Python clients are strict: a field too many is an error in the client, for those up to 0.4.15 tenant and
+    database too. Those from 0.5.1 to 0.5.3 ask exactly as their elders do, and cannot read such lists. Where one collection
+    is answered, all clients before 0.5.4 pick what they know, and get `SINGLE`, as other languages do everywhere.
     """
 
-    WITHOUT_TENANTS = ("id", "name", "metadata")
-    WITH_TENANTS = ("id", "name", "metadata", "tenant", "database")
+    STRICT = ("id", "name", "metadata")
+    LENIENT = ("id", "name", "metadata", "dimension", "tenant", "database", "version")
     WITH_CONFIGURATION = ("id", "name", "configuration_json", "metadata", "dimension", "tenant", "database", "version")
 
     @classmethod
-    def of(cls, user_agent: str, query: Mapping[str, str]) -> Generation:
-        """Clients from 0.5.4 on use httpx; those before 0.4.15 name no tenant."""
+    def of(cls, user_agent: str) -> Generation:
+        """Python clients use requests, and httpx from 0.5.4 on."""
         if user_agent.startswith("python-httpx"):
             return cls.WITH_CONFIGURATION
-        return cls.WITH_TENANTS if "tenant" in query else cls.WITHOUT_TENANTS
+        return cls.STRICT if user_agent.startswith("python-requests") else cls.LENIENT
 
 
-SINGLE: Final = ("id", "name", "metadata", "dimension", "tenant", "database", "version")
+SINGLE: Final = Generation.LENIENT.value
 
 
 class FindCollection(Call[Collection], frozen=True, kw_only=True):
@@ -87,7 +95,10 @@ class FindCollection(Call[Collection], frozen=True, kw_only=True):
     collection_id: str
 
     def validate(self) -> None:
-        parse_collection_id(self.collection_id)
+        try:
+            parse_collection_id(self.collection_id)
+        except InvalidArgumentError as error:
+            raise InvalidUUIDError(f"Could not parse {self.collection_id} as a UUID") from error
 
 
 Decode = Callable[[WireRequest], Call[Any]]
@@ -172,6 +183,17 @@ def _filtered(call: type[Call[Any]]) -> Decode:
     return decode
 
 
+def _delete_records(request: WireRequest) -> Call[Any]:
+    call = cast("DeleteRecords", _filtered(DeleteRecords)(request))
+    if not call.ids and call.where is None and call.where_document is None:
+        raise InvalidArgumentError(
+            "You must provide either ids, where, or where_document to delete. If you want to delete all the data in a "
+            "collection you can delete the collection itself using the delete_collection method. Or alternatively, you can "
+            "get() all the relevant ids and then delete them."
+        )
+    return call
+
+
 # ---- answers
 
 
@@ -241,7 +263,7 @@ def _get(result: GetResult, generation: Generation) -> WireResponse:
             "documents": columns.documents,
             "uris": columns.uris,
             "data": None,
-            **_included(result.include, generation),
+            "included": result.include,
         }
     )
 
@@ -260,13 +282,9 @@ def _query(result: QueryResult, generation: Generation) -> WireResponse:
             "documents": column("documents"),
             "uris": column("uris"),
             "data": None,
-            **_included(result.include, generation),
+            "included": result.include,
         }
     )
-
-
-def _included(include: tuple[str, ...], generation: Generation) -> JsonObject:
-    return {"included": include} if generation is Generation.WITH_CONFIGURATION else {}
 
 
 class LegacyError(ChromaError):
@@ -286,6 +304,8 @@ def legacy_error(error: ChromaError) -> ChromaError:
         return LegacyError(error, "UniqueConstraintError", 409)
     if isinstance(error, InvalidDimensionException):
         return LegacyError(error, "InvalidDimension", 400)
+    if isinstance(error, InvalidUUIDError):
+        return LegacyError(error, "InvalidUUID", 400)
     return error
 
 
@@ -310,7 +330,7 @@ LEGACY_ROUTES: Final[tuple[LegacyRoute, ...]] = (
     LegacyRoute(Route("POST", RECORDS + "/upsert"), _with_body(UpsertRecords), _nothing),
     LegacyRoute(Route("POST", RECORDS + "/get"), _filtered(GetRecords), _get),
     LegacyRoute(Route("POST", RECORDS + "/query"), _filtered(QueryRecords), _query),
-    LegacyRoute(Route("POST", RECORDS + "/delete"), _filtered(DeleteRecords), _nothing),
+    LegacyRoute(Route("POST", RECORDS + "/delete"), _delete_records, _nothing),
     LegacyRoute(Route("GET", RECORDS + "/count"), _bare(CountRecords), _plain),
 )
 """Each path is served with a trailing slash too."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any
+from typing import Any, Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -12,7 +12,7 @@ from chroma_async.protocol import CALLS, Call, Heartbeat, WireResponse
 from chroma_async.protocol.call import API_V2
 from chroma_async.protocol.records import LSN_HEADER
 from chroma_async.protocol.unsupported import UNSUPPORTED
-from chroma_async.protocol.v1 import LEGACY_ROUTES
+from chroma_async.protocol.v1 import API_V1, LEGACY_ROUTES
 from chroma_async.server.answers import TRACE_HEADER, empty_response, send_response
 from chroma_async.server.body import BodyTimeout, ClientDisconnect, discard_body
 from chroma_async.server.endpoint import CallEndpoint, Dispatch, Host
@@ -20,11 +20,14 @@ from chroma_async.server.legacy import LegacyCallEndpoint
 from chroma_async.server.routing import PathTable
 from chroma_async.settings import ServerSettings
 
+OPENAPI_PATH: Final = "/openapi.json"
+DOCS_PATH: Final = "/docs"
+
 access_logger = logging.getLogger("chroma_async.access")
 
 
 def create_app(dispatch: Dispatch, settings: ServerSettings) -> ASGIApp:
-    """Return the application that answers every call of the catalogue by `dispatch`."""
+    """Return the application that answers every call of the catalogue by `dispatch`, with pages that describe them."""
     app: ASGIApp = Application(Host(dispatch, settings))
     if settings.cors_origins:
         from starlette.middleware.cors import CORSMiddleware
@@ -66,7 +69,7 @@ async def _live(receive: Receive, send: Send) -> None:
 
 
 class Refusal:
-    """Answers what no call is meant by, with an empty body."""
+    """Answers what no call is meant by: with an empty body, below the first API as that did."""
 
     def __init__(self, settings: ServerSettings) -> None:
         self._timeout_seconds = settings.body_timeout_seconds
@@ -74,6 +77,8 @@ class Refusal:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1000, "reason": ""})
+        elif scope["path"].startswith(API_V1 + "/"):
+            await self.answer(WireResponse(status=404, body=b'{"detail":"Not Found"}'), receive, send)
         else:
             await self.answer(empty_response(404), receive, send)
 
@@ -146,11 +151,25 @@ def _call_routes(host: Host, refusal: Refusal) -> PathTable[MethodTable]:
     add(API_V2, "GET", CallEndpoint(Heartbeat, host))
     for call in (*CALLS, *UNSUPPORTED):
         add(call.route.path, call.route.method, CallEndpoint(call, nobody if call in UNSUPPORTED else host))
+    for path in (OPENAPI_PATH, DOCS_PATH, DOCS_PATH + "/"):
+        add(path, "GET", _Page(path))
     for row in LEGACY_ROUTES:
         endpoint = LegacyCallEndpoint(row, host)
         for path in (row.route.path, row.route.path + "/"):
             add(path, row.route.method, endpoint)
     return paths
+
+
+class _Page:
+    """A page about the API, made when somebody asks for one: servers start without it."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        from chroma_async.server.pages import pages
+
+        await pages()[self._path](scope, receive, send)
 
 
 async def _refuse(call: Call[Any]) -> Any:

@@ -11,7 +11,7 @@ from chroma_async.errors import ChromaError
 from chroma_async.protocol import WireRequest, WireResponse
 from chroma_async.protocol.v1 import FindCollection, Generation, LegacyRoute, legacy_error
 from chroma_async.server.answers import error_response
-from chroma_async.server.endpoint import Endpoint, Host, decode_query
+from chroma_async.server.endpoint import Endpoint, Host
 
 
 class LegacyCallEndpoint(Endpoint):
@@ -27,7 +27,7 @@ class LegacyCallEndpoint(Endpoint):
             request = await self._with_place(request)
         call = await self._decode(self._row.decode, request)
         result = await self._dispatch(call, receive)
-        generation = Generation.of(_user_agent(scope), decode_query(scope))
+        generation = Generation.of(_user_agent(scope))
         return await self._encode(partial(self._row.encode, generation=generation), result)
 
     async def _with_place(self, request: WireRequest) -> WireRequest:

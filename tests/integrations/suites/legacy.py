@@ -14,6 +14,9 @@ from collections.abc import Callable
 import chromadb
 from chromadb.config import Settings
 
+READS_LISTS = chromadb.__version__ not in ("0.5.1", "0.5.2", "0.5.3")
+"""Those send what their elders send, and can't read the lists that these get."""
+
 
 def main(host: str, port: str) -> None:
     settings = Settings(anonymized_telemetry=False, allow_reset=True)
@@ -26,13 +29,13 @@ def main(host: str, port: str) -> None:
     records(client, name)
     refusals(client, name)
     client.delete_collection(name)
-    assert name not in [found.name for found in client.list_collections()]
+    assert name not in listed(client)
     print("done", chromadb.__version__)
 
 
 def administer(host: str, port: str, settings: Settings) -> None:
     """Tenants and databases, and a client of another place than the default."""
-    settings.chroma_server_host, settings.chroma_server_http_port = host, port
+    settings.chroma_server_host, settings.chroma_server_http_port = host, int(port)
     settings.chroma_api_impl = "chromadb.api.fastapi.FastAPI"
     admin = chromadb.AdminClient(settings)
     tenant, database = "tenant-" + uuid.uuid4().hex, "database-" + uuid.uuid4().hex
@@ -40,12 +43,18 @@ def administer(host: str, port: str, settings: Settings) -> None:
     admin.create_database(database, tenant)
     assert admin.get_tenant(tenant)["name"] == tenant
     assert admin.get_database(database, tenant)["tenant"] == tenant
-    elsewhere = chromadb.HttpClient(host=host, port=int(port), tenant=tenant, database=database)
+    elsewhere = chromadb.HttpClient(host=host, port=int(port), settings=settings, tenant=tenant, database=database)
     made = elsewhere.create_collection("elsewhere", embedding_function=None)
     made.add(ids=["a"], embeddings=[[1.0]])
     assert made.count() == 1
-    assert [found.name for found in elsewhere.list_collections()] == ["elsewhere"]
-    assert elsewhere.count_collections() == 1
+    if READS_LISTS:
+        assert listed(elsewhere) == ["elsewhere"]
+    if hasattr(elsewhere, "count_collections"):  # not in 0.4.15
+        assert elsewhere.count_collections() == 1
+
+
+def listed(client: chromadb.api.ClientAPI) -> list[str]:
+    return [found.name for found in client.list_collections()] if READS_LISTS else []
 
 
 def collections(client: chromadb.api.ClientAPI, name: str) -> None:
@@ -55,7 +64,7 @@ def collections(client: chromadb.api.ClientAPI, name: str) -> None:
     again = client.get_or_create_collection(name, metadata={"hnsw:space": "cosine", "topic": "x"}, embedding_function=None)
     assert again.id == created.id
     assert client.get_collection(name, embedding_function=None).id == created.id
-    assert name in [found.name for found in client.list_collections()]
+    assert name in listed(client) or not READS_LISTS
     created.modify(name=name + "-new", metadata={"topic": "y"})
     changed = client.get_collection(name + "-new", embedding_function=None)
     assert (changed.id, changed.metadata) == (created.id, {"topic": "y"})
@@ -76,7 +85,7 @@ def records(client: chromadb.api.ClientAPI, name: str) -> None:
     assert [list(vector) for vector in whole["embeddings"]] == [[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]
     assert whole["documents"] == ["red fox", "blue fox", None]
     assert whole["metadatas"] == [{"n": 1, "s": "x"}, {"n": 2}, {"f": 1.5, "flag": True}]
-    assert whole["data"] is None
+    assert whole.get("data") is None  # nothing at all in 0.4.15
     assert docs.get(ids=["b"], include=[])["ids"] == ["b"]
     assert docs.get(where={"n": {"$gte": 2}})["ids"] == ["b"]
     assert docs.get(where={"n": {"$ne": 1}})["ids"] == ["b"], "records without the field do not match"

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from chroma_async.client._async.collection import AsyncCollection, DataLoader
 from chroma_async.client.address import DEFAULT_HOST, DEFAULT_PORT
-from chroma_async.client.checks import checked_metadata, checked_missing, checked_optional_count
+from chroma_async.client.checks import checked_metadata, checked_missing, checked_name, checked_optional_count
 from chroma_async.client.colours import AsyncCaller, AsyncConnectable, AsyncLock
 from chroma_async.client.configuration import chosen_function, to_input
 from chroma_async.client.embedding import DEFAULT_EMBEDDING, EmbeddingArgument, require_same
@@ -112,8 +112,8 @@ class AsyncClientAPI(AsyncConnectable):
             self.database = databases.pop()
 
     async def _require(self, tenant: str, database: str) -> None:
-        await self.transport.send(GetTenant(tenant=tenant))
-        await self.transport.send(GetDatabase(tenant=tenant, database=database))
+        await self.transport.send(GetTenant(tenant=checked_name(tenant, "tenant")))
+        await self.transport.send(GetDatabase(tenant=tenant, database=checked_name(database, "database")))
 
     async def _send(self, call: Call[R]) -> R:
         await self.connect()
@@ -210,7 +210,7 @@ class AsyncClientAPI(AsyncConnectable):
             CreateCollection(
                 tenant=self.tenant,
                 database=self.database,
-                name=name,
+                name=checked_name(name),
                 metadata=checked_metadata(metadata),
                 configuration=to_input(configuration, function, metadata),
                 schema=described_schema,
@@ -251,7 +251,7 @@ class AsyncClientAPI(AsyncConnectable):
             NotFoundError: there is none.
             ValueError: it was made with another embedding function.
         """
-        model = await self._send(GetCollection(tenant=self.tenant, database=self.database, name=name))
+        model = await self._send(GetCollection(tenant=self.tenant, database=self.database, name=checked_name(name)))
         require_same(embedding_function, model.embedding_function)
         return self._collection(model, embedding_function, data_loader)
 
@@ -291,7 +291,7 @@ class AsyncClientAPI(AsyncConnectable):
         Raises:
             NotFoundError: there is none of that name.
         """
-        await self._send(DeleteCollection(tenant=self.tenant, database=self.database, name=name))
+        await self._send(DeleteCollection(tenant=self.tenant, database=self.database, name=checked_name(name)))
 
     def _collection(
         self, model: Model, embedding_function: EmbeddingArgument, data_loader: DataLoader | None
@@ -430,7 +430,7 @@ class AsyncAdminClient(AsyncConnectable):
         Raises:
             UniqueConstraintError: there is one of that name.
         """
-        await self._transport.send(CreateTenant(name=name))
+        await self._transport.send(CreateTenant(name=checked_name(name)))
 
     async def get_tenant(self, name: str) -> Tenant:
         """Return a tenant.
@@ -438,7 +438,7 @@ class AsyncAdminClient(AsyncConnectable):
         Raises:
             NotFoundError: there is none of that name.
         """
-        tenant = await self._transport.send(GetTenant(tenant=name))
+        tenant = await self._transport.send(GetTenant(tenant=checked_name(name)))
         return Tenant(name=tenant.name)
 
     async def create_database(self, name: str, tenant: str = DEFAULT_TENANT) -> None:
@@ -447,7 +447,7 @@ class AsyncAdminClient(AsyncConnectable):
         Raises:
             UniqueConstraintError: the tenant has one of that name.
         """
-        await self._transport.send(CreateDatabase(name=name, tenant=tenant))
+        await self._transport.send(CreateDatabase(name=checked_name(name), tenant=checked_name(tenant, "tenant")))
 
     async def get_database(self, name: str, tenant: str = DEFAULT_TENANT) -> Database:
         """Return a database.
@@ -455,7 +455,9 @@ class AsyncAdminClient(AsyncConnectable):
         Raises:
             NotFoundError: the tenant has none of that name.
         """
-        return to_database(await self._transport.send(GetDatabase(database=name, tenant=tenant)))
+        return to_database(
+            await self._transport.send(GetDatabase(database=checked_name(name), tenant=checked_name(tenant, "tenant")))
+        )
 
     async def delete_database(self, name: str, tenant: str = DEFAULT_TENANT) -> None:
         """Delete a database with all of its collections.
@@ -463,14 +465,14 @@ class AsyncAdminClient(AsyncConnectable):
         Raises:
             NotFoundError: the tenant has none of that name.
         """
-        await self._transport.send(DeleteDatabase(database=name, tenant=tenant))
+        await self._transport.send(DeleteDatabase(database=checked_name(name), tenant=checked_name(tenant, "tenant")))
 
     async def list_databases(
         self, limit: int | None = None, offset: int | None = None, tenant: str = DEFAULT_TENANT
     ) -> list[Database]:
         """Return the databases of a tenant, ordered by name."""
         call = ListDatabases(
-            tenant=tenant,
+            tenant=checked_name(tenant, "tenant"),
             limit=checked_optional_count(limit, "limit"),
             offset=checked_optional_count(offset, "offset"),
         )

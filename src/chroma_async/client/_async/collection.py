@@ -16,6 +16,7 @@ from chroma_async.client.checks import (
     checked_metadata,
     checked_missing,
     checked_optional_count,
+    checked_read_ids,
     checked_texts,
     checked_where,
     checked_where_document,
@@ -315,7 +316,8 @@ class AsyncCollection:
     ) -> QueryResult:
         """Return the records nearest to each query, nearest first: min(n_results, matching records) of them.
 
-        Queries are vectors, or texts, images or URIs for the embedding function. `ids` and the filters narrow the search.
+        Queries are vectors, or texts, images or URIs for the embedding function. `ids` and the filters narrow the search; an
+        empty list of ids narrows it to nothing.
 
         Raises:
             ValueError: no query, or an argument of a wrong type.
@@ -327,7 +329,7 @@ class AsyncCollection:
             database=self.database,
             collection_id=self._model.id,
             n_results=checked_count(n_results, "n_results", 1),
-            ids=None if ids is None else checked_ids(ids),
+            ids=checked_read_ids(ids),
             where=checked_where(where),
             where_document=checked_where_document(where_document),
             include=_sent(wanted),
@@ -466,7 +468,7 @@ class AsyncCollection:
         self._model = replace(
             self._model,
             name=done.new_name or self._model.name,
-            metadata=self._model.metadata if done.kept_metadata is None else done.kept_metadata,
+            metadata=self._model.metadata if done.kept_metadata is None else done.kept_metadata or None,
             hnsw=updated_configuration(self._model.hnsw, update),
             embedding_function=described or self._model.embedding_function,
         )

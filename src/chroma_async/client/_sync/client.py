@@ -11,7 +11,7 @@ from uuid import UUID
 
 from chroma_async.client._sync.collection import Collection, DataLoader
 from chroma_async.client.address import DEFAULT_HOST, DEFAULT_PORT
-from chroma_async.client.checks import checked_metadata, checked_missing, checked_optional_count
+from chroma_async.client.checks import checked_metadata, checked_missing, checked_name, checked_optional_count
 from chroma_async.client.colours import Caller, Connectable, Lock
 from chroma_async.client.configuration import chosen_function, to_input
 from chroma_async.client.embedding import DEFAULT_EMBEDDING, EmbeddingArgument, require_same
@@ -113,8 +113,8 @@ class ClientAPI(Connectable):
             self.database = databases.pop()
 
     def _require(self, tenant: str, database: str) -> None:
-        self.transport.send(GetTenant(tenant=tenant))
-        self.transport.send(GetDatabase(tenant=tenant, database=database))
+        self.transport.send(GetTenant(tenant=checked_name(tenant, "tenant")))
+        self.transport.send(GetDatabase(tenant=tenant, database=checked_name(database, "database")))
 
     def _send(self, call: Call[R]) -> R:
         self.connect()
@@ -211,7 +211,7 @@ class ClientAPI(Connectable):
             CreateCollection(
                 tenant=self.tenant,
                 database=self.database,
-                name=name,
+                name=checked_name(name),
                 metadata=checked_metadata(metadata),
                 configuration=to_input(configuration, function, metadata),
                 schema=described_schema,
@@ -252,7 +252,7 @@ class ClientAPI(Connectable):
             NotFoundError: there is none.
             ValueError: it was made with another embedding function.
         """
-        model = self._send(GetCollection(tenant=self.tenant, database=self.database, name=name))
+        model = self._send(GetCollection(tenant=self.tenant, database=self.database, name=checked_name(name)))
         require_same(embedding_function, model.embedding_function)
         return self._collection(model, embedding_function, data_loader)
 
@@ -292,7 +292,7 @@ class ClientAPI(Connectable):
         Raises:
             NotFoundError: there is none of that name.
         """
-        self._send(DeleteCollection(tenant=self.tenant, database=self.database, name=name))
+        self._send(DeleteCollection(tenant=self.tenant, database=self.database, name=checked_name(name)))
 
     def _collection(self, model: Model, embedding_function: EmbeddingArgument, data_loader: DataLoader | None) -> Collection:
         return Collection(self.transport, self._caller, model, embedding_function, data_loader, self._missing)
@@ -429,7 +429,7 @@ class AdminClient(Connectable):
         Raises:
             UniqueConstraintError: there is one of that name.
         """
-        self._transport.send(CreateTenant(name=name))
+        self._transport.send(CreateTenant(name=checked_name(name)))
 
     def get_tenant(self, name: str) -> Tenant:
         """Return a tenant.
@@ -437,7 +437,7 @@ class AdminClient(Connectable):
         Raises:
             NotFoundError: there is none of that name.
         """
-        tenant = self._transport.send(GetTenant(tenant=name))
+        tenant = self._transport.send(GetTenant(tenant=checked_name(name)))
         return Tenant(name=tenant.name)
 
     def create_database(self, name: str, tenant: str = DEFAULT_TENANT) -> None:
@@ -446,7 +446,7 @@ class AdminClient(Connectable):
         Raises:
             UniqueConstraintError: the tenant has one of that name.
         """
-        self._transport.send(CreateDatabase(name=name, tenant=tenant))
+        self._transport.send(CreateDatabase(name=checked_name(name), tenant=checked_name(tenant, "tenant")))
 
     def get_database(self, name: str, tenant: str = DEFAULT_TENANT) -> Database:
         """Return a database.
@@ -454,7 +454,9 @@ class AdminClient(Connectable):
         Raises:
             NotFoundError: the tenant has none of that name.
         """
-        return to_database(self._transport.send(GetDatabase(database=name, tenant=tenant)))
+        return to_database(
+            self._transport.send(GetDatabase(database=checked_name(name), tenant=checked_name(tenant, "tenant")))
+        )
 
     def delete_database(self, name: str, tenant: str = DEFAULT_TENANT) -> None:
         """Delete a database with all of its collections.
@@ -462,14 +464,14 @@ class AdminClient(Connectable):
         Raises:
             NotFoundError: the tenant has none of that name.
         """
-        self._transport.send(DeleteDatabase(database=name, tenant=tenant))
+        self._transport.send(DeleteDatabase(database=checked_name(name), tenant=checked_name(tenant, "tenant")))
 
     def list_databases(
         self, limit: int | None = None, offset: int | None = None, tenant: str = DEFAULT_TENANT
     ) -> list[Database]:
         """Return the databases of a tenant, ordered by name."""
         call = ListDatabases(
-            tenant=tenant,
+            tenant=checked_name(tenant, "tenant"),
             limit=checked_optional_count(limit, "limit"),
             offset=checked_optional_count(offset, "offset"),
         )

@@ -1,0 +1,1 @@
+"""The collections, where Chroma has them."""

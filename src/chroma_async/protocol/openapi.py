@@ -1,0 +1,233 @@
+"""The catalogue of calls as an OpenAPI document, for tools that make clients, pages and tests from one.
+
+Format: OpenAPI 3.1.0. Parameters and bodies follow from the calls; what calls are answered by is said here, by the type of
+their result.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, Final, cast, get_args, get_origin
+
+import msgspec
+import numpy as np
+
+from chroma_async.model import Collection, Database, JsonObject, Tenant
+from chroma_async.protocol import CALLS
+from chroma_async.protocol.call import Call
+from chroma_async.protocol.embeddings import EmbeddingBatch
+from chroma_async.protocol.results import DeleteResult, GetResult, IndexingStatus, QueryResult, WriteResult
+from chroma_async.protocol.system import GetPreflight, Heartbeat, Identity
+from chroma_async.protocol.unsupported import UNSUPPORTED
+
+JsonSchema = dict[str, Any]
+
+VECTOR: Final[JsonSchema] = {"type": "array", "items": {"type": "number"}}
+BASE64: Final[JsonSchema] = {"type": "string", "contentEncoding": "base64", "description": "little-endian float32"}
+TEXT: Final[JsonSchema] = {"type": "string"}
+COUNT: Final[JsonSchema] = {"type": "integer", "minimum": 0}
+ANY_OBJECT: Final[JsonSchema] = {"type": "object"}
+NOTHING: Final[JsonSchema] = {"type": "object", "description": "empty"}
+
+
+def _list_of(items: JsonSchema) -> JsonSchema:
+    return {"type": "array", "items": items}
+
+
+def _or_null(schema: JsonSchema) -> JsonSchema:
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+def _object(**properties: JsonSchema) -> JsonSchema:
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+def _columns(nested: bool) -> dict[str, JsonSchema]:
+    """The columns of a get, or of a query, which has one list per query vector."""
+
+    def column(items: JsonSchema) -> JsonSchema:
+        return _list_of(_list_of(items)) if nested else _list_of(items)
+
+    return {
+        "ids": column(TEXT),
+        "embeddings": _or_null(column(VECTOR)),
+        "documents": _or_null(column(_or_null(TEXT))),
+        "uris": _or_null(column(_or_null(TEXT))),
+        "metadatas": _or_null(column(_or_null(ANY_OBJECT))),
+    }
+
+
+DATABASE: Final = _object(id=TEXT, name=TEXT, tenant=TEXT)
+COLLECTION: Final = _object(
+    id={"type": "string", "format": "uuid"},
+    name=TEXT,
+    configuration_json=_object(
+        hnsw=_or_null(ANY_OBJECT), spann=_or_null(ANY_OBJECT), embedding_function=_or_null(ANY_OBJECT)
+    ),
+    schema=_or_null(ANY_OBJECT),
+    metadata=_or_null(ANY_OBJECT),
+    dimension=_or_null(COUNT),
+    tenant=TEXT,
+    database=TEXT,
+    log_position=COUNT,
+    version=COUNT,
+)
+INCLUDED: Final = _list_of(TEXT)
+
+COMPONENTS: Final[dict[type[Any], JsonSchema]] = {
+    Collection: COLLECTION,
+    Database: DATABASE,
+    Tenant: _object(name=TEXT, resource_name=_or_null(TEXT)),
+    Identity: _object(user_id=TEXT, tenant=_or_null(TEXT), databases=_or_null(_list_of(TEXT))),
+    GetResult: _object(**_columns(nested=False), include=INCLUDED),
+    QueryResult: _object(
+        **_columns(nested=True),
+        distances=_or_null(_list_of(_list_of(_or_null({"type": "number"})))),
+        include=INCLUDED,
+    ),
+    DeleteResult: _object(deleted=COUNT),
+    IndexingStatus: _object(
+        op_indexing_progress={"type": "number"}, num_unindexed_ops=COUNT, num_indexed_ops=COUNT, total_ops=COUNT
+    ),
+}
+"""What results look like, by their type; each is a component of its name."""
+
+PLAIN: Final[dict[Any, JsonSchema]] = {
+    type(None): NOTHING,
+    WriteResult: NOTHING,
+    bool: {"type": "boolean"},
+    int: COUNT,
+    str: TEXT,
+    Any: {},
+}
+SPECIAL: Final[dict[type[Call[Any]], JsonSchema]] = {
+    Heartbeat: _object(**{"nanosecond heartbeat": COUNT}),
+    GetPreflight: _object(max_batch_size=COUNT, supports_base64_encoding={"type": "boolean"}),
+}
+"""Calls whose answer is not told by the type of their result."""
+
+ERROR: Final = _object(error={"type": "string", "description": "name of the class of errors"}, message=TEXT)
+
+
+@cache
+def openapi_document(version: str) -> JsonObject:
+    """Return the document; `version` is that of the server."""
+    paths: dict[str, JsonObject] = {}
+    for call in (*CALLS, *UNSUPPORTED):
+        paths.setdefault(call.route.path, {})[call.route.method.lower()] = _operation(call)
+    components = {kind.__name__: schema for kind, schema in COMPONENTS.items()} | {"Error": ERROR}
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "chroma_async",
+            "version": version,
+            "description": "A vector database that speaks Chroma's API. Filters, and all else that is JSON in itself, are "
+            "described in its documentation.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "paths": dict(sorted(paths.items())),
+        "components": {"schemas": components},
+    }
+
+
+def _operation(call: type[Call[Any]]) -> JsonObject:
+    route = call.route
+    supported = call not in UNSUPPORTED
+    refusal = {"description": "Refused.", "content": _json({"$ref": "#/components/schemas/Error"})}
+    operation: JsonObject = {
+        "operationId": call.__name__,
+        "tags": [call.__module__.rpartition(".")[2] if supported else "not supported"],
+        "summary": _summary(call),
+        "parameters": [_parameter(call, name, "path") for name in route.path_fields]
+        + [_parameter(call, name, "query") for name in route.query],
+        "responses": {"default": refusal},
+    }
+    if supported:
+        operation["responses"][str(route.status)] = {"description": "Done.", "content": _json(_answer(call))}
+    body = _body(call) if route.has_body else None
+    if body is not None:
+        operation["requestBody"] = {"required": True, "content": _json(body)}
+    return operation
+
+
+def _json(schema: JsonSchema) -> JsonObject:
+    return {"application/json": {"schema": schema}}
+
+
+def _summary(call: type[Call[Any]]) -> str:
+    own = (
+        vars(call).get("__doc__") or "Part of Chroma's API; refused with status 501, or 404 where there is nothing to find."
+    )
+    return " ".join(inspect.cleandoc(own).partition("\n\n")[0].split())
+
+
+def _parameter(call: type[Call[Any]], name: str, place: str) -> JsonObject:
+    types = {field.name: field.type for field in msgspec.structs.fields(call)}
+    schema = COUNT if types[name] == int | None else _schema_of(types[name])
+    return {"name": name, "in": place, "required": place == "path", "schema": schema}
+
+
+def _body(call: type[Call[Any]]) -> JsonSchema | None:
+    """Return what the body holds: the fields that are neither in the path nor in the query; None when there are none."""
+    elsewhere = {*call.route.path_fields, *call.route.query}
+    found = [field for field in msgspec.structs.fields(call) if field.name not in elsewhere]
+    if not found:
+        return None
+    return {
+        "type": "object",
+        "properties": {field.name: _schema_of(field.type) for field in found},
+        "required": [field.name for field in found if field.required],
+    }
+
+
+def _schema_of(kind: Any) -> JsonSchema:
+    """Return the schema of one type, whole: what it refers to is put in its place."""
+    (schema,), components = msgspec.json.schema_components([kind], schema_hook=_schema_of_custom)
+    return cast("JsonSchema", _inlined(schema, components))
+
+
+def _inlined(schema: Any, components: dict[str, Any]) -> Any:
+    if isinstance(schema, list):
+        return [_inlined(item, components) for item in cast("Sequence[Any]", schema)]
+    if not isinstance(schema, dict):
+        return schema
+    entries = cast("JsonSchema", schema)
+    if "$ref" in entries:
+        return _inlined(components[str(entries["$ref"]).rpartition("/")[2]], components)
+    return {key: _inlined(item, components) for key, item in entries.items() if key not in ("default", "title")}
+
+
+def _schema_of_custom(kind: type[Any]) -> JsonSchema:
+    if kind is EmbeddingBatch:
+        return {"anyOf": [_list_of(_or_null(VECTOR)), _list_of(_or_null(BASE64))]}
+    if kind is np.ndarray:
+        return _list_of(VECTOR)
+    raise NotImplementedError(kind)
+
+
+def _answer(call: type[Call[Any]]) -> JsonSchema:
+    special = SPECIAL.get(call)
+    return _result_schema(_result_type(call)) if special is None else special
+
+
+def _result_schema(kind: Any) -> JsonSchema:
+    if kind in COMPONENTS:
+        return {"$ref": f"#/components/schemas/{kind.__name__}"}
+    if kind in PLAIN:
+        return PLAIN[kind]
+    if get_origin(kind) is list:
+        return _list_of(_result_schema(get_args(kind)[0]))
+    if get_origin(kind) is dict:
+        return {"type": "object", "additionalProperties": _result_schema(get_args(kind)[1])}
+    raise NotImplementedError(kind)
+
+
+def _result_type(call: type[Any]) -> Any:
+    """Return `R` of the nearest base `...[R]` that says it."""
+    for base in call.__mro__:
+        for generic in cast("Sequence[Any]", vars(base).get("__orig_bases__", ())):
+            if len(get_args(generic)) == 1 and not hasattr(get_args(generic)[0], "__bound__"):
+                return get_args(generic)[0]
+    raise NotImplementedError(call)
