@@ -167,13 +167,18 @@ def decode_body(cls: type[Call[Any]], body: bytes) -> Mapping[str, Any]:
 
 def _refuse_duplicates(cls: type[Call[Any]], body: bytes) -> None:
     """Refuse a field that is given twice. Only a name that occurs twice in the text makes a second look necessary."""
-    suspects = [name for name in cls.__struct_fields__ if body.count(b'"%b"' % name.encode()) > 1]
-    if not suspects:
+    quoted = _quoted_fields(cls).findall(body)
+    if len(quoted) == len(set(quoted)):
         return
     names = [name for name, _ in cast("list[tuple[str, Any]]", json.loads(body, object_pairs_hook=_Pairs))]
-    for name in suspects:
+    for name in cls.__struct_fields__:
         if names.count(name) > 1:
             raise MalformedRequestError(f"{PREFIX}duplicate field `{name}`")
+
+
+@cache
+def _quoted_fields(cls: type[Call[Any]]) -> re.Pattern[bytes]:
+    return re.compile(b'"(?:%b)"' % b"|".join(name.encode() for name in cls.__struct_fields__))
 
 
 class _Pairs(list[tuple[str, Any]]):

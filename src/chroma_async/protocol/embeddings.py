@@ -239,6 +239,9 @@ def _to_float32(rows: Sequence[Sequence[object]]) -> Vectors | None:
         return None
     if not length:
         return np.empty((len(rows), 0), dtype=np.float32)
+    if len(rows) * length <= LOOK_FOR_BOOLEANS_MAX and _kinds(rows) == {float}:
+        with np.errstate(over="ignore"):
+            return np.array(rows, dtype=np.float32)  # in one step, in half of the time
     try:
         raw = np.asarray(rows)
     except (ValueError, OverflowError):
@@ -255,7 +258,11 @@ def _has_boolean(rows: Sequence[Sequence[object]], raw: npt.NDArray[np.generic])
     """numpy takes True for 1; looking at every item of a large batch would cost as much as numpy itself."""
     if raw.size > LOOK_FOR_BOOLEANS_MAX and raw.dtype.kind == "f":
         return False
-    return bool in set(map(type, chain.from_iterable(rows)))
+    return bool in _kinds(rows)
+
+
+def _kinds(rows: Sequence[Sequence[object]]) -> set[type]:
+    return set(map(type, chain.from_iterable(rows)))
 
 
 def _are_numbers(row: Sequence[object]) -> bool:
