@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import httpx
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -94,6 +95,16 @@ async def test_requests_in_one_piece_are_answered_in_order(serve: Callable[..., 
         assert [part[:3] for part in answer.split(b"HTTP/1.1 ")[1:]] == [b"200", b"200", b"404"]
 
 
+@pytest.mark.parametrize("serve", ["hypercorn"], indirect=True)
+async def test_clients_may_begin_with_http_2(serve: Callable[..., Any]) -> None:
+    async with serve(keep_alive_seconds=1.0) as server, httpx.AsyncClient(http1=False, http2=True) as client:
+        url = f"http://127.0.0.1:{server.port}/api/v2/"
+        answers = await asyncio.gather(*(client.get(url + "heartbeat") for _ in range(5)))
+        assert [answer.status_code for answer in answers] == [200] * 5
+        assert {answer.http_version for answer in answers} == {"HTTP/2"}
+        assert (await client.post(url + "tenants", json={"name": "somebody"})).status_code == 200
+
+
 async def test_body_in_chunks_is_one_body(serve: Callable[..., Any]) -> None:
     async with serve() as server:
         head = b"POST /api/v2/tenants HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -161,6 +172,7 @@ async def test_bytes_that_come_slowly_do_not_keep_a_connection(serve: Callable[.
             if ended.done():
                 break
         assert ended.done()
+        assert isinstance(ended.exception(), ConnectionResetError | None)  # reset if a byte came after the close
         writer.close()
 
 

@@ -76,6 +76,8 @@ class RecordTables:
             self._connection.execute("ROLLBACK")
             raise
         self._connection.execute("COMMIT")
+        if write:  # its pages are not needed again soon, and a compactor has many stores open
+            self._connection.execute("PRAGMA shrink_memory")
 
     # ---- reading
 
