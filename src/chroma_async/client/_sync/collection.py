@@ -343,7 +343,7 @@ class Collection:
         return to_query_result(result, wanted, data)
 
     def count(self, read_level: Any = ReadLevel.INDEX_AND_WAL) -> int:
-        """Return the number of records."""
+        """Return the number of records; with `ReadLevel.INDEX_ONLY`, of those that the background work has applied."""
         call = CountRecords(
             tenant=self.tenant,
             database=self.database,
@@ -524,15 +524,7 @@ class Collection:
 
 
 def _level(read_level: Any) -> str:
-    return str(getattr(read_level, "value", read_level))
-
-
-def _search_json(searches: Any) -> list[Any]:
-    several = cast("Sequence[Any]", searches if isinstance(searches, list | tuple) else [searches])
-    return [search.to_dict() if hasattr(search, "to_dict") else search for search in several]
-
-
-def _sent(include: Sequence[str]) -> Any:
-    """What the server includes for it: data is made of URIs, on the client."""
-    wanted = [name for name in include if name != "data"]
-    return [*wanted, "uris"] if "data" in include and "uris" not in wanted else wanted
+    level = str(getattr(read_level, "value", read_level))
+    if level not in set(ReadLevel):
+        raise ValueError(f"read_level: unknown level {level!r}, expected one of {', '.join(ReadLevel)}")
+    return level

@@ -183,7 +183,10 @@ async def _read(context: Context, call: RecordsCall[Any], function: Callable[[Vi
 
 @handles(CountRecords)
 async def count(context: Context, call: CountRecords) -> int:
-    return await _read(context, call, lambda view: view.image.live, columns=False)
+    def run(view: View) -> int:
+        return view.image.base.live if call.read_level == "index_only" else view.image.live
+
+    return await _read(context, call, run, columns=False)
 
 
 @handles(GetIndexingStatus)
