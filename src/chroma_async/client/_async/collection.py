@@ -529,3 +529,14 @@ def _level(read_level: Any) -> str:
     if level not in set(ReadLevel):
         raise ValueError(f"read_level: unknown level {level!r}, expected one of {', '.join(ReadLevel)}")
     return level
+
+
+def _search_json(searches: Any) -> list[Any]:
+    several = cast("Sequence[Any]", searches if isinstance(searches, list | tuple) else [searches])
+    return [search.to_dict() if hasattr(search, "to_dict") else search for search in several]
+
+
+def _sent(include: Sequence[str]) -> Any:
+    """What the server includes for it: data is made of URIs, on the client."""
+    wanted = [name for name in include if name != "data"]
+    return [*wanted, "uris"] if "data" in include and "uris" not in wanted else wanted
