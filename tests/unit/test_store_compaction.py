@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from tests.support.engines import (
     settle,
 )
 
+from chroma_async import PersistentClient
 from chroma_async.engine.compactor import Compactor
 from chroma_async.engine.engine import open_engine
 from chroma_async.engine.lock import FileCompactorLock
@@ -190,3 +192,18 @@ async def test_reader_keeps_its_answers_while_what_it_reads_is_replaced(tmp_path
             assert [row[1] for row in view.rows(slots)] == names(60)
             np.testing.assert_array_equal(view.vectors(slots), random_vectors(60))
         assert await records.count() == 10
+
+
+def test_journals_are_emptied_when_nothing_is_left_to_do(tmp_path: Path) -> None:
+    rows = np.random.default_rng(3).standard_normal((2_000, 64)).astype(np.float32)
+    with PersistentClient(tmp_path) as client:
+        made = client.create_collection("journals", embedding_function=None)
+        for first in range(0, 2_000, 500):
+            made.add([str(row) for row in range(first, first + 500)], rows[first : first + 500], documents=["text " * 40] * 500)
+        deadline = time.monotonic() + 30
+        while any(path.stat().st_size for path in tmp_path.rglob("*-wal")):
+            assert time.monotonic() < deadline, [(path.name, path.stat().st_size) for path in tmp_path.rglob("*-wal")]
+            time.sleep(0.1)
+        assert made.count() == 2_000
+        made.add(["one more"], rows[:1])
+        assert made.count() == 2_001

@@ -279,6 +279,8 @@ class View:
 
     def slots(self, ids: Sequence[str] | None, where: Where | None, missing: Missing) -> Slots:
         """Slots of the records of these ids that pass the filter, ascending."""
+        if ids is not None and where is None:
+            return self.slots_of(ids)
         mask = self.mask(ids, where, missing)
         return np.flatnonzero(self.image.alive if mask is None else mask)
 

@@ -33,6 +33,9 @@ IDLE_SECONDS: Final = 0.1
 SETTLE_SECONDS: Final = 0.25
 """Entries wait this long for company: a bigger step costs less for each entry, and readers have them anyway."""
 
+TIDY_AFTER_STEPS: Final = 5
+"""Idle steps after which journals are emptied: half a second."""
+
 COLLECTIONS: Final = "collections"
 
 logger = logging.getLogger("chroma_async.compactor")
@@ -109,8 +112,12 @@ class Compactor:
             await self._seams.clock.sleep(self._settings.lock_interval_seconds)
         try:
             await self.take_over()
+            idle_steps = 0
             while True:
                 busy = await self.step()
+                idle_steps = 0 if busy else idle_steps + 1
+                if idle_steps == TIDY_AFTER_STEPS:
+                    await self.tidy()
                 await self._seams.clock.sleep(SETTLE_SECONDS if busy else IDLE_SECONDS)
         finally:
             await self._stop()
@@ -173,6 +180,12 @@ class Compactor:
             busy = await self._compact(collection_id) or busy
         self._start_indexing()
         return busy
+
+    async def tidy(self) -> None:
+        """Give back the disk that was held for the next entries: none have come for a while."""
+        for store in list(self._stores.values()):
+            await self._work(store.tidy)
+        await self._log.tidy()
 
     async def _delete_collections(self) -> bool:
         known = self._follower.catalog.collection_ids()

@@ -19,6 +19,7 @@ from chroma_async.core.memtable import Row, Tail
 from chroma_async.model import Metadata, Slots
 from chroma_async.projections.manifest import Manifest, decode_manifest, encode_manifest
 
+BUSY_SECONDS: Final = 10.0
 JOURNAL_BYTES_MAX: Final = 16 * 2**20
 TRIGRAM: Final = 3
 TRIGRAMS_MAX: Final = 24
@@ -49,7 +50,7 @@ class RecordTables:
         """
         mode = "rwc" if writable else "rw"
         self._connection = sqlite3.connect(
-            f"{path.as_uri()}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False, timeout=10.0
+            f"{path.as_uri()}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False, timeout=BUSY_SECONDS
         )
         self._connection.execute("PRAGMA cache_size = -8000")
         self._connection.execute("PRAGMA mmap_size = 268435456")
@@ -78,6 +79,12 @@ class RecordTables:
         self._connection.execute("COMMIT")
         if write:  # its pages are not needed again soon, and a compactor has many stores open
             self._connection.execute("PRAGMA shrink_memory")
+
+    def tidy(self) -> None:
+        """Move SQLite's journal into the file and empty it, where nobody reads it. Outside a transaction."""
+        self._connection.execute("PRAGMA busy_timeout = 0")
+        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        self._connection.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
 
     # ---- reading
 

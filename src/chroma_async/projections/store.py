@@ -291,6 +291,11 @@ class CollectionStore:
             if path not in reached:
                 self._files.remove(path)
 
+    def tidy(self) -> None:
+        """Give back the disk that the tables hold for the next changes."""
+        with self.lock:
+            self.tables.tidy()
+
     @property
     def applied(self) -> Lsn:
         return self.manifest.applied

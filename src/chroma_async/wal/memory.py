@@ -198,6 +198,9 @@ class MemoryLog:
         self._check_open()
         return Lsn(self.state.image.oldest)
 
+    async def tidy(self) -> None:
+        self._check_open()
+
     async def size_bytes(self) -> int:
         self._check_open()
         return 0

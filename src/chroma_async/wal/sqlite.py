@@ -363,6 +363,20 @@ class SqliteLog:
         self._check_open()
         await anyio.to_thread.run_sync(_sync_journal, self._directory)
 
+    async def tidy(self) -> None:
+        """See `LogStore.tidy`. Moves SQLite's journal into the file and empties it; one that is being read stays."""
+        self._check_open()
+
+        async def truncate() -> None:
+            await self._writer.execute_fetchall("PRAGMA busy_timeout = 0")
+            try:
+                await self._writer.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
+            finally:
+                await self._writer.execute_fetchall(f"PRAGMA busy_timeout = {int(_BUSY_SECONDS * 1000)}")
+
+        async with self.exclusive():
+            await self._in_transaction(truncate)
+
     async def oldest(self) -> Lsn:
         self._check_open()
         return Lsn(await _number(self._reader, "SELECT oldest FROM bounds"))

@@ -114,6 +114,10 @@ class LogStore(Protocol):
         """LSN of the oldest kept entry; one above the newest when none is kept."""
         ...
 
+    async def tidy(self) -> None:
+        """Give back what the store holds on disk for the next appends. For when there are none: one may have to wait."""
+        ...
+
     async def size_bytes(self) -> int:
         """Bytes that the store takes on disk (0 for one in memory)."""
         ...
