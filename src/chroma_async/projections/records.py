@@ -7,7 +7,7 @@ script. Needles of one or two characters, and those that hold a NUL, are looked 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, cast
@@ -18,6 +18,7 @@ import orjson
 from chroma_async.core.memtable import Row, Tail
 from chroma_async.model import Metadata, Slots
 from chroma_async.projections.manifest import Manifest, decode_manifest, encode_manifest
+from chroma_async.seams.databases import copy_database
 
 JOURNAL_BYTES_MAX: Final = 16 * 2**20
 TRIGRAM: Final = 3
@@ -76,6 +77,10 @@ class RecordTables:
             self._connection.execute("ROLLBACK")
             raise
         self._connection.execute("COMMIT")
+
+    def copy_to(self, path: Path, progress: Callable[[int], None]) -> None:
+        """Copy the instant of the transaction that is open into a new file; see `copy_database`."""
+        copy_database(self._connection, path, progress)
 
     # ---- reading
 
