@@ -174,3 +174,41 @@ async def check(directory: Path, written: Written, lsn: int) -> None:
     async with engine_at(directory) as engine:
         for place, name in enumerate(NAMES):
             assert await found_in(engine, name) == expected(written, place, lsn)
+
+
+BACK_UP = """
+import asyncio, sys, time
+from pathlib import Path
+from tests.support.engines import engine_at
+
+def slowly(what, done, total):
+    print(what, flush=True)
+    time.sleep(0.1)
+
+async def main(path, place):
+    async with engine_at(Path(path)) as engine:
+        await engine.backup(Path(place), slowly)
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+async def test_a_backup_that_is_killed_leaves_nothing_held(tmp_path: Path) -> None:
+    data, place = tmp_path / "data", tmp_path / "backups"
+    async with engine_at(data) as engine, compactor_at(data) as compactor:
+        records = Records(engine, (await create_collection(engine)).id)
+        await records.add([str(number) for number in range(50)], np.ones((50, 4), np.float32))
+        await settle(compactor)
+        child = start(BACK_UP, str(data), str(place))
+        assert child.stdout is not None
+        assert await asyncio.to_thread(child.stdout.readline) == "copying\n"
+        await records.add(["late"], np.ones((1, 4), np.float32))
+        await settle(compactor)
+        assert await engine.log.oldest() <= engine.log.barrier()
+        child.kill()
+        child.communicate()
+        await compactor.step()
+        assert await engine.log.oldest() == engine.log.barrier() + 1
+        assert [path.suffix for path in place.iterdir() if path.is_dir()] == [".partial"]
+        made = await engine.backup(place)
+    assert [path for path in place.iterdir() if path.is_dir()] == [made.path]
