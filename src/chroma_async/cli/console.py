@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from chroma_async.errors import BackupError, ChromaError, FormatError, LogError, StorageCorrupt
+from chroma_async.errors import BackupError, ChromaError, ExchangeError, FormatError, LogError, StorageCorrupt
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -65,7 +65,7 @@ def one_line_errors() -> Generator[None]:
         fail(error.message, EXIT_FAILED)
     except FormatError as error:
         fail(f"can't use the data directory: {error}")
-    except (BackupError, LogError, StorageCorrupt) as error:
+    except (BackupError, ExchangeError, LogError, StorageCorrupt) as error:
         fail(str(error), EXIT_FAILED)
     except OSError as error:
         fail(f"{error.strerror or error}. path={error.filename!r}" if error.filename else str(error))
