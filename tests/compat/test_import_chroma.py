@@ -227,7 +227,7 @@ def test_an_interrupted_import_goes_on(few: Path, expected: Any, tmp_path: Path)
         client.delete_collection("below-l2")
         halved = client.get_collection("above-ip", embedding_function=None)
         halved.delete(ids=halved.get()["ids"][100:])
-        halved.update(ids=["7 é"], metadatas=[{"more": 1}], documents=["other"])
+        halved.update(ids=["7 é"], metadatas=[{"more": 1}], documents=["other"], embeddings=[[0.0] * 4])
     done = chroma_async("import-chroma", few, tmp_path / "data")
     assert done.exit_code == 0, done.output
     count = expected["default_tenant", "default_database"]
