@@ -274,8 +274,8 @@ class _FoundVectors:
         return out
 
     def _indexed(self, row: int) -> npt.NDArray[Any]:
-        vector = self.index.vectors[row]
-        return vector if self.index.lengths is None else vector * self.index.lengths[row]
+        vector: npt.NDArray[Any] = self.index.vectors[row]
+        return vector if self.index.lengths is None else np.multiply(vector, self.index.lengths[row])
 
     def _queued(self, number: int) -> npt.NDArray[Any]:
         query = "SELECT vector, encoding FROM embeddings_queue WHERE seq_id = ?"
