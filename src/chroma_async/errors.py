@@ -31,6 +31,8 @@
     └── LogCorrupt                         an entry does not match its checksum
     FormatError                            a directory or file that this version can't read
     StorageCorrupt                         a file of a collection does not match its checksum
+    BackupError                            a backup that is not whole, or a place that can't take one
+    ExchangeError                          a file that can't be imported, or exported to
     Superseded                             another compactor works on this directory; this one stops
 
 The wire name is what Chroma's clients look up; server and client read the same table (`by_wire_name`).
@@ -233,6 +235,14 @@ class Superseded(Exception):
 
 class StorageCorrupt(Exception):
     """A file of a collection is missing, too short, or does not match its checksum."""
+
+
+class ExchangeError(Exception):
+    """A file or database that can't be imported, or a kind of file that can't be written here."""
+
+
+class BackupError(Exception):
+    """A backup that is not whole, or a place that can't take one; the message says which, and what to do."""
 
 
 def _subclasses(cls: type[ChromaError]) -> list[type[ChromaError]]:

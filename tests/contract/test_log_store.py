@@ -456,6 +456,21 @@ async def test_truncation_forgets_nothing_above_keep_after(log: LogStore) -> Non
     assert await log.oldest() == 7
 
 
+async def test_nothing_is_truncated_while_the_log_is_pinned(logs: Logs) -> None:
+    log, other = await logs.open(), await logs.open()
+    await fill(log, 2, A)
+    async with other.pinned():
+        async with log.pinned():
+            assert not await log.truncate_collection(A, through=Lsn(2))
+        assert not await log.truncate_collection(A, through=Lsn(2))
+        assert not await other.truncate_collection(A, through=Lsn(2))
+        await fill(log, 1, A)
+        assert [e.payload for e in await all_of(log)] == [b"1", b"2", b"3"]
+    assert await log.truncate_collection(A, through=Lsn(2))
+    assert await lsns(log, after=2) == [3]
+    assert await log.oldest() == 3
+
+
 async def test_reading_what_was_truncated_says_so(logs: Logs) -> None:
     log, other = await logs.open(), await logs.open()
     await fill(log, 3, A)

@@ -199,7 +199,8 @@ def test_journals_are_emptied_when_nothing_is_left_to_do(tmp_path: Path) -> None
     with PersistentClient(tmp_path) as client:
         made = client.create_collection("journals", embedding_function=None)
         for first in range(0, 2_000, 500):
-            made.add([str(row) for row in range(first, first + 500)], rows[first : first + 500], documents=["text " * 40] * 500)
+            ids = [str(row) for row in range(first, first + 500)]
+            made.add(ids, rows[first : first + 500], documents=["text " * 40] * 500)
         deadline = time.monotonic() + 30
         while any(path.stat().st_size for path in tmp_path.rglob("*-wal")):
             assert time.monotonic() < deadline, [(path.name, path.stat().st_size) for path in tmp_path.rglob("*-wal")]

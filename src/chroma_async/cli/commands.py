@@ -12,7 +12,10 @@ from typing import Any, TypeVar, get_args
 
 import click
 
+from chroma_async.cli.backup import backup, restore
 from chroma_async.cli.console import EXIT_FAILED, fail, print_table
+from chroma_async.cli.import_chroma import import_chroma
+from chroma_async.cli.transfer import export_collection, import_collection
 from chroma_async.model import DEFAULT_DATABASE, DEFAULT_TENANT
 from chroma_async.settings import Durability, EngineSettings, HttpServer, LogLevel, Missing, ServerSettings
 
@@ -26,6 +29,9 @@ _SERVER = ServerSettings()
 def app() -> None:
     """An async-first vector database that speaks Chroma's API."""
 
+
+for _command in (backup, restore, export_collection, import_collection, import_chroma):
+    app.add_command(_command)
 
 _PATH = click.argument("path", type=click.Path(path_type=Path))
 _COLLECTION = click.argument("collection")

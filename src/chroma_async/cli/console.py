@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from chroma_async.errors import ChromaError, FormatError
+from chroma_async.errors import BackupError, ChromaError, ExchangeError, FormatError, LogError, StorageCorrupt
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -27,6 +27,29 @@ def print_table(table: Table) -> None:
     Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH_UNBOUND).print(table)
 
 
+@contextmanager
+def progress_bar() -> Generator[Callable[[str, int, int], None]]:
+    """Show how far a job is, on a terminal: told what is being done, how much of it is done, and how much there is."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task("starting", total=None)
+        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
+
+
+def format_bytes(size: int) -> str:
+    """A size for people: `1.5 MiB`."""
+    value, unit = float(size), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if value < 1024:
+            break
+        value, unit = value / 1024, larger
+    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+
+
 def fail(message: str, code: int = EXIT_USAGE) -> NoReturn:
     """Print one line to standard error, and end."""
     click.echo(f"chroma-async: {message}", err=True)
@@ -42,5 +65,7 @@ def one_line_errors() -> Generator[None]:
         fail(error.message, EXIT_FAILED)
     except FormatError as error:
         fail(f"can't use the data directory: {error}")
+    except (BackupError, ExchangeError, LogError, StorageCorrupt) as error:
+        fail(str(error), EXIT_FAILED)
     except OSError as error:
         fail(f"{error.strerror or error}. path={error.filename!r}" if error.filename else str(error))

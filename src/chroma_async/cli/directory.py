@@ -6,12 +6,16 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from chroma_async.cli.console import fail, one_line_errors
 from chroma_async.model import Collection
 from chroma_async.protocol import Call, CountRecords, GetCollection, ListCollections, ListDatabases
 from chroma_async.settings import EngineSettings
+
+if TYPE_CHECKING:
+    from chroma_async.engine.backup import BackupResult
+    from chroma_async.engine.backup_list import Report
 
 R = TypeVar("R")
 
@@ -20,6 +24,8 @@ class Dispatcher(Protocol):
     """The part of an engine that commands use."""
 
     async def dispatch(self, call: Call[R]) -> R: ...
+
+    async def backup(self, destination: Path, report: Report | None = None) -> BackupResult: ...
 
 
 def with_engine(path: Path, task: Callable[[Dispatcher], Awaitable[R]]) -> R:

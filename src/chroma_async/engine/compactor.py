@@ -100,6 +100,7 @@ class Compactor:
         self._deleted: set[CollectionId] = set()
         self._indexing: dict[CollectionId, asyncio.Task[None]] = {}
         self._unindexed: set[CollectionId] = set()
+        self._owed: dict[CollectionId, Lsn] = {}
         self._stopping = False
         self._follower: Follower[Backlog] = self._new_follower()
 
@@ -175,6 +176,7 @@ class Compactor:
     async def step(self) -> bool:
         """Do what there is to do, once; say whether there was something."""
         await self._follower.catch_up()
+        await self._pay_off()
         busy = await self._delete_collections()
         for collection_id in list(self._follower.sinks()):
             busy = await self._compact(collection_id) or busy
@@ -195,7 +197,7 @@ class Compactor:
         for collection_id in gone:
             await self._cancel_indexing(collection_id)
             await self._work(partial(self._remove, collection_id))
-            await self._log.truncate_collection(collection_id, through=self._follower.position)
+            await self._truncate(collection_id, self._follower.position)
             self._deleted.discard(collection_id)
         return bool(gone)
 
@@ -216,8 +218,22 @@ class Compactor:
         applied = await self._work(lambda: self._apply(collection, entries))
         backlog.drop(applied)
         self._unindexed.add(collection_id)
-        await self._log.truncate_collection(collection_id, through=applied)
+        await self._truncate(collection_id, applied)
         return True
+
+    async def _truncate(self, collection_id: CollectionId, through: Lsn) -> bool:
+        """Free applied entries. While a backup pins the log they are owed, and later steps try again."""
+        freed = await self._log.truncate_collection(collection_id, through=through)
+        if freed:
+            self._owed.pop(collection_id, None)
+        else:
+            self._owed[collection_id] = through
+        return freed
+
+    async def _pay_off(self) -> None:
+        for collection_id, through in list(self._owed.items()):
+            if not await self._truncate(collection_id, through):
+                break
 
     def _apply(self, collection: Collection, entries: list[tuple[Lsn, bytes]]) -> Lsn:
         """Fold entries and publish the outcome; return the LSN through which the collection is applied."""

@@ -15,6 +15,10 @@ from chroma_async.seams import Files
 FORMAT: Final = 1
 VERSION_FILE: Final = "VERSION"
 CHROMA_FILE: Final = "chroma.sqlite3"
+BACKUP_FILE: Final = "backup.json"
+RESTORING_FILE: Final = "restoring"
+"""There while a restore into the directory is not finished."""
+
 HARMLESS: Final = frozenset({"lost+found", ".gitkeep", ".gitignore"})
 
 
@@ -37,6 +41,7 @@ def prepare_directory(path: Path, files: Files) -> None:
     if not path.exists():
         path.mkdir(parents=True, exist_ok=True)
         files.sync_directory(path.parent)
+    _refuse_backup(path)
     marker = path / VERSION_FILE
     if marker.exists():
         _check(path, marker.read_bytes())
@@ -63,6 +68,13 @@ def _check(path: Path, raw: bytes) -> None:
             "the directory was written by a newer release; upgrade chroma_async to open it. "
             f"path={path} format={record.format} known={FORMAT}"
         )
+
+
+def _refuse_backup(path: Path) -> None:
+    if (path / BACKUP_FILE).exists():
+        raise FormatError(f"this is a backup; restore it to a directory of its own: chroma-async restore. path={path}")
+    if (path / RESTORING_FILE).exists():
+        raise FormatError(f"a restore to this directory is not finished; run it, again if it was interrupted. path={path}")
 
 
 def _refuse_foreign(path: Path) -> None:

@@ -14,6 +14,8 @@ from weakref import WeakKeyDictionary
 
 from chroma_async.core.catalog import Catalog
 from chroma_async.core.events import DatabaseCreated, TenantCreated
+from chroma_async.engine.backup import BackupResult, back_up
+from chroma_async.engine.backup_list import Report
 from chroma_async.engine.batch import QueryBatcher
 from chroma_async.engine.collection import CollectionReader
 from chroma_async.engine.compactor import COLLECTIONS, Compactor
@@ -50,6 +52,7 @@ class Engine:
     def __init__(
         self, directory: Path, log: LogStore, workers: Workers, settings: EngineSettings, seams: Seams | None = None
     ) -> None:
+        self.directory = directory
         self.settings = settings
         self.seams = seams or Seams()
         self.workers = workers
@@ -144,6 +147,14 @@ class Engine:
         await self.follower.catch_up()
         if isinstance(call, RecordsCall):
             require_collection(self.follower.catalog, call)
+
+    async def backup(self, destination: Path, report: Report | None = None) -> BackupResult:
+        """Back up the data directory, as of an LSN at or above all that was acknowledged before, into a new folder.
+
+        Raises:
+            BackupError, StorageCorrupt, LogError, OSError: see `back_up`.
+        """
+        return await back_up(self.directory, self.log, destination, self.workers, self.seams.clock, report)
 
     def batcher(self, collection_id: CollectionId) -> QueryBatcher:
         """The queue of this collection's queries."""

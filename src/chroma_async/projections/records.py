@@ -7,7 +7,7 @@ script. Needles of one or two characters, and those that hold a NUL, are looked 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, cast
@@ -18,6 +18,7 @@ import orjson
 from chroma_async.core.memtable import Row, Tail
 from chroma_async.model import Metadata, Slots
 from chroma_async.projections.manifest import Manifest, decode_manifest, encode_manifest
+from chroma_async.seams.databases import copy_database
 
 BUSY_SECONDS: Final = 10.0
 JOURNAL_BYTES_MAX: Final = 16 * 2**20
@@ -85,6 +86,10 @@ class RecordTables:
         self._connection.execute("PRAGMA busy_timeout = 0")
         self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         self._connection.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
+
+    def copy_to(self, path: Path, progress: Callable[[int], None]) -> None:
+        """Copy the instant of the transaction that is open into a new file; see `copy_database`."""
+        copy_database(self._connection, path, progress)
 
     # ---- reading
 

@@ -6,20 +6,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Protocol
 
+from chroma_async.wal.copy import LogCopy, copy_log, renew_identity
 from chroma_async.wal.memory import MemoryLog, MemoryLogState
+from chroma_async.wal.sqlite import FILE as LOG_FILE
 from chroma_async.wal.sqlite import SqliteLog
 from chroma_async.wal.store import CatalogRows, Durability, Entry, LogStore, NewEntry
 
 __all__ = [
+    "LOG_FILE",
     "CatalogRows",
     "Durability",
     "Entry",
+    "LogCopy",
     "LogStore",
     "MemoryLog",
     "MemoryLogState",
     "NewEntry",
     "SqliteLog",
+    "copy_log",
     "open_log",
+    "renew_identity",
 ]
 
 

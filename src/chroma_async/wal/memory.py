@@ -60,6 +60,7 @@ class MemoryLogState:
         self.image = _Image(1, 0, {}, {}, {})
         self.turn = anyio.Lock()
         self.power_cuts = 0
+        self.pins = 0
         self._synced: _Image | None = None
 
     def begin_unsynced(self) -> None:
@@ -75,6 +76,7 @@ class MemoryLogState:
         self.image = self._synced or self.image
         self._synced = None
         self.turn = anyio.Lock()
+        self.pins = 0
         self.power_cuts += 1
 
     def flip_bit(self, lsn: Lsn) -> None:
@@ -184,15 +186,27 @@ class MemoryLog:
         self._check_open()
         return CatalogRows(Lsn(self.state.image.newest), dict(self.state.image.rows))
 
-    async def truncate_collection(self, collection: CollectionId, *, through: Lsn, keep_after: Lsn | None = None) -> None:
+    @asynccontextmanager
+    async def pinned(self) -> AsyncGenerator[None]:
+        self._check_open()
+        self.state.pins += 1
+        try:
+            yield
+        finally:
+            self.state.pins = max(0, self.state.pins - 1)
+
+    async def truncate_collection(self, collection: CollectionId, *, through: Lsn, keep_after: Lsn | None = None) -> bool:
         self._check_open()
         async with self.exclusive():
             self._check_open()
+            if self.state.pins:
+                return False
             now = self._image_to_change()
             for lsn, stored in now.entries.items():
                 if stored.entry.collection == collection and lsn <= through and stored.entry.payload is not None:
                     now.entries[lsn] = _freed(stored)
             _forget(now, now.newest if keep_after is None else keep_after)
+            return True
 
     async def oldest(self) -> Lsn:
         self._check_open()

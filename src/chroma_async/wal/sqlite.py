@@ -47,7 +47,7 @@ from chroma_async.wal.checks import (
 )
 from chroma_async.wal.holds import Holds
 from chroma_async.wal.store import CatalogRows, Durability, Entry, NewEntry
-from chroma_async.wal.turns import FileLock, SharedLsn
+from chroma_async.wal.turns import FileLock, SharedLsn, pinned, unpinned
 
 T = TypeVar("T")
 Row = tuple[Any, ...]
@@ -55,6 +55,7 @@ Row = tuple[Any, ...]
 FORMAT: Final = 1
 FILE: Final = "log.sqlite3"
 _LOCK: Final = "log.lock"
+_PIN: Final = "log.pin"
 _COMMITTED: Final = "log.committed"
 
 _PAGE_BYTES: Final = 8192
@@ -313,7 +314,14 @@ class SqliteLog:
         rows = [row[1:] for row in found if row[1] is not None]
         return CatalogRows(Lsn(found[0][0]), await anyio.to_thread.run_sync(_verified_rows, rows))
 
-    async def truncate_collection(self, collection: CollectionId, *, through: Lsn, keep_after: Lsn | None = None) -> None:
+    @asynccontextmanager
+    async def pinned(self) -> AsyncGenerator[None]:
+        """See `LogStore.pinned`."""
+        self._check_open()
+        async with pinned(self._directory / _PIN):
+            yield
+
+    async def truncate_collection(self, collection: CollectionId, *, through: Lsn, keep_after: Lsn | None = None) -> bool:
         """See `LogStore.truncate_collection`.
 
         It goes in steps, each a short turn of its own, so that writers wait for one step at most; the caller that is
@@ -321,12 +329,16 @@ class SqliteLog:
         """
         self._check_open()
         forget_through = _NO_LIMIT if keep_after is None else int(keep_after)
-        while await self._change(_FREE, (collection, through, _FREE_ROWS, _FREE_BYTES)):
-            pass
-        while await self._change(_FORGET, (forget_through, _NO_LIMIT, _FORGET_ROWS)):
-            pass
-        await self._change(_FORGET_OPERATIONS, (OPERATION_WINDOW,))
+        free = (_FREE, (collection, through, _FREE_ROWS, _FREE_BYTES))
+        forget = (_FORGET, (forget_through, _NO_LIMIT, _FORGET_ROWS))
+        for sql, parameters in (free, forget, (_FORGET_OPERATIONS, (OPERATION_WINDOW,))):
+            changed: int | None = 1
+            while changed:
+                changed = await self._change(sql, parameters)
+            if changed is None:
+                return False
         await self._shrink()
+        return True
 
     async def _shrink(self) -> None:
         while await self._vacuum():
@@ -347,8 +359,8 @@ class SqliteLog:
         async with self.exclusive():
             return await self._in_transaction(vacuum)
 
-    async def _change(self, sql: str, parameters: Iterable[Any]) -> int:
-        """Run one statement as one transaction, in turn; return the number of rows that it changed."""
+    async def _change(self, sql: str, parameters: Iterable[Any]) -> int | None:
+        """Run one statement as one transaction, in turn; return the number of changed rows, None where the log is pinned."""
 
         async def change() -> int:
             cursor = await self._writer.execute(sql, parameters)
@@ -356,7 +368,8 @@ class SqliteLog:
             return cursor.rowcount
 
         async with self.exclusive():
-            return await self._in_transaction(change)
+            with unpinned(self._directory / _PIN) as free:
+                return await self._in_transaction(change) if free else None
 
     async def sync(self) -> None:
         """See `LogStore.sync`. Commits are in SQLite's journal; an fsync of it, by anybody, makes them durable."""

@@ -76,7 +76,9 @@ class LogStore(Protocol):
     12. `identity` is made once, at creation, and tells two logs apart.
     13. What was appended before `sync` survives a power cut after it, whatever the durability. Nothing may be derived
         and kept for good from an entry that is not that safe.
-    14. After `close`, every call raises `RuntimeError`, but another `close`.
+    14. While `pinned` is held, by whichever process, `truncate_collection` frees and forgets nothing; it returns False, and
+        the caller asks again later. A holder that dies lets go. Appending goes on.
+    15. After `close`, every call raises `RuntimeError`, but another `close`.
     """
 
     @property
@@ -100,11 +102,13 @@ class LogStore(Protocol):
 
     def exclusive(self) -> AbstractAsyncContextManager[None]: ...
 
+    def pinned(self) -> AbstractAsyncContextManager[None]: ...
+
     async def catalog(self) -> CatalogRows: ...
 
     async def truncate_collection(
         self, collection: CollectionId, *, through: Lsn, keep_after: Lsn | None = None
-    ) -> None: ...
+    ) -> bool: ...
 
     async def sync(self) -> None:
         """Make durable all that was appended before this call, by whichever process."""

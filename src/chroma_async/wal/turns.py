@@ -17,8 +17,10 @@ import fcntl
 import mmap
 import os
 import threading
+from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 
+import anyio.to_thread
 import numpy as np
 
 _WORD_BYTES = 8
@@ -108,6 +110,34 @@ async def _wait(turn: Turn) -> None:
         if taken.done() and not taken.cancelled():
             turn.release()
         raise
+
+
+@contextlib.asynccontextmanager
+async def pinned(path: Path) -> AsyncGenerator[None]:
+    """Hold a pin: any number of holders at once, in any process. Waits for an `unpinned` step that is under way."""
+    descriptor = _open(path)
+    try:
+        await anyio.to_thread.run_sync(fcntl.flock, descriptor, fcntl.LOCK_SH)
+        yield
+    finally:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def unpinned(path: Path) -> Generator[bool]:
+    """Keep new pins waiting; False when somebody holds one."""
+    descriptor = _open(path)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        os.close(descriptor)
 
 
 def _gate(path: Path) -> Path:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
 from typing import Any, Final, TypeVar, cast
 
 import numpy as np
@@ -47,6 +49,7 @@ ENCODE_INLINE_BYTES: Final = 64 * 2**10
 """Smaller batches are encoded on the event loop: a trip to a worker thread would cost more."""
 
 DEFAULT_RESULTS: Final = 10
+EVERYTHING: Final = ("embeddings", "documents", "metadatas", "uris")
 
 
 def _find(context: Context, call: RecordsCall[Any]) -> Collection:
@@ -208,6 +211,17 @@ async def get(context: Context, call: GetRecords) -> GetResult:
         return GetResult(_columns(view, chosen, call.include), tuple(call.include))
 
     return await _read_view(context, collection, run, columns=where is not None)
+
+
+async def pages(context: Context, collection: Collection, rows: int) -> AsyncGenerator[Columns]:
+    """All records of a collection in insertion order, `rows` at a time, as of one instant: that of the first page."""
+    await context.follower.catch_up()
+    with ExitStack() as stack:
+        reader = context.follower.sink(collection.id)
+        view = await context.workers.run(lambda: stack.enter_context(reader.view()))
+        slots = view.slots(None, None, "include")
+        for first in range(0, len(slots), rows):
+            yield await context.workers.run(partial(_columns, view, slots[first : first + rows], EVERYTHING))
 
 
 @handles(QueryRecords)

@@ -1,0 +1,79 @@
+"""A copy of one instant of a SQLite log, and what makes a copy a log of its own."""
+
+from __future__ import annotations
+
+import sqlite3
+import uuid
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from chroma_async.errors import LogCorrupt, LogHole
+from chroma_async.model import CollectionId, Lsn
+from chroma_async.seams.databases import copy_database, open_unchanging
+from chroma_async.wal.checks import checksum, row_checksum
+from chroma_async.wal.sqlite import FILE
+
+
+@dataclass(frozen=True, slots=True)
+class LogCopy:
+    """What a copy holds: all through `lsn`, the catalog's rows of that instant, and per collection the newest freed LSN."""
+
+    identity: str
+    lsn: Lsn
+    rows: Mapping[str, bytes]
+    freed: Mapping[CollectionId, Lsn]
+
+
+def copy_log(directory: Path, destination: Path, progress: Callable[[int], None]) -> LogCopy:
+    """Copy the log of a directory into another one, and check every entry of the copy. Appending goes on meanwhile.
+
+    `progress` is told the number of bytes that were copied since the last time. The file is not synced.
+
+    Raises:
+        LogHole, LogCorrupt, StorageCorrupt: the log is damaged.
+    """
+    uri = f"{(directory / FILE).absolute().as_uri()}?mode=rw"
+    with closing(sqlite3.connect(uri, uri=True, isolation_level=None, timeout=10.0)) as source:
+        source.execute("BEGIN")
+        source.execute("SELECT identity FROM log").fetchone()
+        copy_database(source, destination / FILE, progress)
+    with closing(open_unchanging(destination / FILE)) as copy:
+        return _read_checked(copy)
+
+
+def _read_checked(copy: sqlite3.Connection) -> LogCopy:
+    identity = str(copy.execute("SELECT identity FROM log").fetchone()[0])
+    newest, oldest = copy.execute("SELECT newest, oldest FROM bounds").fetchone()
+    expected, freed = oldest, dict[CollectionId, Lsn]()
+    entries = copy.execute("SELECT lsn, crc, collection, time_ns, operation_id, payload FROM entries ORDER BY lsn")
+    for lsn, crc, collection, time_ns, operation_id, payload in entries:
+        if lsn != expected:
+            raise LogHole(f"entries are missing in the middle of the log: restore it. after={expected - 1} next={lsn}")
+        if checksum(lsn, collection, time_ns, operation_id, payload) != crc:
+            raise LogCorrupt(f"an entry does not match its checksum: restore the log. lsn={lsn}")
+        if payload is None and collection is not None:
+            freed[CollectionId(collection)] = Lsn(lsn)
+        expected += 1
+    if expected != newest + 1:
+        raise LogHole(f"entries are missing at the end of the log: restore it. after={expected - 1} newest={newest}")
+    return LogCopy(identity, Lsn(newest), _rows(copy), freed)
+
+
+def _rows(copy: sqlite3.Connection) -> dict[str, bytes]:
+    rows: dict[str, bytes] = {}
+    for key, crc, value in copy.execute("SELECT key, crc, value FROM catalog"):
+        if row_checksum(key, value) != crc:
+            raise LogCorrupt(f"a catalog row does not match its checksum: restore the log. key={key!r}")
+        rows[key] = value
+    return rows
+
+
+def renew_identity(directory: Path) -> str:
+    """Make the log of a directory that nobody has open another one than the log it was copied from."""
+    identity = uuid.uuid4().hex
+    with closing(sqlite3.connect(directory / FILE)) as connection, connection:
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("UPDATE log SET identity = ?", (identity,))
+    return identity
