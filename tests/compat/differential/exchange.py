@@ -1,7 +1,7 @@
 """The same requests to Chroma's server and to ours, and where the answers differ.
 
 Statuses, content types, names and messages of errors, and bodies are compared field by field. What may differ is a row of
-docs/compatibility.md, and a `Tolerance` of `tests.compat.deviations` takes just that out of a pair of answers; whatever
+docs/compatibility.md, and a `Tolerance` (see `deviations`) takes just that out of a pair of answers; whatever
 remains is a difference. Ids that a server invents are replaced by whose they are, and the time by a word, before.
 """
 
@@ -43,8 +43,7 @@ class Request:
     """One request. A path below `/collections` belongs to the database of the pair, others are absolute.
 
     `{docs}` in it stands for the id that each server gave to the collection `docs`, `{docs:hex}` for another form of it
-    (`FORMS`). `content` is sent as it is; else `body`
-    as JSON, unless it is `NOTHING`.
+    (`FORMS`). `content` is sent as it is; else `body` as JSON, unless it is `NOTHING`.
     """
 
     method: str

@@ -38,7 +38,7 @@ def examples(count: int, **more: Any) -> settings:
     )
 
 
-@examples(60)
+@examples(40)
 @given(records=strategies.collections_of_records(), space=st.sampled_from(SPACES), data=st.data())
 def test_filters_find_the_same(pair: Pair, records: Json, space: str, data: st.DataObject) -> None:
     pair.fresh().agree(create("docs", configuration={"hnsw": {"space": space}}))
@@ -51,7 +51,7 @@ def test_filters_find_the_same(pair: Pair, records: Json, space: str, data: st.D
     pair.agree(post("docs", "get", {}))
 
 
-@examples(40)
+@examples(25)
 @given(records=strategies.collections_of_records(), data=st.data())
 def test_spoilt_reads_are_refused_alike(pair: Pair, records: Json, data: st.DataObject) -> None:
     pair.fresh().agree(create("docs"))
@@ -63,7 +63,7 @@ def test_spoilt_reads_are_refused_alike(pair: Pair, records: Json, data: st.Data
                 pair.agree(post("docs", "get", {}))
 
 
-@examples(40)
+@examples(25)
 @given(data=st.data())
 def test_spoilt_writes_are_refused_alike(pair: Pair, data: st.DataObject) -> None:
     pair.fresh().agree(create("docs"))
@@ -75,12 +75,12 @@ def test_spoilt_writes_are_refused_alike(pair: Pair, data: st.DataObject) -> Non
     pair.agree(describe("docs"))
 
 
-@examples(40)
+@examples(25)
 @given(
     name=strategies.names,
     metadata=strategies.collection_metadatas,
-    configuration=strategies.configurations,
-    updates=st.lists(strategies.hnsw_updates, max_size=3),
+    configuration=strategies.configurations | strategies.spoilt_configurations,
+    updates=st.lists(strategies.hnsw_updates | strategies.spoilt(strategies.hnsw_updates), max_size=3),
     again=st.booleans(),
 )
 def test_collections_are_described_alike(
@@ -173,4 +173,4 @@ class History(RuleBasedStateMachine):
 
 
 def test_histories_have_the_same_answers(pair: Pair) -> None:
-    run_state_machine_as_test(lambda: History(pair), settings=examples(25, stateful_step_count=30))
+    run_state_machine_as_test(lambda: History(pair), settings=examples(15, stateful_step_count=30))
