@@ -428,6 +428,29 @@ def test_refusal_ends_with_place_and_reason(still_empty: WireCollection, body: d
     assert still_empty.post("add", body).refusal[2].endswith(detail)
 
 
+SPARSE = {"#type": "sparse_vector", "indices": [1], "values": [1.0]}
+
+
+@pytest.mark.parametrize(
+    ("metadatas", "status"),
+    [
+        ([{"$k": 1, "n": {"m": 1}}], 422),
+        ([{"$k": 1}, {"n": {"m": 1}}], 422),
+        ([{"v": SPARSE}, {"n": {"m": 1}}], 422),
+        ([{"v": SPARSE}, {"$k": 1}], 400),
+        ([{"v": SPARSE, "": 1}, None], 400),
+    ],
+    ids=str,
+)
+def test_of_several_faults_in_metadata_the_worst_is_reported(
+    still_empty: WireCollection, metadatas: list[Any], status: int
+) -> None:
+    ids = [f"r{number}" for number in range(len(metadatas))]
+    body = {"ids": ids, "embeddings": [[1]] * len(ids), "metadatas": metadatas}
+    assert still_empty.post("add", body).status == status
+    assert still_empty.count() == 0
+
+
 def test_one_bad_record_refuses_the_whole_batch(collection: WireCollection) -> None:
     body = {"ids": ["a", ""], "embeddings": [[1], [2]]}
     assert collection.post("add", body).status == 400

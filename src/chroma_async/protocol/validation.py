@@ -114,7 +114,8 @@ class CheckedMetadatas:
 def check_metadatas(metadatas: Sequence[object], *, nulls_allowed: bool) -> CheckedMetadatas:
     """Check the metadata of a batch, and bring it into the form in which it is stored.
 
-    Rows of a batch are mostly alike: what holds for all rows with the same keys and types is found out once.
+    Rows of a batch are mostly alike: what holds for all rows with the same keys and types is found out once. As at Chroma,
+    a value of no type is reported before a bad key, and that before a sparse vector, wherever in the batch they are.
 
     Raises:
         MalformedRequestError: a value is no str, int, float, bool or list of one of these (or null where not allowed).
@@ -123,6 +124,7 @@ def check_metadatas(metadatas: Sequence[object], *, nulls_allowed: bool) -> Chec
     seen: dict[str, tuple[str, ...]] = {}
     shapes: dict[tuple[object, ...], _Shape] = {}
     stored: list[Mapping[str, object] | None] = []
+    refusals: list[ChromaError] = []
     for position, metadata in enumerate(metadatas):
         if metadata is None:
             stored.append(None)
@@ -137,29 +139,44 @@ def check_metadatas(metadatas: Sequence[object], *, nulls_allowed: bool) -> Chec
             shape = shapes[key] = _Shape.of(fields)
         is_stored = shape.is_stored_as_it_is(fields)
         for name in shape.lists if is_stored and not is_new else fields:
-            _note_type(seen, name, fields[name], position, nulls_allowed)
+            refusal = _note_type(seen, name, fields[name], position, nulls_allowed)
+            if refusal is not None:
+                refusals.append(refusal)
         stored.append(fields if is_stored else normalise_metadata(fields))
+    if refusals:
+        raise min(refusals, key=lambda refusal: refusal.status)
     return CheckedMetadatas(stored, {key: kinds for key, kinds in seen.items() if kinds and not key.startswith(RESERVED)})
 
 
-def _note_type(seen: dict[str, tuple[str, ...]], key: str, value: object, position: int, nulls_allowed: bool) -> None:
+def _note_type(
+    seen: dict[str, tuple[str, ...]], key: str, value: object, position: int, nulls_allowed: bool
+) -> ChromaError | None:
+    """Note the type of a field; return what is to be refused, but not before the rest has been looked at.
+
+    Raises:
+        MalformedRequestError: the value has no type of ours.
+    """
     kind = type_of_value(value)
     if kind == "int" and _exceeds_int64(value):
         kind = "float"
     if kind is None and not (value is None and nulls_allowed):
         if value != []:
-            raise _refusal_of_value(key, position, value, nulls_allowed)
+            refusal = _refusal_of_value(key, position, value, nulls_allowed)
+            if isinstance(refusal, MalformedRequestError):
+                raise refusal
+            return refusal
         kind = "bool"  # an empty list is stored as nothing, but Chroma's schema learns this much
     known = seen.get(key)
     if known is None:
         if not key or key[0] in "#$":
-            raise InvalidArgumentError(
+            return InvalidArgumentError(
                 f"Validation error: metadatas: Invalid metadata at index {position}. "
                 f"a key must not be empty or start with '#' or '$'. key={key!r}"
             )
         seen[key] = (kind,) if kind is not None else ()
     elif kind is not None and kind not in known:
         seen[key] = (*known, kind)
+    return None
 
 
 @dataclass(frozen=True, slots=True)
