@@ -27,6 +27,7 @@ from load_tests.http_servers import compare_servers, print_servers
 from load_tests.measures import Column, Measure
 from load_tests.peers import make_environment
 from load_tests.plots import plot_comparison, plot_growth, plot_soak, require_matplotlib
+from load_tests.profile import Layer, profile
 from load_tests.report import Report, format_value, write_json
 from load_tests.scenarios import SCENARIOS, Scenario, choose
 from load_tests.servers import Program, RemoteServer, our_program, peer_program
@@ -172,6 +173,18 @@ def servers(
         _compare_servers(_load(data_directory, records), options, workers, results)
 
 
+@app.command("profile")
+def profile_command(
+    *,
+    data_directory: DataOption = str(_DATA_DEFAULT),
+    records: RecordsOption = 20_000,
+    queries: Annotated[int, typer.Option(min=10, help="Timed calls of each layer.")] = 500,
+) -> None:
+    """Where the time of an embedded query goes, layer by layer."""
+    with _errors_explained():
+        _print_profile(profile(_load(data_directory, records), queries))
+
+
 @app.command()
 def smoke(*, url: UrlOption = None, workers: WorkersOption = 2) -> None:
     """Run everything small and short on made-up data; fail if something does not run or answers wrongly."""
@@ -188,6 +201,7 @@ def smoke(*, url: UrlOption = None, workers: WorkersOption = 2) -> None:
         plan = Plan(sizes=[1000, 2000], seconds_max=60, options=options)
         _grow(our_program(workers), data.synthetic(1000, queries=100), plan, Path(results))
         _compare_servers(dataset, options, workers, Path(results))
+        _print_profile(profile(dataset, 20))
     console.print(f"smoke: everything ran, in {time.perf_counter() - started:.1f} s")
 
 
@@ -196,6 +210,13 @@ def scenarios() -> None:
     """List the scenarios."""
     for scenario in SCENARIOS:
         console.print(f"{scenario.name:24}{scenario.help}", highlight=False, soft_wrap=True)
+
+
+def _print_profile(layers: dict[str, list[Layer]]) -> None:
+    for kind, rows in layers.items():
+        console.print(f"{kind}: processor time of a query, us (10 % of calls are below; median)", highlight=False)
+        for row in rows:
+            console.print(f"  {row.name:48}{row.low_us:8.0f}{row.median_us:8.0f}", highlight=False)
 
 
 @contextmanager

@@ -181,14 +181,14 @@ def fading(rows: int, ndim: int, seed: int) -> Vectors:
 @pytest.mark.parametrize("kind", ["like the rows", "unlike the rows"])
 def test_scan_in_main_directions_finds_the_nearest(space: Space, kind: str) -> None:
     vectors = fading(DIRECTIONS_FROM_ROWS + 500, 256, 0)
-    queries = fading(40, 256, 1) if kind == "like the rows" else make("random", 40, 256, seed=1)
+    queries = fading(12, 256, 1) if kind == "like the rows" else make("random", 12, 256, seed=1)
     target = segment_target(space, vectors)
     scan = target.scans[0]
     assert scan is not None
     assert scan.axes.directions is not None
     mask = np.random.default_rng(2).random(len(vectors)) < 0.6
     for allowed in (None, mask):
-        found = search(target, queries, [allowed] * 40, [10] * 40)
+        found = search(target, queries, [allowed] * 12, [10] * 12)
         rows = np.arange(len(vectors)) if allowed is None else np.flatnonzero(allowed)
         shares = []
         for query, answer in zip(queries, found, strict=True):
@@ -201,13 +201,13 @@ def test_scan_in_main_directions_finds_the_nearest(space: Space, kind: str) -> N
 
 
 def test_directions_hold_most_of_the_variance_and_are_left_where_all_dimensions_count() -> None:
-    rows = fading(4_000, 256, 3)
+    rows = fading(DIRECTIONS_FROM_ROWS, 256, 3)
     centred = rows - rows.mean(axis=0)
     directions = main_directions(centred)
     assert directions is not None
     assert directions.shape[0] in (64, 128)
     np.testing.assert_allclose(directions @ directions.T, np.eye(len(directions)), atol=1e-4)
     assert ((centred @ directions.T) ** 2).sum() >= 0.89 * (centred**2).sum()
-    assert main_directions(make("random", 4_000, 256)) is None
+    assert main_directions(make("random", DIRECTIONS_FROM_ROWS, 256)) is None
     assert main_directions(centred[:100]) is None
-    assert main_directions(np.zeros((4_000, 256), dtype=np.float32)) is None
+    assert main_directions(np.zeros((DIRECTIONS_FROM_ROWS, 256), dtype=np.float32)) is None

@@ -23,8 +23,8 @@ from chroma_async.model import Space, Vectors
 
 BLOCK_ROWS: Final = 16_384
 
-DIRECTIONS_FROM_ROWS: Final = 2_048
-"""Fewer rows say little about directions, and cost nothing to scan."""
+DIRECTIONS_FROM_ROWS: Final = 16_384
+"""Fewer rows are scanned in the time that it takes to compare more candidates because directions were left out."""
 
 DIRECTIONS_STEP: Final = 64
 """The kernels read coordinates in groups of this many."""
@@ -217,7 +217,7 @@ def main_directions(centred: Vectors) -> npt.NDArray[np.float32] | None:
     if not kept[-1] >= VARIANCE_KEPT:
         return None
     count = -(-(int(np.searchsorted(kept, VARIANCE_KEPT)) + 1) // DIRECTIONS_STEP) * DIRECTIONS_STEP
-    return np.ascontiguousarray((basis @ turn[:, ::-1][:, :count]).T, dtype=np.float32)
+    return np.asfortranarray((basis @ turn[:, ::-1][:, :count]).T, dtype=np.float32)  # its transpose is multiplied with
 
 
 def _prepared(space: Space, rows: Vectors) -> Vectors:
