@@ -36,14 +36,13 @@ def segments(draw: st.DrawFn) -> SegmentCounts:
 arguments = {"n_results": st.integers(1, 100_000), "batch": st.integers(1, 64), "ef_search": st.integers(1, 2_000)}
 
 
-@given(counts=segments(), segments_count=st.integers(1, 20), **arguments)
+@given(counts=segments(), **arguments)
 def test_a_graph_is_asked_for_no_fewer_rows_than_are_wanted(
-    counts: SegmentCounts, segments_count: int, n_results: int, batch: int, ef_search: int
+    counts: SegmentCounts, n_results: int, batch: int, ef_search: int
 ) -> None:
-    plan = plan_search(counts, n_results=n_results, batch=batch, ef_search=ef_search, segments=segments_count)
+    plan = plan_search(counts, n_results=n_results, batch=batch, ef_search=ef_search)
     if isinstance(plan, SearchGraph):
-        assert n_results <= plan.fetch <= plan.ef
-        assert segments_count > 1 or candidates(n_results) <= plan.fetch
+        assert n_results <= candidates(n_results) <= plan.fetch <= plan.ef
         assert plan.fetch <= counts.graph_rows <= counts.rows
         assert plan.ef >= ef_search
 

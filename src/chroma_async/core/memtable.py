@@ -22,6 +22,9 @@ from chroma_async.model import Lsn, Metadata, MetadataPatch, MetadataValue, Slot
 NO_SLOT = -1
 EXAMPLES_MAX = 10
 
+GROW_DOUBLING_ROWS = 8_192
+"""From so many vectors on, room for more grows by a quarter: a tail of 100 MB should not take 200."""
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -226,7 +229,8 @@ class Memtable:
         return first
 
     def _grow(self, needed: int) -> None:
-        capacity = max(needed, 2 * len(self._vectors), 64)
+        spare = len(self._vectors) if len(self._vectors) < GROW_DOUBLING_ROWS else len(self._vectors) // 4
+        capacity = max(needed, len(self._vectors) + spare, 64)
         vectors = np.empty((capacity, self._vectors.shape[1]), dtype=np.float32)
         owners = np.full(capacity, NO_SLOT, dtype=np.int64)
         vectors[: self._vector_count] = self._vectors[: self._vector_count]

@@ -32,6 +32,10 @@ GRAPH_NS_PER_CANDIDATE: Final = 12.0
 EF_MIN: Final = 256
 """Candidates that a graph search keeps at the least: recall@10 of .98 on real vectors with float32 re-ranking."""
 
+EF_MIN_ROWS: Final = 65_536
+EF_GROWTH: Final = 1 / 3
+"""Of graphs with more rows a search keeps more, by this power of their number."""
+
 
 @dataclass(frozen=True, slots=True)
 class SegmentCounts:
@@ -75,17 +79,14 @@ class ReadAll:
 Plan: TypeAlias = Gather | ScanPacked | SearchGraph | ReadAll
 
 
-def plan_search(counts: SegmentCounts, *, n_results: int, batch: int, ef_search: int, segments: int = 1) -> Plan:
-    """Choose how to find the nearest of the allowed rows for each of `batch` queries.
-
-    The `n_results` nearest of a collection are to be found; of its `segments` each holds some of them.
-    """
+def plan_search(counts: SegmentCounts, *, n_results: int, batch: int, ef_search: int) -> Plan:
+    """Choose how to find the `n_results` nearest of the allowed rows for each of `batch` queries."""
     if counts.allowed <= max(GATHER_ROWS_MAX, n_results):
         return Gather()
     plans: list[tuple[float, int, Plan]] = [(GATHER_NS * counts.allowed * counts.ndim, 2, _read(counts))]
     if counts.scan_dims is not None and not counts.scan_first:
         plans.append((_scan_cost(counts.rows, counts.scan_dims, batch), 0, ScanPacked()))
-    graph = _graph_plan(counts, n_results, ef_search, segments)
+    graph = _graph_plan(counts, n_results, ef_search)
     if graph is not None:
         plans.append((_graph_cost(counts, graph, batch), 1, graph))
     return min(plans, key=lambda plan: plan[:2])[2]
@@ -100,18 +101,18 @@ def candidates(n_results: int) -> int:
     return max(4 * n_results, n_results + 32)
 
 
-def _graph_plan(counts: SegmentCounts, n_results: int, ef_search: int, segments: int) -> SearchGraph | None:
-    """Over-fetch by what is hidden; a filter that hides most rows is not a graph's work.
-
-    Of several segments each is asked for fewer: its share of the nearest are the nearest of its own, which are found first.
-    """
+def _graph_plan(counts: SegmentCounts, n_results: int, ef_search: int) -> SearchGraph | None:
+    """Over-fetch by what is hidden; a filter that hides most rows is not a graph's work."""
     if not counts.graph_rows:
         return None
-    wanted = max(n_results, round(candidates(n_results) / math.sqrt(segments)))
-    fetch = -(-wanted * counts.rows // counts.allowed)
+    fetch = -(-candidates(n_results) * counts.rows // counts.allowed)
     if fetch > counts.graph_rows // 8:
         return None
-    return SearchGraph(fetch=fetch, ef=max(ef_search, round(EF_MIN / math.sqrt(segments)), 2 * fetch))
+    return SearchGraph(fetch=fetch, ef=max(ef_search, _ef_min(counts.graph_rows), 2 * fetch))
+
+
+def _ef_min(rows: int) -> int:
+    return round(EF_MIN * math.pow(max(1.0, rows / EF_MIN_ROWS), EF_GROWTH))
 
 
 def _scan_cost(rows: int, dims: int, batch: int) -> float:

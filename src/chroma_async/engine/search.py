@@ -68,14 +68,7 @@ class SearchTarget:
     def segments(self) -> tuple[_SegmentSearch, ...]:
         hidden = None if self.hidden is None else self.base.locations[np.flatnonzero(self.hidden)]
         return tuple(
-            _SegmentSearch(
-                self.space,
-                self.ef_search,
-                len(self.base.segments),
-                segment,
-                scan,
-                self._owned(segment, position, hidden),
-            )
+            _SegmentSearch(self.space, self.ef_search, segment, scan, self._owned(segment, position, hidden))
             for position, (segment, scan) in enumerate(zip(self.base.segments, self.scans, strict=True))
         )
 
@@ -211,16 +204,11 @@ def _is_settled(scores: Distances, values: Distances, farthest: float, scored: _
 
 
 class _SegmentSearch:
-    """One of some segments, searched for batches of queries. `owned`, shape (rows,), says which rows are somebody's; None:
-    all of them.
-    """
+    """One segment, searched for batches of queries. `owned`, shape (rows,), says which rows are somebody's; None: all."""
 
-    def __init__(
-        self, space: Space, ef_search: int, segments: int, segment: SegmentView, scan: Scan | None, owned: Mask | None
-    ) -> None:
+    def __init__(self, space: Space, ef_search: int, segment: SegmentView, scan: Scan | None, owned: Mask | None) -> None:
         self._space: Space = space
         self._ef_search = ef_search
-        self._segments = segments
         self._segment = segment
         self._scan = scan
         self._owned = owned
@@ -266,7 +254,7 @@ class _SegmentSearch:
             scan_dims=None if self._scan is None else self._scan.dims,
             scan_first=self._segment.scan_first,
         )
-        return plan_search(shape, n_results=count, batch=batch, ef_search=self._ef_search, segments=self._segments)
+        return plan_search(shape, n_results=count, batch=batch, ef_search=self._ef_search)
 
     def _rank(self, query: Vectors, rows: Slots, count: int) -> Neighbours:
         return _rank(self._space, query, self._segment.vectors, rows, self._segment.owners, count)
