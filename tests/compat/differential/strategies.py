@@ -218,7 +218,7 @@ def spoilt(bodies: SearchStrategy[Json]) -> SearchStrategy[Json]:
 counts = st.integers(0, 300) | st.just(2**32)
 hnsw_fields: Final = dict.fromkeys(("max_neighbors", "sync_threshold", "batch_size"), counts)
 hnsw_updates = st.fixed_dictionaries(
-    {"ef_search": counts}, optional={**hnsw_fields, "num_threads": st.integers(1, 9), "resize_factor": floats}
+    {"ef_search": counts}, optional={**hnsw_fields, "num_threads": st.integers(1, 9), "resize_factor": coordinates}
 )
 creation_fields: Final = {"space": st.sampled_from(["l2", "ip", "cosine"]), "ef_construction": counts}
 hnsw_inputs = st.tuples(hnsw_updates, st.fixed_dictionaries({}, optional=creation_fields)).map(
