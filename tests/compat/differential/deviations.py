@@ -374,6 +374,12 @@ DEVIATIONS: tuple[Deviation, ...] = (
         tolerate=tolerances.empty_name,
     ),
     Deviation(
+        row="`/docs`",
+        example=(Request("GET", "/docs/"),),
+        chroma=lambda answer: answer.status == 200 and "swagger" in str(answer.body).lower(),
+        ours=lambda answer: answer.status == 200 and "script" not in str(answer.body).lower(),
+    ),
+    Deviation(
         row="`max_batch_size`",
         example=(Request("GET", "/api/v2/pre-flight-checks"),),
         chroma=answered(200, lambda body: body["max_batch_size"] == 5_461),

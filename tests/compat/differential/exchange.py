@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,8 @@ LSN_HEADER: Final = "chroma-async-lsn"
 CLOCK: Final = "nanosecond heartbeat"
 SHOWN_MAX: Final = 20
 EARLIER_MAX: Final = 40
+BUSY_ATTEMPTS_MAX: Final = 20
+BUSY_SECONDS: Final = 0.25
 ID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 NOTHING: Final = object()
 
@@ -168,10 +171,15 @@ def json_difference(left: Json, right: Json, path: str = "") -> str | None:
 
 
 class Side:
-    """One of the servers: its address, and the ids that it invented."""
+    """One of the servers: its address, and the ids that it invented.
 
-    def __init__(self, url: str) -> None:
+    A patient one asks again when the answer is that the server's database is busy with something else: Chroma's sometimes
+    is, and then the request has changed nothing.
+    """
+
+    def __init__(self, url: str, *, patient: bool) -> None:
         self.http = httpx.Client(base_url=url, timeout=60, verify=False)
+        self._attempts = BUSY_ATTEMPTS_MAX if patient else 1
         self._ids: dict[str, str] = {}
         self._seen: dict[str, str] = {}
         self._root = ""
@@ -180,7 +188,16 @@ class Side:
         """Make a database and send requests there; forget the ids of the last one."""
         self._root = f"{TENANT}/databases/{database}"
         self._ids, self._seen = {}, {}
-        self.http.post(TENANT + "/databases", json={"name": database}).raise_for_status()
+        self._send("POST", TENANT + "/databases", json={"name": database}).raise_for_status()
+
+    def _send(self, method: str, url: str, **options: Any) -> httpx.Response:
+        response = self.http.request(method, url, **options)
+        for _ in range(1, self._attempts):
+            if response.status_code != 500 or "database is locked" not in response.text:
+                break
+            time.sleep(BUSY_SECONDS)
+            response = self.http.request(method, url, **options)
+        return response
 
     def url(self, path: str) -> str:
         named = re.sub(r"\{(.+?)(?::(\w+))?\}", lambda found: self._id(found[1], found[2]), path)
@@ -194,7 +211,7 @@ class Side:
         if request.content is not None:
             options = {"content": request.content}
         try:
-            response = self.http.request(request.method, self.url(request.path), headers=dict(request.headers), **options)
+            response = self._send(request.method, self.url(request.path), headers=dict(request.headers), **options)
         except httpx.RemoteProtocolError:
             return Answer(0, None, None)
         content_type = response.headers.get("content-type")
@@ -229,7 +246,7 @@ class Pair:
     """Both servers, in databases of their own that have the same content."""
 
     def __init__(self, chroma_url: str, our_url: str, tolerances: Sequence[Tolerance]) -> None:
-        self.chroma, self.ours = Side(chroma_url), Side(our_url)
+        self.chroma, self.ours = Side(chroma_url, patient=True), Side(our_url, patient=False)
         self._tolerances = tolerances
         self._threads = ThreadPoolExecutor(1)
         self.history: list[Request] = []
