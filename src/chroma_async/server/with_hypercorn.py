@@ -87,6 +87,12 @@ class Connection(TCPServer):
         await super().protocol_send(event)
 
 
+def connect(*arguments: Any) -> TCPServer:
+    """Make a connection: ours for our servers. Others that this process serves by Hypercorn keep Hypercorn's own."""
+    ours = any(isinstance(argument, Settings) for argument in arguments)
+    return Connection(*arguments) if ours else TCPServer(*arguments)
+
+
 class AsyncioOfHypercorn:
     """The `asyncio` that Hypercorn's module sees: ours but for how connections are accepted."""
 
@@ -98,7 +104,7 @@ class AsyncioOfHypercorn:
 
 async def serve(app: ASGIApp, settings: ServerSettings, descriptor: int, stop: asyncio.Event) -> None:
     """Serve until `stop` is set, and finish the requests that have begun, within the graceful timeout."""
-    cast("Any", hypercorn_run).TCPServer = Connection
+    cast("Any", hypercorn_run).TCPServer = connect
     cast("Any", hypercorn_run).asyncio = AsyncioOfHypercorn()
     config = _config(settings, descriptor, stop)
     serving = asyncio.create_task(hypercorn_serve(cast("Any", app), config, shutdown_trigger=stop.wait, mode="asgi"))
