@@ -29,6 +29,10 @@ class EngineSettings:
         "does not say it; null: not for our clients and the API v1, but for Chroma's",
     )
     unapplied_bytes_max: int = setting(96 * 2**20, "bytes of acknowledged, not yet applied entries before writes wait")
+    disk_reserve_bytes: int = setting(
+        32 * 2**20,
+        "free bytes on the disk below which only deletions are taken, so that the compactor has room to free some",
+    )
     apply_bytes_max: int = setting(32 * 2**20, "bytes of entries that the compactor applies in one step")
     graph_rows_min: int = setting(65_536, "vectors without a graph before one is built; fewer are scanned exactly")
     segment_rows_max: int = setting(262_144, "vectors in a segment before it is sealed and another one begins")

@@ -20,13 +20,14 @@ from chroma_async.core.operators import DOCUMENT_OPERATORS, turned_around
 from chroma_async.core.planner import SCAN_BYTES_MAX
 from chroma_async.core.where import DocumentTest, FieldTest, Missing, Where, evaluate, matches
 from chroma_async.engine.search import Neighbours, SearchTarget, search
-from chroma_async.errors import StorageCorrupt, UnavailableError
+from chroma_async.errors import ResourceLimitError, StorageCorrupt, UnavailableError
 from chroma_async.index.scan import Scan
 from chroma_async.model import Collection, HnswConfiguration, Lsn, Mask, Slots, Vectors
 from chroma_async.projections.fold import fold_entry
 from chroma_async.projections.records import RecordTables, StoredRow, encode_metadata
 from chroma_async.projections.store import RECORDS_FILE
 from chroma_async.projections.view import EMPTY_BASE, Base, load_base
+from chroma_async.seams.limits import FULL, READ_ONLY, limit_error
 
 PIN_ATTEMPTS: Final = 20
 """Times that a reader takes a newer manifest when the one it read was replaced while it opened its files."""
@@ -85,6 +86,10 @@ class CollectionReader:
         try:
             with self._snapshot(tables, columns) as pinned:
                 yield pinned
+            if tables.unchanging and not tables.is_unchanged():
+                raise ResourceLimitError(
+                    "the collection was written to while it was read without room to share it; try again"
+                )
         finally:
             self._give_back(tables)
 
@@ -135,17 +140,19 @@ class CollectionReader:
         path = self._directory / RECORDS_FILE
         if not path.exists():
             return None
-        tables = RecordTables(path, writable=False)
         try:
-            tables.version()
+            return _opened(path)
         except sqlite3.OperationalError as error:
-            tables.close()
             if "no such table" in str(error):
                 return None  # the compactor is just making it: everything is still in the tail
-            raise
-        return tables
+            if not _lacks_room_to_share(error, path):
+                raise
+            return RecordTables(path, writable=False, unchanging=True)
 
     def _give_back(self, tables: RecordTables) -> None:
+        if tables.unchanging:
+            tables.close()
+            return
         with self._lock:
             if not self._closed:
                 self._connections.append(tables)
@@ -186,6 +193,24 @@ class CollectionReader:
             segment.scanned() if 0 < (segment.rows - segment.scan_first) * dimension <= SCAN_BYTES_MAX else None
             for segment in self._base.segments
         )
+
+
+def _opened(path: Path) -> RecordTables:
+    tables = RecordTables(path, writable=False)
+    try:
+        tables.version()
+    except BaseException:
+        tables.close()
+        raise
+    return tables
+
+
+def _lacks_room_to_share(error: sqlite3.OperationalError, path: Path) -> bool:
+    """Whether tables can't be opened for want of the file that SQLite shares, and nothing of them is in its journal."""
+    limit = limit_error(error, path.parent)
+    journal = path.with_name(f"{path.name}-wal")
+    empty = not journal.exists() or not journal.stat().st_size
+    return limit is not None and limit.reason in (FULL, READ_ONLY) and empty
 
 
 class Image:

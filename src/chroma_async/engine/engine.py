@@ -33,6 +33,7 @@ from chroma_async.model import DEFAULT_DATABASE, DEFAULT_DATABASE_ID, DEFAULT_TE
 from chroma_async.protocol import Call
 from chroma_async.protocol.records import RecordsCall
 from chroma_async.seams import Seams, ThreadWorkers, Workers
+from chroma_async.seams.limits import limit_error
 from chroma_async.settings import EngineSettings
 from chroma_async.wal import LogStore, SqliteLog
 
@@ -60,7 +61,7 @@ class Engine:
         self.metrics = Metrics()
         collections = directory / COLLECTIONS
         self.follower: Follower[CollectionReader] = Follower(log, lambda name: CollectionReader(collections / name))
-        self.writer = Writer(log, self.follower, self.seams.clock, self.metrics)
+        self.writer = Writer(log, self.follower, self.seams.clock, self.metrics, directory, settings.disk_reserve_bytes)
         self._batchers: WeakKeyDictionary[CollectionReader, QueryBatcher] = WeakKeyDictionary()
         self._here = Here(self)
         self._ready = False
@@ -125,11 +126,16 @@ class Engine:
 
     async def _answer(self, call: Call[R]) -> R:
         call.validate()
-        await self.follower.catch_up()
         handler = HANDLERS[type(call)]
         try:
+            await self.follower.catch_up()
             return cast("R", await handler(self, call))
-        except (StorageCorrupt, sqlite3.DatabaseError) as error:
+        except (StorageCorrupt, sqlite3.DatabaseError, OSError, MemoryError) as error:
+            limit = limit_error(error, self.directory)
+            if limit is not None:
+                raise limit from error
+            if isinstance(error, OSError | MemoryError):
+                raise
             await self._check_not_deleted(call)
             logger.exception("read.failed call=%s", type(call).__name__)
             raise InternalError(f"the collection's files are damaged; run verify on the data directory. {error}") from error
@@ -210,6 +216,7 @@ class Engine:
                 await self.follower.catch_up()
                 ticks += 1
                 if ticks % 20 == 0:
+                    _ = self.writer.limit  # looks whether it is over, and says so
                     await self._trimmed_bytes()
             except Exception:
                 logger.exception("follow.failed")

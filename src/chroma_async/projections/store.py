@@ -8,7 +8,9 @@ manifest that reaches them, together with the rows. What a crash leaves behind i
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import threading
 import zlib
 from collections.abc import Callable, Iterable
@@ -40,12 +42,33 @@ from chroma_async.projections.view import (
     map_segment,
 )
 from chroma_async.seams import Files
+from chroma_async.seams.limits import free_bytes
 
 RECORDS_FILE: Final = "records.sqlite3"
 GROW_ROWS: Final = 4096
 """Vectors that are copied at a time on their way into a graph."""
 
+CHUNK_BYTES: Final = 2**20
+"""A disk with less room than this is full."""
+
 logger = logging.getLogger("chroma_async.compactor")
+
+
+def _save(graph: Any, path: Path) -> None:
+    """Write a graph. usearch says of a failed write that it failed, and nothing of the last few kilobytes.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    try:
+        graph.save(str(path))
+    except RuntimeError as error:
+        free = free_bytes(path.parent)
+        if free is not None and free < CHUNK_BYTES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
+    if path.stat().st_size != graph.serialized_length:
+        raise OSError(errno.ENOSPC, "a graph was not written whole", str(path))
 
 
 class CollectionStore:
@@ -204,8 +227,12 @@ class CollectionStore:
             grow(graph, vectors[start : start + GROW_ROWS], first=start, threads=threads)
         path = self.directory / SEGMENTS / str(segment.number) / f"{self.manifest.version}-{segment.rows}.usearch"
         aside = path.with_suffix(".building")
-        cast("Any", graph).save(str(aside))
-        self._files.sync(aside)
+        try:
+            _save(cast("Any", graph), aside)
+            self._files.sync(aside)
+        except BaseException:
+            self._files.remove(aside)  # on a full disk it takes the room that others wait for
+            raise
         self._files.replace(aside, path)
         self._files.sync_directory(path.parent)
         return path
