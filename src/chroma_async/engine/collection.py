@@ -19,6 +19,7 @@ from chroma_async.core.memtable import Memtable, Row, Tail
 from chroma_async.core.operators import DOCUMENT_OPERATORS, turned_around
 from chroma_async.core.planner import SCAN_BYTES_MAX
 from chroma_async.core.where import DocumentTest, FieldTest, Missing, Where, evaluate, matches
+from chroma_async.engine.open_readers import OpenReaders
 from chroma_async.engine.search import Neighbours, SearchTarget, search
 from chroma_async.errors import ResourceLimitError, StorageCorrupt, UnavailableError
 from chroma_async.index.scan import Scan
@@ -38,8 +39,10 @@ logger = logging.getLogger("chroma_async.engine")
 class CollectionReader:
     """Gives read views of one collection. `offer` is called by the follower, everything else in worker threads."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, opened: OpenReaders | None = None) -> None:
         self._directory = directory
+        self._opened = OpenReaders() if opened is None else opened
+        self._released = False
         self._pending: deque[tuple[Lsn, bytes]] = deque()
         self._connections: list[RecordTables] = []
         self._lock = threading.Lock()
@@ -63,9 +66,46 @@ class CollectionReader:
     def close(self) -> None:
         with self._lock:
             self._closed = True
+        self._opened.forget(self)
+        with self._lock:  # views that are read keep what they need
+            self._forget_base()
             connections, self._connections = self._connections, []
         for connection in connections:
             connection.close()
+
+    def release(self) -> bool:
+        """Let go of files and memory, which the next read opens again; False while somebody is opening them."""
+        if not self._lock.acquire(blocking=False):
+            return False
+        try:
+            self._forget_base()
+            connections, self._connections = self._connections, []
+        finally:
+            self._lock.release()
+        for connection in connections:
+            connection.close()
+        return True
+
+    def _forget_base(self) -> None:
+        self._released = self._released or bool(self._base.manifest.version)
+        self._base, self._image = EMPTY_BASE, None
+        self._memtable = Memtable(applied=Lsn(0), next_slot=0)
+
+    def is_stale(self) -> bool:
+        """Whether the compactor has published since these files were opened, or removed them."""
+        version = self._base.manifest.version
+        if not version:
+            return False
+        try:
+            tables = self._borrow()
+            if tables is None:
+                return True
+            try:
+                return tables.version() != version
+            finally:
+                self._give_back(tables)
+        except (sqlite3.Error, OSError):
+            return False  # whoever reads will be told
 
     @contextmanager
     def view(self, *, columns: bool = False) -> Generator[View]:
@@ -75,10 +115,11 @@ class CollectionReader:
             StorageCorrupt: a file of the collection is damaged.
             sqlite3.DatabaseError: its tables are, or can't be opened.
         """
+        self._opened.touch(self)
         tables = self._borrow()
         if tables is None:
             with self._lock:
-                pinned = None if self._base.manifest.version else self._pin(None, columns)
+                pinned = None if self._base.manifest.version or self._released else self._pin(None, columns)
             if pinned is not None:
                 yield pinned
                 return

@@ -8,6 +8,7 @@ import sqlite3
 import tempfile
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 from weakref import WeakKeyDictionary
@@ -26,6 +27,7 @@ from chroma_async.engine.handlers.registry import require_collection
 from chroma_async.engine.handlers.tenants import happened
 from chroma_async.engine.here import Here
 from chroma_async.engine.lock import CompactorLock, FileCompactorLock
+from chroma_async.engine.open_readers import OpenReaders
 from chroma_async.engine.writer import Decision, Proposal, Writer
 from chroma_async.errors import InternalError, RateLimitError, StorageCorrupt, UnavailableError
 from chroma_async.metrics import Metrics
@@ -60,7 +62,10 @@ class Engine:
         self.log = log
         self.metrics = Metrics()
         collections = directory / COLLECTIONS
-        self.follower: Follower[CollectionReader] = Follower(log, lambda name: CollectionReader(collections / name))
+        self.open_readers = OpenReaders()
+        self.follower: Follower[CollectionReader] = Follower(
+            log, lambda name: CollectionReader(collections / name, self.open_readers)
+        )
         self.writer = Writer(log, self.follower, self.seams.clock, self.metrics, directory, settings.disk_reserve_bytes)
         self._batchers: WeakKeyDictionary[CollectionReader, QueryBatcher] = WeakKeyDictionary()
         self._here = Here(self)
@@ -207,6 +212,11 @@ class Engine:
         self.metrics.unapplied_bytes.set(unapplied)
         return unapplied
 
+    async def _release_stale(self) -> None:
+        idle = self.open_readers.tick()
+        if idle:
+            await self.workers.run(partial(self.open_readers.release_stale, idle))
+
     async def _follow(self) -> None:
         """Stay near the log's end while nobody asks, and forget what was applied."""
         ticks = 0
@@ -217,6 +227,7 @@ class Engine:
                 ticks += 1
                 if ticks % 20 == 0:
                     _ = self.writer.limit  # looks whether it is over, and says so
+                    await self._release_stale()
                     await self._trimmed_bytes()
             except Exception:
                 logger.exception("follow.failed")

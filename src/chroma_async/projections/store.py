@@ -78,15 +78,20 @@ class CollectionStore:
         self.directory = directory
         self.lock = threading.RLock()
         self._files = files
-        for name in (COLUMNS, SEGMENTS):
-            files.make_directory(directory / name)
-        files.sync_directory(directory)
-        files.sync_directory(directory.parent)
+        self._closed = False
+        if not (directory / RECORDS_FILE).exists():  # they are made and synced before it is
+            for name in (COLUMNS, SEGMENTS):
+                files.make_directory(directory / name)
+            files.sync_directory(directory)
+            files.sync_directory(directory.parent)
         self.tables = RecordTables(directory / RECORDS_FILE, writable=True)
         self.manifest = self.tables.manifest()
 
     def close(self) -> None:
-        self.tables.close()
+        """Close the tables, after whoever works with them."""
+        with self.lock:
+            self._closed = True
+            self.tables.close()
 
     def base(self) -> Base:
         """What readers see now."""
@@ -319,9 +324,10 @@ class CollectionStore:
                 self._files.remove(path)
 
     def tidy(self) -> None:
-        """Give back the disk that the tables hold for the next changes."""
+        """Give back the disk that the tables hold for the next changes; one that was closed meanwhile holds nothing."""
         with self.lock:
-            self.tables.tidy()
+            if not self._closed:
+                self.tables.tidy()
 
     @property
     def applied(self) -> Lsn:
