@@ -23,6 +23,9 @@ class EngineSettings:
 
     durability: Durability = setting("commit", "when a write is acknowledged: after fsync (commit), or before (off)")
     allow_reset: bool = setting(False, "whether a client may delete everything with reset()")
+    allow_network_file_system: bool = setting(
+        False, "whether a directory on a network file system is opened; right only where one machine alone uses it"
+    )
     missing: Missing | None = setting(
         None,
         "whether $ne, $nin, $not_contains and $not_regex match records that lack the field or the document, where a request "

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import logging
+import os
+import shutil
 import sqlite3
 import tempfile
 from collections.abc import AsyncGenerator
@@ -70,6 +73,7 @@ class Engine:
         self._batchers: WeakKeyDictionary[CollectionReader, QueryBatcher] = WeakKeyDictionary()
         self._here = Here(self)
         self._ready = False
+        self._process = os.getpid()
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -126,6 +130,8 @@ class Engine:
         Raises:
             ChromaError: the call is refused; its class says whether and how to try again.
         """
+        if os.getpid() != self._process:
+            raise RuntimeError("this client was opened before a fork; open another one in the child process")
         with self.metrics.timed_call(type(call).__name__):
             return await self._answer(call)
 
@@ -249,7 +255,7 @@ async def open_engine(
     async with AsyncExitStack() as stack:
         directory = path.absolute() if path is not None else _temporary(stack)
         seams = Seams()
-        prepare_directory(directory, seams.files)
+        prepare_directory(directory, seams.files, allow_network=path is None or settings.allow_network_file_system)
         log = await SqliteLog.open(directory, durability="off" if path is None else settings.durability)
         stack.push_async_callback(log.close)
         workers = ThreadWorkers(settings.reader_threads, "chroma_async.reader")
@@ -263,7 +269,20 @@ async def open_engine(
 
 
 def _temporary(stack: AsyncExitStack) -> Path:
-    return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chroma_async-", ignore_cleanup_errors=True)))
+    """A directory that is gone afterwards: by this process, not by a fork of it, which may end earlier."""
+    path, process = tempfile.mkdtemp(prefix="chroma_async-"), os.getpid()
+
+    def remove() -> None:
+        if os.getpid() == process:
+            shutil.rmtree(path, ignore_errors=True)
+
+    def remove_at_exit() -> None:
+        remove()
+
+    atexit.register(remove_at_exit)
+    stack.callback(atexit.unregister, remove_at_exit)
+    stack.callback(remove)
+    return Path(path)
 
 
 @asynccontextmanager
@@ -301,5 +320,6 @@ async def run_compactor(path: Path, settings: EngineSettings | None = None) -> N
     """
     seams = Seams()
     directory = path.absolute()
-    prepare_directory(directory, seams.files)
-    await _compact(directory, settings or EngineSettings(), seams)
+    settings = settings or EngineSettings()
+    prepare_directory(directory, seams.files, allow_network=settings.allow_network_file_system)
+    await _compact(directory, settings, seams)
