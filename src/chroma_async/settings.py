@@ -34,6 +34,9 @@ class EngineSettings:
     segment_rows_max: int = setting(262_144, "vectors in a segment before it is sealed and another one begins")
     index_threads: int = setting(2, "threads that build a graph")
     reader_threads: int = setting(4, "threads that run searches and scans")
+    brief_seconds: float = setting(
+        0.0, "reads that have been taking less run on the event loop, others in a thread; 0: all of them in threads"
+    )
     follow_interval_seconds: float = setting(0.05, "how often an idle process looks for entries of other processes")
     lock_interval_seconds: float = setting(0.5, "how often a process asks whether it may compact")
 

@@ -31,7 +31,14 @@ from chroma_async.projections.view import EMPTY_BASE, Base, load_base
 PIN_ATTEMPTS: Final = 20
 """Times that a reader takes a newer manifest when the one it read was replaced while it opened its files."""
 
+FOLD_AT_HAND_BYTES: Final = 64 * 2**10
+"""Entries of more bytes are not folded by a read that must not wait."""
+
 logger = logging.getLogger("chroma_async.engine")
+
+
+class NotAtHand(Exception):
+    """A read that must not wait would have to: it belongs into a worker thread."""
 
 
 class CollectionReader:
@@ -60,20 +67,27 @@ class CollectionReader:
         self._offered_bytes += len(payload)
 
     def close(self) -> None:
-        with self._lock:
-            self._closed = True
-            connections, self._connections = self._connections, []
-        for connection in connections:
-            connection.close()
+        self._closed = True
+        self._close_connections()
+
+    def _close_connections(self) -> None:
+        while (tables := self._idle_connection()) is not None:
+            tables.close()
 
     @contextmanager
-    def view(self, *, columns: bool = False) -> Generator[View]:
+    def view(self, *, columns: bool = False, at_hand: bool = False) -> Generator[View]:
         """A read view: everything that was offered before, seen in one instant. `columns`: metadata can be filtered.
 
         Raises:
+            NotAtHand: only with `at_hand`: it takes files that are not open, a lock that another thread holds, or folding
+                many entries.
             StorageCorrupt: a file of the collection is damaged.
             sqlite3.DatabaseError: its tables are, or can't be opened.
         """
+        if at_hand:
+            with self._view_at_hand(columns) as held:
+                yield held
+            return
         tables = self._borrow()
         if tables is None:
             with self._lock:
@@ -87,6 +101,36 @@ class CollectionReader:
                 yield pinned
         finally:
             self._give_back(tables)
+
+    @contextmanager
+    def _view_at_hand(self, columns: bool) -> Generator[View]:
+        tables = self._idle_connection()
+        if tables is None:
+            raise NotAtHand
+        try:
+            with tables.transaction():
+                yield self._pin_at_hand(tables, columns)
+        finally:
+            self._give_back(tables)
+
+    def _pin_at_hand(self, tables: RecordTables, columns: bool) -> View:
+        if not self._lock.acquire(blocking=False):
+            raise NotAtHand
+        try:
+            if tables.version() != self._base.manifest.version or self._unfolded_bytes() > FOLD_AT_HAND_BYTES:
+                raise NotAtHand
+            return self._pin(tables, columns)
+        finally:
+            self._lock.release()
+
+    def _unfolded_bytes(self) -> int:
+        """Bytes of the newest entries, those that no view has seen yet."""
+        size = 0
+        for lsn, payload in reversed(self._pending):
+            if lsn <= self._memtable.through:
+                break
+            size += len(payload)
+        return size
 
     @contextmanager
     def _snapshot(self, tables: RecordTables, columns: bool) -> Generator[View]:
@@ -129,9 +173,9 @@ class CollectionReader:
     # ---- connections
 
     def _borrow(self) -> RecordTables | None:
-        with self._lock:
-            if self._connections:
-                return self._connections.pop()
+        idle = self._idle_connection()
+        if idle is not None:
+            return idle
         path = self._directory / RECORDS_FILE
         if not path.exists():
             return None
@@ -145,12 +189,17 @@ class CollectionReader:
             raise
         return tables
 
+    def _idle_connection(self) -> RecordTables | None:
+        try:
+            return self._connections.pop()
+        except IndexError:
+            return None
+
     def _give_back(self, tables: RecordTables) -> None:
-        with self._lock:
-            if not self._closed:
-                self._connections.append(tables)
-                return
-        tables.close()
+        """Without the lock, which another thread may hold for long: one step of a list is atomic."""
+        self._connections.append(tables)
+        if self._closed:
+            self._close_connections()
 
     # ---- pinning, under the lock
 

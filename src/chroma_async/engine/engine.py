@@ -26,6 +26,7 @@ from chroma_async.engine.handlers.registry import require_collection
 from chroma_async.engine.handlers.tenants import happened
 from chroma_async.engine.here import Here
 from chroma_async.engine.lock import CompactorLock, FileCompactorLock
+from chroma_async.engine.reads import PacedRunner
 from chroma_async.engine.writer import Decision, Proposal, Writer
 from chroma_async.errors import InternalError, RateLimitError, StorageCorrupt, UnavailableError
 from chroma_async.metrics import Metrics
@@ -61,7 +62,7 @@ class Engine:
         collections = directory / COLLECTIONS
         self.follower: Follower[CollectionReader] = Follower(log, lambda name: CollectionReader(collections / name))
         self.writer = Writer(log, self.follower, self.seams.clock, self.metrics)
-        self._batchers: WeakKeyDictionary[CollectionReader, QueryBatcher] = WeakKeyDictionary()
+        self._reads: WeakKeyDictionary[CollectionReader, tuple[PacedRunner, QueryBatcher]] = WeakKeyDictionary()
         self._here = Here(self)
         self._ready = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -156,13 +157,21 @@ class Engine:
         """
         return await back_up(self.directory, self.log, destination, self.workers, self.seams.clock, report)
 
+    def runner(self, collection_id: CollectionId) -> PacedRunner:
+        """Where this collection's reads run."""
+        return self._reads_of(collection_id)[0]
+
     def batcher(self, collection_id: CollectionId) -> QueryBatcher:
         """The queue of this collection's queries."""
+        return self._reads_of(collection_id)[1]
+
+    def _reads_of(self, collection_id: CollectionId) -> tuple[PacedRunner, QueryBatcher]:
         reader = self.follower.sink(collection_id)
-        batcher = self._batchers.get(reader)
-        if batcher is None:
-            batcher = self._batchers[reader] = QueryBatcher(self.workers)
-        return batcher
+        found = self._reads.get(reader)
+        if found is None:
+            runner = PacedRunner(self.workers, self.settings.brief_seconds)
+            found = self._reads[reader] = (runner, QueryBatcher(runner))
+        return found
 
     # ---- back-pressure
 
