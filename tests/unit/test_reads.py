@@ -112,13 +112,18 @@ async def test_a_view_at_hand_opens_no_files(tmp_path: Path) -> None:
         await records.upsert(["a"], VECTORS[:1])
         with reader.view(at_hand=True) as view:
             assert view.image.base.live == 2
+        before = view.image.base
         await settle(compactor)
-        with pytest.raises(NotAtHand), reader.view(at_hand=True):
+        with reader.view(at_hand=True) as view:  # of the base that is open: with the tail it holds the same
+            assert view.image.base is before
+            assert view.image.live == 2
+        assert reader.is_behind
+        with pytest.raises(NotAtHand), reader.view(at_hand=True, newest=True):
             pass
-        with reader.view() as view:
-            newest = view.image.through
-        with reader.view(at_hand=True) as view:
-            assert view.image.base.manifest.applied == newest
+        reader.refresh()
+        assert not reader.is_behind
+        with reader.view(at_hand=True, newest=True) as view:
+            assert view.image.base.manifest.applied == view.image.through
 
 
 async def test_a_view_at_hand_waits_for_no_lock_and_no_connection(tmp_path: Path) -> None:

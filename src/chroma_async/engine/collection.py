@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from chroma_async.core.planner import SCAN_BYTES_MAX
 from chroma_async.core.where import DocumentTest, FieldTest, Missing, Where, evaluate, matches
 from chroma_async.engine.search import Neighbours, SearchTarget, search
 from chroma_async.errors import StorageCorrupt, UnavailableError
-from chroma_async.index.scan import Scan
+from chroma_async.index.scan import Scan, TailScan
 from chroma_async.model import Collection, HnswConfiguration, Lsn, Mask, Slots, Vectors
 from chroma_async.projections.fold import fold_entry
 from chroma_async.projections.records import RecordTables, StoredRow, encode_metadata
@@ -31,7 +31,7 @@ from chroma_async.projections.view import EMPTY_BASE, Base, load_base
 PIN_ATTEMPTS: Final = 20
 """Times that a reader takes a newer manifest when the one it read was replaced while it opened its files."""
 
-FOLD_AT_HAND_BYTES: Final = 64 * 2**10
+FOLD_AT_HAND_BYTES: Final = 256 * 2**10
 """Entries of more bytes are not folded by a read that must not wait."""
 
 logger = logging.getLogger("chroma_async.engine")
@@ -39,6 +39,13 @@ logger = logging.getLogger("chroma_async.engine")
 
 class NotAtHand(Exception):
     """A read that must not wait would have to: it belongs into a worker thread."""
+
+
+class Seen(NamedTuple):
+    """Version of a manifest, and the LSN through which it is applied."""
+
+    version: int
+    applied: Lsn
 
 
 class CollectionReader:
@@ -49,9 +56,14 @@ class CollectionReader:
         self._pending: deque[tuple[Lsn, bytes]] = deque()
         self._connections: list[RecordTables] = []
         self._lock = threading.Lock()
+        self._loading = threading.Lock()
         self._base: Base = EMPTY_BASE
+        self._scans: tuple[Scan | None, ...] = ()
         self._memtable = Memtable(applied=Lsn(0), next_slot=0)
+        self._tail_scan = TailScan()
         self._image: Image | None = None
+        self._seen = Seen(version=0, applied=Lsn(0))
+        self._behind = False
         self._closed = False
         self._offered_bytes = 0
         self._dropped_bytes = 0
@@ -60,6 +72,11 @@ class CollectionReader:
     def pending_bytes(self) -> int:
         """Bytes of the entries that wait. Offering and dropping have a counter each: they are done by different threads."""
         return self._offered_bytes - self._dropped_bytes
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the base is an older one than readers have seen published; `refresh` is due."""
+        return self._behind
 
     def offer(self, lsn: Lsn, payload: bytes) -> None:
         """Take an entry of this collection; entries come in LSN order."""
@@ -75,8 +92,10 @@ class CollectionReader:
             tables.close()
 
     @contextmanager
-    def view(self, *, columns: bool = False, at_hand: bool = False) -> Generator[View]:
+    def view(self, *, columns: bool = False, at_hand: bool = False, newest: bool = False) -> Generator[View]:
         """A read view: everything that was offered before, seen in one instant. `columns`: metadata can be filtered.
+
+        What the view holds does not depend on how much of it was applied. `newest`: as much as was.
 
         Raises:
             NotAtHand: only with `at_hand`: it takes files that are not open, a lock that another thread holds, or folding
@@ -85,41 +104,41 @@ class CollectionReader:
             sqlite3.DatabaseError: its tables are, or can't be opened.
         """
         if at_hand:
-            with self._view_at_hand(columns) as held:
+            with self._view_at_hand(columns, newest) as held:
                 yield held
             return
         tables = self._borrow()
         if tables is None:
             with self._lock:
-                pinned = None if self._base.manifest.version else self._pin(None, columns)
+                pinned = None if self._base.manifest.version else self._pinned(None, columns)
             if pinned is not None:
                 yield pinned
                 return
             tables = RecordTables(self._directory / RECORDS_FILE, writable=False)  # another thread has seen them meanwhile
         try:
-            with self._snapshot(tables, columns) as pinned:
+            with self._snapshot(tables, columns, newest) as pinned:
                 yield pinned
         finally:
             self._give_back(tables)
 
     @contextmanager
-    def _view_at_hand(self, columns: bool) -> Generator[View]:
+    def _view_at_hand(self, columns: bool, newest: bool) -> Generator[View]:
         tables = self._idle_connection()
         if tables is None:
             raise NotAtHand
         try:
             with tables.transaction():
-                yield self._pin_at_hand(tables, columns)
+                yield self._pin_at_hand(tables, columns, newest)
         finally:
             self._give_back(tables)
 
-    def _pin_at_hand(self, tables: RecordTables, columns: bool) -> View:
+    def _pin_at_hand(self, tables: RecordTables, columns: bool, newest: bool) -> View:
         if not self._lock.acquire(blocking=False):
             raise NotAtHand
         try:
-            if tables.version() != self._base.manifest.version or self._unfolded_bytes() > FOLD_AT_HAND_BYTES:
+            if not self._suits(tables, newest) or self._unfolded_bytes() > FOLD_AT_HAND_BYTES:
                 raise NotAtHand
-            return self._pin(tables, columns)
+            return self._pinned(tables, columns)
         finally:
             self._lock.release()
 
@@ -133,26 +152,28 @@ class CollectionReader:
         return size
 
     @contextmanager
-    def _snapshot(self, tables: RecordTables, columns: bool) -> Generator[View]:
+    def _snapshot(self, tables: RecordTables, columns: bool, newest: bool) -> Generator[View]:
         for _ in range(PIN_ATTEMPTS):
             with tables.transaction():
-                pinned = self._try_pin(tables, columns)
+                pinned = self._try_pin(tables, columns, newest)
                 if pinned is not None:
                     yield pinned
                     return
         raise UnavailableError(f"the collection changes faster than it can be opened; try again. attempts={PIN_ATTEMPTS}")
 
-    def _try_pin(self, tables: RecordTables, columns: bool) -> View | None:
+    def _try_pin(self, tables: RecordTables, columns: bool, newest: bool) -> View | None:
         """Pin what this transaction sees; None when another thread is ahead of it, or its files are gone by now."""
         try:
             with self._lock:
-                if tables.version() < self._base.manifest.version:
-                    return None
-                return self._pin(tables, columns)
+                if self._suits(tables, newest):
+                    return self._pinned(tables, columns)
+            if self._renew(tables):
+                with self._lock:
+                    return self._pinned(tables, columns) if self._suits(tables, newest) else None
         except StorageCorrupt:
             if self._is_current(tables):
                 raise
-            return None
+        return None
 
     def _is_current(self, tables: RecordTables) -> bool:
         """Whether the manifest of this transaction is still the newest one, which makes a missing file a real loss."""
@@ -164,11 +185,19 @@ class CollectionReader:
             other.close()
 
     def trim(self) -> int:
-        """Forget entries that the base holds by now; return the bytes of those that remain."""
+        """Forget entries that the newest base holds by now; return the bytes of those that remain."""
         if self._pending:
-            with self.view():
-                pass
+            self.refresh()
         return self.pending_bytes
+
+    def refresh(self) -> None:
+        """Take the newest base. Views go on with the one before meanwhile, and never wait for this.
+
+        Raises:
+            StorageCorrupt, sqlite3.DatabaseError: as `view`.
+        """
+        with self.view(newest=True):
+            pass
 
     # ---- connections
 
@@ -203,47 +232,85 @@ class CollectionReader:
 
     # ---- pinning, under the lock
 
-    def _pin(self, tables: RecordTables | None, columns: bool) -> View:
-        if tables is not None and tables.version() != self._base.manifest.version:
-            self._base = load_base(self._directory, tables.manifest(), self._base)
-        manifest = self._base.manifest
-        if self._memtable.applied != manifest.applied:
-            self._memtable = Memtable(applied=manifest.applied, next_slot=manifest.next_slot)
-        self._drop_applied(manifest.applied)
+    def _suits(self, tables: RecordTables, newest: bool) -> bool:
+        """Whether a view of this transaction may be made of the base and the memtable as they are.
+
+        It may when the base is the transaction's. It also may when the base is an older one, of which the memtable knows all
+        that changed up to the transaction's manifest: what a row of the tables says of an unchanged record is the same then
+        as now, and of all others the memtable says what they are. Slots are the same in both: a function of the log.
+        """
+        version, base = tables.version(), self._base.manifest
+        if version == base.version:
+            return True
+        self._behind = self._behind or version > base.version
+        if newest or version < base.version or not base.version:
+            return False
+        if version != self._seen.version:
+            manifest = tables.manifest()
+            if manifest.space != base.space:
+                return False
+            self._seen = Seen(version, manifest.applied)
+        return self._seen.applied <= self._memtable.through
+
+    def _pinned(self, tables: RecordTables | None, columns: bool) -> View:
         through = self._memtable.through
-        self._fold_pending(tables)
+        self._fold_pending(self._memtable, tables)
         image = self._image
-        stale = image is None or image.base is not self._base or image.tail.through != self._memtable.through
-        if image is None or stale or through != self._memtable.through or (columns and not image.has_columns):
+        if image is None or through != self._memtable.through or (columns and not image.has_columns):
             tail = self._memtable.tail(columns=columns)
-            image = self._image = Image(self._base, tail, self._scans(), has_columns=columns)
+            image = self._image = Image(self._base, tail, self._scans, self._tail_scan, has_columns=columns)
         return View(image, tables)
+
+    def _fold_pending(self, memtable: Memtable, tables: RecordTables | None) -> None:
+        for lsn, payload in tuple(self._pending):
+            if lsn > memtable.through:
+                fold_entry(memtable, lsn, payload, tables)
 
     def _drop_applied(self, applied: Lsn) -> None:
         while self._pending and self._pending[0][0] <= applied:
             _, payload = self._pending.popleft()
             self._dropped_bytes += len(payload)
 
-    def _fold_pending(self, tables: RecordTables | None) -> None:
-        for lsn, payload in tuple(self._pending):
-            if lsn > self._memtable.through:
-                fold_entry(self._memtable, lsn, payload, tables)
+    # ---- renewing, beside views
 
-    def _scans(self) -> tuple[Scan | None, ...]:
-        dimension = self._base.manifest.dimension or 0
-        return tuple(
-            segment.scanned() if 0 < (segment.rows - segment.scan_first) * dimension <= SCAN_BYTES_MAX else None
-            for segment in self._base.segments
-        )
+    def _renew(self, tables: RecordTables) -> bool:
+        """Make the base of this transaction the reader's, and fold over it what it lacks; False: it is no newer one."""
+        with self._loading:
+            before, memtable, tail_scan = self._base, self._memtable, self._tail_scan
+            if tables.version() <= before.manifest.version:
+                return tables.version() == before.manifest.version
+            base = load_base(self._directory, tables.manifest(), before)
+            scans = _scans(base)
+            if memtable.applied != base.manifest.applied:
+                memtable, tail_scan = Memtable(applied=base.manifest.applied, next_slot=base.manifest.next_slot), TailScan()
+                self._fold_pending(memtable, tables)
+            with self._lock:
+                self._drop_applied(base.manifest.applied)
+                self._fold_pending(memtable, tables)
+                self._base, self._scans, self._memtable, self._tail_scan = base, scans, memtable, tail_scan
+                self._image = None
+                self._behind = False
+            return True
+
+
+def _scans(base: Base) -> tuple[Scan | None, ...]:
+    dimension = base.manifest.dimension or 0
+    return tuple(
+        segment.scanned() if 0 < (segment.rows - segment.scan_first) * dimension <= SCAN_BYTES_MAX else None
+        for segment in base.segments
+    )
 
 
 class Image:
     """Base and tail as one, without a connection: shared by all reads of one instant. What is derived is kept."""
 
-    def __init__(self, base: Base, tail: Tail, scans: tuple[Scan | None, ...], *, has_columns: bool) -> None:
+    def __init__(
+        self, base: Base, tail: Tail, scans: tuple[Scan | None, ...], tail_scan: TailScan, *, has_columns: bool
+    ) -> None:
         self.base = base
         self.tail = tail
         self.scans = scans
+        self._tail_scan = tail_scan
         self.has_columns = has_columns
         self._targets: dict[HnswConfiguration, SearchTarget] = {}
 
@@ -284,8 +351,9 @@ class Image:
         """What queries search; made once for a configuration, and nearly always there is one."""
         target = self._targets.get(hnsw)
         if target is None:
+            packed = self._tail_scan.of(hnsw.space, self.tail.vectors)
             target = self._targets[hnsw] = SearchTarget(
-                hnsw.space, self.base, self.tail, self.scans, self.hidden, hnsw.ef_search
+                hnsw.space, self.base, self.tail, self.scans, self.hidden, hnsw.ef_search, packed
             )
         return target
 
@@ -366,7 +434,7 @@ class View:
 
     def _stored(self, slots: Slots) -> Mask:
         mask = np.zeros(len(self.image.base.alive), dtype=np.bool_)
-        mask[slots] = True
+        mask[slots[slots < len(mask)]] = True  # the tables may be of a newer base, whose records are the tail's here
         return mask
 
     # ---- what they hold

@@ -87,11 +87,13 @@ class Compactor:
         workers: Workers,
         settings: EngineSettings,
         seams: Seams,
+        indexers: Workers | None = None,
     ) -> None:
         self._root = directory / COLLECTIONS
         self._log = log
         self.lock = lock
         self._workers = workers
+        self._indexers = indexers or workers
         self._settings = settings
         self._seams = seams
         self._stores: OrderedDict[CollectionId, CollectionStore] = OrderedDict()
@@ -132,9 +134,9 @@ class Compactor:
         self._unindexed = set(self._known)
         await self._work(self._sweep)
 
-    async def _work(self, function: Callable[[], T]) -> T:
+    async def _work(self, function: Callable[[], T], workers: Workers | None = None) -> T:
         """Run a function in a worker thread, to its end: the lock is not given up while a thread may still publish."""
-        running = asyncio.ensure_future(self._workers.run(function))
+        running = asyncio.ensure_future((workers or self._workers).run(function))
         try:
             return await asyncio.shield(running)
         except asyncio.CancelledError:
@@ -292,7 +294,7 @@ class Compactor:
     async def _index(self, collection: Collection) -> None:
         try:
             store = await self._work(lambda: self._store(collection.id))
-            while await self._work(lambda: self._build_graph(store, collection)):
+            while await self._work(lambda: self._build_graph(store, collection), self._indexers):
                 pass
         except Exception:
             logger.exception("graph.failed collection=%s reads=exact", collection.id)

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import sqlite3
 import tempfile
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
@@ -43,6 +43,9 @@ ROOM_WAIT_SECONDS: Final = 10.0
 """How long a write waits for the compactor before the client is asked to come back later."""
 
 COMPACTOR_THREADS: Final = 2
+
+INDEXER_NICENESS: Final = 5
+"""Of the threads that build graphs: nobody waits for a graph, while a long tail slows down every read."""
 
 logger = logging.getLogger("chroma_async.engine")
 
@@ -198,25 +201,35 @@ class Engine:
                 )
             await self.seams.clock.sleep(0.05)
 
+    async def _refresh_readers(self) -> None:
+        for reader in list(self.follower.sinks().values()):
+            if reader.is_behind:
+                await self._attempt(reader.refresh)
+
+    async def _attempt(self, work: Callable[[], object]) -> None:
+        """Do a reader's work in a thread; when its files are damaged, whoever reads is told."""
+        try:
+            await self.workers.run(work)
+        except (StorageCorrupt, sqlite3.DatabaseError):
+            logger.exception("refresh.failed")
+
     async def _trimmed_bytes(self) -> int:
         """Bytes of entries that wait, after those were forgotten that the base holds by now."""
         for reader in list(self.follower.sinks().values()):
             if reader.pending_bytes:
-                try:
-                    await self.workers.run(reader.trim)
-                except (StorageCorrupt, sqlite3.DatabaseError):
-                    logger.exception("trim.failed")
+                await self._attempt(reader.trim)
         unapplied = self._unapplied_bytes()
         self.metrics.unapplied_bytes.set(unapplied)
         return unapplied
 
     async def _follow(self) -> None:
-        """Stay near the log's end while nobody asks, and forget what was applied."""
+        """Stay near the log's end while nobody asks, take the bases that readers saw published, forget what was applied."""
         ticks = 0
         while True:
             await self.seams.clock.sleep(self.settings.follow_interval_seconds)
             try:
                 await self.follower.catch_up()
+                await self._refresh_readers()
                 ticks += 1
                 if ticks % 20 == 0:
                     await self._trimmed_bytes()
@@ -275,10 +288,12 @@ async def _compact(directory: Path, settings: EngineSettings, seams: Seams, lock
         stack.push_async_callback(log.close)
         workers = ThreadWorkers(COMPACTOR_THREADS, "chroma_async.compactor")
         stack.callback(workers.close)
+        indexers = ThreadWorkers(1, "chroma_async.indexer", niceness=INDEXER_NICENESS)
+        stack.callback(indexers.close)
         while True:
             chosen = lock or FileCompactorLock(directory)
             try:
-                await Compactor(directory, log, chosen, workers, settings, seams).run()
+                await Compactor(directory, log, chosen, workers, settings, seams, indexers).run()
             except Exception:
                 logger.exception("compactor.failed restart_seconds=1")
                 await seams.clock.sleep(1.0)

@@ -25,12 +25,16 @@ Read = Callable[[bool], T]
 MEMORY: Final = 0.25
 """Weight of the latest duration in the average."""
 
+WAITED: Final = 4.0
+"""A read that took so many times its processor time has waited, for the disk or a lock: that counts. Otherwise only its
+processor time does: on a busy machine other processes have the rest, and a thread would not have come sooner."""
+
 
 class ReadRunner(Protocol):
     """Runs the reads of one collection."""
 
     async def run(self, read: Read[T], kind: Kind | None, count: int = 1) -> T:
-        """Return what a read returns. `kind`: reads that take about as long each; this one is `count` of them. None: long."""
+        """Return what a read returns. `kind`: reads that take about as long each; this is `count` of them. None: long."""
         ...
 
 
@@ -53,9 +57,12 @@ class PacedRunner:
         return await self._workers.run(lambda: self._timed(read, kind, count, at_hand=False))
 
     def _timed(self, read: Read[T], kind: Kind, count: int, *, at_hand: bool) -> T:
-        started = time.perf_counter()
+        started, started_cpu = time.perf_counter(), time.thread_time()
         result = read(at_hand)
-        seconds = (time.perf_counter() - started) / count
+        seconds, cpu_seconds = time.perf_counter() - started, time.thread_time() - started_cpu
+        if cpu_seconds * WAITED > seconds:
+            seconds = cpu_seconds
+        seconds /= count
         before = self._seconds.get(kind, seconds)
         self._seconds[kind] = before + MEMORY * (seconds - before)
         return result

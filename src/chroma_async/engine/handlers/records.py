@@ -174,33 +174,41 @@ def _filter(where: object, where_document: object) -> Where | None:
 
 
 async def _read_view(
-    context: Context, collection: Collection, function: Callable[[View], T], kind: Kind | None, *, columns: bool = True
+    context: Context,
+    collection: Collection,
+    function: Callable[[View], T],
+    kind: Kind | None,
+    *,
+    columns: bool = True,
+    newest: bool = False,
 ) -> T:
     """Run a function on a read view: a long one, of kind None, in a worker thread."""
     reader = context.follower.sink(collection.id)
 
     def run(at_hand: bool) -> T:
-        with reader.view(columns=columns, at_hand=at_hand) as view:
+        with reader.view(columns=columns, at_hand=at_hand, newest=newest) as view:
             return function(view)
 
     return await context.runner(collection.id).run(run, kind)
 
 
-async def _read(context: Context, call: RecordsCall[Any], function: Callable[[View], T]) -> T:
-    return await _read_view(context, _find(context, call), function, "count", columns=False)
+async def _read(context: Context, call: RecordsCall[Any], function: Callable[[View], T], *, newest: bool) -> T:
+    return await _read_view(context, _find(context, call), function, "count", columns=False, newest=newest)
 
 
 @handles(CountRecords)
 async def count(context: Context, call: CountRecords) -> int:
-    def run(view: View) -> int:
-        return view.image.base.live if call.read_level == "index_only" else view.image.live
+    applied_only = call.read_level == "index_only"
 
-    return await _read(context, call, run)
+    def run(view: View) -> int:
+        return view.image.base.live if applied_only else view.image.live
+
+    return await _read(context, call, run, newest=applied_only)
 
 
 @handles(GetIndexingStatus)
 async def indexing_status(context: Context, call: GetIndexingStatus) -> IndexingStatus:
-    counts = await _read(context, call, lambda view: view.indexing_status())
+    counts = await _read(context, call, lambda view: view.indexing_status(), newest=True)
     return IndexingStatus(num_indexed_ops=counts.indexed, num_unindexed_ops=counts.unindexed)
 
 
