@@ -35,7 +35,7 @@ class ThreadWorkers:
     """
 
     def __init__(self, threads: int, name: str, *, niceness: int = 0) -> None:
-        """Begin the threads. `niceness`: how much lower than the process's their priority is, where threads have their own."""
+        """Begin the threads. `niceness`: how much lower their priority is than the process's, on Linux."""
         self._niceness = niceness if sys.platform == "linux" else 0
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._threads = [
