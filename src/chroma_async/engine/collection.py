@@ -25,7 +25,7 @@ from chroma_async.index.scan import Scan, TailScan
 from chroma_async.model import Collection, HnswConfiguration, Lsn, Mask, Slots, Vectors
 from chroma_async.projections.fold import fold_entry
 from chroma_async.projections.records import RecordTables, StoredRow, encode_metadata
-from chroma_async.projections.store import RECORDS_FILE
+from chroma_async.projections.store import CHECK_AT_OPEN_BYTES, RECORDS_FILE
 from chroma_async.projections.view import EMPTY_BASE, Base, load_base
 
 PIN_ATTEMPTS: Final = 20
@@ -65,6 +65,8 @@ class CollectionReader:
         self._seen = Seen(version=0, applied=Lsn(0))
         self._behind = False
         self._closed = False
+        self._checked = False
+        self._refusal: str | None = None
         self._offered_bytes = 0
         self._dropped_bytes = 0
 
@@ -82,6 +84,10 @@ class CollectionReader:
         """Take an entry of this collection; entries come in LSN order."""
         self._pending.append((lsn, payload))
         self._offered_bytes += len(payload)
+
+    def refuse(self, reason: str) -> None:
+        """Answer nothing any more: an entry of this collection is damaged in the log."""
+        self._refusal = reason
 
     def close(self) -> None:
         self._closed = True
@@ -103,6 +109,8 @@ class CollectionReader:
             StorageCorrupt: a file of the collection is damaged.
             sqlite3.DatabaseError: its tables are, or can't be opened.
         """
+        if self._refusal is not None:
+            raise StorageCorrupt(self._refusal)
         if at_hand:
             with self._view_at_hand(columns, newest) as held:
                 yield held
@@ -211,12 +219,22 @@ class CollectionReader:
         tables = RecordTables(path, writable=False)
         try:
             tables.version()
-        except sqlite3.OperationalError as error:
+            self._check_once(tables)
+        except BaseException as error:
             tables.close()
-            if "no such table" in str(error):
+            if isinstance(error, sqlite3.OperationalError) and "no such table" in str(error):
                 return None  # the compactor is just making it: everything is still in the tail
             raise
         return tables
+
+    def _check_once(self, tables: RecordTables) -> None:
+        """Check small tables whole before anything is read of them: a damaged index would hide records silently."""
+        if self._checked or tables.size_bytes() > CHECK_AT_OPEN_BYTES:
+            return
+        problem = tables.problem()
+        if problem is not None:
+            raise StorageCorrupt(f"records are damaged. path={self._directory / RECORDS_FILE} reason={problem}")
+        self._checked = True
 
     def _idle_connection(self) -> RecordTables | None:
         try:
@@ -279,7 +297,7 @@ class CollectionReader:
             before, memtable, tail_scan = self._base, self._memtable, self._tail_scan
             if tables.version() <= before.manifest.version:
                 return tables.version() == before.manifest.version
-            base = load_base(self._directory, tables.manifest(), before)
+            base = load_base(self._directory, tables.manifest(), before, tables)
             scans = _scans(base)
             if memtable.applied != base.manifest.applied:
                 memtable, tail_scan = Memtable(applied=base.manifest.applied, next_slot=base.manifest.next_slot), TailScan()
@@ -446,6 +464,8 @@ class View:
         newer = {slot: row for slot in wanted if (row := tail.row(slot)) is not None}
         stored = [slot for slot in wanted if slot not in newer]
         found = self._tables.rows(stored) if self._tables is not None and stored else {}
+        if len(found) < len(set(stored)):
+            raise StorageCorrupt(f"records are missing. slots={sorted(set(stored) - found.keys())[:10]}")
         return [_stored(newer[slot]) if slot in newer else found[slot] for slot in wanted]
 
     def vectors(self, slots: Slots) -> Vectors:

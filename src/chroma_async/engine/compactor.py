@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
@@ -19,6 +20,7 @@ from typing import Final, TypeVar
 from chroma_async.core.memtable import IgnoredUpdates, Memtable
 from chroma_async.engine.follower import Follower
 from chroma_async.engine.lock import CompactorLock
+from chroma_async.errors import FormatError, StorageCorrupt
 from chroma_async.model import Collection, CollectionId, Lsn
 from chroma_async.projections.fold import fold_entry
 from chroma_async.projections.store import CollectionStore
@@ -36,6 +38,11 @@ SETTLE_SECONDS: Final = 0.25
 TIDY_AFTER_STEPS: Final = 5
 """Idle steps after which journals are emptied: half a second."""
 
+DAMAGED_SECONDS: Final = 30.0
+"""Until a damaged collection is tried again: it may have been repaired meanwhile."""
+
+DAMAGE_CODES: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR})
+
 COLLECTIONS: Final = "collections"
 
 logger = logging.getLogger("chroma_async.compactor")
@@ -49,8 +56,15 @@ class Backlog:
         self._deleted = deleted
         self.entries: deque[tuple[Lsn, bytes]] = deque()
         self.size_bytes = 0
+        self._refused = False
+
+    def refuse(self, reason: str) -> None:
+        """Nothing behind a damaged entry is applied, so nothing of it is truncated either."""
+        self._refused = True
 
     def offer(self, lsn: Lsn, payload: bytes) -> None:
+        if self._refused:
+            return
         self.entries.append((lsn, payload))
         self.size_bytes += len(payload)
 
@@ -103,6 +117,7 @@ class Compactor:
         self._indexing: dict[CollectionId, asyncio.Task[None]] = {}
         self._unindexed: set[CollectionId] = set()
         self._owed: dict[CollectionId, Lsn] = {}
+        self._damaged: dict[CollectionId, float] = {}
         self._stopping = False
         self._follower: Follower[Backlog] = self._new_follower()
 
@@ -171,7 +186,25 @@ class Compactor:
             if path.name not in known:
                 self._seams.files.remove(path)
             elif path.is_dir():
-                self._store(CollectionId(path.name)).heal()
+                with self._guarded(CollectionId(path.name)):
+                    self._store(CollectionId(path.name)).heal()
+
+    @contextmanager
+    def _guarded(self, collection_id: CollectionId) -> Generator[None]:
+        """Leave a damaged collection alone for a while: the others go on, and it is tried again."""
+        try:
+            yield
+        except (StorageCorrupt, FormatError, sqlite3.DatabaseError) as error:
+            if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode not in DAMAGE_CODES:
+                raise
+            self._damaged[collection_id] = self._seams.clock.monotonic() + DAMAGED_SECONDS
+            store = self._stores.pop(collection_id, None)
+            if store is not None:
+                store.close()
+            logger.error("collection.damaged collection=%s reason=%s", collection_id, error)
+
+    def _is_left_alone(self, collection_id: CollectionId) -> bool:
+        return self._damaged.get(collection_id, 0.0) > self._seams.clock.monotonic()
 
     # ---- steps
 
@@ -213,11 +246,15 @@ class Compactor:
     async def _compact(self, collection_id: CollectionId) -> bool:
         collection = self._follower.catalog.collection(collection_id)
         backlog = self._follower.sinks().get(collection_id)
-        if collection is None or backlog is None or not backlog.entries:
+        if collection is None or backlog is None or not backlog.entries or self._is_left_alone(collection_id):
             return False
         entries = backlog.take(self._settings.apply_bytes_max)
         await self._log.sync()  # what is applied must not outlive its entry: the LSN would be given to another one
-        applied = await self._work(lambda: self._apply(collection, entries))
+        with self._guarded(collection_id):
+            applied = await self._work(lambda: self._apply(collection, entries))
+        if self._is_left_alone(collection_id):
+            return False
+        self._damaged.pop(collection_id, None)
         backlog.drop(applied)
         self._unindexed.add(collection_id)
         await self._truncate(collection_id, applied)

@@ -56,6 +56,19 @@ def prepare_directory(path: Path, files: Files) -> None:
     files.sync_directory(path)
 
 
+def check_version(path: Path) -> None:
+    """Check that this is a data directory that this release can read; it is not changed.
+
+    Raises:
+        FormatError: it is none, or its VERSION is damaged, or of a newer release.
+    """
+    _refuse_backup(path)
+    marker = path / VERSION_FILE
+    if not marker.is_file():
+        raise FormatError(f"this is not a data directory: it has no {VERSION_FILE}. path={path}")
+    _check(path, marker.read_bytes())
+
+
 def _check(path: Path, raw: bytes) -> None:
     try:
         record = msgspec.json.decode(raw, type=VersionRecord)

@@ -136,7 +136,10 @@ class Engine:
         except (StorageCorrupt, sqlite3.DatabaseError) as error:
             await self._check_not_deleted(call)
             logger.exception("read.failed call=%s", type(call).__name__)
-            raise InternalError(f"the collection's files are damaged; run verify on the data directory. {error}") from error
+            raise InternalError(
+                "the collection's files are damaged, the others are served; restore a backup, or see what can be mended: "
+                f"chroma-async verify --repair. {error}"
+            ) from error
 
     def answer_here(self, call: Call[R]) -> tuple[R] | None:
         """Answer a read in the thread that asks; None when it takes the event loop, and `dispatch`.

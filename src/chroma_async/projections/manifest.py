@@ -29,12 +29,18 @@ class GraphRef(msgspec.Struct, frozen=True):
 
 
 class SegmentRef(msgspec.Struct, frozen=True):
-    """A directory with vectors and their slots; `rows` of them are published. A sealed one takes no more."""
+    """A directory with vectors and their slots; `rows` of them are published. A sealed one takes no more.
+
+    `slots_crc` is the CRC-32 of the published slots. `block_rows` is how many vectors share a checksum (`blocks.py`). Both
+    are absent in what release 0.1.0 wrote, until the compactor adds them.
+    """
 
     number: int
     rows: int
     sealed: bool = False
     graph: GraphRef | None = None
+    block_rows: int = 0
+    slots_crc: int | None = None
 
 
 class Manifest(msgspec.Struct, frozen=True):

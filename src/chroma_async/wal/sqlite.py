@@ -18,6 +18,7 @@ middle leaves a rollback queued behind the last statement.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sqlite3
 import threading
@@ -82,7 +83,12 @@ _VACUUM_PAGES: Final = 1024
 _SPARE_PAGES: Final = 1024
 """Free pages that stay in the file, 8 MB, since the next entries need them."""
 
+_BRIDGED_MAX: Final = 100_000
+"""Entries that a lost tail may have had. A tail is what SQLite's journal holds: 64 MB and rarely more."""
+
 _NO_LIMIT: Final = 2**63 - 1
+
+logger = logging.getLogger("chroma_async.log")
 
 _SCHEMA = """
 BEGIN IMMEDIATE;
@@ -210,6 +216,8 @@ class SqliteLog:
             await _to_its_end(_close_all(reader, writer))
             raise
         shared = SharedLsn(directory / _COMMITTED)
+        if shared.get() > newest:
+            newest = await _bridge(writer, newest, shared.get())
         shared.set(newest)
         return cls(directory, identity, writer, reader, shared)
 
@@ -537,6 +545,21 @@ async def _close_all(*connections: aiosqlite.Connection) -> None:
         await connection.close()
 
 
+async def _bridge(writer: aiosqlite.Connection, newest: int, published: int) -> int:
+    """The log ends before an LSN that was published: its tail is lost. Give none of these LSNs to another entry.
+
+    They become freed entries of no collection. A number that is out of all proportion is damage of the file that has it.
+    """
+    if published - newest > _BRIDGED_MAX:
+        logger.error("log.published_lsn_ignored newest=%d published=%d", newest, published)
+        return newest
+    logger.error("log.tail_lost newest=%d published=%d entries=%d", newest, published, published - newest)
+    lost = ((lsn, None, 0, checksum(lsn, None, 0, None, None), None, None) for lsn in range(newest + 1, published + 1))
+    await writer.executemany(_INSERT, lost)
+    await writer.commit()
+    return published
+
+
 async def _number(connection: aiosqlite.Connection, sql: str) -> int:
     found = _rows(await connection.execute_fetchall(sql))
     return int(found[0][0]) if found else 0
@@ -565,7 +588,8 @@ def _verify(rows: list[Row], after: int) -> tuple[list[Entry], LogError | None]:
         if lsn != expected:
             return entries, _hole(expected - 1, lsn)
         if checksum(lsn, collection, time_ns, operation_id, payload) != crc:
-            return entries, LogCorrupt(f"an entry does not match its checksum: restore the log. lsn={lsn}")
+            reason = f"an entry does not match its checksum: restore the log from a backup. lsn={lsn}"
+            return entries, LogCorrupt(reason, lsn=lsn, collection=collection)
         entries.append(Entry(Lsn(lsn), collection and CollectionId(collection), payload, time_ns))
     return entries, None
 
