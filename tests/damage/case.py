@@ -147,7 +147,7 @@ def inflict(directory: Path, kind: str, seed: int) -> Damage | None:
         return None
     path = chance.choice(paths)
     data = bytearray(path.read_bytes())
-    offset = chance.randrange(len(data))
+    offset = _offset(chance, data, is_journal=kind.endswith("journal"))
     action = chance.choices(("bit", "bytes", "zeros", "cut", "gone"), (10, 3, 3, 4, 1))[0]
     if action == "bit":
         data[offset] ^= 1 << chance.randrange(8)
@@ -163,6 +163,18 @@ def inflict(directory: Path, kind: str, seed: int) -> Damage | None:
     else:
         path.write_bytes(data)
     return Damage(seed, kind, str(path.relative_to(directory)), f"{action} at {offset}")
+
+
+def _offset(chance: random.Random, data: bytearray, *, is_journal: bool) -> int:
+    """Mostly where something is: not in the empty part of a page, nor in what a journal has left from earlier."""
+    offset = chance.randrange(len(data))
+    if chance.random() < 0.7:
+        offset = chance.randrange(min(len(data), 32_768 if is_journal else len(data)))
+        for _ in range(50):
+            if data[offset]:
+                break
+            offset = chance.randrange(min(len(data), 32_768 if is_journal else len(data)))
+    return offset
 
 
 @dataclass(frozen=True)

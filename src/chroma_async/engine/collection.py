@@ -51,7 +51,9 @@ class Seen(NamedTuple):
 class CollectionReader:
     """Gives read views of one collection. `offer` is called by the follower, everything else in worker threads."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, freed: Lsn = Lsn(0)) -> None:  # noqa: B008
+        """`freed`: the log has freed the entries through this LSN, so that only the files have them."""
+        self._freed = freed
         self._directory = directory
         self._pending: deque[tuple[Lsn, bytes]] = deque()
         self._connections: list[RecordTables] = []
@@ -215,6 +217,8 @@ class CollectionReader:
             return idle
         path = self._directory / RECORDS_FILE
         if not path.exists():
+            if self._freed:
+                raise StorageCorrupt(f"records are missing, and the only copy. path={path} freed={self._freed}")
             return None
         tables = RecordTables(path, writable=False)
         try:
@@ -297,7 +301,12 @@ class CollectionReader:
             before, memtable, tail_scan = self._base, self._memtable, self._tail_scan
             if tables.version() <= before.manifest.version:
                 return tables.version() == before.manifest.version
-            base = load_base(self._directory, tables.manifest(), before, tables)
+            manifest = tables.manifest()
+            if manifest.applied < self._freed:
+                raise StorageCorrupt(
+                    f"the newest records are lost. path={self._directory} applied={manifest.applied} freed={self._freed}"
+                )
+            base = load_base(self._directory, manifest, before, tables)
             scans = _scans(base)
             if memtable.applied != base.manifest.applied:
                 memtable, tail_scan = Memtable(applied=base.manifest.applied, next_slot=base.manifest.next_slot), TailScan()

@@ -23,7 +23,7 @@ from chroma_async.engine.lock import CompactorLock
 from chroma_async.errors import FormatError, StorageCorrupt
 from chroma_async.model import Collection, CollectionId, Lsn
 from chroma_async.projections.fold import fold_entry
-from chroma_async.projections.store import CollectionStore
+from chroma_async.projections.store import RECORDS_FILE, CollectionStore
 from chroma_async.seams import Seams, Workers
 from chroma_async.settings import EngineSettings
 from chroma_async.wal import LogStore
@@ -299,10 +299,21 @@ class Compactor:
             store = self._stores.get(collection_id)
             if store is None:
                 self._seams.files.make_directory(self._root)
-                store = self._stores[collection_id] = CollectionStore(self._root / collection_id, self._seams.files)
+                store = self._stores[collection_id] = self._open_store(collection_id)
             self._stores.move_to_end(collection_id)
             self._close_idle_stores()
             return store
+
+    def _open_store(self, collection_id: CollectionId) -> CollectionStore:
+        """Open a store, never one that lacks what the log has freed: it would be made up of what is left."""
+        freed, directory = self._follower.freed.get(collection_id, Lsn(0)), self._root / collection_id
+        if freed and not (directory / RECORDS_FILE).exists():
+            raise StorageCorrupt(f"records are missing, and the only copy. path={directory} freed={freed}")
+        store = CollectionStore(directory, self._seams.files)
+        if store.applied < freed:
+            store.close()
+            raise StorageCorrupt(f"the newest records are lost. path={directory} applied={store.applied} freed={freed}")
+        return store
 
     def _close_idle_stores(self) -> None:
         for collection_id in list(self._stores)[: max(0, len(self._stores) - OPEN_STORES_MAX)]:

@@ -72,7 +72,7 @@ def check_version(path: Path) -> None:
 def _check(path: Path, raw: bytes) -> None:
     try:
         record = msgspec.json.decode(raw, type=VersionRecord)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise FormatError(f"the directory's {VERSION_FILE} can't be read. path={path} reason={error}") from error
     if record.product != "chroma_async":
         raise FormatError(f"the directory belongs to another product. path={path} product={record.product!r}")

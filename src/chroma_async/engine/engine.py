@@ -30,7 +30,7 @@ from chroma_async.engine.reads import PacedRunner
 from chroma_async.engine.writer import Decision, Proposal, Writer
 from chroma_async.errors import InternalError, RateLimitError, StorageCorrupt, UnavailableError
 from chroma_async.metrics import Metrics
-from chroma_async.model import DEFAULT_DATABASE, DEFAULT_DATABASE_ID, DEFAULT_TENANT, CollectionId
+from chroma_async.model import DEFAULT_DATABASE, DEFAULT_DATABASE_ID, DEFAULT_TENANT, CollectionId, Lsn
 from chroma_async.protocol import Call
 from chroma_async.protocol.records import RecordsCall
 from chroma_async.seams import Seams, ThreadWorkers, Workers
@@ -63,7 +63,9 @@ class Engine:
         self.log = log
         self.metrics = Metrics()
         collections = directory / COLLECTIONS
-        self.follower: Follower[CollectionReader] = Follower(log, lambda name: CollectionReader(collections / name))
+        self.follower: Follower[CollectionReader] = Follower(
+            log, lambda name: CollectionReader(collections / name, freed=self.follower.freed.get(name, Lsn(0)))
+        )
         self.writer = Writer(log, self.follower, self.seams.clock, self.metrics)
         self._reads: WeakKeyDictionary[CollectionReader, tuple[PacedRunner, QueryBatcher]] = WeakKeyDictionary()
         self._here = Here(self)

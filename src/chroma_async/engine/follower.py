@@ -47,12 +47,15 @@ class Follower(Generic[S]):
         self._identity = log.identity
         self._lock = anyio.Lock(fast_acquire=True)
         self._sinks: dict[CollectionId, S] = {}
+        self.freed: Mapping[CollectionId, Lsn] = {}
+        """Through which LSN entries of each collection were freed when this began to follow."""
         self.catalog = Catalog()
         self.position = Lsn(0)
 
     async def start(self) -> None:
         """Read the catalog and all entries that are kept."""
         async with self._lock:
+            self.freed = await self._log.freed()
             await self._reload()
         await self.catch_up()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +23,7 @@ from chroma_async.engine.directory import VERSION_FILE, check_version
 from chroma_async.engine.lock import FileCompactorLock
 from chroma_async.errors import FormatError, LogCorrupt, LogError, StorageCorrupt
 from chroma_async.index.hnsw import checksum
-from chroma_async.model import Collection, CollectionId
+from chroma_async.model import Collection, CollectionId, Lsn
 from chroma_async.projections.manifest import Manifest, SegmentRef
 from chroma_async.projections.records import RecordTables
 from chroma_async.projections.store import RECORDS_FILE, CollectionStore
@@ -111,13 +111,14 @@ def verify(directory: Path, *, repair: bool = False, report: Report | None = Non
             stack.enter_context(compacting_alone(directory))
         progress = _Progress(report, _size_of(directory))
         findings = [Finding(VERSION_FILE, "whole", size_bytes=(directory / VERSION_FILE).stat().st_size)]
-        findings.append(_verify_log(directory, progress))
+        logged, freed = _verify_log(directory, progress)
+        findings.append(logged)
         for collection in _known_collections(directory):
             folder = directory / COLLECTIONS / collection.id
             if (folder / RECORDS_FILE).exists():
-                found = list(_Collection(directory, collection, progress).verify())
+                found = list(_Collection(directory, collection, progress, freed.get(collection.id, Lsn(0))).verify())
                 findings += _mended(folder, found) if repair else found
-            elif folder.exists() and any((folder / SEGMENTS).glob("*/*")):
+            elif collection.id in freed or (folder.exists() and any((folder / SEGMENTS).glob("*/*"))):
                 findings.append(Finding(f"{COLLECTIONS}/{collection.id}/{RECORDS_FILE}", "lost", "missing", collection.name))
     return Verdict(str(directory), tuple(findings))
 
@@ -142,15 +143,15 @@ def _size_of(directory: Path) -> int:
     return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
 
 
-def _verify_log(directory: Path, progress: _Progress) -> Finding:
+def _verify_log(directory: Path, progress: _Progress) -> tuple[Finding, Mapping[CollectionId, Lsn]]:
     path = directory / LOG_FILE
     try:
         size = path.stat().st_size
-        check_log(directory)
+        freed = check_log(directory).freed
     except (LogError, FormatError, StorageCorrupt, sqlite3.DatabaseError, OSError) as error:
-        return Finding(LOG_FILE, "lost", str(error))
+        return Finding(LOG_FILE, "lost", str(error)), {}
     progress.add(size)
-    return Finding(LOG_FILE, "whole", size_bytes=size)
+    return Finding(LOG_FILE, "whole", size_bytes=size), freed
 
 
 def _known_collections(directory: Path) -> Sequence[Collection]:
@@ -173,6 +174,7 @@ class _Collection:
     directory: Path
     collection: Collection
     progress: _Progress
+    freed: Lsn
     folder: Path = field(init=False)
 
     def __post_init__(self) -> None:
@@ -189,7 +191,11 @@ class _Collection:
                 else:
                     yield self._finding(path, "whole" if tables.is_summed() else "unsummed")
                 with tables.transaction():
-                    yield from self._files(tables, tables.manifest())
+                    manifest = tables.manifest()
+                    if manifest.applied < self.freed:
+                        reason = f"the newest records are lost. applied={manifest.applied} freed={self.freed}"
+                        yield self._finding(path, "lost", reason)
+                    yield from self._files(tables, manifest)
         except (StorageCorrupt, FormatError, sqlite3.DatabaseError) as error:
             yield self._finding(path, "lost", str(error))
 

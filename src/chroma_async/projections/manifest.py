@@ -86,7 +86,7 @@ def decode_manifest(raw: bytes) -> Manifest:
     """
     try:
         manifest = msgspec.json.decode(raw, type=Manifest)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise StorageCorrupt(f"manifest is damaged. reason={error}") from error
     if manifest.format > FORMAT:
         raise FormatError(

@@ -43,8 +43,8 @@ def copy_log(directory: Path, destination: Path, progress: Callable[[int], None]
         return _read_checked(copy)
 
 
-def check_log(directory: Path) -> None:
-    """Read the whole log of a directory, which may be in use.
+def check_log(directory: Path) -> LogCopy:
+    """Read the whole log of a directory, which may be in use, and say what it holds.
 
     Raises:
         LogHole, LogCorrupt, StorageCorrupt: it is damaged.
@@ -60,7 +60,7 @@ def check_log(directory: Path) -> None:
         (version,) = connection.execute("SELECT format FROM log").fetchone()
         if version != FORMAT:
             raise FormatError(f"the log has another format: use the version that wrote it. format={version} known={FORMAT}")
-        _read_checked(connection)
+        return _read_checked(connection)
 
 
 def _read_checked(copy: sqlite3.Connection) -> LogCopy:
@@ -76,6 +76,9 @@ def _read_checked(copy: sqlite3.Connection) -> LogCopy:
         if payload is None and collection is not None:
             freed[CollectionId(collection)] = Lsn(lsn)
         expected += 1
+    if copy.execute("SELECT count(*) FROM sqlite_master WHERE name = 'freed'").fetchone()[0]:
+        for collection, lsn in copy.execute("SELECT collection, lsn FROM freed"):
+            freed[CollectionId(collection)] = Lsn(max(lsn, freed.get(CollectionId(collection), 0)))
     if expected != newest + 1:
         raise LogHole(f"entries are missing at the end of the log: restore it. after={expected - 1} newest={newest}")
     return LogCopy(identity, Lsn(newest), _rows(copy), freed)

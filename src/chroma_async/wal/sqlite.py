@@ -146,6 +146,21 @@ WHERE lsn IN (
 )
 """
 
+_FREED_TABLE = "CREATE TABLE IF NOT EXISTS freed (collection TEXT PRIMARY KEY, lsn INTEGER NOT NULL) WITHOUT ROWID"
+
+_NOTE_FREED = """
+INSERT INTO freed VALUES (?, ?) ON CONFLICT (collection) DO UPDATE SET lsn = excluded.lsn WHERE excluded.lsn > lsn
+"""
+
+_FORGET_FREED = "DELETE FROM freed WHERE 'collection/' || collection NOT IN (SELECT key FROM catalog)"
+
+_FREED = """
+SELECT collection, max(lsn) FROM (
+    SELECT collection, lsn FROM freed
+    UNION ALL SELECT collection, lsn FROM entries WHERE payload IS NULL AND collection IS NOT NULL
+) GROUP BY collection
+"""
+
 _FORGET = """
 DELETE FROM entries WHERE lsn <= ? AND lsn < coalesce(
     (SELECT lsn FROM entries WHERE payload IS NOT NULL AND collection IS NOT NULL ORDER BY lsn LIMIT 1), ?
@@ -336,6 +351,8 @@ class SqliteLog:
         cancelled between two of them leaves a log that is as good, and the rest for the next call.
         """
         self._check_open()
+        if await self._change(_NOTE_FREED, (collection, through)) is None:
+            return False
         forget_through = _NO_LIMIT if keep_after is None else int(keep_after)
         free = (_FREE, (collection, through, _FREE_ROWS, _FREE_BYTES))
         forget = (_FORGET, (forget_through, _NO_LIMIT, _FORGET_ROWS))
@@ -389,6 +406,8 @@ class SqliteLog:
         self._check_open()
 
         async def truncate() -> None:
+            await self._writer.execute(_FORGET_FREED)
+            await self._writer.commit()
             await self._writer.execute_fetchall("PRAGMA busy_timeout = 0")
             try:
                 await self._writer.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -397,6 +416,12 @@ class SqliteLog:
 
         async with self.exclusive():
             await self._in_transaction(truncate)
+
+    async def freed(self) -> Mapping[CollectionId, Lsn]:
+        """See `LogStore.freed`. Release 0.1.0 kept no account of it; what is left of freed entries tells some of it."""
+        self._check_open()
+        found = _rows(await self._reader.execute_fetchall(_FREED))
+        return {CollectionId(collection): Lsn(lsn) for collection, lsn in found}
 
     async def oldest(self) -> Lsn:
         self._check_open()
@@ -495,6 +520,8 @@ async def _prepare_writer(writer: aiosqlite.Connection, directory: Path, synchro
     await writer
     if await _count_tables(writer) == 0:
         await _create(writer, directory)
+    await writer.execute(_FREED_TABLE)
+    await writer.commit()
     await writer.execute(f"PRAGMA synchronous = {synchronous}")
     await writer.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
     await writer.execute(f"PRAGMA journal_size_limit = {_JOURNAL_BYTES_MAX}")
