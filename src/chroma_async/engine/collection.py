@@ -8,7 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -235,7 +235,7 @@ class CollectionReader:
         """Check small tables whole before anything is read of them: a damaged index would hide records silently."""
         if self._checked or tables.size_bytes() > CHECK_AT_OPEN_BYTES:
             return
-        problem = tables.problem()
+        problem = tables.problem(patient=False)
         if problem is not None:
             raise StorageCorrupt(f"records are damaged. path={self._directory / RECORDS_FILE} reason={problem}")
         self._checked = True
@@ -375,7 +375,12 @@ class Image:
         return hidden
 
     def target(self, hnsw: HnswConfiguration) -> SearchTarget:
-        """What queries search; made once for a configuration, and nearly always there is one."""
+        """What queries search; made once for a configuration, and nearly always there is one.
+
+        A new space counts when the base has it: then all distances change at once (`CollectionStore.reindex`).
+        """
+        if self.base.manifest.rows:
+            hnsw = replace(hnsw, space=self.base.manifest.space)
         target = self._targets.get(hnsw)
         if target is None:
             packed = self._tail_scan.of(hnsw.space, self.tail.vectors)

@@ -21,7 +21,7 @@ from chroma_async.core.memtable import IgnoredUpdates, Memtable
 from chroma_async.engine.follower import Follower
 from chroma_async.engine.lock import CompactorLock
 from chroma_async.errors import FormatError, StorageCorrupt
-from chroma_async.model import Collection, CollectionId, Lsn
+from chroma_async.model import Collection, CollectionId, HnswConfiguration, Lsn
 from chroma_async.projections.fold import fold_entry
 from chroma_async.projections.store import RECORDS_FILE, CollectionStore
 from chroma_async.seams import Seams, Workers
@@ -118,6 +118,8 @@ class Compactor:
         self._unindexed: set[CollectionId] = set()
         self._owed: dict[CollectionId, Lsn] = {}
         self._damaged: dict[CollectionId, float] = {}
+        self._configured: dict[CollectionId, HnswConfiguration] = {}
+        self._noticed = Lsn(-1)
         self._stopping = False
         self._follower: Follower[Backlog] = self._new_follower()
 
@@ -211,12 +213,23 @@ class Compactor:
     async def step(self) -> bool:
         """Do what there is to do, once; say whether there was something."""
         await self._follower.catch_up()
+        self._notice_configurations()
         await self._pay_off()
         busy = await self._delete_collections()
         for collection_id in list(self._follower.sinks()):
             busy = await self._compact(collection_id) or busy
         self._start_indexing()
         return busy
+
+    def _notice_configurations(self) -> None:
+        """Have another look at the graphs of collections that are configured otherwise than before."""
+        if self._follower.position == self._noticed:
+            return
+        self._noticed, catalog = self._follower.position, self._follower.catalog
+        found = {item: catalog.collection(item) for item in catalog.collection_ids()}
+        now = {item: collection.hnsw for item, collection in found.items() if collection is not None}
+        self._unindexed |= {item for item, hnsw in now.items() if self._configured.get(item, hnsw) != hnsw}
+        self._configured = now
 
     async def tidy(self) -> None:
         """Give back the disk that was held for the next entries: none have come for a while."""
@@ -350,12 +363,14 @@ class Compactor:
             self._indexing.pop(collection.id, None)
 
     def _build_graph(self, store: CollectionStore, collection: Collection) -> bool:
-        return store.build_graphs(
-            collection.hnsw,
-            rows_min=self._settings.graph_rows_min,
-            threads=self._settings.index_threads,
-            is_wanted=lambda: not self._stopping and collection.id not in self._deleted,
-        )
+        def is_wanted() -> bool:
+            now = self._follower.catalog.collection(collection.id)
+            return not self._stopping and now is not None and now.hnsw == collection.hnsw
+
+        rows_min, threads = self._settings.graph_rows_min, self._settings.index_threads
+        if store.reindex(collection.hnsw, rows_min=rows_min, threads=threads, is_wanted=is_wanted):
+            return True
+        return is_wanted() and store.build_graphs(collection.hnsw, rows_min=rows_min, threads=threads, is_wanted=is_wanted)
 
     async def _cancel_indexing(self, collection_id: CollectionId) -> None:
         task = self._indexing.pop(collection_id, None)

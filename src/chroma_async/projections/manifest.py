@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 from chroma_async.errors import FormatError, StorageCorrupt
-from chroma_async.model import Lsn, Space
+from chroma_async.model import Lsn, Precision, Space
 
 FORMAT: Final = 1
 
@@ -21,11 +21,17 @@ class PieceRef(msgspec.Struct, frozen=True):
 
 
 class GraphRef(msgspec.Struct, frozen=True):
-    """A graph over the first `rows` vectors of its segment."""
+    """A graph over the first `rows` vectors of its segment, and how it was built.
+
+    Release 0.1.0 did not write down how; it is taken to be as the defaults are.
+    """
 
     file: str
     rows: int
     crc: int
+    max_neighbors: int = 16
+    ef_construction: int = 100
+    precision: Precision | None = None
 
 
 class SegmentRef(msgspec.Struct, frozen=True):

@@ -216,10 +216,11 @@ class RecordTables:
     def _number(self, sql: str) -> int:
         return cast("int", self._connection.execute(sql).fetchone()[0])
 
-    def problem(self) -> str | None:
+    def problem(self, *, patient: bool = True) -> str | None:
         """Say what is wrong with the tables, None when they are whole: pages, indexes, rows, counts, trigrams.
 
-        It reads everything, some 50 MB in a second, and holds the writer's turn while it compares the trigrams.
+        It reads everything, and holds the writer's turn while it compares the trigrams. Without patience it leaves that
+        out when the turn is taken: by a compactor, which has checked the tables before.
         """
         try:
             found = self._connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
@@ -233,14 +234,22 @@ class RecordTables:
                     if segment.block_rows and len(self.block_sums(segment.number)) != -(-segment.rows // segment.block_rows):
                         return f"checksums of vectors are missing. segment={segment.number}"
             if not self._number("SELECT EXISTS (SELECT 1 FROM records WHERE instr(document, char(0)) > 0)"):
-                self._check_trigrams()
+                self._check_trigrams(patient=patient)
         except (StorageCorrupt, sqlite3.DatabaseError) as error:
             return str(error)
         return None
 
-    def _check_trigrams(self) -> None:
+    def _check_trigrams(self, *, patient: bool) -> None:
         """Compare the full-text index with the documents. It can't be done where one has a NUL: see `_indexed_text`."""
-        self._connection.execute("BEGIN IMMEDIATE")
+        self._connection.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000) if patient else 0}")
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if patient or error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                raise
+            return
+        finally:
+            self._connection.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
         try:
             self._connection.execute("INSERT INTO documents (documents, rank) VALUES ('integrity-check', 1)")
         finally:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeAlias, cast
 
@@ -95,7 +95,7 @@ class CollectionStore:
             live=draft.live + tail.live_delta,
             operations=draft.operations + tail.operations,
             dimension=dimension,
-            space=space,
+            space=draft.space if draft.rows else space,
         )
         owned = tail.owners >= 0
         sums: BlockSums = {}
@@ -218,24 +218,64 @@ class CollectionStore:
         if path is None:
             return False
         with self.lock:
-            self._publish_graph(segment, GraphRef(file=path.name, rows=segment.rows, crc=checksum(path)))
+            self._publish_graph(segment, _graph_ref(path, segment.rows, configuration))
         return True
 
-    def _segment_without_graph(self, rows_min: int) -> SegmentRef | None:
+    def reindex(
+        self, configuration: HnswConfiguration, *, rows_min: int, threads: int, is_wanted: Callable[[], bool] = lambda: True
+    ) -> bool:
+        """Build all graphs anew when the collection is configured otherwise than they were; say whether that was done.
+
+        They are built aside, without the store's lock, while queries go on by the old ones in the old space; one manifest
+        swaps all of them and the space. See `build_graphs` for the arguments.
+        """
+        if not self._is_built_otherwise(configuration):
+            return False
+        built: dict[int, GraphRef] = {}
+        while True:
+            with self.lock:
+                segment = self._segment_without_graph(rows_min, built)
+                if segment is None:
+                    self._swap_graphs(built, configuration.space)
+                    return True
+            path = self._write_graph(segment, configuration, threads, is_wanted, anew=True)
+            if path is None:
+                self._remove(f"{SEGMENTS}/{number}/{graph.file}" for number, graph in built.items())
+                return False
+            built[segment.number] = _graph_ref(path, segment.rows, configuration)
+
+    def _is_built_otherwise(self, configuration: HnswConfiguration) -> bool:
+        return not _agrees(self.manifest, configuration)
+
+    def _swap_graphs(self, built: Mapping[int, GraphRef], space: Space) -> None:
+        segments = tuple(msgspec.structs.replace(item, graph=built.get(item.number)) for item in self.manifest.segments)
+        self._publish(msgspec.structs.replace(self.manifest, segments=segments, space=space))
+        logger.info("graphs.swapped collection=%s graphs=%d space=%s", self.directory.name, len(built), space)
+
+    def _segment_without_graph(self, rows_min: int, built: Mapping[int, GraphRef] | None = None) -> SegmentRef | None:
+        """The first segment that needs a graph, beside those that it has; or, given them, beside those that were built."""
         for segment in self.manifest.segments:
-            indexed = 0 if segment.graph is None else segment.graph.rows
+            graph = segment.graph if built is None else built.get(segment.number)
+            indexed = 0 if graph is None else graph.rows
             shape = SegmentShape(rows=segment.rows, indexed=indexed, live=segment.rows, sealed=segment.sealed)
             if graph_target(shape, rows_min) is not None:
                 return segment
         return None
 
     def _write_graph(
-        self, segment: SegmentRef, configuration: HnswConfiguration, threads: int, is_wanted: Callable[[], bool]
+        self,
+        segment: SegmentRef,
+        configuration: HnswConfiguration,
+        threads: int,
+        is_wanted: Callable[[], bool],
+        *,
+        anew: bool = False,
     ) -> Path | None:
         vectors, _ = map_segment(self.directory, segment, self.manifest.dimension or 0)
         with self.lock:
             guard = vector_guard(self.directory, segment, vectors, self._sums_of(segment))
-        graph, first = self._begun_graph(segment, vectors.shape[1], configuration)
+        whole = None if anew else segment.graph
+        graph, first = self._begun_graph(segment, whole, vectors.shape[1], configuration)
         for start in range(first, segment.rows, GROW_ROWS):
             if not is_wanted():
                 return None
@@ -265,11 +305,13 @@ class CollectionStore:
         guard.check(np.arange(whole * segment.block_rows, segment.rows))
         return [*sums[:whole], _crc(vectors[whole * segment.block_rows : segment.rows])]
 
-    def _begun_graph(self, segment: SegmentRef, ndim: int, configuration: HnswConfiguration) -> tuple[Index, int]:
+    def _begun_graph(
+        self, segment: SegmentRef, begun: GraphRef | None, ndim: int, configuration: HnswConfiguration
+    ) -> tuple[Index, int]:
         """The graph to be grown, and the rows in it: none, when there is none or it is damaged."""
-        if segment.graph is None or not self._is_whole(segment, segment.graph):
+        if begun is None or not _is_built_as(begun, configuration) or not self._is_whole(segment, begun):
             return empty_graph(ndim, configuration), 0
-        return load_graph(graph_path(self.directory, segment, segment.graph), configuration), segment.graph.rows
+        return load_graph(graph_path(self.directory, segment, begun), configuration), begun.rows
 
     def _publish_graph(self, built_for: SegmentRef, graph: GraphRef) -> None:
         """Publish a graph, if its segment is still there: it may have been rewritten meanwhile."""
@@ -439,6 +481,32 @@ class CollectionStore:
     @property
     def applied(self) -> Lsn:
         return self.manifest.applied
+
+
+def is_built_as(records: Path, configuration: HnswConfiguration) -> bool:
+    """Whether the published graphs of the collection with these tables were built for this configuration."""
+    tables = RecordTables(records, writable=False)
+    try:
+        return _agrees(tables.manifest(), configuration)
+    finally:
+        tables.close()
+
+
+def _agrees(manifest: Manifest, configuration: HnswConfiguration) -> bool:
+    graphs = [segment.graph for segment in manifest.segments if segment.graph is not None]
+    same_space = not manifest.rows or manifest.space == configuration.space
+    return same_space and all(_is_built_as(graph, configuration) for graph in graphs)
+
+
+def _graph_ref(path: Path, rows: int, configuration: HnswConfiguration) -> GraphRef:
+    return GraphRef(
+        path.name, rows, checksum(path), configuration.max_neighbors, configuration.ef_construction, configuration.precision
+    )
+
+
+def _is_built_as(graph: GraphRef, configuration: HnswConfiguration) -> bool:
+    wanted = (configuration.max_neighbors, configuration.ef_construction, configuration.precision)
+    return (graph.max_neighbors, graph.ef_construction, graph.precision) == wanted
 
 
 def _crc(array: npt.NDArray[Any], before: int = 0) -> int:

@@ -249,12 +249,13 @@ def _load_segment(directory: Path, ref: SegmentRef, manifest: Manifest, before: 
         guard.inherit(old.guard)
     graph = _load_graph(directory, ref, None if old is None else old.graph)
     first = 0 if graph is None or ref.rows <= SCAN_BESIDE_GRAPH_ROWS_MAX else graph.rows // BLOCK_ROWS * BLOCK_ROWS
+    shares_scan = old is not None and old.scan_first == first and before.manifest.space == manifest.space
     return SegmentView(
         number=ref.number,
         vectors=vectors,
         slots=slots,
         owners=np.empty(0, dtype=np.int64),
-        scan=ScanBuilder(manifest.space) if old is None or old.scan_first != first else old.scan,
+        scan=old.scan if old is not None and shares_scan else ScanBuilder(manifest.space),
         graph=graph,
         scan_first=first,
         guard=guard,
