@@ -26,7 +26,7 @@ from chroma_async.projections.fold import fold_entry
 from chroma_async.projections.store import RECORDS_FILE, CollectionStore
 from chroma_async.seams import Seams, Workers
 from chroma_async.settings import EngineSettings
-from chroma_async.wal import LogStore
+from chroma_async.wal import LOG_FILE, LogStore, check_log
 
 T = TypeVar("T")
 
@@ -184,20 +184,32 @@ class Compactor:
         """Remove directories of collections that do not exist, and heal those that do."""
         self._seams.files.make_directory(self._root)
         known = self._follower.catalog.collection_ids()
+        unknown = {path.name for path in self._root.iterdir()} - known
+        if unknown:
+            self._check_log()
         for path in self._root.iterdir():
-            if path.name not in known:
+            if path.name in unknown:
                 self._seams.files.remove(path)
             elif path.is_dir():
                 with self._guarded(CollectionId(path.name)):
                     self._store(CollectionId(path.name)).heal()
+
+    def _check_log(self) -> None:
+        """Before anything is removed because the catalog does not have it: see that the catalog is whole.
+
+        Raises:
+            LogError, StorageCorrupt, sqlite3.DatabaseError: it is not.
+        """
+        if (self._root.parent / LOG_FILE).exists():
+            check_log(self._root.parent)
 
     @contextmanager
     def _guarded(self, collection_id: CollectionId) -> Generator[None]:
         """Leave a damaged collection alone for a while: the others go on, and it is tried again."""
         try:
             yield
-        except (StorageCorrupt, FormatError, sqlite3.DatabaseError) as error:
-            if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode not in DAMAGE_CODES:
+        except (StorageCorrupt, FormatError, sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            if isinstance(error, sqlite3.OperationalError) and _code_of(error) not in DAMAGE_CODES:
                 raise
             self._damaged[collection_id] = self._seams.clock.monotonic() + DAMAGED_SECONDS
             store = self._stores.pop(collection_id, None)
@@ -378,6 +390,11 @@ class Compactor:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
+
+
+def _code_of(error: sqlite3.Error) -> int:
+    """SQLite's code; errors of Python's module itself have none: a text that is no UTF-8, which is damage."""
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
 
 
 def _report(collection: Collection, ignored: IgnoredUpdates) -> None:

@@ -45,6 +45,7 @@ def prepare_directory(path: Path, files: Files) -> None:
     marker = path / VERSION_FILE
     if marker.exists():
         _check(path, marker.read_bytes())
+        _refuse_without_log(path)
         _check_writable(path)
         return
     _refuse_foreign(path)
@@ -88,6 +89,13 @@ def _refuse_backup(path: Path) -> None:
         raise FormatError(f"this is a backup; restore it to a directory of its own: chroma-async restore. path={path}")
     if (path / RESTORING_FILE).exists():
         raise FormatError(f"a restore to this directory is not finished; run it, again if it was interrupted. path={path}")
+
+
+def _refuse_without_log(path: Path) -> None:
+    """A new log would know nothing of the collections that are there, and they would be swept."""
+    collections = path / "collections"
+    if not (path / "log.sqlite3").exists() and collections.is_dir() and any(collections.iterdir()):
+        raise FormatError(f"the log is missing, and collections are there; restore it from a backup. path={path}")
 
 
 def _refuse_foreign(path: Path) -> None:

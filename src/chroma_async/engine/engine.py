@@ -136,7 +136,7 @@ class Engine:
         handler = HANDLERS[type(call)]
         try:
             return cast("R", await handler(self, call))
-        except (StorageCorrupt, sqlite3.DatabaseError) as error:
+        except (StorageCorrupt, sqlite3.DatabaseError, UnicodeDecodeError) as error:
             await self._check_not_deleted(call)
             logger.exception("read.failed call=%s", type(call).__name__)
             raise InternalError(

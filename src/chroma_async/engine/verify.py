@@ -48,6 +48,9 @@ from chroma_async.wal import LOG_FILE, check_log
 Report = Callable[[str, int, int], None]
 """Told what is being done, how many bytes of it are done, and how many there are."""
 
+DAMAGE: Final = (StorageCorrupt, FormatError, sqlite3.DatabaseError, UnicodeDecodeError)
+"""How damage shows. SQLite quotes what it has read, so what it says may be no UTF-8 either."""
+
 State = Literal["whole", "unsummed", "mendable", "mended", "lost"]
 
 HELP: Final[dict[State, str]] = {
@@ -148,7 +151,7 @@ def _verify_log(directory: Path, progress: _Progress) -> tuple[Finding, Mapping[
     try:
         size = path.stat().st_size
         freed = check_log(directory).freed
-    except (LogError, FormatError, StorageCorrupt, sqlite3.DatabaseError, OSError) as error:
+    except (LogError, *DAMAGE, OSError) as error:
         return Finding(LOG_FILE, "lost", str(error)), {}
     progress.add(size)
     return Finding(LOG_FILE, "whole", size_bytes=size), freed
@@ -160,8 +163,8 @@ def _known_collections(directory: Path) -> Sequence[Collection]:
     try:
         with closing(sqlite3.connect(uri, uri=True, timeout=10.0)) as connection:
             rows = connection.execute("SELECT key, value FROM catalog").fetchall()
-        catalog = Catalog.from_rows(dict(rows))
-    except (LogCorrupt, sqlite3.DatabaseError, ValueError):
+        catalog = Catalog.from_rows({k: value for k, value in rows if isinstance(k, str) and isinstance(value, bytes)})
+    except (LogCorrupt, sqlite3.DatabaseError, ValueError, KeyError):
         return []
     found = (catalog.collection(item) for item in sorted(catalog.collection_ids()))
     return [collection for collection in found if collection is not None]
@@ -196,7 +199,7 @@ class _Collection:
                         reason = f"the newest records are lost. applied={manifest.applied} freed={self.freed}"
                         yield self._finding(path, "lost", reason)
                     yield from self._files(tables, manifest)
-        except (StorageCorrupt, FormatError, sqlite3.DatabaseError) as error:
+        except DAMAGE as error:
             yield self._finding(path, "lost", str(error))
 
     def _finding(self, path: Path, state: State, reason: str = "") -> Finding:
@@ -273,7 +276,7 @@ def _rows_are_whole(tables: RecordTables) -> bool:
     try:
         with tables.transaction():
             return sum(1 for _ in tables.every_row()) == tables.manifest().live
-    except (StorageCorrupt, FormatError, sqlite3.DatabaseError):
+    except DAMAGE:
         return False
 
 
@@ -285,7 +288,7 @@ def _mended(folder: Path, findings: Sequence[Finding]) -> list[Finding]:
         with closing(CollectionStore(folder, SystemFiles())) as store:
             store.heal_tables()
             store.heal()
-    except (StorageCorrupt, FormatError, sqlite3.DatabaseError) as error:
+    except DAMAGE as error:
         logger.warning("repair.failed path=%s reason=%s", folder, error)
         return list(findings)
     return [
@@ -336,6 +339,6 @@ def _rebuild(directory: Path, collection: Collection, settings: EngineSettings) 
             store.rebuild()
             while store.build_graphs(collection.hnsw, rows_min=settings.graph_rows_min, threads=settings.index_threads):
                 graphs += 1
-    except (StorageCorrupt, FormatError, sqlite3.DatabaseError) as error:
+    except DAMAGE as error:
         return Rebuilt(collection, graphs, str(error))
     return Rebuilt(collection, graphs)

@@ -235,7 +235,7 @@ class RecordTables:
                         return f"checksums of vectors are missing. segment={segment.number}"
             if not self._number("SELECT EXISTS (SELECT 1 FROM records WHERE instr(document, char(0)) > 0)"):
                 self._check_trigrams(patient=patient)
-        except (StorageCorrupt, sqlite3.DatabaseError) as error:
+        except (StorageCorrupt, sqlite3.DatabaseError, UnicodeDecodeError) as error:
             return str(error)
         return None
 

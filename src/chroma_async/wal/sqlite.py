@@ -304,7 +304,7 @@ class SqliteLog:
     async def _page(self, after: int, through: int) -> _Page:
         self._check_open()
         limits = {"after": after, "through": through, "rows": _READ_ROWS, "bytes": _READ_BYTES}
-        found = _rows(await self._reader.execute_fetchall(_PAGE, limits))
+        found = await _fetched(self._reader, _PAGE, limits)
         page = _Page(found[0][0], found[0][1], [row[2:] for row in found if row[2] is not None])
         check_reachable(after, page.oldest, page.newest)
         self._saw(page.newest)
@@ -332,7 +332,7 @@ class SqliteLog:
 
     async def catalog(self) -> CatalogRows:
         self._check_open()
-        found = _rows(await self._reader.execute_fetchall(_CATALOG))
+        found = await _fetched(self._reader, _CATALOG)
         self._saw(found[0][0])
         rows = [row[1:] for row in found if row[1] is not None]
         return CatalogRows(Lsn(found[0][0]), await anyio.to_thread.run_sync(_verified_rows, rows))
@@ -420,7 +420,7 @@ class SqliteLog:
     async def freed(self) -> Mapping[CollectionId, Lsn]:
         """See `LogStore.freed`. Release 0.1.0 kept no account of it; what is left of freed entries tells some of it."""
         self._check_open()
-        found = _rows(await self._reader.execute_fetchall(_FREED))
+        found = await _fetched(self._reader, _FREED)
         return {CollectionId(collection): Lsn(lsn) for collection, lsn in found}
 
     async def oldest(self) -> Lsn:
@@ -561,7 +561,7 @@ async def _check_format(writer: aiosqlite.Connection) -> str:
     has_log = await _number(writer, "SELECT count(*) FROM sqlite_master WHERE name IN ('log', 'entries')")
     if has_log != 2:
         raise FormatError(f"this file is not a log: move it away. file={FILE}")
-    identity, version = _rows(await writer.execute_fetchall("SELECT identity, format FROM log"))[0]
+    identity, version = (await _fetched(writer, "SELECT identity, format FROM log"))[0]
     if version != FORMAT:
         raise FormatError(f"the log has another format: use the version that wrote it. format={version} known={FORMAT}")
     return str(identity)
@@ -587,8 +587,20 @@ async def _bridge(writer: aiosqlite.Connection, newest: int, published: int) -> 
     return published
 
 
+async def _fetched(connection: aiosqlite.Connection, sql: str, parameters: Any = ()) -> list[Row]:
+    """All rows of a query.
+
+    Raises:
+        LogCorrupt: what SQLite has to say, or a text that it has read, is no UTF-8.
+    """
+    try:
+        return _rows(await connection.execute_fetchall(sql, parameters))
+    except UnicodeDecodeError as error:
+        raise LogCorrupt(f"the log is damaged: restore it from a backup. file={FILE} reason={error}") from error
+
+
 async def _number(connection: aiosqlite.Connection, sql: str) -> int:
-    found = _rows(await connection.execute_fetchall(sql))
+    found = await _fetched(connection, sql)
     return int(found[0][0]) if found else 0
 
 
