@@ -41,7 +41,9 @@ def verify(path: Path, repair: bool, as_json: bool) -> None:
         for finding in told:
             table.add_row(finding.state, finding.collection or "-", finding.path, finding.reason)
         print_table(table)
-        for state in dict.fromkeys(finding.state for finding in told):
+        for state in HELP:
+            if not verdict.count(state) or state == "whole":
+                continue
             click.echo(f"{state}: {HELP[state]}")
     size = format_bytes(sum(finding.size_bytes for finding in verdict.findings))
     counts = " ".join(f"{state}={verdict.count(state)}" for state in HELP if verdict.count(state))

@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
@@ -209,7 +210,7 @@ class _Collection:
     def _files(self, tables: RecordTables, manifest: Manifest) -> Iterator[Finding]:
         for piece in manifest.pieces:
             path = self.folder / COLUMNS / piece.file
-            yield self._checked(path, "mendable", lambda piece=piece: load_piece(self.folder, piece))
+            yield self._checked(path, "mendable", partial(load_piece, self.folder, piece))
         for segment in manifest.segments:
             yield from self._segment(tables, manifest, segment)
         yield from self._whole(tables, manifest)
