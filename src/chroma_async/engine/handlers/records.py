@@ -46,7 +46,7 @@ from chroma_async.protocol.validation import CheckedMetadatas
 
 T = TypeVar("T")
 
-ENCODE_INLINE_BYTES: Final = 64 * 2**10
+ENCODE_INLINE_BYTES: Final = 256 * 2**10
 """Smaller batches are encoded on the event loop: a trip to a worker thread would cost more."""
 
 FEW_RECORDS: Final = 256
