@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import sqlite3
 import threading
+import time
 from collections import deque
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -30,6 +32,9 @@ from chroma_async.projections.view import EMPTY_BASE, Base, load_base
 
 PIN_ATTEMPTS: Final = 20
 """Times that a reader takes a newer manifest when the one it read was replaced while it opened its files."""
+
+READ_SECONDS: Final = 30.0
+"""A collection that was read so lately is expected to be read again."""
 
 FOLD_AT_HAND_BYTES: Final = 256 * 2**10
 """Entries of more bytes are not folded by a read that must not wait."""
@@ -64,6 +69,7 @@ class CollectionReader:
         self._image: Image | None = None
         self._seen = Seen(version=0, applied=Lsn(0))
         self._behind = False
+        self._read_at = -math.inf
         self._closed = False
         self._offered_bytes = 0
         self._dropped_bytes = 0
@@ -196,8 +202,21 @@ class CollectionReader:
         Raises:
             StorageCorrupt, sqlite3.DatabaseError: as `view`.
         """
-        with self.view(newest=True):
-            pass
+        tables = self._borrow()
+        if tables is None:
+            return
+        try:
+            with tables.transaction():
+                self._refresh(tables)
+        finally:
+            self._give_back(tables)
+
+    def _refresh(self, tables: RecordTables) -> None:
+        try:
+            self._renew(tables)
+        except StorageCorrupt:
+            if self._is_current(tables):
+                raise
 
     # ---- connections
 
@@ -252,7 +271,13 @@ class CollectionReader:
             self._seen = Seen(version, manifest.applied)
         return self._seen.applied <= self._memtable.through
 
+    @property
+    def _is_read(self) -> bool:
+        """Whether somebody will probably read soon. For nobody the tail is not folded, which takes time and memory."""
+        return time.monotonic() - self._read_at < READ_SECONDS
+
     def _pinned(self, tables: RecordTables | None, columns: bool) -> View:
+        self._read_at = time.monotonic()
         through = self._memtable.through
         self._fold_pending(self._memtable, tables)
         image = self._image
@@ -283,10 +308,12 @@ class CollectionReader:
             scans = _scans(base)
             if memtable.applied != base.manifest.applied:
                 memtable, tail_scan = Memtable(applied=base.manifest.applied, next_slot=base.manifest.next_slot), TailScan()
-                self._fold_pending(memtable, tables)
+                if self._is_read:
+                    self._fold_pending(memtable, tables)
             with self._lock:
                 self._drop_applied(base.manifest.applied)
-                self._fold_pending(memtable, tables)
+                if self._is_read:
+                    self._fold_pending(memtable, tables)
                 self._base, self._scans, self._memtable, self._tail_scan = base, scans, memtable, tail_scan
                 self._image = None
                 self._behind = False
