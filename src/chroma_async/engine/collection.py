@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import sqlite3
 import threading
+import time
 from collections import deque
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -24,12 +26,17 @@ from chroma_async.errors import StorageCorrupt, UnavailableError
 from chroma_async.index.scan import Scan, TailScan
 from chroma_async.model import Collection, HnswConfiguration, Lsn, Mask, Slots, Vectors
 from chroma_async.projections.fold import fold_entry
-from chroma_async.projections.records import RecordTables, StoredRow, encode_metadata
+from chroma_async.projections.records import TRIGRAM, RecordTables, StoredRow, encode_metadata
 from chroma_async.projections.store import CHECK_AT_OPEN_BYTES, RECORDS_FILE
 from chroma_async.projections.view import EMPTY_BASE, Base, load_base
 
 PIN_ATTEMPTS: Final = 20
 """Times that a reader takes a newer manifest when the one it read was replaced while it opened its files."""
+
+RECORDS_AT_HAND_MAX: Final = 256
+
+READ_SECONDS: Final = 30.0
+"""A collection that was read so lately is expected to be read again."""
 
 FOLD_AT_HAND_BYTES: Final = 256 * 2**10
 """Entries of more bytes are not folded by a read that must not wait."""
@@ -66,6 +73,7 @@ class CollectionReader:
         self._image: Image | None = None
         self._seen = Seen(version=0, applied=Lsn(0))
         self._behind = False
+        self._read_at = -math.inf
         self._closed = False
         self._checked = False
         self._refusal: str | None = None
@@ -148,7 +156,7 @@ class CollectionReader:
         try:
             if not self._suits(tables, newest) or self._unfolded_bytes() > FOLD_AT_HAND_BYTES:
                 raise NotAtHand
-            return self._pinned(tables, columns)
+            return self._pinned(tables, columns, at_hand=True)
         finally:
             self._lock.release()
 
@@ -206,8 +214,21 @@ class CollectionReader:
         Raises:
             StorageCorrupt, sqlite3.DatabaseError: as `view`.
         """
-        with self.view(newest=True):
-            pass
+        tables = self._borrow()
+        if tables is None:
+            return
+        try:
+            with tables.transaction():
+                self._refresh(tables)
+        finally:
+            self._give_back(tables)
+
+    def _refresh(self, tables: RecordTables) -> None:
+        try:
+            self._renew(tables)
+        except StorageCorrupt:
+            if self._is_current(tables):
+                raise
 
     # ---- connections
 
@@ -274,14 +295,20 @@ class CollectionReader:
             self._seen = Seen(version, manifest.applied)
         return self._seen.applied <= self._memtable.through
 
-    def _pinned(self, tables: RecordTables | None, columns: bool) -> View:
+    @property
+    def _is_read(self) -> bool:
+        """Whether somebody will probably read soon. For nobody the tail is not folded, which takes time and memory."""
+        return time.monotonic() - self._read_at < READ_SECONDS
+
+    def _pinned(self, tables: RecordTables | None, columns: bool, *, at_hand: bool = False) -> View:
+        self._read_at = time.monotonic()
         through = self._memtable.through
         self._fold_pending(self._memtable, tables)
         image = self._image
         if image is None or through != self._memtable.through or (columns and not image.has_columns):
             tail = self._memtable.tail(columns=columns)
             image = self._image = Image(self._base, tail, self._scans, self._tail_scan, has_columns=columns)
-        return View(image, tables)
+        return View(image, tables, at_hand=at_hand)
 
     def _fold_pending(self, memtable: Memtable, tables: RecordTables | None) -> None:
         for lsn, payload in tuple(self._pending):
@@ -310,10 +337,12 @@ class CollectionReader:
             scans = _scans(base)
             if memtable.applied != base.manifest.applied:
                 memtable, tail_scan = Memtable(applied=base.manifest.applied, next_slot=base.manifest.next_slot), TailScan()
-                self._fold_pending(memtable, tables)
+                if self._is_read:
+                    self._fold_pending(memtable, tables)
             with self._lock:
                 self._drop_applied(base.manifest.applied)
-                self._fold_pending(memtable, tables)
+                if self._is_read:
+                    self._fold_pending(memtable, tables)
                 self._base, self._scans, self._memtable, self._tail_scan = base, scans, memtable, tail_scan
                 self._image = None
                 self._behind = False
@@ -399,9 +428,19 @@ class Image:
 class View:
     """One instant of a collection, with the connection that reads its rows."""
 
-    def __init__(self, image: Image, tables: RecordTables | None) -> None:
+    def __init__(self, image: Image, tables: RecordTables | None, *, at_hand: bool = False) -> None:
         self.image = image
         self._tables = tables
+        self._at_hand = at_hand
+
+    def expect(self, records: int) -> None:
+        """Say how many records will be read.
+
+        Raises:
+            NotAtHand: that takes long, and this view is for a read that must not.
+        """
+        if self._at_hand and records > RECORDS_AT_HAND_MAX:
+            raise NotAtHand
 
     # ---- which records
 
@@ -453,6 +492,8 @@ class View:
         return mask
 
     def _test_stored_documents(self, tables: RecordTables, test: DocumentTest, missing: Missing) -> Mask:
+        if test.operator not in ("$contains", "$not_contains") or len(test.operand) < TRIGRAM:
+            self.expect(self.image.live)
         if test.operator in ("$contains", "$not_contains"):
             slots = tables.slots_containing(test.operand)
         else:

@@ -43,6 +43,15 @@ DAMAGED_SECONDS: Final = 30.0
 
 DAMAGE_CODES: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR})
 
+TEXT_CHUNK_DOCUMENTS: Final = 2_048
+"""Documents that enter the full-text index at a time: a tenth of a second."""
+
+TEXT_LAG_MAX: Final = 262_144
+"""Documents that the full-text index may lack while entries wait to be applied: so many are scanned in some 60 ms."""
+
+TEXT_STORES_MAX: Final = 16
+"""Collections whose full-text index is looked at in one step."""
+
 COLLECTIONS: Final = "collections"
 
 logger = logging.getLogger("chroma_async.compactor")
@@ -116,6 +125,7 @@ class Compactor:
         self._deleted: set[CollectionId] = set()
         self._indexing: dict[CollectionId, asyncio.Task[None]] = {}
         self._unindexed: set[CollectionId] = set()
+        self._text_behind: dict[CollectionId, None] = {}
         self._owed: dict[CollectionId, Lsn] = {}
         self._damaged: dict[CollectionId, float] = {}
         self._configured: dict[CollectionId, HnswConfiguration] = {}
@@ -149,6 +159,7 @@ class Compactor:
         await self._follower.start()
         self._known = self._follower.catalog.collection_ids()
         self._unindexed = set(self._known)
+        self._text_behind = dict.fromkeys(sorted(self._known))
         await self._work(self._sweep)
 
     async def _work(self, function: Callable[[], T], workers: Workers | None = None) -> T:
@@ -230,6 +241,7 @@ class Compactor:
         busy = await self._delete_collections()
         for collection_id in list(self._follower.sinks()):
             busy = await self._compact(collection_id) or busy
+        busy = await self._index_documents(lag_max=TEXT_LAG_MAX if busy else 0) or busy
         self._start_indexing()
         return busy
 
@@ -282,8 +294,30 @@ class Compactor:
         self._damaged.pop(collection_id, None)
         backlog.drop(applied)
         self._unindexed.add(collection_id)
+        self._text_behind[collection_id] = None
         await self._truncate(collection_id, applied)
         return True
+
+    async def _index_documents(self, *, lag_max: int) -> bool:
+        """Bring full-text indexes that lack more documents than that a step nearer; say whether there was one."""
+        busy = False
+        for collection_id in list(self._text_behind)[:TEXT_STORES_MAX]:
+            del self._text_behind[collection_id]
+            if self._follower.catalog.collection(collection_id) is None or not (self._root / collection_id).exists():
+                continue
+            lag = await self._work(partial(self._index_some_documents, collection_id, lag_max))
+            if lag:
+                self._text_behind[collection_id] = None  # behind the others
+            busy = busy or lag > lag_max
+        return busy
+
+    def _index_some_documents(self, collection_id: CollectionId, lag_max: int) -> int:
+        """Return how many documents the index lacked before."""
+        store = self._store(collection_id)
+        lag = store.unindexed_documents()
+        if lag > lag_max:
+            store.index_documents(TEXT_CHUNK_DOCUMENTS)
+        return lag
 
     async def _truncate(self, collection_id: CollectionId, through: Lsn) -> bool:
         """Free applied entries. While a backup pins the log they are owed, and later steps try again."""

@@ -318,8 +318,12 @@ async def _compact(directory: Path, settings: EngineSettings, seams: Seams, lock
                 await seams.clock.sleep(1.0)
 
 
-async def run_compactor(path: Path, settings: EngineSettings | None = None) -> None:
+async def run_compactor(
+    path: Path, settings: EngineSettings | None = None, opened: Callable[[], None] = lambda: None
+) -> None:
     """Compact a directory in this process until cancelled; waits for the lock while another process holds it.
+
+    `opened` is called when the directory has turned out to be usable.
 
     Raises:
         FormatError, OSError: as `open_engine`.
@@ -327,4 +331,5 @@ async def run_compactor(path: Path, settings: EngineSettings | None = None) -> N
     seams = Seams()
     directory = path.absolute()
     prepare_directory(directory, seams.files)
+    opened()
     await _compact(directory, settings or EngineSettings(), seams)

@@ -2,7 +2,7 @@
 
 A segment's vectors are cut into blocks of about 256 KiB. Their CRC-32 are rows of `records.sqlite3`, changed in the
 transaction that publishes the vectors. The last block of a growing segment is short; its checksum is extended, not
-computed again. docs/decisions/0009 says why.
+computed again. docs/decisions/0011 says why.
 """
 
 from __future__ import annotations

@@ -2,6 +2,10 @@
 
 Documents are indexed by trigrams (SQLite FTS5) as a prefilter; an exact check follows, so that `$contains` is right for any
 script. Needles of one or two characters, and those that hold a NUL, are looked for by a scan.
+
+To index a document costs as much as all else that applying it costs, so the index follows: it holds the documents of slots
+before `text_index.next_slot` as they are, or, where `outdated_documents` has the slot, as they were (NULL: not at all).
+Documents that it lacks or holds outdated are looked for by a scan of these.
 """
 
 from __future__ import annotations
@@ -36,6 +40,9 @@ CREATE TABLE IF NOT EXISTS records (
 CREATE VIRTUAL TABLE IF NOT EXISTS documents USING fts5 (
     document, content='records', content_rowid='slot', tokenize='trigram case_sensitive 1', detail=none, columnsize=0
 );
+CREATE TABLE IF NOT EXISTS text_index (one INTEGER PRIMARY KEY CHECK (one = 1), next_slot INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS outdated_documents (slot INTEGER PRIMARY KEY, document TEXT);
+INSERT OR IGNORE INTO text_index (one, next_slot) SELECT 1, coalesce(max(slot) + 1, 0) FROM records;
 CREATE TABLE IF NOT EXISTS manifest (
     one INTEGER PRIMARY KEY CHECK (one = 1), version INTEGER NOT NULL, body BLOB NOT NULL, crc INTEGER
 );
@@ -48,6 +55,11 @@ ROWS_AT_ONCE: Final = 4096
 
 ADD_CHECKSUMS: Final = "ALTER TABLE {table} ADD COLUMN crc INTEGER"
 """For tables of release 0.1.0. NULL means: written without a checksum."""
+
+_SLOTS_AMONG: Final = "SELECT slot FROM records WHERE instr(document, ?1) > 0 AND slot {}"
+_INDEXED: Final = "IN (SELECT rowid FROM documents WHERE documents MATCH ?2)"
+_NOT_INDEXED: Final = ">= (SELECT next_slot FROM text_index)"
+_OUTDATED: Final = "IN (SELECT slot FROM outdated_documents)"
 
 StoredRow = tuple[int, str, str | None, str | None, str | None]
 """slot, id, document, metadata (JSON), uri"""
@@ -233,14 +245,19 @@ class RecordTables:
                 for segment in manifest.segments:
                     if segment.block_rows and len(self.block_sums(segment.number)) != -(-segment.rows // segment.block_rows):
                         return f"checksums of vectors are missing. segment={segment.number}"
-            if not self._number("SELECT EXISTS (SELECT 1 FROM records WHERE instr(document, char(0)) > 0)"):
+            if self._trigrams_are_comparable():
                 self._check_trigrams(patient=patient)
         except (StorageCorrupt, sqlite3.DatabaseError, UnicodeDecodeError) as error:
             return str(error)
         return None
 
+    def _trigrams_are_comparable(self) -> bool:
+        """Whether the full-text index has caught up with the documents, and none has a NUL: see `_indexed_text`."""
+        lags = self._number("SELECT count(*) FROM sqlite_master WHERE name = 'text_index'") and self.unindexed_documents()
+        return not lags and not self._number("SELECT count(*) FROM records WHERE instr(document, char(0)) > 0 LIMIT 1")
+
     def _check_trigrams(self, *, patient: bool) -> None:
-        """Compare the full-text index with the documents. It can't be done where one has a NUL: see `_indexed_text`."""
+        """Compare the full-text index with the documents."""
         self._connection.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000) if patient else 0}")
         try:
             self._connection.execute("BEGIN IMMEDIATE")
@@ -271,6 +288,8 @@ class RecordTables:
                 "INSERT INTO documents (rowid, document) VALUES (?, ?)",
                 ((slot, _indexed_text(document)) for slot, document in rows),
             )
+            self._connection.execute("DELETE FROM outdated_documents")
+            self._connection.execute("UPDATE text_index SET next_slot = (SELECT coalesce(max(slot) + 1, 0) FROM records)")
 
     def block_sums(self, segment: int) -> list[int]:
         """The CRC-32 of each block of a segment's vectors; none where release 0.1.0 wrote them."""
@@ -294,11 +313,16 @@ class RecordTables:
             return self._slots("SELECT slot FROM records WHERE document IS NOT NULL", ())
         if len(needle) < TRIGRAM or "\0" in needle:
             return self._slots("SELECT slot FROM records WHERE instr(document, ?) > 0", (needle,))
-        return self._slots(
-            "SELECT slot FROM records WHERE slot IN (SELECT rowid FROM documents WHERE documents MATCH ?) "
-            "AND instr(document, ?) > 0",
-            (_match_expression(needle), needle),
-        )
+        indexed = self._slots(_SLOTS_AMONG.format(_INDEXED), (needle, _match_expression(needle)))
+        if not self._has_text_index():
+            return indexed
+        others = (self._slots(_SLOTS_AMONG.format(which), (needle,)) for which in (_NOT_INDEXED, _OUTDATED))
+        return np.concatenate([indexed, *others])  # an outdated one may be found twice
+
+    def _has_text_index(self) -> bool:
+        """Whether the tables say how far the index is; in those of older releases it is always whole."""
+        found = self._connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'text_index'").fetchone()
+        return found is not None
 
     def documents(self) -> Iterator[tuple[int, str]]:
         """Slot and text of every document."""
@@ -347,7 +371,7 @@ class RecordTables:
         """Write the rows that a fold of entries leaves."""
         gone = tail.dead.tolist()
         changed = sorted(tail.overrides)
-        self._forget_documents([*gone, *changed])
+        self._outdate_documents(gone, tail)
         self._connection.executemany("DELETE FROM records WHERE slot = ?", ((slot,) for slot in gone))
         rows = [*(tail.overrides[slot] for slot in changed), *(row for row in tail.rows if row is not None)]
         self._connection.executemany(
@@ -357,21 +381,58 @@ class RecordTables:
                 for stored in ((row.slot, row.id, row.document, encode_metadata(row.metadata), row.uri) for row in rows)
             ),
         )
-        self._connection.executemany(
-            "INSERT INTO documents (rowid, document) VALUES (?, ?)",
-            ((row.slot, _indexed_text(row.document)) for row in rows if row.document is not None),
-        )
 
-    def _forget_documents(self, slots: Sequence[int]) -> None:
-        if not slots:
-            return
+    def _outdate_documents(self, gone: Sequence[int], tail: Tail) -> None:
+        """Keep what the index holds of documents that change: it can forget only what it is told again."""
+        now = {slot: row.document for slot, row in tail.overrides.items()}
+        slots = [*gone, *now]
         stored = self._connection.execute(
-            "SELECT slot, document FROM records WHERE document IS NOT NULL AND slot IN (SELECT value FROM json_each(?))",
+            "SELECT slot, document FROM records WHERE slot < (SELECT next_slot FROM text_index) "
+            "AND slot IN (SELECT value FROM json_each(?))",
             (orjson.dumps(slots).decode(),),
         ).fetchall()
         self._connection.executemany(
+            "INSERT OR IGNORE INTO outdated_documents (slot, document) VALUES (?, ?)",
+            ((slot, old) for slot, old in stored if old != now.get(slot)),
+        )
+
+    # ---- the full-text index
+
+    def unindexed_documents(self) -> int:
+        """About how many slots the full-text index has to look at."""
+        (count,) = self._connection.execute(
+            "SELECT max(0, (SELECT coalesce(max(slot) + 1, 0) FROM records) - (SELECT next_slot FROM text_index)) "
+            "+ (SELECT count(*) FROM outdated_documents)"
+        ).fetchone()
+        return cast("int", count)
+
+    def index_documents(self, count: int) -> None:
+        """Bring the full-text index nearer to the documents, by up to this many slots. In a write transaction."""
+        outdated = self._connection.execute("SELECT slot, document FROM outdated_documents LIMIT ?", (count,)).fetchall()
+        self._connection.executemany(
             "INSERT INTO documents (documents, rowid, document) VALUES ('delete', ?, ?)",
-            ((slot, _indexed_text(document)) for slot, document in stored),
+            ((slot, _indexed_text(document)) for slot, document in outdated if document is not None),
+        )
+        again = orjson.dumps([slot for slot, _ in outdated]).decode()
+        self._insert_documents("slot IN (SELECT value FROM json_each(?))", again)
+        self._connection.execute("DELETE FROM outdated_documents WHERE slot IN (SELECT value FROM json_each(?))", (again,))
+        slots = [
+            row[0]
+            for row in self._connection.execute(
+                "SELECT slot FROM records WHERE slot >= (SELECT next_slot FROM text_index) ORDER BY slot LIMIT ?",
+                (count - len(outdated),),
+            )
+        ]
+        if slots:
+            self._insert_documents("slot >= (SELECT next_slot FROM text_index) AND slot <= ?", slots[-1])
+            self._connection.execute("UPDATE text_index SET next_slot = ?", (slots[-1] + 1,))
+
+    def _insert_documents(self, which: str, operand: object) -> None:
+        chosen = f"SELECT slot, document FROM records WHERE document IS NOT NULL AND {which}"
+        found = self._connection.execute(chosen, (operand,))
+        self._connection.executemany(
+            "INSERT INTO documents (rowid, document) VALUES (?, ?)",
+            [(slot, _indexed_text(document)) for slot, document in found],
         )
 
 

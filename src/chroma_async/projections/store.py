@@ -182,6 +182,18 @@ class CollectionStore:
         for name in names:
             self._files.remove(self.directory / name)
 
+    # ---- full-text index
+
+    def unindexed_documents(self) -> int:
+        """About how many documents the full-text index has to look at."""
+        with self.lock:
+            return self.tables.unindexed_documents()
+
+    def index_documents(self, count: int) -> None:
+        """Bring the full-text index nearer to the documents, by up to this many."""
+        with self.lock, self.tables.transaction(write=True):
+            self.tables.index_documents(count)
+
     # ---- merge
 
     def merge_pieces(self) -> bool:
