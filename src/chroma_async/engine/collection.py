@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -27,7 +27,7 @@ from chroma_async.index.scan import Scan, TailScan
 from chroma_async.model import Collection, HnswConfiguration, Lsn, Mask, Slots, Vectors
 from chroma_async.projections.fold import fold_entry
 from chroma_async.projections.records import TRIGRAM, RecordTables, StoredRow, encode_metadata
-from chroma_async.projections.store import RECORDS_FILE
+from chroma_async.projections.store import CHECK_AT_OPEN_BYTES, RECORDS_FILE
 from chroma_async.projections.view import EMPTY_BASE, Base, load_base
 
 PIN_ATTEMPTS: Final = 20
@@ -58,7 +58,9 @@ class Seen(NamedTuple):
 class CollectionReader:
     """Gives read views of one collection. `offer` is called by the follower, everything else in worker threads."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, freed: Lsn = Lsn(0)) -> None:  # noqa: B008
+        """`freed`: the log has freed the entries through this LSN, so that only the files have them."""
+        self._freed = freed
         self._directory = directory
         self._pending: deque[tuple[Lsn, bytes]] = deque()
         self._connections: list[RecordTables] = []
@@ -73,6 +75,8 @@ class CollectionReader:
         self._behind = False
         self._read_at = -math.inf
         self._closed = False
+        self._checked = False
+        self._refusal: str | None = None
         self._offered_bytes = 0
         self._dropped_bytes = 0
 
@@ -90,6 +94,10 @@ class CollectionReader:
         """Take an entry of this collection; entries come in LSN order."""
         self._pending.append((lsn, payload))
         self._offered_bytes += len(payload)
+
+    def refuse(self, reason: str) -> None:
+        """Answer nothing any more: an entry of this collection is damaged in the log."""
+        self._refusal = reason
 
     def close(self) -> None:
         self._closed = True
@@ -111,6 +119,8 @@ class CollectionReader:
             StorageCorrupt: a file of the collection is damaged.
             sqlite3.DatabaseError: its tables are, or can't be opened.
         """
+        if self._refusal is not None:
+            raise StorageCorrupt(self._refusal)
         if at_hand:
             with self._view_at_hand(columns, newest) as held:
                 yield held
@@ -228,16 +238,28 @@ class CollectionReader:
             return idle
         path = self._directory / RECORDS_FILE
         if not path.exists():
+            if self._freed:
+                raise StorageCorrupt(f"records are missing, and the only copy. path={path} freed={self._freed}")
             return None
         tables = RecordTables(path, writable=False)
         try:
             tables.version()
-        except sqlite3.OperationalError as error:
+            self._check_once(tables)
+        except BaseException as error:
             tables.close()
-            if "no such table" in str(error):
+            if isinstance(error, sqlite3.OperationalError) and "no such table" in str(error):
                 return None  # the compactor is just making it: everything is still in the tail
             raise
         return tables
+
+    def _check_once(self, tables: RecordTables) -> None:
+        """Check small tables whole before anything is read of them: a damaged index would hide records silently."""
+        if self._checked or tables.size_bytes() > CHECK_AT_OPEN_BYTES:
+            return
+        problem = tables.problem(patient=False)
+        if problem is not None:
+            raise StorageCorrupt(f"records are damaged. path={self._directory / RECORDS_FILE} reason={problem}")
+        self._checked = True
 
     def _idle_connection(self) -> RecordTables | None:
         try:
@@ -306,7 +328,12 @@ class CollectionReader:
             before, memtable, tail_scan = self._base, self._memtable, self._tail_scan
             if tables.version() <= before.manifest.version:
                 return tables.version() == before.manifest.version
-            base = load_base(self._directory, tables.manifest(), before)
+            manifest = tables.manifest()
+            if manifest.applied < self._freed:
+                raise StorageCorrupt(
+                    f"the newest records are lost. path={self._directory} applied={manifest.applied} freed={self._freed}"
+                )
+            base = load_base(self._directory, manifest, before, tables)
             scans = _scans(base)
             if memtable.applied != base.manifest.applied:
                 memtable, tail_scan = Memtable(applied=base.manifest.applied, next_slot=base.manifest.next_slot), TailScan()
@@ -377,7 +404,12 @@ class Image:
         return hidden
 
     def target(self, hnsw: HnswConfiguration) -> SearchTarget:
-        """What queries search; made once for a configuration, and nearly always there is one."""
+        """What queries search; made once for a configuration, and nearly always there is one.
+
+        A new space counts when the base has it: then all distances change at once (`CollectionStore.reindex`).
+        """
+        if self.base.manifest.rows:
+            hnsw = replace(hnsw, space=self.base.manifest.space)
         target = self._targets.get(hnsw)
         if target is None:
             packed = self._tail_scan.of(hnsw.space, self.tail.vectors)
@@ -487,6 +519,8 @@ class View:
         newer = {slot: row for slot in wanted if (row := tail.row(slot)) is not None}
         stored = [slot for slot in wanted if slot not in newer]
         found = self._tables.rows(stored) if self._tables is not None and stored else {}
+        if len(found) < len(set(stored)):
+            raise StorageCorrupt(f"records are missing. slots={sorted(set(stored) - found.keys())[:10]}")
         return [_stored(newer[slot]) if slot in newer else found[slot] for slot in wanted]
 
     def vectors(self, slots: Slots) -> Vectors:
