@@ -45,6 +45,9 @@ RECORDS_FILE: Final = "records.sqlite3"
 GROW_ROWS: Final = 4096
 """Vectors that are copied at a time on their way into a graph."""
 
+REWRITE_ROWS_MIN: Final = 1_024
+"""A segment of fewer vectors is not worth a file of its own again, unless no segment becomes larger."""
+
 logger = logging.getLogger("chroma_async.compactor")
 
 
@@ -232,7 +235,7 @@ class CollectionStore:
 
     # ---- reclaim
 
-    def rewrite_segments(self, *, rows_min: int = 1024) -> bool:
+    def rewrite_segments(self, *, rows_min: int = REWRITE_ROWS_MIN) -> bool:
         """Rewrite the first segment most of whose vectors belong to no record; say whether something was done."""
         if all(segment.rows < rows_min for segment in self.manifest.segments):
             return False
