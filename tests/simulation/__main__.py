@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import multiprocessing
 import os
 import sys
 import time
-from functools import partial
+from concurrent.futures import ProcessPoolExecutor, as_completed
 
 from tests.simulation.history import COVERED, STEPS
-from tests.simulation.play import Played, play
+from tests.simulation.play import Played, play, play_quietly
 
 FAILURES_MAX = 10
 REPORT_SECONDS = 30.0
@@ -37,23 +36,21 @@ def main(arguments: list[str]) -> int:
 def play_all(seeds: list[int], steps: int, processes: int) -> Played:
     """Play seeds in several processes; stop when too many have failed."""
     total, told_at = Played(), time.monotonic()
+    workers = min(processes, len(seeds))
     context = multiprocessing.get_context("spawn")
-    with context.Pool(min(processes, len(seeds)), quiet, maxtasksperchild=SEEDS_OF_A_PROCESS) as pool:
-        for played in pool.imap_unordered(partial(play, steps=steps), seeds):
+    with ProcessPoolExecutor(workers, context, play_quietly, max_tasks_per_child=SEEDS_OF_A_PROCESS) as pool:
+        for playing in as_completed([pool.submit(play, seed, steps) for seed in seeds]):
+            played = playing.result()
             total.add(played)
             for failure in played.failures:
                 print(f"FAILED: {failure}\n", flush=True)
             if len(total.failures) >= FAILURES_MAX:
+                pool.shutdown(cancel_futures=True)
                 break
             if time.monotonic() - told_at > REPORT_SECONDS:
                 told_at = time.monotonic()
                 print(f"{total.seeds:,} of {len(seeds):,} seeds, {len(total.failures)} failures", flush=True)
     return total
-
-
-def quiet() -> None:
-    """What is injected is logged as it would be in earnest."""
-    logging.disable(logging.CRITICAL)
 
 
 def report(total: Played, seconds: float) -> None:

@@ -145,6 +145,7 @@ class History:
             self.hold_view: 6,
             self.look_again: 6,
             self.compact: 18,
+            self.compact_between_reads: 9,
             self.compact_and_crash: 6,
             self.compact_and_fail: 5,
             self.start_process: 5,
@@ -348,6 +349,18 @@ class History:
     async def compact(self) -> None:
         await self.compact_with()
 
+    async def compact_between_reads(self) -> None:
+        """Some processes know all entries when a newer base is published, and go on with the one they have."""
+        collection = self.collection()
+        for process in self.world.processes:
+            if self.rng.random() < 0.7:
+                await self.check_reads(process, collection)
+        await self.compact_with()
+        if self.rng.random() < 0.5:
+            await self.send(self.process(), *self.batch(collection))
+        for process in self.world.processes:
+            await self.rng.choice([self.read_in, self.view_in])(process, collection)
+
     async def compact_and_crash(self) -> None:
         await self.compact_with("die", self.rng.randint(0, 25))
 
@@ -512,7 +525,9 @@ class History:
     # ---- reading, as callers do
 
     async def read(self) -> None:
-        process, collection = self.process(), self.collection()
+        await self.read_in(self.process(), self.collection())
+
+    async def read_in(self, process: SimulatedProcess, collection: Collection) -> None:
         oldest = await self.world.log.oldest()
         self.note("follower: overtaken by truncation", when=process.engine.follower.position < oldest - 1)
         await self.check_reads(process, collection)
@@ -555,8 +570,10 @@ class History:
     # ---- reading, by views of each kind
 
     async def view(self) -> None:
+        await self.view_in(self.process(), self.collection())
+
+    async def view_in(self, process: SimulatedProcess, collection: Collection) -> None:
         """A view of any kind says what the oracle says, whatever base it is made of."""
-        process, collection = self.process(), self.collection()
         await process.engine.follower.catch_up()
         reader = self.reader(process, collection)
         columns, at_hand, newest = (self.rng.random() < chance for chance in (0.5, 0.5, 0.25))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from tests.simulation.history import STEPS, History
@@ -86,10 +88,10 @@ def add_that_overwrites(patch: Patch) -> None:
 
     def wrong(self: Memtable, event: Any) -> None:
         if event.head.operation == "add":
-            object.__setattr__(event.head, "operation", "upsert")
+            event = replace(event, head=msgspec.structs.replace(event.head, operation="upsert"))
         right(self, event)
 
-    patch.setattr("chroma_async.core.memtable.Memtable._write", wrong)
+    patch.setattr(Memtable, "_write", wrong)
 
 
 def half_a_batch(patch: Patch) -> None:
