@@ -33,7 +33,6 @@ from chroma_async.protocol import (
     CreateCollection,
     DeleteCollection,
     DeleteRecords,
-    GetCollection,
     GetRecords,
     ListCollections,
     QueryRecords,
@@ -422,30 +421,34 @@ class History:
         """After fsyncs that lied, a collection answers rightly or says that it is damaged, alone; it can be deleted."""
         self.note("power cut: after fsyncs that lied")
         process = await self.world.start_process()
+        if lost:
+            self.collections = await self.found(process)
         for collection in list(self.collections):
             try:
-                await process.engine.dispatch(GetCollection(**ADDRESS, name=collection.name))
-                if lost:
+                if lost:  # nobody knows yet what it must hold
                     await process.engine.dispatch(GetRecords(**collection.address, include=("embeddings", "metadatas")))
                 else:
                     await self.check_reads(process, collection)
-            except NotFoundError:
-                assert lost
             except InternalError:
                 directory = self.world.directory / COLLECTIONS / collection.id
                 assert any(directory in path.parents for path in self.world.files.lost), "a whole collection can't be read"
                 self.note("collection: damaged by fsyncs that lied, and refused")
                 self.collections.remove(collection)
                 await process.engine.dispatch(DeleteCollection(**ADDRESS, name=collection.name))
+        self.world.medium.write_back()  # the next power cut must not bring back what was given up
         if not self.collections:
             await self.create()
 
+    async def found(self, process: SimulatedProcess) -> list[Collection]:
+        """The collections that there are, of unknown contents."""
+        made = await process.engine.dispatch(ListCollections(**ADDRESS))
+        return [Collection(item.name, {**ADDRESS, "collection_id": item.id}) for item in made]
+
     async def start_again(self) -> None:
         """Believe what a fresh process reads; from here on the oracle holds it to that."""
-        await self.world.start_process()
-        engine = self.process().engine
-        found = await engine.dispatch(ListCollections(**ADDRESS))
-        self.collections = [Collection(item.name, {**ADDRESS, "collection_id": item.id}) for item in found]
+        process = await self.world.start_process()
+        engine = process.engine
+        self.collections = await self.found(process)
         for collection in self.collections:
             call = GetRecords(**collection.address, include=("documents", "metadatas", "embeddings"))
             got = (await engine.dispatch(call)).columns
