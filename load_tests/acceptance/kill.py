@@ -1,7 +1,7 @@
-"""`kill`: a process is killed in the middle of writes, again and again; what was acknowledged is there each time, once.
+"""`kill`: a process is killed in the middle of writes, again and again; what was acknowledged is there, once.
 
-Five writers upsert and delete records of their own, four of them over HTTP, one by an embedded client in a process of its own
-on the server's directory. Each repeats a batch until it is acknowledged, so that after a pause the history is known to the
+Five writers upsert and delete records of their own, four of them over HTTP, one by an embedded client in a process of its
+own on the server's directory. Each repeats a batch until it is acknowledged, so that in a pause the history is known to the
 last record: what get, query and count say must be equal to it.
 """
 

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 
 from tests.simulation.history import COVERED, STEPS
@@ -14,7 +15,7 @@ from tests.simulation.play import Played, play, play_quietly
 
 FAILURES_MAX = 10
 REPORT_SECONDS = 30.0
-SEEDS_OF_A_PROCESS = 50
+SEEDS_OF_A_PROCESS = 100
 """Then another one takes its place: what a crash leaves open in it must not add up."""
 
 
@@ -34,23 +35,26 @@ def main(arguments: list[str]) -> int:
 
 
 def play_all(seeds: list[int], steps: int, processes: int) -> Played:
-    """Play seeds in several processes; stop when too many have failed."""
-    total, told_at = Played(), time.monotonic()
-    workers = min(processes, len(seeds))
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, play_quietly, max_tasks_per_child=SEEDS_OF_A_PROCESS) as pool:
-        for playing in as_completed([pool.submit(play, seed, steps) for seed in seeds]):
-            played = playing.result()
+    """Play seeds in several processes, which are replaced now and then; stop when too many have failed."""
+    total, told_at, size = Played(), time.monotonic(), processes * SEEDS_OF_A_PROCESS
+    for first in range(0, len(seeds), size):
+        for played in play_block(seeds[first : first + size], steps, processes):
             total.add(played)
             for failure in played.failures:
                 print(f"FAILED: {failure}\n", flush=True)
-            if len(total.failures) >= FAILURES_MAX:
-                pool.shutdown(cancel_futures=True)
-                break
             if time.monotonic() - told_at > REPORT_SECONDS:
                 told_at = time.monotonic()
                 print(f"{total.seeds:,} of {len(seeds):,} seeds, {len(total.failures)} failures", flush=True)
+        if len(total.failures) >= FAILURES_MAX:
+            break
     return total
+
+
+def play_block(seeds: list[int], steps: int, processes: int) -> Iterator[Played]:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(processes, len(seeds)), context, play_quietly) as pool:
+        for playing in as_completed([pool.submit(play, seed, steps) for seed in seeds]):
+            yield playing.result()
 
 
 def report(total: Played, seconds: float) -> None:
