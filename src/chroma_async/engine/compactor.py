@@ -23,7 +23,7 @@ from chroma_async.engine.lock import CompactorLock
 from chroma_async.errors import FormatError, StorageCorrupt
 from chroma_async.model import Collection, CollectionId, HnswConfiguration, Lsn
 from chroma_async.projections.fold import fold_entry
-from chroma_async.projections.store import RECORDS_FILE, CollectionStore
+from chroma_async.projections.store import RECORDS_FILE, REWRITE_ROWS_MIN, CollectionStore
 from chroma_async.seams import Seams, Workers
 from chroma_async.settings import EngineSettings
 from chroma_async.wal import LOG_FILE, LogStore, check_log
@@ -352,7 +352,8 @@ class Compactor:
             )
             _report(collection, memtable.ignored_updates)
             store.merge_pieces()
-            while store.rewrite_segments() and not self._stopping:
+            rows_min = min(REWRITE_ROWS_MIN, self._settings.segment_rows_max)
+            while store.rewrite_segments(rows_min=rows_min) and not self._stopping:
                 pass
             return store.applied
 

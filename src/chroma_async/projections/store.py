@@ -48,6 +48,9 @@ RECORDS_FILE: Final = "records.sqlite3"
 GROW_ROWS: Final = 4096
 """Vectors that are copied at a time on their way into a graph."""
 
+REWRITE_ROWS_MIN: Final = 1_024
+"""A segment of fewer vectors is not worth a file of its own again, unless no segment becomes larger."""
+
 CHECK_AT_OPEN_BYTES: Final = 8 * 2**20
 """Tables of up to this size are checked whole when they are opened, some tens of milliseconds; larger ones by `verify`."""
 
@@ -86,6 +89,7 @@ class CollectionStore:
         if tail.through <= self.manifest.applied:
             return
         assert tail.first_slot == self.manifest.next_slot
+        self._require_newest()
         draft = self.manifest
         dimension = draft.dimension if draft.dimension is not None else (tail.vectors.shape[1] or None)
         draft = msgspec.structs.replace(
@@ -163,11 +167,19 @@ class CollectionStore:
         self._files.sync_directory(path.parent)
         return PieceRef(file=path.name, rows=len(piece.slots) + len(piece.dead), crc=zlib.crc32(data))
 
+    def _require_newest(self) -> None:
+        """Stop before a file is written: a successor's manifest may reach rows and files of the same places and numbers.
+
+        Raises:
+            Superseded: another compactor has published. The lock prevents that wherever `flock` works.
+        """
+        if self.tables.version() != self.manifest.version:
+            raise Superseded(f"another compactor has published meanwhile. collection={self.directory.name}")
+
     def _publish(self, draft: Manifest, tail: Tail | None = None, sums: BlockSums | None = None) -> None:
         published = msgspec.structs.replace(draft, version=self.manifest.version + 1)
         with self.tables.transaction(write=True):
-            if self.tables.version() != self.manifest.version:
-                raise Superseded(f"another compactor has published meanwhile. collection={self.directory.name}")
+            self._require_newest()
             if tail is not None:
                 self.tables.apply(tail)
             self.tables.put_block_sums(sums or {})
@@ -202,6 +214,7 @@ class CollectionStore:
         count = pieces_to_merge([ref.rows for ref in refs])
         if not count:
             return False
+        self._require_newest()
         kept, merged = refs[:-count], refs[-count:]
         try:
             pieces = [load_piece(self.directory, ref) for ref in merged]
@@ -226,6 +239,8 @@ class CollectionStore:
         segment = self._segment_without_graph(rows_min)
         if segment is None:
             return False
+        with self.lock:
+            self._require_newest()
         path = self._write_graph(segment, configuration, threads, is_wanted)
         if path is None:
             return False
@@ -341,7 +356,7 @@ class CollectionStore:
 
     # ---- reclaim
 
-    def rewrite_segments(self, *, rows_min: int = 1024) -> bool:
+    def rewrite_segments(self, *, rows_min: int = REWRITE_ROWS_MIN) -> bool:
         """Rewrite the first segment most of whose vectors belong to no record; say whether something was done."""
         if all(segment.rows < rows_min for segment in self.manifest.segments):
             return False
@@ -364,6 +379,7 @@ class CollectionStore:
             segments = (*self.manifest.segments[:position], *self.manifest.segments[position + 1 :])
             self._publish(msgspec.structs.replace(self.manifest, segments=segments))
             return
+        self._require_newest()
         number = self.manifest.next_file
         folder = self.directory / SEGMENTS / str(number)
         self._files.make_directory(folder)
