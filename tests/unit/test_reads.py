@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from tests.support.engines import Records, compactor_at, create_collection, engine_at, settle
 
-from chroma_async.engine.collection import FOLD_AT_HAND_BYTES, CollectionReader, NotAtHand
+from chroma_async.engine.collection import FOLD_AT_HAND_BYTES, RECORDS_AT_HAND_MAX, CollectionReader, NotAtHand
 from chroma_async.engine.compactor import Compactor
 from chroma_async.engine.reads import Kind, PacedRunner
 from chroma_async.seams import ThreadWorkers
@@ -134,3 +134,27 @@ async def test_a_view_at_hand_waits_for_no_lock_and_no_connection(tmp_path: Path
             pass
         with reader.view(at_hand=True):
             pass
+
+
+async def test_a_view_at_hand_reads_few_records(tmp_path: Path) -> None:
+    async with reader_with_a_base(tmp_path) as (reader, _, _):
+        with reader.view(at_hand=True) as view:
+            view.expect(RECORDS_AT_HAND_MAX)
+            with pytest.raises(NotAtHand):
+                view.expect(RECORDS_AT_HAND_MAX + 1)
+        with reader.view() as view:
+            view.expect(10**9)
+
+
+async def test_many_records_and_searches_through_all_documents_are_answered_from_threads(tmp_path: Path) -> None:
+    async with engine_at(tmp_path) as engine, compactor_at(tmp_path) as compactor:
+        collection = await create_collection(engine)
+        records = Records(engine, collection.id)
+        count = RECORDS_AT_HAND_MAX + 1
+        vectors = np.ones((count, 3), dtype=np.float32)
+        await records.add([str(row) for row in range(count)], vectors, documents=[f"text {row}" for row in range(count)])
+        await settle(compactor)
+        for _ in range(2):  # at hand from the second on
+            assert len((await records.get()).columns.ids) == count
+            assert len((await records.get(where_document={"$regex": "t 1.$"})).columns.ids) == 10
+            assert len((await records.get(where_document={"$contains": "25"})).columns.ids) == 10

@@ -45,7 +45,7 @@ class QueryJob:
 
     @property
     def may_be_brief(self) -> bool:
-        return not self.tests_documents and len(self.queries) * self.n_results <= BRIEF_RESULTS_MAX
+        return len(self.queries) * self.n_results <= BRIEF_RESULTS_MAX
 
 
 Outcome = QueryResult | Exception
@@ -81,7 +81,9 @@ class QueryBatcher:
             self._running = None
 
     async def _search(self, jobs: Sequence[QueryJob]) -> list[Outcome]:
-        kind: Kind | None = "query" if all(job.may_be_brief for job in jobs) else None
+        kind: Kind | None = "query by document" if any(job.tests_documents for job in jobs) else "query"
+        if not all(job.may_be_brief for job in jobs):
+            kind = None
         count = sum(len(job.queries) for job in jobs)
         return await self._runner.run(lambda at_hand: _search(jobs, at_hand=at_hand), kind, count)
 

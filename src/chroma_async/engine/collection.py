@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 import sqlite3
 import threading
+import time
 from collections import deque
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -24,12 +26,17 @@ from chroma_async.errors import StorageCorrupt, UnavailableError
 from chroma_async.index.scan import Scan, TailScan
 from chroma_async.model import Collection, HnswConfiguration, Lsn, Mask, Slots, Vectors
 from chroma_async.projections.fold import fold_entry
-from chroma_async.projections.records import RecordTables, StoredRow, encode_metadata
-from chroma_async.projections.store import RECORDS_FILE
+from chroma_async.projections.records import TRIGRAM, RecordTables, StoredRow, encode_metadata
+from chroma_async.projections.store import CHECK_AT_OPEN_BYTES, RECORDS_FILE
 from chroma_async.projections.view import EMPTY_BASE, Base, load_base
 
 PIN_ATTEMPTS: Final = 20
 """Times that a reader takes a newer manifest when the one it read was replaced while it opened its files."""
+
+RECORDS_AT_HAND_MAX: Final = 256
+
+READ_SECONDS: Final = 30.0
+"""A collection that was read so lately is expected to be read again."""
 
 FOLD_AT_HAND_BYTES: Final = 256 * 2**10
 """Entries of more bytes are not folded by a read that must not wait."""
@@ -51,7 +58,9 @@ class Seen(NamedTuple):
 class CollectionReader:
     """Gives read views of one collection. `offer` is called by the follower, everything else in worker threads."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, freed: Lsn = Lsn(0)) -> None:  # noqa: B008
+        """`freed`: the log has freed the entries through this LSN, so that only the files have them."""
+        self._freed = freed
         self._directory = directory
         self._pending: deque[tuple[Lsn, bytes]] = deque()
         self._connections: list[RecordTables] = []
@@ -64,7 +73,10 @@ class CollectionReader:
         self._image: Image | None = None
         self._seen = Seen(version=0, applied=Lsn(0))
         self._behind = False
+        self._read_at = -math.inf
         self._closed = False
+        self._checked = False
+        self._refusal: str | None = None
         self._offered_bytes = 0
         self._dropped_bytes = 0
 
@@ -82,6 +94,10 @@ class CollectionReader:
         """Take an entry of this collection; entries come in LSN order."""
         self._pending.append((lsn, payload))
         self._offered_bytes += len(payload)
+
+    def refuse(self, reason: str) -> None:
+        """Answer nothing any more: an entry of this collection is damaged in the log."""
+        self._refusal = reason
 
     def close(self) -> None:
         self._closed = True
@@ -103,6 +119,8 @@ class CollectionReader:
             StorageCorrupt: a file of the collection is damaged.
             sqlite3.DatabaseError: its tables are, or can't be opened.
         """
+        if self._refusal is not None:
+            raise StorageCorrupt(self._refusal)
         if at_hand:
             with self._view_at_hand(columns, newest) as held:
                 yield held
@@ -138,7 +156,7 @@ class CollectionReader:
         try:
             if not self._suits(tables, newest) or self._unfolded_bytes() > FOLD_AT_HAND_BYTES:
                 raise NotAtHand
-            return self._pinned(tables, columns)
+            return self._pinned(tables, columns, at_hand=True)
         finally:
             self._lock.release()
 
@@ -196,8 +214,21 @@ class CollectionReader:
         Raises:
             StorageCorrupt, sqlite3.DatabaseError: as `view`.
         """
-        with self.view(newest=True):
-            pass
+        tables = self._borrow()
+        if tables is None:
+            return
+        try:
+            with tables.transaction():
+                self._refresh(tables)
+        finally:
+            self._give_back(tables)
+
+    def _refresh(self, tables: RecordTables) -> None:
+        try:
+            self._renew(tables)
+        except StorageCorrupt:
+            if self._is_current(tables):
+                raise
 
     # ---- connections
 
@@ -207,16 +238,28 @@ class CollectionReader:
             return idle
         path = self._directory / RECORDS_FILE
         if not path.exists():
+            if self._freed:
+                raise StorageCorrupt(f"records are missing, and the only copy. path={path} freed={self._freed}")
             return None
         tables = RecordTables(path, writable=False)
         try:
             tables.version()
-        except sqlite3.OperationalError as error:
+            self._check_once(tables)
+        except BaseException as error:
             tables.close()
-            if "no such table" in str(error):
+            if isinstance(error, sqlite3.OperationalError) and "no such table" in str(error):
                 return None  # the compactor is just making it: everything is still in the tail
             raise
         return tables
+
+    def _check_once(self, tables: RecordTables) -> None:
+        """Check small tables whole before anything is read of them: a damaged index would hide records silently."""
+        if self._checked or tables.size_bytes() > CHECK_AT_OPEN_BYTES:
+            return
+        problem = tables.problem(patient=False)
+        if problem is not None:
+            raise StorageCorrupt(f"records are damaged. path={self._directory / RECORDS_FILE} reason={problem}")
+        self._checked = True
 
     def _idle_connection(self) -> RecordTables | None:
         try:
@@ -252,14 +295,20 @@ class CollectionReader:
             self._seen = Seen(version, manifest.applied)
         return self._seen.applied <= self._memtable.through
 
-    def _pinned(self, tables: RecordTables | None, columns: bool) -> View:
+    @property
+    def _is_read(self) -> bool:
+        """Whether somebody will probably read soon. For nobody the tail is not folded, which takes time and memory."""
+        return time.monotonic() - self._read_at < READ_SECONDS
+
+    def _pinned(self, tables: RecordTables | None, columns: bool, *, at_hand: bool = False) -> View:
+        self._read_at = time.monotonic()
         through = self._memtable.through
         self._fold_pending(self._memtable, tables)
         image = self._image
         if image is None or through != self._memtable.through or (columns and not image.has_columns):
             tail = self._memtable.tail(columns=columns)
             image = self._image = Image(self._base, tail, self._scans, self._tail_scan, has_columns=columns)
-        return View(image, tables)
+        return View(image, tables, at_hand=at_hand)
 
     def _fold_pending(self, memtable: Memtable, tables: RecordTables | None) -> None:
         for lsn, payload in tuple(self._pending):
@@ -279,14 +328,21 @@ class CollectionReader:
             before, memtable, tail_scan = self._base, self._memtable, self._tail_scan
             if tables.version() <= before.manifest.version:
                 return tables.version() == before.manifest.version
-            base = load_base(self._directory, tables.manifest(), before)
+            manifest = tables.manifest()
+            if manifest.applied < self._freed:
+                raise StorageCorrupt(
+                    f"the newest records are lost. path={self._directory} applied={manifest.applied} freed={self._freed}"
+                )
+            base = load_base(self._directory, manifest, before, tables)
             scans = _scans(base)
             if memtable.applied != base.manifest.applied:
                 memtable, tail_scan = Memtable(applied=base.manifest.applied, next_slot=base.manifest.next_slot), TailScan()
-                self._fold_pending(memtable, tables)
+                if self._is_read:
+                    self._fold_pending(memtable, tables)
             with self._lock:
                 self._drop_applied(base.manifest.applied)
-                self._fold_pending(memtable, tables)
+                if self._is_read:
+                    self._fold_pending(memtable, tables)
                 self._base, self._scans, self._memtable, self._tail_scan = base, scans, memtable, tail_scan
                 self._image = None
                 self._behind = False
@@ -348,7 +404,12 @@ class Image:
         return hidden
 
     def target(self, hnsw: HnswConfiguration) -> SearchTarget:
-        """What queries search; made once for a configuration, and nearly always there is one."""
+        """What queries search; made once for a configuration, and nearly always there is one.
+
+        A new space counts when the base has it: then all distances change at once (`CollectionStore.reindex`).
+        """
+        if self.base.manifest.rows:
+            hnsw = replace(hnsw, space=self.base.manifest.space)
         target = self._targets.get(hnsw)
         if target is None:
             packed = self._tail_scan.of(hnsw.space, self.tail.vectors)
@@ -367,9 +428,19 @@ class Image:
 class View:
     """One instant of a collection, with the connection that reads its rows."""
 
-    def __init__(self, image: Image, tables: RecordTables | None) -> None:
+    def __init__(self, image: Image, tables: RecordTables | None, *, at_hand: bool = False) -> None:
         self.image = image
         self._tables = tables
+        self._at_hand = at_hand
+
+    def expect(self, records: int) -> None:
+        """Say how many records will be read.
+
+        Raises:
+            NotAtHand: that takes long, and this view is for a read that must not.
+        """
+        if self._at_hand and records > RECORDS_AT_HAND_MAX:
+            raise NotAtHand
 
     # ---- which records
 
@@ -421,6 +492,8 @@ class View:
         return mask
 
     def _test_stored_documents(self, tables: RecordTables, test: DocumentTest, missing: Missing) -> Mask:
+        if test.operator not in ("$contains", "$not_contains") or len(test.operand) < TRIGRAM:
+            self.expect(self.image.live)
         if test.operator in ("$contains", "$not_contains"):
             slots = tables.slots_containing(test.operand)
         else:
@@ -446,6 +519,8 @@ class View:
         newer = {slot: row for slot in wanted if (row := tail.row(slot)) is not None}
         stored = [slot for slot in wanted if slot not in newer]
         found = self._tables.rows(stored) if self._tables is not None and stored else {}
+        if len(found) < len(set(stored)):
+            raise StorageCorrupt(f"records are missing. slots={sorted(set(stored) - found.keys())[:10]}")
         return [_stored(newer[slot]) if slot in newer else found[slot] for slot in wanted]
 
     def vectors(self, slots: Slots) -> Vectors:

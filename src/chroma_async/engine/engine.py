@@ -28,9 +28,10 @@ from chroma_async.engine.here import Here
 from chroma_async.engine.lock import CompactorLock, FileCompactorLock
 from chroma_async.engine.reads import PacedRunner
 from chroma_async.engine.writer import Decision, Proposal, Writer
-from chroma_async.errors import InternalError, RateLimitError, StorageCorrupt, UnavailableError
+from chroma_async.errors import InternalError, NotFoundError, RateLimitError, StorageCorrupt, UnavailableError
 from chroma_async.metrics import Metrics
-from chroma_async.model import DEFAULT_DATABASE, DEFAULT_DATABASE_ID, DEFAULT_TENANT, CollectionId
+from chroma_async.model import DEFAULT_DATABASE, DEFAULT_DATABASE_ID, DEFAULT_TENANT, CollectionId, Lsn
+from chroma_async.projections.store import RECORDS_FILE, is_built_as
 from chroma_async.protocol import Call
 from chroma_async.protocol.records import RecordsCall
 from chroma_async.seams import Seams, ThreadWorkers, Workers
@@ -63,7 +64,9 @@ class Engine:
         self.log = log
         self.metrics = Metrics()
         collections = directory / COLLECTIONS
-        self.follower: Follower[CollectionReader] = Follower(log, lambda name: CollectionReader(collections / name))
+        self.follower: Follower[CollectionReader] = Follower(
+            log, lambda name: CollectionReader(collections / name, freed=self.follower.freed.get(name, Lsn(0)))
+        )
         self.writer = Writer(log, self.follower, self.seams.clock, self.metrics)
         self._reads: WeakKeyDictionary[CollectionReader, tuple[PacedRunner, QueryBatcher]] = WeakKeyDictionary()
         self._here = Here(self)
@@ -133,10 +136,13 @@ class Engine:
         handler = HANDLERS[type(call)]
         try:
             return cast("R", await handler(self, call))
-        except (StorageCorrupt, sqlite3.DatabaseError) as error:
+        except (StorageCorrupt, sqlite3.DatabaseError, UnicodeDecodeError) as error:
             await self._check_not_deleted(call)
             logger.exception("read.failed call=%s", type(call).__name__)
-            raise InternalError(f"the collection's files are damaged; run verify on the data directory. {error}") from error
+            raise InternalError(
+                "the collection's files are damaged, the others are served; restore a backup, or see what can be mended: "
+                f"chroma-async verify --repair. {error}"
+            ) from error
 
     def answer_here(self, call: Call[R]) -> tuple[R] | None:
         """Answer a read in the thread that asks; None when it takes the event loop, and `dispatch`.
@@ -175,6 +181,19 @@ class Engine:
             runner = PacedRunner(self.workers, self.settings.brief_seconds)
             found = self._reads[reader] = (runner, QueryBatcher(runner))
         return found
+
+    async def is_indexed_as_configured(self, collection_id: CollectionId) -> bool:
+        """Whether the graphs that are published were built as the collection is configured now.
+
+        Raises:
+            NotFoundError: there is no such collection any more.
+        """
+        await self.follower.catch_up()
+        collection = self.follower.catalog.collection(collection_id)
+        if collection is None:
+            raise NotFoundError(f"Collection [{collection_id}] does not exist")
+        path = self.directory / COLLECTIONS / collection_id / RECORDS_FILE
+        return await self.workers.run(lambda: not path.exists() or is_built_as(path, collection.hnsw))
 
     # ---- back-pressure
 
@@ -299,8 +318,12 @@ async def _compact(directory: Path, settings: EngineSettings, seams: Seams, lock
                 await seams.clock.sleep(1.0)
 
 
-async def run_compactor(path: Path, settings: EngineSettings | None = None) -> None:
+async def run_compactor(
+    path: Path, settings: EngineSettings | None = None, opened: Callable[[], None] = lambda: None
+) -> None:
     """Compact a directory in this process until cancelled; waits for the lock while another process holds it.
+
+    `opened` is called when the directory has turned out to be usable.
 
     Raises:
         FormatError, OSError: as `open_engine`.
@@ -308,4 +331,5 @@ async def run_compactor(path: Path, settings: EngineSettings | None = None) -> N
     seams = Seams()
     directory = path.absolute()
     prepare_directory(directory, seams.files)
+    opened()
     await _compact(directory, settings or EngineSettings(), seams)

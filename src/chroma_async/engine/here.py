@@ -94,7 +94,7 @@ class Here:
             call.validate()
             try:
                 return (_run(cast("Coroutine[Any, Any, R]", HANDLERS[type(call)](self, call))),)
-            except (StorageCorrupt, sqlite3.DatabaseError):
+            except (StorageCorrupt, sqlite3.DatabaseError, UnicodeDecodeError):
                 return None
 
 

@@ -17,7 +17,7 @@ from chroma_async.seams import Workers
 
 T = TypeVar("T")
 
-Kind = Literal["query", "get", "count"]
+Kind = Literal["query", "query by document", "get", "get by document", "count"]
 
 Read = Callable[[bool], T]
 """A read; the argument says whether it must not wait: then it raises `NotAtHand` instead."""

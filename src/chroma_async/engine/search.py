@@ -282,6 +282,7 @@ class _SegmentSearch:
         return plan_search(shape, n_results=count, batch=batch, ef_search=self._ef_search)
 
     def _rank(self, query: Vectors, rows: Slots, count: int) -> Neighbours:
+        self._segment.check(rows)
         return _rank(self._space, query, self._segment.vectors, rows, self._segment.owners, count)
 
     def _read_all(self, query: Vectors, allowed: Mask | None, count: int, first: int = 0) -> Neighbours:

@@ -16,9 +16,8 @@ async def work(duty: Duty) -> None:
     Raises:
         FormatError, OSError: the data directory can't be opened.
     """
-    compacting = asyncio.create_task(run_compactor(Path(duty.orders.path), duty.orders.engine))
+    compacting = asyncio.create_task(run_compactor(Path(duty.orders.path), duty.orders.engine, duty.report_ready))
     stopping = asyncio.create_task(duty.stop.wait())
-    duty.report_ready()
     await asyncio.wait({compacting, stopping}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
     if duty.stop.is_set():

@@ -19,8 +19,9 @@ from chroma_async.settings import HttpServer, ServerSettings
 SWITCH_SECONDS: Final = 0.0005
 """How long a searching thread may keep the interpreter from the event loop; answers would feel the usual 5 ms."""
 
-BRIEF_SECONDS: Final = 0.004
-"""A worker's loop has nothing to do but answer requests, so a read that is over sooner may run on it."""
+BRIEF_SECONDS: Final = 0.01
+"""A worker's loop has nothing to do but answer requests, so a read that is over sooner may run on it. With a limit of half
+of this, busy workers could get stuck in threads that fight for the interpreter."""
 
 Serve = Callable[[ASGIApp, ServerSettings, int, asyncio.Event], Awaitable[None]]
 """Serves an application on the socket of a descriptor until told to stop, and finishes the requests that have begun."""

@@ -118,6 +118,10 @@ class LogStore(Protocol):
         """LSN of the oldest kept entry; one above the newest when none is kept."""
         ...
 
+    async def freed(self) -> Mapping[CollectionId, Lsn]:
+        """The LSN through which entries of a collection were freed, ever: its projections must have applied them."""
+        ...
+
     async def tidy(self) -> None:
         """Give back what the store holds on disk for the next appends. For when there are none: one may have to wait."""
         ...

@@ -46,11 +46,8 @@ from chroma_async.protocol.validation import CheckedMetadatas
 
 T = TypeVar("T")
 
-ENCODE_INLINE_BYTES: Final = 64 * 2**10
+ENCODE_INLINE_BYTES: Final = 256 * 2**10
 """Smaller batches are encoded on the event loop: a trip to a worker thread would cost more."""
-
-FEW_RECORDS: Final = 256
-"""A read of no more records may be answered without a worker thread."""
 
 DEFAULT_RESULTS: Final = 10
 EVERYTHING: Final = ("embeddings", "documents", "metadatas", "uris")
@@ -222,16 +219,11 @@ async def get(context: Context, call: GetRecords) -> GetResult:
         slots = view.slots(call.ids, where, call.missing_by(context.settings.missing))
         first = call.offset or 0
         chosen = slots[first:] if call.limit is None else slots[first : first + call.limit]
+        view.expect(len(chosen))
         return GetResult(_columns(view, chosen, call.include), tuple(call.include))
 
-    kind: Kind | None = "get" if _asks_for_few(call) else None
+    kind: Kind = "get" if call.where_document is None else "get by document"
     return await _read_view(context, collection, run, kind, columns=where is not None)
-
-
-def _asks_for_few(call: GetRecords) -> bool:
-    """Whether so few records can be found that it is worth trying without a thread."""
-    bounds = [call.limit, None if call.ids is None else len(call.ids)]
-    return call.where_document is None and any(bound is not None and bound <= FEW_RECORDS for bound in bounds)
 
 
 async def pages(context: Context, collection: Collection, rows: int) -> AsyncGenerator[Columns]:
