@@ -400,12 +400,12 @@ class History:
         """A power cut. With durability off it may take the newest writes with it, and nothing but the newest."""
         before = self.world.log.barrier()
         has_lied = self.world.files.is_lying
-        await self.world.crash_machine()
+        newest = await self.world.crash_machine()
         self.note("power cut")
-        lost = before - self.world.log.barrier()
+        lost = before - newest
         if lost:
             assert self.world.durability == "off", f"{lost} acknowledged entries are gone"
-            self.acknowledged = self.world.log.barrier()
+            self.acknowledged = newest
             self.rebuild.forget_after(self.acknowledged)
         if has_lied:
             await self.give_up_what_is_damaged(lost)
@@ -418,7 +418,10 @@ class History:
         self.world.files.is_lying = True
 
     async def give_up_what_is_damaged(self, lost: int) -> None:
-        """After fsyncs that lied, a collection answers rightly or says that it is damaged, alone; it can be deleted."""
+        """After fsyncs that lied, a collection answers rightly or says that it is damaged, alone; it can be deleted.
+
+        What can be made anew, such as columns, is, by the compactor that starts next.
+        """
         self.note("power cut: after fsyncs that lied")
         process = await self.world.start_process()
         if lost:
@@ -435,6 +438,7 @@ class History:
                 self.note("collection: damaged by fsyncs that lied, and refused")
                 self.collections.remove(collection)
                 await process.engine.dispatch(DeleteCollection(**ADDRESS, name=collection.name))
+        await self.world.compact(process)
         self.world.medium.write_back()  # the next power cut must not bring back what was given up
         if not self.collections:
             await self.create()
