@@ -233,11 +233,16 @@ class History:
             return
         gone = self.collections.pop(self.rng.randrange(len(self.collections)))
         process = self.process()
+        if self.rng.random() < 0.5:
+            await self.hold_view_in(self.process(), gone)
         self.note("collection: deleted while entries of it wait", when=self.waits(process, gone))
         await process.engine.dispatch(DeleteCollection(**ADDRESS, name=gone.name))
         self.note("collection: deleted")
         for other in self.world.processes:
             assert not await self.is_there(other, gone), "a deleted collection answers"
+            for held in other.held:
+                if held.collection_id == gone.id:
+                    self.look_at(held)
 
     async def is_there(self, process: SimulatedProcess, collection: Collection) -> bool:
         try:
@@ -634,8 +639,10 @@ class History:
         return [row[1] for row in view.rows(view.slots(None, where, "include"))]
 
     async def hold_view(self) -> None:
+        await self.hold_view_in(self.process(), self.collection())
+
+    async def hold_view_in(self, process: SimulatedProcess, collection: Collection) -> None:
         """Open a view that stays open for some steps."""
-        process, collection = self.process(), self.collection()
         if len(process.held) >= HELD_MAX:
             process.held.pop(0).open_for.close()
         await process.engine.follower.catch_up()
