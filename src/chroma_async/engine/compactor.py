@@ -308,7 +308,11 @@ class Compactor:
             del self._text_behind[collection_id]
             if self._follower.catalog.collection(collection_id) is None or not (self._root / collection_id).exists():
                 continue
-            lag = await self._work(partial(self._index_some_documents, collection_id, lag_max))
+            if self._is_left_alone(collection_id):
+                continue
+            lag = 0
+            with self._guarded(collection_id):
+                lag = await self._work(partial(self._index_some_documents, collection_id, lag_max))
             if lag:
                 self._text_behind[collection_id] = None  # behind the others
             busy = busy or lag > lag_max

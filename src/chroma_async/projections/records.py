@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, cast
 
+import msgspec
 import numpy as np
 import orjson
 
@@ -60,6 +61,8 @@ _SLOTS_AMONG: Final = "SELECT slot FROM records WHERE instr(document, ?1) > 0 AN
 _INDEXED: Final = "IN (SELECT rowid FROM documents WHERE documents MATCH ?2)"
 _NOT_INDEXED: Final = ">= (SELECT next_slot FROM text_index)"
 _OUTDATED: Final = "IN (SELECT slot FROM outdated_documents)"
+
+_ENCODER: Final = msgspec.msgpack.Encoder()
 
 StoredRow = tuple[int, str, str | None, str | None, str | None]
 """slot, id, document, metadata (JSON), uri"""
@@ -171,9 +174,9 @@ class RecordTables:
         Raises:
             StorageCorrupt: one is not what was written.
         """
-        for *values, crc in rows:
-            row = cast("StoredRow", tuple(values))
-            if crc is not None and not _matches(row, crc):
+        for found in rows:
+            row, crc = cast("StoredRow", found[:-1]), found[-1]
+            if crc is not None and row_checksum(row) != crc:
                 raise StorageCorrupt(f"a record does not match its checksum. path={self._path} slot={row[0]}")
             yield row
 
@@ -445,17 +448,12 @@ def encode_metadata(metadata: Mapping[str, object] | None) -> str | None:
 
 
 def row_checksum(row: StoredRow) -> int:
-    """CRC-32 of a stored row. Part of the format: a change of it is a new format version."""
-    slot, *texts = row
-    marked = "\0".join("-" if text is None else f"+{len(text)} {text}" for text in texts)
-    return zlib.crc32(f"{slot}\0{marked}".encode("utf-8", "surrogatepass"))
+    """CRC-32 of a stored row as MessagePack. Part of the format: a change of it is a new format version.
 
-
-def _matches(row: StoredRow, crc: object) -> bool:
-    try:
-        return row_checksum(row) == crc
-    except TypeError:  # damage has made a number of a text
-        return False
+    Raises:
+        UnicodeEncodeError: a text has half of a surrogate pair; SQLite takes no such text.
+    """
+    return zlib.crc32(_ENCODER.encode(row))
 
 
 def _manifest_checksum(version: int, body: bytes) -> int:
