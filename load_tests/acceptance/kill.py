@@ -329,8 +329,7 @@ def _round(scene: _Scene, target: Target, dice: random.Random, number: int) -> d
     name = f"round {number}, after kill -9 of the {target}"
     directory, ledger = scene.server.directory, scene.ledger
     _let_them_write(scene, dice.uniform(*_BEFORE_SECONDS))
-    killed_at = time.monotonic()
-    _kill(scene, target, dice)
+    killed_at = _kill(scene, target, dice)
 
     def wait(condition: Callable[[], bool], what: str) -> float:
         if not _wait(condition, RECOVERY_SECONDS_MAX + APPLIED_SECONDS_MAX):
@@ -377,16 +376,19 @@ def _answers(door: HttpDoor) -> bool:
     return True
 
 
-def _kill(scene: _Scene, target: Target, dice: random.Random) -> None:
-    """Kill the target, and start the server again when it was the server."""
+def _kill(scene: _Scene, target: Target, dice: random.Random) -> float:
+    """Kill the target, start the server again when it was the server, and return when it was killed."""
     server = scene.server
     assert server.process is not None
     if target in ("worker", "compactor", "client"):
+        if not _wait(lambda: _victims(scene, target, dice) != [], RECOVERY_SECONDS_MAX):
+            raise RequestFailed(f"there is no {target} to be killed\n{server.last_words()}")
+        killed_at = time.monotonic()
         for pid in _victims(scene, target, dice):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        return
+            os.kill(pid, signal.SIGKILL)
+        return killed_at
     children = [*members(server, "worker"), *members(server, "compactor")]
+    killed_at = time.monotonic()
     os.kill(server.process.pid, signal.SIGKILL)
     for pid in children if target == "server" else []:
         with suppress(ProcessLookupError):
@@ -394,12 +396,13 @@ def _kill(scene: _Scene, target: Target, dice: random.Random) -> None:
     server.process.wait()
     server.process = None
     _start_again(server, children)
+    return killed_at
 
 
 def _victims(scene: _Scene, target: Target, dice: random.Random) -> list[int]:
     """One process. Who compacts is the holder of the lock, which may be the embedded client."""
     if target == "worker":
-        return [dice.choice(members(scene.server, "worker"))]
+        return [dice.choice(workers)] if (workers := members(scene.server, "worker")) else []
     client = scene.client.pid
     if target == "client":
         return [client] if client is not None else []

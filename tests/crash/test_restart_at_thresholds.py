@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from chroma_async.engine.engine import Engine
 from chroma_async.index.scan import BLOCK_ROWS, TAIL_BLOCK_ROWS
 from chroma_async.model import Vectors
 from chroma_async.projections.manifest import Manifest
+from chroma_async.projections.records import RecordTables
 from chroma_async.projections.store import RECORDS_FILE
 from chroma_async.projections.view import EMPTY_BASE, load_base
 from chroma_async.settings import EngineSettings
@@ -86,13 +88,8 @@ async def found(engine: Engine, records: Records) -> Records:
 
 
 def manifest_of(directory: Path, records: Records) -> Manifest:
-    from chroma_async.projections.records import RecordTables
-
-    tables = RecordTables(directory / "collections" / records.id / RECORDS_FILE, writable=False)
-    try:
+    with closing(RecordTables(directory / "collections" / records.id / RECORDS_FILE, writable=False)) as tables:
         return tables.manifest()
-    finally:
-        tables.close()
 
 
 @pytest.mark.parametrize("count", [999, 1_000, 1_001])
@@ -178,7 +175,9 @@ async def test_restart_around_the_rows_from_which_directions_are_chosen(tmp_path
         assert await ask(records, queries) == tail
     async with engine_at(tmp_path, settings) as engine:
         assert await ask(await found(engine, records), queries) == tail
-    base = load_base(tmp_path / "collections" / records.id, manifest_of(tmp_path, records), EMPTY_BASE)
+    folder = tmp_path / "collections" / records.id
+    with closing(RecordTables(folder / RECORDS_FILE, writable=False)) as tables:
+        base = load_base(folder, tables.manifest(), EMPTY_BASE, tables)
     assert (base.segments[0].scanned().dims < 192) == (count >= BLOCK_ROWS)
 
 

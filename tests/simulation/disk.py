@@ -181,7 +181,7 @@ class SimulatedFiles(SystemFiles):
         if size <= state.safe_bytes or self._rng.random() < 0.3:
             return False
         with path.open("r+b") as file:
-            if path in self._lied_about or self._rng.random() < 0.5:
+            if self._rng.random() < 0.5:
                 file.truncate(self._rng.randint(state.safe_bytes, size - 1))
             else:  # pages reach the disk in any order: a hole of zeros in the middle
                 first = self._rng.randint(state.safe_bytes, size - 1)

@@ -233,11 +233,16 @@ class History:
             return
         gone = self.collections.pop(self.rng.randrange(len(self.collections)))
         process = self.process()
+        if self.rng.random() < 0.5:
+            await self.hold_view_in(self.process(), gone)
         self.note("collection: deleted while entries of it wait", when=self.waits(process, gone))
         await process.engine.dispatch(DeleteCollection(**ADDRESS, name=gone.name))
         self.note("collection: deleted")
         for other in self.world.processes:
             assert not await self.is_there(other, gone), "a deleted collection answers"
+            for held in other.held:
+                if held.collection_id == gone.id:
+                    self.look_at(held)
 
     async def is_there(self, process: SimulatedProcess, collection: Collection) -> bool:
         try:
@@ -400,12 +405,12 @@ class History:
         """A power cut. With durability off it may take the newest writes with it, and nothing but the newest."""
         before = self.world.log.barrier()
         has_lied = self.world.files.is_lying
-        await self.world.crash_machine()
+        newest = await self.world.crash_machine()
         self.note("power cut")
-        lost = before - self.world.log.barrier()
+        lost = before - newest
         if lost:
             assert self.world.durability == "off", f"{lost} acknowledged entries are gone"
-            self.acknowledged = self.world.log.barrier()
+            self.acknowledged = newest
             self.rebuild.forget_after(self.acknowledged)
         if has_lied:
             await self.give_up_what_is_damaged(lost)
@@ -418,7 +423,10 @@ class History:
         self.world.files.is_lying = True
 
     async def give_up_what_is_damaged(self, lost: int) -> None:
-        """After fsyncs that lied, a collection answers rightly or says that it is damaged, alone; it can be deleted."""
+        """After fsyncs that lied, a collection answers rightly or says that it is damaged, alone; it can be deleted.
+
+        What can be made anew, such as columns, is, by the compactor that starts next.
+        """
         self.note("power cut: after fsyncs that lied")
         process = await self.world.start_process()
         if lost:
@@ -435,6 +443,7 @@ class History:
                 self.note("collection: damaged by fsyncs that lied, and refused")
                 self.collections.remove(collection)
                 await process.engine.dispatch(DeleteCollection(**ADDRESS, name=collection.name))
+        await self.world.compact(process)
         self.world.medium.write_back()  # the next power cut must not bring back what was given up
         if not self.collections:
             await self.create()
@@ -630,8 +639,10 @@ class History:
         return [row[1] for row in view.rows(view.slots(None, where, "include"))]
 
     async def hold_view(self) -> None:
+        await self.hold_view_in(self.process(), self.collection())
+
+    async def hold_view_in(self, process: SimulatedProcess, collection: Collection) -> None:
         """Open a view that stays open for some steps."""
-        process, collection = self.process(), self.collection()
         if len(process.held) >= HELD_MAX:
             process.held.pop(0).open_for.close()
         await process.engine.follower.catch_up()

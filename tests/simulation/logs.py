@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import random
+import sqlite3
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -100,8 +102,11 @@ class Medium(Protocol):
         """The operating system writes what it has to the disk."""
         ...
 
-    async def cut_power(self, handles: Sequence[LogStore]) -> None:
-        """Lose what a power cut may take. These are all handles that are open; they are of no use afterwards."""
+    async def cut_power(self, handles: Sequence[LogStore]) -> int:
+        """Lose what a power cut may take, and return the LSN of the newest entry that is left.
+
+        These are all handles that are open; they are of no use afterwards.
+        """
         ...
 
 
@@ -119,8 +124,9 @@ class MemoryMedium:
     def write_back(self) -> None:
         self.state.sync()
 
-    async def cut_power(self, handles: Sequence[LogStore]) -> None:
+    async def cut_power(self, handles: Sequence[LogStore]) -> int:
         self.state.lose_unsynced()
+        return self.state.image.newest
 
 
 class SqliteMedium:
@@ -135,14 +141,17 @@ class SqliteMedium:
         self.faults = AppendFaults()
 
     async def open(self) -> LogStore:
+        is_new = not (self._directory / LOG_FILE).exists()
         log = await FailingSqliteLog.open(self._directory, durability=self._durability)
         log.medium = self
+        if is_new:
+            self.write_back()  # a log is made with fsync, whatever its durability
         return log
 
     def write_back(self) -> None:
         self._safe_bytes = self._journal.stat().st_size if self._journal.exists() else 0
 
-    async def cut_power(self, handles: Sequence[LogStore]) -> None:
+    async def cut_power(self, handles: Sequence[LogStore]) -> int:
         kept = {path: path.read_bytes() for path in (self._directory / LOG_FILE, self._journal) if path.exists()}
         for log in handles:
             await log.close()
@@ -151,6 +160,10 @@ class SqliteMedium:
         for path, content in kept.items():
             path.write_bytes(self._torn(content) if path == self._journal else content)
         self._safe_bytes = 0
+        if self._rng.random() < 0.5:  # the number that processes share is not synced: it may be of any time, or missing
+            (self._directory / "log.committed").unlink(missing_ok=True)
+        with closing(sqlite3.connect(self._directory / LOG_FILE)) as connection:
+            return int(connection.execute("SELECT newest FROM bounds").fetchone()[0])
 
     def _torn(self, journal: bytes) -> bytes:
         if self._durability == "commit":

@@ -178,15 +178,16 @@ class World:
         process.compactor.lock.release()
         await process.engine.abandon()
 
-    async def crash_machine(self) -> None:
-        """A power cut: all processes are gone, and what was not synced may be."""
+    async def crash_machine(self) -> int:
+        """A power cut: all processes are gone, and what was not synced may be. Return the newest LSN that is left."""
         handles = [self.log, *(log for process in self.processes for log in process.logs)]
         for process in list(self.processes):
             await self._drop(process)
-        await self.medium.cut_power(handles)
+        newest = await self.medium.cut_power(handles)
         self.files.lose_unsynced()
         self.lock_holder.clear()
         self.log = await self.medium.open()
+        return newest
 
     async def close(self) -> None:
         for process in list(self.processes):

@@ -200,6 +200,7 @@ class Compactor:
         self._known = self._follower.catalog.collection_ids()
         self._unindexed = set(self._known)
         self._text_behind = dict.fromkeys(sorted(self._known))
+        await self._log.sync()  # as before every removal: what is swept was deleted for good
         await self._work(self._sweep)
 
     async def _work(self, function: Callable[[], T], workers: Workers | None = None) -> T:
@@ -312,6 +313,8 @@ class Compactor:
         self._deleted |= self._known - known  # also those that had no entry waiting
         self._known = known
         gone = sorted(self._deleted)
+        if gone:
+            await self._log.sync()  # files must not be gone while a power cut can still bring their collection back
         for collection_id in gone:
             await self._cancel_indexing(collection_id)
             await self._work(partial(self._remove, collection_id))

@@ -542,13 +542,14 @@ async def _prepare_writer(writer: aiosqlite.Connection, directory: Path, synchro
     await writer
     if await _count_tables(writer) == 0:
         await _create(writer, directory)
+    identity = await _check_format(writer)
     await writer.execute(_FREED_TABLE)
     await writer.commit()
     await writer.execute(f"PRAGMA synchronous = {synchronous}")
     await writer.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
     await writer.execute(f"PRAGMA journal_size_limit = {_JOURNAL_BYTES_MAX}")
     await writer.create_function("entry_crc", 5, checksum)  # pyright: ignore[reportUnknownMemberType]
-    return await _check_format(writer)
+    return identity
 
 
 async def _count_tables(writer: aiosqlite.Connection) -> int:
