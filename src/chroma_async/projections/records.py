@@ -30,6 +30,10 @@ from chroma_async.seams.databases import copy_database
 
 BUSY_SECONDS: Final = 10.0
 JOURNAL_BYTES_MAX: Final = 16 * 2**20
+SPARE_PAGES: Final = 64
+SPARE_SHARE: Final = 8
+"""Free pages that stay in the file for the next rows: so many, or one of so many."""
+
 TRIGRAM: Final = 3
 TRIGRAMS_MAX: Final = 24
 """Trigrams of a long needle that are asked for; the exact check does the rest."""
@@ -143,8 +147,14 @@ class RecordTables:
             self._connection.execute("PRAGMA shrink_memory")
 
     def tidy(self) -> None:
-        """Move SQLite's journal into the file and empty it, where nobody reads it. Outside a transaction."""
+        """Give back pages that are free, then move SQLite's journal into the file and empty it, where nobody reads it.
+
+        Outside a transaction.
+        """
+        pages, free = self._number("PRAGMA page_count"), self._number("PRAGMA freelist_count")
         self._connection.execute("PRAGMA busy_timeout = 0")
+        if free > max(SPARE_PAGES, pages // SPARE_SHARE):
+            self._connection.execute("PRAGMA incremental_vacuum").fetchall()
         self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         self._connection.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
 

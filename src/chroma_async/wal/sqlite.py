@@ -392,11 +392,11 @@ class SqliteLog:
         # The file itself becomes shorter when SQLite's journal is moved into it. That needs no turn: it never blocks.
         await self._in_transaction(lambda: _number(self._writer, "PRAGMA wal_checkpoint(PASSIVE)"))
 
-    async def _vacuum(self) -> bool:
-        """Give some free pages back to the file system; return whether there are more of them."""
+    async def _vacuum(self, spare_pages: int = _SPARE_PAGES) -> bool:
+        """Give some free pages back to the file system; return whether there are more of them to give."""
 
         async def vacuum() -> bool:
-            surplus = await _number(self._writer, "PRAGMA freelist_count") - _SPARE_PAGES
+            surplus = await _number(self._writer, "PRAGMA freelist_count") - spare_pages
             if surplus > 0:
                 # As a script: `execute` would take the first of its steps only, which is one page.
                 await self._writer.executescript(f"PRAGMA incremental_vacuum({min(surplus, _VACUUM_PAGES)})")
@@ -425,6 +425,8 @@ class SqliteLog:
     async def tidy(self) -> None:
         """See `LogStore.tidy`. Moves SQLite's journal into the file and empties it; one that is being read stays."""
         self._check_open()
+        while await self._vacuum(spare_pages=0):
+            pass
 
         async def truncate() -> None:
             await self._writer.execute(_FORGET_FREED)
