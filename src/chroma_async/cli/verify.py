@@ -1,4 +1,4 @@
-"""`verify`, `rebuild` and `reindex`."""
+"""`verify`, `rebuild`, `reindex` and `purge`."""
 
 from __future__ import annotations
 
@@ -70,6 +70,33 @@ def rebuild(path: Path, collections: tuple[str, ...]) -> None:
     if failed:
         reasons = "; ".join(f"{item.collection.name}: {item.failure}" for item in failed)
         fail(f"not rebuilt, restore from a backup: {reasons}", EXIT_FAILED)
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("collections", nargs=-1)
+@click.option("--json", "as_json", is_flag=True, help="Print the receipt as JSON.")
+def purge(path: Path, collections: tuple[str, ...], as_json: bool) -> None:
+    """Remove every trace of deleted and replaced records of COLLECTIONS (names or ids; none: all) from the disk.
+
+    Files that hold any are written anew, the log's too. Backups are files of their own. No process may work on the data
+    directory PATH meanwhile.
+    """
+    import asyncio
+
+    import msgspec
+
+    from chroma_async.engine.purge import purge as purge_directory
+
+    with one_line_errors(), progress_bar() as report:
+        receipt = asyncio.run(purge_directory(path, collections, report=report))
+    if as_json:
+        click.echo(msgspec.json.encode(receipt).decode())
+        return
+    for item in receipt.collections:
+        click.echo(f"{item.name}: records={item.records} dropped_vectors={item.dropped_vectors} lsn={item.applied}")
+    sizes = f"{format_bytes(receipt.bytes_before)} before, {format_bytes(receipt.bytes_after)} after"
+    click.echo(f"{path}: purged lsn={receipt.lsn} files={receipt.files}: {sizes}")
 
 
 @click.command()

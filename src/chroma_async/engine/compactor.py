@@ -63,6 +63,8 @@ DELETIONS_SHARE: Final = 2
 APPLY_COST: Final = 4
 """Bytes on the disk that applying a byte may take for a while: vectors, rows, text index, SQLite's journal."""
 
+COMPACTOR_THREADS: Final = 2
+
 COLLECTIONS: Final = "collections"
 
 logger = logging.getLogger("chroma_async.compactor")
@@ -202,6 +204,16 @@ class Compactor:
         self._text_behind = dict.fromkeys(sorted(self._known))
         await self._log.sync()  # as before every removal: what is swept was deleted for good
         await self._work(self._sweep)
+
+    async def apply_all(self) -> None:
+        """With the lock held: do all that there is to do, and let go of everything but the lock."""
+        await self.take_over()
+        try:
+            while await self.step():
+                pass
+            await self.index_now()
+        finally:
+            self.abandon()
 
     async def _work(self, function: Callable[[], T], workers: Workers | None = None) -> T:
         """Run a function in a worker thread, to its end: the lock is not given up while a thread may still publish."""

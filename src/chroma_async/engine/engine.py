@@ -22,7 +22,7 @@ from chroma_async.engine.backup import BackupResult, back_up
 from chroma_async.engine.backup_list import Report
 from chroma_async.engine.batch import QueryBatcher
 from chroma_async.engine.collection import CollectionReader
-from chroma_async.engine.compactor import COLLECTIONS, Compactor
+from chroma_async.engine.compactor import COLLECTIONS, COMPACTOR_THREADS, Compactor
 from chroma_async.engine.directory import prepare_directory
 from chroma_async.engine.follower import Follower
 from chroma_async.engine.handlers import HANDLERS
@@ -48,8 +48,6 @@ R = TypeVar("R")
 
 ROOM_WAIT_SECONDS: Final = 10.0
 """How long a write waits for the compactor before the client is asked to come back later."""
-
-COMPACTOR_THREADS: Final = 2
 
 INDEXER_NICENESS: Final = 5
 """Of the threads that build graphs: nobody waits for a graph, while a long tail slows down every read."""

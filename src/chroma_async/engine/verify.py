@@ -113,7 +113,7 @@ def verify(directory: Path, *, repair: bool = False, report: Report | None = Non
         check_version(directory)
         if repair:
             stack.enter_context(compacting_alone(directory))
-        progress = _Progress(report, _size_of(directory))
+        progress = _Progress(report, size_of(directory))
         findings = [Finding(VERSION_FILE, "whole", size_bytes=(directory / VERSION_FILE).stat().st_size)]
         logged, freed = _verify_log(directory, progress)
         findings.append(logged)
@@ -128,8 +128,8 @@ def verify(directory: Path, *, repair: bool = False, report: Report | None = Non
 
 
 @contextmanager
-def compacting_alone(directory: Path) -> Generator[None]:
-    """Hold the compactor's lock.
+def compacting_alone(directory: Path) -> Generator[FileCompactorLock]:
+    """Hold the compactor's lock, which is given.
 
     Raises:
         FormatError: another process holds it.
@@ -138,12 +138,13 @@ def compacting_alone(directory: Path) -> Generator[None]:
     if not lock.try_acquire():
         raise FormatError(f"a process works on this directory; stop it first. path={directory}")
     try:
-        yield
+        yield lock
     finally:
         lock.release()
 
 
-def _size_of(directory: Path) -> int:
+def size_of(directory: Path) -> int:
+    """Bytes of all files of a directory."""
     return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
 
 
@@ -169,6 +170,19 @@ def _known_collections(directory: Path) -> Sequence[Collection]:
         return []
     found = (catalog.collection(item) for item in sorted(catalog.collection_ids()))
     return [collection for collection in found if collection is not None]
+
+
+def chosen_collections(directory: Path, names: Sequence[str]) -> list[Collection]:
+    """The collections of these names or ids; all of them without names.
+
+    Raises:
+        FormatError: no collection has that name.
+    """
+    known = _known_collections(directory)
+    unknown = {*names} - {item.name for item in known} - {item.id for item in known}
+    if unknown:
+        raise FormatError(f"no collection of that name. path={directory} name={min(unknown)!r}")
+    return [item for item in known if not names or item.name in names or item.id in names]
 
 
 @dataclass(slots=True)
@@ -319,11 +333,7 @@ def rebuild(
     check_version(directory)
     settings = settings or EngineSettings()
     with compacting_alone(directory):
-        known = _known_collections(directory)
-        unknown = {*names} - {item.name for item in known} - {item.id for item in known}
-        if unknown:
-            raise FormatError(f"no collection of that name. path={directory} name={min(unknown)!r}")
-        chosen = [item for item in known if not names or item.name in names or item.id in names]
+        chosen = chosen_collections(directory, names)
         done: list[Rebuilt] = []
         for number, collection in enumerate(chosen):
             if report is not None:

@@ -23,7 +23,7 @@ import orjson
 
 from chroma_async.core.columns import ColumnPiece, build
 from chroma_async.core.memtable import Row, Tail
-from chroma_async.errors import StorageCorrupt
+from chroma_async.errors import StorageCorrupt, UnavailableError
 from chroma_async.model import Metadata, Slots
 from chroma_async.projections.manifest import Manifest, decode_manifest, encode_manifest
 from chroma_async.seams.databases import copy_database
@@ -157,6 +157,18 @@ class RecordTables:
             self._connection.execute("PRAGMA incremental_vacuum").fetchall()
         self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         self._connection.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
+
+    def scrub(self) -> None:
+        """Leave no bytes in the file or its journal but those of what the tables hold. Outside a transaction.
+
+        Raises:
+            UnavailableError: somebody reads the tables, so that the journal can't be emptied.
+        """
+        self.rebuild_indexes()  # the text index keeps trigrams of what was deleted until it merges
+        self._connection.execute("VACUUM")
+        busy = self._number("PRAGMA wal_checkpoint(TRUNCATE)")
+        if busy:
+            raise UnavailableError(f"somebody reads the collection; stop that and try again. path={self._path}")
 
     def copy_to(self, path: Path, progress: Callable[[int], None]) -> None:
         """Copy the instant of the transaction that is open into a new file; see `copy_database`."""

@@ -427,6 +427,33 @@ class CollectionStore:
         self._publish(self._with_segment(position, segment, next_file=number + 1), sums=sums)
         logger.info("segment.rewritten collection=%s segment=%d rows=%d", self.directory.name, number, len(owners))
 
+    def purge(self) -> int:
+        """Leave no bytes of deleted or replaced records in any file; return how many vectors belonged to no record.
+
+        Raises:
+            StorageCorrupt: records or vectors are damaged.
+            UnavailableError: somebody reads the tables, so that their journal can't be emptied.
+        """
+        with self.lock:
+            before = self.manifest.rows
+            while self._rewrite_first_with_traces():
+                pass
+            self._rebuild_columns()
+            self.tables.scrub()
+            self.sweep()
+            return before - self.manifest.rows
+
+    def _rewrite_first_with_traces(self) -> bool:
+        """Rewrite the first segment that has vectors of no record, or rows beyond the published ones, which a crash left."""
+        for position, view in enumerate(self.base().segments):
+            path = self.directory / SEGMENTS / str(view.number) / VECTORS_FILE
+            if view.owned is not None or path.stat().st_size > view.vectors.nbytes:
+                rows = np.flatnonzero(view.owners >= 0)
+                view.check(rows)
+                self._rewrite(position, view.vectors[rows], view.owners[rows])
+                return True
+        return False
+
     # ---- heal
 
     def heal(self) -> None:

@@ -221,6 +221,9 @@ class MemoryLog:
     async def tidy(self) -> None:
         self._check_open()
 
+    async def scrub(self) -> None:
+        self._check_open()
+
     async def size_bytes(self) -> int:
         self._check_open()
         return 0

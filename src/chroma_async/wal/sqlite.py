@@ -33,7 +33,7 @@ import aiosqlite
 import anyio
 import anyio.to_thread
 
-from chroma_async.errors import FormatError, LogCorrupt, LogError, LogHole
+from chroma_async.errors import FormatError, LogCorrupt, LogError, LogHole, UnavailableError
 from chroma_async.model import CollectionId, Lsn
 from chroma_async.seams.limits import limit_error
 from chroma_async.wal.checks import (
@@ -449,6 +449,20 @@ class SqliteLog:
     async def oldest(self) -> Lsn:
         self._check_open()
         return Lsn(await _number(self._reader, "SELECT oldest FROM bounds"))
+
+    async def scrub(self) -> None:
+        """See `LogStore.scrub`."""
+        self._check_open()
+
+        async def vacuum() -> int:
+            await self._writer.execute(_FORGET_FREED)
+            await self._writer.commit()
+            await self._writer.execute("VACUUM")
+            return await _number(self._writer, "PRAGMA wal_checkpoint(TRUNCATE)")
+
+        async with self.exclusive():
+            if await self._in_transaction(vacuum):
+                raise UnavailableError(f"somebody reads the log; stop that and try again. file={FILE}")
 
     async def size_bytes(self) -> int:
         self._check_open()

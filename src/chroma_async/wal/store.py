@@ -127,6 +127,14 @@ class LogStore(Protocol):
         """Give back what the store holds on disk for the next appends. For when there are none: one may have to wait."""
         ...
 
+    async def scrub(self) -> None:
+        """Leave no bytes of freed entries on the disk.
+
+        Raises:
+            UnavailableError: somebody reads the log.
+        """
+        ...
+
     async def size_bytes(self) -> int:
         """Bytes that the store takes on disk (0 for one in memory)."""
         ...
