@@ -19,7 +19,9 @@
     ├── RateLimitError                429  retryable: wait and send again
     ├── QuotaError                    400
     ├── UnimplementedError            501
+    ├── InsufficientStorageError      507  retryable: no room on the disk; nothing of the write was kept
     ├── UnavailableError              503  retryable: the engine refuses writes, or is stopping
+    │   └── ResourceLimitError        503  retryable: read-only disk, no file handles, or no memory
     ├── ServerUnreachableError        503  retryable: no answer from the named hop
     └── InternalError                 500
         └── VersionMismatchError      500
@@ -47,6 +49,7 @@ class ChromaError(Exception):
     wire_name: ClassVar[str] = "ChromaError"
     status: ClassVar[int] = 500
     retryable: ClassVar[bool] = False
+    retry_after_seconds: ClassVar[int] = 1
 
     def __init__(self, message: str = "") -> None:
         super().__init__(message)
@@ -179,6 +182,24 @@ class UnavailableError(ChromaError):
 
     status = 503
     retryable = True
+
+
+class InsufficientStorageError(ChromaError):
+    """No room on the server's disk: free some, then send it again. Nothing of the write was kept; reads go on."""
+
+    wire_name = "InsufficientStorageError"
+    status = 507
+    retryable = True
+    reason = "disk_full"
+    retry_after_seconds = 5
+
+
+class ResourceLimitError(UnavailableError):
+    """The machine lacks something for this call: the disk is read-only, or file handles or memory are used up."""
+
+    wire_name = "ResourceLimitError"
+    reason: str = ""
+    retry_after_seconds = 5
 
 
 class ServerUnreachableError(ChromaError):

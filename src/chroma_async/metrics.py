@@ -45,6 +45,13 @@ class Metrics:
             "chroma_async_unapplied_bytes", "bytes of entries that are not applied yet", registry=self.registry
         )
 
+        self.write_limit = Gauge(
+            "chroma_async_write_limit",
+            "1 while writes are refused because the machine lacks something, by reason",
+            ["reason"],
+            registry=self.registry,
+        )
+
     @contextmanager
     def timed_call(self, name: str) -> Generator[None]:
         """Count a call and its time; an exception counts under its class name."""

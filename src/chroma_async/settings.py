@@ -23,12 +23,19 @@ class EngineSettings:
 
     durability: Durability = setting("commit", "when a write is acknowledged: after fsync (commit), or before (off)")
     allow_reset: bool = setting(False, "whether a client may delete everything with reset()")
+    allow_network_file_system: bool = setting(
+        False, "whether a directory on a network file system is opened; right only where one machine alone uses it"
+    )
     missing: Missing | None = setting(
         None,
         "whether $ne, $nin, $not_contains and $not_regex match records that lack the field or the document, where a request "
         "does not say it; null: not for our clients and the API v1, but for Chroma's",
     )
     unapplied_bytes_max: int = setting(64 * 2**20, "bytes of acknowledged, not yet applied entries before writes wait")
+    disk_reserve_bytes: int = setting(
+        32 * 2**20,
+        "free bytes on the disk below which only deletions are taken, so that the compactor has room to free some",
+    )
     apply_bytes_max: int = setting(16 * 2**20, "bytes of entries that the compactor applies in one step")
     graph_rows_min: int = setting(65_536, "vectors without a graph before one is built; fewer are scanned exactly")
     segment_rows_max: int = setting(262_144, "vectors in a segment before it is sealed and another one begins")

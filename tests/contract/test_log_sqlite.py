@@ -13,7 +13,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from chroma_async.errors import FormatError, LogCorrupt
+from chroma_async.errors import FormatError, InsufficientStorageError, LogCorrupt, ResourceLimitError
 from chroma_async.model import CollectionId, Lsn
 from chroma_async.wal import NewEntry, SqliteLog
 from chroma_async.wal.turns import FileLock, SharedLsn
@@ -180,12 +180,12 @@ async def test_the_shared_number_is_made_true_when_a_log_is_opened(tmp_path: Pat
     await log.close()
 
 
-async def test_a_full_disk_raises_what_the_driver_says_and_leaves_the_log_as_it_was(tmp_path: Path) -> None:
+async def test_a_full_disk_is_told_from_other_failures_and_leaves_the_log_as_it_was(tmp_path: Path) -> None:
     log, other = await SqliteLog.open(tmp_path), await SqliteLog.open(tmp_path)
     await log.append([entry()], after=Lsn(0), rows={"k": b"old"})
     (pages,) = next(iter(await log._writer.execute_fetchall("PRAGMA page_count")))
     await log._writer.execute_fetchall(f"PRAGMA max_page_count = {pages + 10}")
-    with pytest.raises(sqlite3.OperationalError, match="full"):
+    with pytest.raises(InsufficientStorageError, match="full"):
         await log.append([entry(), entry(b"y" * 1_000_000)], after=Lsn(1), rows={"k": b"new"})
     assert not log._writer.in_transaction
     assert log.barrier() == 1
@@ -198,10 +198,10 @@ async def test_a_full_disk_raises_what_the_driver_says_and_leaves_the_log_as_it_
     await other.close()
 
 
-async def test_a_read_only_connection_raises_what_the_driver_says(tmp_path: Path) -> None:
+async def test_a_read_only_log_says_so(tmp_path: Path) -> None:
     log = await SqliteLog.open(tmp_path)
     await log._writer.execute("PRAGMA query_only = ON")
-    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+    with pytest.raises(ResourceLimitError, match="readonly"):
         await log.append([entry()], after=Lsn(0))
     await log._writer.execute("PRAGMA query_only = OFF")
     assert await log.append([entry()], after=Lsn(0)) == 1

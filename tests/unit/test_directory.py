@@ -71,3 +71,18 @@ def test_several_threads_may_be_the_first(attempt: int, tmp_path: Path) -> None:
         thread.join()
     assert failures == []
     assert [entry.name for entry in (tmp_path / "data").iterdir()] == [VERSION_FILE]
+
+
+def test_a_network_file_system_is_refused_unless_that_is_allowed(tmp_path: Path) -> None:
+    mounts = tmp_path / "mountinfo"
+    data = tmp_path / "my share" / "data"
+    share = str(data.parent.resolve()).replace(" ", "\\040")
+    mounts.write_text(
+        "22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw\n"
+        f"48 22 0:44 / {share} rw,relatime shared:2 - nfs4 server:/export rw,vers=4.2\n"
+    )
+    with pytest.raises(FormatError, match=r"network file system.*type=nfs4"):
+        prepare_directory(data, FILES, mounts=mounts)
+    prepare_directory(data, FILES, mounts=mounts, allow_network=True)
+    prepare_directory(tmp_path / "local", FILES, mounts=mounts)
+    prepare_directory(tmp_path / "unknown", FILES, mounts=tmp_path / "there is none")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -58,3 +60,41 @@ input()
     child.communicate()
     assert lock.try_acquire()
     lock.release()
+
+
+def test_a_forked_child_neither_holds_nor_frees_the_lock(tmp_path: Path) -> None:
+    """The parent's death must free it at once, though the child lives on."""
+    script = f"""
+import os, sys, time
+from pathlib import Path
+from chroma_async.engine.lock import FileCompactorLock
+lock = FileCompactorLock(Path({str(tmp_path)!r}))
+assert lock.try_acquire()
+child = os.fork()
+if child == 0:
+    lock.release()
+    time.sleep(60)
+print(child, flush=True)
+input()
+"""
+    source = str(Path(__file__).parents[2] / "src")
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": source},
+    )
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    try:
+        time.sleep(0.2)
+        lock = FileCompactorLock(tmp_path)
+        assert not lock.try_acquire()
+        parent.kill()
+        parent.wait()
+        assert lock.try_acquire()
+        lock.release()
+    finally:
+        os.kill(child, signal.SIGKILL)
+        parent.communicate()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -235,3 +236,19 @@ def test_journals_are_emptied_when_nothing_is_left_to_do(tmp_path: Path) -> None
         assert made.count() == 2_000
         made.add(["one more"], rows[:1])
         assert made.count() == 2_001
+
+
+async def test_a_store_that_was_closed_for_others_is_not_tidied(tmp_path: Path) -> None:
+    """Indexing opens stores in a thread of its own, which closes idle ones, while another thread empties journals."""
+    async with engine_at(tmp_path) as engine, compactor_at(tmp_path) as compactor:
+        await Records(engine, (await create_collection(engine)).id).add(names(3), random_vectors(3))
+        await settle(compactor)
+        (store,) = compactor._stores.values()
+        with ThreadPoolExecutor(1) as pool, store.lock:
+            closing = pool.submit(store.close)
+            time.sleep(0.05)
+            assert not closing.done()  # it would end the process: somebody works with the tables
+            store.tidy()
+        closing.result()
+        store.tidy()
+        compactor._stores.clear()

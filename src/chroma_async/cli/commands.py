@@ -64,6 +64,11 @@ def _place(command: F) -> F:
 )
 @click.option("--allow-reset", is_flag=True, help="Let clients delete everything by reset().")
 @click.option(
+    "--allow-network-file-system",
+    is_flag=True,
+    help="Open a directory on a network file system that this machine alone uses.",
+)
+@click.option(
     "--durability",
     type=click.Choice(get_args(Durability)),
     default=_ENGINE.durability,
@@ -95,6 +100,7 @@ def run(
     workers: int,
     http_server: HttpServer,
     allow_reset: bool,
+    allow_network_file_system: bool,
     durability: Durability,
     missing: Missing | None,
     cors_origin: tuple[str, ...],
@@ -108,7 +114,12 @@ def run(
 
     gc.enable()
 
-    engine = EngineSettings(durability=durability, allow_reset=allow_reset, missing=missing)
+    engine = EngineSettings(
+        durability=durability,
+        allow_reset=allow_reset,
+        allow_network_file_system=allow_network_file_system,
+        missing=missing,
+    )
     server = ServerSettings(
         host=host,
         port=port,

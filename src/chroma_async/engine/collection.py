@@ -21,14 +21,16 @@ from chroma_async.core.memtable import Memtable, Row, Tail
 from chroma_async.core.operators import DOCUMENT_OPERATORS, turned_around
 from chroma_async.core.planner import SCAN_BYTES_MAX
 from chroma_async.core.where import DocumentTest, FieldTest, Missing, Where, evaluate, matches
+from chroma_async.engine.open_readers import OpenReaders
 from chroma_async.engine.search import Neighbours, SearchTarget, search
-from chroma_async.errors import StorageCorrupt, UnavailableError
+from chroma_async.errors import ResourceLimitError, StorageCorrupt, UnavailableError
 from chroma_async.index.scan import Scan, TailScan
 from chroma_async.model import Collection, HnswConfiguration, Lsn, Mask, Slots, Vectors
 from chroma_async.projections.fold import fold_entry
 from chroma_async.projections.records import TRIGRAM, RecordTables, StoredRow, encode_metadata
 from chroma_async.projections.store import CHECK_AT_OPEN_BYTES, RECORDS_FILE
 from chroma_async.projections.view import EMPTY_BASE, Base, load_base
+from chroma_async.seams.limits import FULL, READ_ONLY, limit_error
 
 PIN_ATTEMPTS: Final = 20
 """Times that a reader takes a newer manifest when the one it read was replaced while it opened its files."""
@@ -58,10 +60,12 @@ class Seen(NamedTuple):
 class CollectionReader:
     """Gives read views of one collection. `offer` is called by the follower, everything else in worker threads."""
 
-    def __init__(self, directory: Path, freed: Lsn = Lsn(0)) -> None:  # noqa: B008
+    def __init__(self, directory: Path, freed: Lsn = Lsn(0), opened: OpenReaders | None = None) -> None:  # noqa: B008
         """`freed`: the log has freed the entries through this LSN, so that only the files have them."""
         self._freed = freed
         self._directory = directory
+        self._opened = OpenReaders() if opened is None else opened
+        self._released = False
         self._pending: deque[tuple[Lsn, bytes]] = deque()
         self._connections: list[RecordTables] = []
         self._lock = threading.Lock()
@@ -101,11 +105,52 @@ class CollectionReader:
 
     def close(self) -> None:
         self._closed = True
+        self._opened.forget(self)
+        with self._lock:  # views that are read keep what they need
+            self._forget_base()
         self._close_connections()
 
     def _close_connections(self) -> None:
         while (tables := self._idle_connection()) is not None:
             tables.close()
+
+    def release(self) -> bool:
+        """Let go of files and memory, which the next read opens again; False while somebody is opening them."""
+        if not self._loading.acquire(blocking=False):
+            return False
+        try:
+            if not self._lock.acquire(blocking=False):
+                return False
+            try:
+                self._forget_base()
+            finally:
+                self._lock.release()
+        finally:
+            self._loading.release()
+        self._close_connections()
+        return True
+
+    def _forget_base(self) -> None:
+        self._released = self._released or bool(self._base.manifest.version)
+        self._base, self._scans, self._image = EMPTY_BASE, (), None
+        self._memtable, self._tail_scan = Memtable(applied=Lsn(0), next_slot=0), TailScan()
+        self._behind = False
+
+    def is_stale(self) -> bool:
+        """Whether the compactor has published since these files were opened, or removed them."""
+        version = self._base.manifest.version
+        if not version:
+            return False
+        try:
+            tables = self._borrow()
+            if tables is None:
+                return True
+            try:
+                return tables.version() != version
+            finally:
+                self._give_back(tables)
+        except (sqlite3.Error, OSError):
+            return False  # whoever reads will be told
 
     @contextmanager
     def view(self, *, columns: bool = False, at_hand: bool = False, newest: bool = False) -> Generator[View]:
@@ -121,6 +166,7 @@ class CollectionReader:
         """
         if self._refusal is not None:
             raise StorageCorrupt(self._refusal)
+        self._opened.touch(self)
         if at_hand:
             with self._view_at_hand(columns, newest) as held:
                 yield held
@@ -128,7 +174,7 @@ class CollectionReader:
         tables = self._borrow()
         if tables is None:
             with self._lock:
-                pinned = None if self._base.manifest.version else self._pinned(None, columns)
+                pinned = None if self._base.manifest.version or self._released else self._pinned(None, columns)
             if pinned is not None:
                 yield pinned
                 return
@@ -136,6 +182,10 @@ class CollectionReader:
         try:
             with self._snapshot(tables, columns, newest) as pinned:
                 yield pinned
+            if tables.unchanging and not tables.is_unchanged():
+                raise ResourceLimitError(
+                    "the collection was written to while it was read without room to share it; try again"
+                )
         finally:
             self._give_back(tables)
 
@@ -214,6 +264,7 @@ class CollectionReader:
         Raises:
             StorageCorrupt, sqlite3.DatabaseError: as `view`.
         """
+        self._opened.touch(self)
         tables = self._borrow()
         if tables is None:
             return
@@ -241,14 +292,22 @@ class CollectionReader:
             if self._freed:
                 raise StorageCorrupt(f"records are missing, and the only copy. path={path} freed={self._freed}")
             return None
+        try:
+            return self._open(path)
+        except sqlite3.OperationalError as error:
+            if "no such table" in str(error):
+                return None  # the compactor is just making it: everything is still in the tail
+            if not _lacks_room_to_share(error, path):
+                raise
+            return RecordTables(path, writable=False, unchanging=True)
+
+    def _open(self, path: Path) -> RecordTables:
         tables = RecordTables(path, writable=False)
         try:
             tables.version()
             self._check_once(tables)
-        except BaseException as error:
+        except BaseException:
             tables.close()
-            if isinstance(error, sqlite3.OperationalError) and "no such table" in str(error):
-                return None  # the compactor is just making it: everything is still in the tail
             raise
         return tables
 
@@ -269,6 +328,9 @@ class CollectionReader:
 
     def _give_back(self, tables: RecordTables) -> None:
         """Without the lock, which another thread may hold for long: one step of a list is atomic."""
+        if tables.unchanging:
+            tables.close()
+            return
         self._connections.append(tables)
         if self._closed:
             self._close_connections()
@@ -355,6 +417,14 @@ def _scans(base: Base) -> tuple[Scan | None, ...]:
         segment.scanned() if 0 < (segment.rows - segment.scan_first) * dimension <= SCAN_BYTES_MAX else None
         for segment in base.segments
     )
+
+
+def _lacks_room_to_share(error: sqlite3.OperationalError, path: Path) -> bool:
+    """Whether tables can't be opened for want of the file that SQLite shares, and nothing of them is in its journal."""
+    limit = limit_error(error, path.parent)
+    journal = path.with_name(f"{path.name}-wal")
+    empty = not journal.exists() or not journal.stat().st_size
+    return limit is not None and limit.reason in (FULL, READ_ONLY) and empty
 
 
 class Image:

@@ -11,7 +11,7 @@ import logging
 import sqlite3
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from chroma_async.model import Collection, CollectionId, HnswConfiguration, Lsn
 from chroma_async.projections.fold import fold_entry
 from chroma_async.projections.store import RECORDS_FILE, REWRITE_ROWS_MIN, CollectionStore
 from chroma_async.seams import Seams, Workers
+from chroma_async.seams.limits import FULL, LimitError, check_room, free_bytes, limit_error
 from chroma_async.settings import EngineSettings
 from chroma_async.wal import LOG_FILE, LogStore, check_log
 
@@ -51,6 +52,16 @@ TEXT_LAG_MAX: Final = 262_144
 
 TEXT_STORES_MAX: Final = 16
 """Collections whose full-text index is looked at in one step."""
+
+PAUSE_SECONDS_MIN: Final = 0.25
+PAUSE_SECONDS_MAX: Final = 5.0
+"""Waits for room, handles or memory, each twice as long as the one before."""
+
+DELETIONS_SHARE: Final = 2
+"""Of the reserve, one part in so many is left to deletions: what is applied may take the rest."""
+
+APPLY_COST: Final = 4
+"""Bytes on the disk that applying a byte may take for a while: vectors, rows, text index, SQLite's journal."""
 
 COLLECTIONS: Final = "collections"
 
@@ -131,6 +142,7 @@ class Compactor:
         self._configured: dict[CollectionId, HnswConfiguration] = {}
         self._noticed = Lsn(-1)
         self._stopping = False
+        self._limit: LimitError | None = None
         self._follower: Follower[Backlog] = self._new_follower()
 
     def _new_follower(self) -> Follower[Backlog]:
@@ -141,16 +153,44 @@ class Compactor:
         while not self.lock.try_acquire():
             await self._seams.clock.sleep(self._settings.lock_interval_seconds)
         try:
-            await self.take_over()
+            await self._patiently(self.take_over)
             idle_steps = 0
             while True:
-                busy = await self.step()
+                busy = await self._patiently(self.step)
                 idle_steps = 0 if busy else idle_steps + 1
                 if idle_steps == TIDY_AFTER_STEPS:
-                    await self.tidy()
+                    await self._patiently(self.tidy)
                 await self._seams.clock.sleep(SETTLE_SECONDS if busy else IDLE_SECONDS)
         finally:
             await self._stop()
+
+    async def _patiently(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do what can be done again from the start; while the machine lacks something, pause, which is logged once."""
+        pause = PAUSE_SECONDS_MIN
+        while True:
+            try:
+                outcome = await work()
+            except Exception as error:
+                limit = limit_error(error, self._root.parent)
+                if limit is None:
+                    raise
+                self._note_limit(limit)
+                self._close_stores()
+                if limit.reason == FULL:
+                    with suppress(Exception):  # its journal may hold what frees room
+                        await self._log.tidy()
+                await self._seams.clock.sleep(pause)
+                pause = min(pause * 2, PAUSE_SECONDS_MAX)
+            else:
+                self._note_limit(None)
+                return outcome
+
+    def _note_limit(self, limit: LimitError | None) -> None:
+        before, self._limit = self._limit, limit
+        if limit is not None and (before is None or before.reason != limit.reason):
+            logger.warning("compactor.paused reason=%s message=%r", limit.reason, limit.message)
+        elif limit is None and before is not None:
+            logger.info("compactor.resumed after=%s", before.reason)
 
     async def take_over(self) -> None:
         """Begin as the holder of the lock: know the log, sweep what a predecessor left."""
@@ -191,6 +231,12 @@ class Compactor:
         for store in self._stores.values():
             store.close()
         self._stores.clear()
+
+    def _close_stores(self) -> None:
+        """Give back the handles and memory of stores that nobody works on; what is published is read again."""
+        with self._stores_lock:
+            for collection_id in [name for name in self._stores if name not in self._indexing]:
+                self._stores.pop(collection_id).close()
 
     def _sweep(self) -> None:
         """Remove directories of collections that do not exist, and heal those that do."""
@@ -238,8 +284,8 @@ class Compactor:
         """Do what there is to do, once; say whether there was something."""
         await self._follower.catch_up()
         self._notice_configurations()
+        busy = await self._delete_collections()  # first: on a full disk it makes the room that the rest needs
         await self._pay_off()
-        busy = await self._delete_collections()
         for collection_id in list(self._follower.sinks()):
             busy = await self._compact(collection_id) or busy
         busy = await self._index_documents(lag_max=TEXT_LAG_MAX if busy else 0) or busy
@@ -272,7 +318,7 @@ class Compactor:
         for collection_id in gone:
             await self._cancel_indexing(collection_id)
             await self._work(partial(self._remove, collection_id))
-            await self._truncate(collection_id, self._follower.position)
+            self._owed[collection_id] = self._follower.position
             self._deleted.discard(collection_id)
         return bool(gone)
 
@@ -288,7 +334,7 @@ class Compactor:
         backlog = self._follower.sinks().get(collection_id)
         if collection is None or backlog is None or not backlog.entries or self._is_left_alone(collection_id):
             return False
-        entries = backlog.take(self._settings.apply_bytes_max)
+        entries = self._take(backlog)
         await self._log.sync()  # what is applied must not outlive its entry: the LSN would be given to another one
         with self._guarded(collection_id):
             applied = await self._work(lambda: self._apply(collection, entries))
@@ -326,13 +372,27 @@ class Compactor:
             store.index_documents(TEXT_CHUNK_DOCUMENTS)
         return lag
 
+    def _take(self, backlog: Backlog) -> list[tuple[Lsn, bytes]]:
+        """The next entries. Where room is scarce, few at a time, since freeing them makes some; a part stays for deletions.
+
+        Raises:
+            InsufficientStorageError: there is no room for one entry.
+        """
+        kept = self._settings.disk_reserve_bytes // DELETIONS_SHARE
+        free = free_bytes(self._root.parent)
+        if free is None:
+            return backlog.take(self._settings.apply_bytes_max)
+        room = max(0, free - kept) // APPLY_COST
+        entries = backlog.take(min(self._settings.apply_bytes_max, room))
+        check_room(self._root.parent, APPLY_COST * sum(len(payload) for _, payload in entries), kept)
+        return entries
+
     async def _truncate(self, collection_id: CollectionId, through: Lsn) -> bool:
-        """Free applied entries. While a backup pins the log they are owed, and later steps try again."""
+        """Free applied entries. Owed while a backup pins the log, or the disk is too full: later steps try again."""
+        self._owed[collection_id] = max(through, self._owed.get(collection_id, through))
         freed = await self._log.truncate_collection(collection_id, through=through)
         if freed:
             self._owed.pop(collection_id, None)
-        else:
-            self._owed[collection_id] = through
         return freed
 
     async def _pay_off(self) -> None:
@@ -411,7 +471,13 @@ class Compactor:
             store = await self._work(lambda: self._store(collection.id))
             while await self._work(lambda: self._build_graph(store, collection), self._indexers):
                 pass
-        except Exception:
+        except Exception as error:
+            limit = limit_error(error, self._root.parent)
+            if limit is not None:
+                self._note_limit(limit)
+                await self._seams.clock.sleep(PAUSE_SECONDS_MAX)  # it is the one that is built: nothing else is meanwhile
+                self._unindexed.add(collection.id)
+                return
             logger.exception("graph.failed collection=%s reads=exact", collection.id)
         finally:
             self._indexing.pop(collection.id, None)

@@ -11,6 +11,8 @@ import msgspec
 
 from chroma_async.errors import FormatError
 from chroma_async.seams import Files
+from chroma_async.seams.limits import is_read_only
+from chroma_async.seams.mounts import MOUNTS, network_type
 
 FORMAT: Final = 1
 VERSION_FILE: Final = "VERSION"
@@ -29,11 +31,11 @@ class VersionRecord(msgspec.Struct, frozen=True):
     product: str = "chroma_async"
 
 
-def prepare_directory(path: Path, files: Files) -> None:
+def prepare_directory(path: Path, files: Files, *, allow_network: bool = False, mounts: Path = MOUNTS) -> None:
     """Check that the directory is ours, or make it so when it is empty or absent.
 
     Raises:
-        FormatError: it belongs to somebody else, or to a newer release.
+        FormatError: it belongs to somebody else, or to a newer release, or is on a network file system.
         OSError: it can't be made, or can't be written to.
     """
     if path.exists() and not path.is_dir():
@@ -41,6 +43,8 @@ def prepare_directory(path: Path, files: Files) -> None:
     if not path.exists():
         path.mkdir(parents=True, exist_ok=True)
         files.sync_directory(path.parent)
+    if not allow_network:
+        _refuse_network(path, mounts)
     _refuse_backup(path)
     marker = path / VERSION_FILE
     if marker.exists():
@@ -84,6 +88,16 @@ def _check(path: Path, raw: bytes) -> None:
         )
 
 
+def _refuse_network(path: Path, mounts: Path) -> None:
+    kind = network_type(path, mounts)
+    if kind is not None:
+        raise FormatError(
+            "the directory is on a network file system, where locks and shared memory do not reach every process; use a "
+            "local disk, or allow_network_file_system=True (--allow-network-file-system) if one machine alone uses it. "
+            f"path={path} type={kind}"
+        )
+
+
 def _refuse_backup(path: Path) -> None:
     if (path / BACKUP_FILE).exists():
         raise FormatError(f"this is a backup; restore it to a directory of its own: chroma-async restore. path={path}")
@@ -111,5 +125,10 @@ def _refuse_foreign(path: Path) -> None:
 
 
 def _check_writable(path: Path) -> None:
+    if is_read_only(path):
+        raise PermissionError(
+            "the data directory is on a read-only file system; mount it writable, or restore a backup elsewhere to read it. "
+            f"path={path}"
+        )
     if not os.access(path, os.W_OK | os.X_OK):
         raise PermissionError(f"the data directory can't be written to. path={path}")

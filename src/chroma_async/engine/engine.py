@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import logging
+import os
+import shutil
 import sqlite3
 import tempfile
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 from weakref import WeakKeyDictionary
@@ -26,6 +30,7 @@ from chroma_async.engine.handlers.registry import require_collection
 from chroma_async.engine.handlers.tenants import happened
 from chroma_async.engine.here import Here
 from chroma_async.engine.lock import CompactorLock, FileCompactorLock
+from chroma_async.engine.open_readers import OpenReaders
 from chroma_async.engine.reads import PacedRunner
 from chroma_async.engine.writer import Decision, Proposal, Writer
 from chroma_async.errors import InternalError, NotFoundError, RateLimitError, StorageCorrupt, UnavailableError
@@ -35,6 +40,7 @@ from chroma_async.projections.store import RECORDS_FILE, is_built_as
 from chroma_async.protocol import Call
 from chroma_async.protocol.records import RecordsCall
 from chroma_async.seams import Seams, ThreadWorkers, Workers
+from chroma_async.seams.limits import limit_error
 from chroma_async.settings import EngineSettings
 from chroma_async.wal import LogStore, SqliteLog
 
@@ -64,13 +70,16 @@ class Engine:
         self.log = log
         self.metrics = Metrics()
         collections = directory / COLLECTIONS
+        self.open_readers = OpenReaders()
         self.follower: Follower[CollectionReader] = Follower(
-            log, lambda name: CollectionReader(collections / name, freed=self.follower.freed.get(name, Lsn(0)))
+            log,
+            lambda name: CollectionReader(collections / name, self.follower.freed.get(name, Lsn(0)), self.open_readers),
         )
-        self.writer = Writer(log, self.follower, self.seams.clock, self.metrics)
+        self.writer = Writer(log, self.follower, self.seams.clock, self.metrics, directory, settings.disk_reserve_bytes)
         self._reads: WeakKeyDictionary[CollectionReader, tuple[PacedRunner, QueryBatcher]] = WeakKeyDictionary()
         self._here = Here(self)
         self._ready = False
+        self._process = os.getpid()
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -127,16 +136,23 @@ class Engine:
         Raises:
             ChromaError: the call is refused; its class says whether and how to try again.
         """
+        if os.getpid() != self._process:
+            raise RuntimeError("this client was opened before a fork; open another one in the child process")
         with self.metrics.timed_call(type(call).__name__):
             return await self._answer(call)
 
     async def _answer(self, call: Call[R]) -> R:
         call.validate()
-        await self.follower.catch_up()
         handler = HANDLERS[type(call)]
         try:
+            await self.follower.catch_up()
             return cast("R", await handler(self, call))
-        except (StorageCorrupt, sqlite3.DatabaseError, UnicodeDecodeError) as error:
+        except (StorageCorrupt, sqlite3.DatabaseError, UnicodeDecodeError, OSError, MemoryError) as error:
+            limit = limit_error(error, self.directory)
+            if limit is not None:
+                raise limit from error
+            if isinstance(error, OSError | MemoryError):
+                raise
             await self._check_not_deleted(call)
             logger.exception("read.failed call=%s", type(call).__name__)
             raise InternalError(
@@ -241,6 +257,11 @@ class Engine:
         self.metrics.unapplied_bytes.set(unapplied)
         return unapplied
 
+    async def _release_stale(self) -> None:
+        idle = self.open_readers.tick()
+        if idle:
+            await self.workers.run(partial(self.open_readers.release_stale, idle))
+
     async def _follow(self) -> None:
         """Stay near the log's end while nobody asks, take the bases that readers saw published, forget what was applied."""
         ticks = 0
@@ -251,6 +272,8 @@ class Engine:
                 await self._refresh_readers()
                 ticks += 1
                 if ticks % 20 == 0:
+                    _ = self.writer.limit  # looks whether it is over, and says so
+                    await self._release_stale()
                     await self._trimmed_bytes()
             except Exception:
                 logger.exception("follow.failed")
@@ -272,7 +295,7 @@ async def open_engine(
     async with AsyncExitStack() as stack:
         directory = path.absolute() if path is not None else _temporary(stack)
         seams = Seams()
-        prepare_directory(directory, seams.files)
+        prepare_directory(directory, seams.files, allow_network=path is None or settings.allow_network_file_system)
         log = await SqliteLog.open(directory, durability="off" if path is None else settings.durability)
         stack.push_async_callback(log.close)
         workers = ThreadWorkers(settings.reader_threads, "chroma_async.reader")
@@ -286,7 +309,20 @@ async def open_engine(
 
 
 def _temporary(stack: AsyncExitStack) -> Path:
-    return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chroma_async-", ignore_cleanup_errors=True)))
+    """A directory that is gone afterwards: by this process, not by a fork of it, which may end earlier."""
+    path, process = tempfile.mkdtemp(prefix="chroma_async-"), os.getpid()
+
+    def remove() -> None:
+        if os.getpid() == process:
+            shutil.rmtree(path, ignore_errors=True)
+
+    def remove_at_exit() -> None:
+        remove()
+
+    atexit.register(remove_at_exit)
+    stack.callback(atexit.unregister, remove_at_exit)
+    stack.callback(remove)
+    return Path(path)
 
 
 @asynccontextmanager
@@ -330,6 +366,7 @@ async def run_compactor(
     """
     seams = Seams()
     directory = path.absolute()
-    prepare_directory(directory, seams.files)
+    settings = settings or EngineSettings()
+    prepare_directory(directory, seams.files, allow_network=settings.allow_network_file_system)
     opened()
-    await _compact(directory, settings or EngineSettings(), seams)
+    await _compact(directory, settings, seams)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import weakref
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -16,6 +17,18 @@ class CompactorLock(Protocol):
         ...
 
     def release(self) -> None: ...
+
+
+_held: Final[weakref.WeakSet[FileCompactorLock]] = weakref.WeakSet()
+
+
+def _forget_in_child() -> None:
+    """Close what a fork copied: the lock is the parent's, and must not outlive it in a child that knows nothing of it."""
+    for lock in list(_held):
+        lock.forget()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
 
 
 class FileCompactorLock:
@@ -37,11 +50,19 @@ class FileCompactorLock:
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"{os.getpid()}\n".encode())
         self._descriptor = descriptor
+        _held.add(self)
         return True
+
+    def forget(self) -> None:
+        """Close the descriptor without giving up the lock, which another process holds by another one."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
     def release(self) -> None:
         if self._descriptor is not None:
             descriptor, self._descriptor = self._descriptor, None
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # says more than closing: a child may have been forked meanwhile
             os.close(descriptor)
 
 

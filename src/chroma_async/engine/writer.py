@@ -11,15 +11,17 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
 from chroma_async.core.catalog import Catalog, Rows
 from chroma_async.core.events import CatalogEvent, RecordsDeleted, RecordsHead, encode
 from chroma_async.engine.follower import Follower
-from chroma_async.errors import ChromaError, LogConflict, UnavailableError
+from chroma_async.errors import ChromaError, InsufficientStorageError, LogConflict, ResourceLimitError, UnavailableError
 from chroma_async.metrics import Metrics
 from chroma_async.model import CollectionId, Lsn
 from chroma_async.seams import Clock
+from chroma_async.seams.limits import LimitError, check_room, is_over, limit_error
 from chroma_async.wal import LogStore, NewEntry
 
 R = TypeVar("R")
@@ -64,14 +66,34 @@ class Proposal(Generic[R]):
     outcome: asyncio.Future[R] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
-class Writer:
-    """Owns the appending side of a process's log."""
+class OutcomeUnknown(Exception):
+    """An append failed, and whether its entries are in the log can't be told; the cause is the driver's error."""
 
-    def __init__(self, log: LogStore, follower: Follower[Any], clock: Clock, metrics: Metrics) -> None:
+
+class Writer:
+    """Owns the appending side of a process's log.
+
+    What the machine lacks (room, handles, memory) fails the calls that met it, and no later ones: each group tries anew, so
+    writing resumes by itself. What nobody can explain stops the writer for good.
+    """
+
+    def __init__(
+        self,
+        log: LogStore,
+        follower: Follower[Any],
+        clock: Clock,
+        metrics: Metrics,
+        directory: Path,
+        disk_reserve_bytes: int = 0,
+    ) -> None:
         self._log = log
         self._follower = follower
         self._clock = clock
         self._metrics = metrics
+        self._directory = directory
+        self._reserve_bytes = disk_reserve_bytes
+        self._limit: LimitError | None = None
+        self._limited_bytes = 0
         self._inbox: list[Proposal[Any]] = []
         self._work = asyncio.Event()
         self._refusal: str | None = None
@@ -99,6 +121,23 @@ class Writer:
     def refusal(self) -> str | None:
         """Why writes are refused; None while they are not."""
         return self._refusal
+
+    @property
+    def limit(self) -> LimitError | None:
+        """What the machine lacked for the last write; None when that was none, or seems to be there again."""
+        if self._limit is not None and is_over(self._limit, self._directory, self._limited_bytes, self._reserve_bytes):
+            self._note_limit(None)
+        return self._limit
+
+    def _note_limit(self, limit: LimitError | None, size_bytes: int = 0) -> None:
+        before, self._limit, self._limited_bytes = self._limit, limit, size_bytes
+        reason = None if limit is None else limit.reason
+        if before is not None and before.reason != reason:
+            self._metrics.write_limit.labels(before.reason).set(0)
+            logger.info("writes.resumed after=%s", before.reason)
+        if limit is not None and (before is None or before.reason != reason):
+            self._metrics.write_limit.labels(limit.reason).set(1)
+            logger.warning("writes.refused reason=%s message=%r", reason, limit.message)
 
     async def submit(self, proposal: Proposal[R]) -> R:
         """Return the answer after the entries are durable.
@@ -135,16 +174,41 @@ class Writer:
 
     async def process(self, group: Sequence[Proposal[Any]]) -> None:
         """Decide, append, commit and answer one group."""
+        size = sum(proposal.size_bytes for proposal in group)
         try:
+            group = self._with_room(group, size)
+            if not group:
+                return
             async with self._log.exclusive():
                 answers = await self._append(group)
-        except ChromaError as error:
-            self._fail(group, error)
+        except OutcomeUnknown as error:
+            self._stop_writing(group, error.__cause__ or error)
         except Exception as error:
-            self._stop_writing(group, error)
+            limit = limit_error(error, self._directory)
+            if limit is not None:
+                self._note_limit(limit, size)
+                self._fail(group, limit)
+            elif isinstance(error, ChromaError):
+                self._fail(group, error)
+            else:
+                self._stop_writing(group, error)
         else:
+            if size or self._limit is None:
+                self._note_limit(None)
             for proposal, answer in answers:
                 _resolve(proposal, answer)
+
+    def _with_room(self, group: Sequence[Proposal[Any]], size: int) -> Sequence[Proposal[Any]]:
+        """Those that the disk has room for: deletions and changes of the catalog always, so that room can be made."""
+        if not size:
+            return group
+        try:
+            check_room(self._directory, size, self._reserve_bytes)
+        except InsufficientStorageError as limit:
+            self._note_limit(limit, size)
+            self._fail([proposal for proposal in group if proposal.size_bytes], limit)
+            return [proposal for proposal in group if not proposal.size_bytes]
+        return group
 
     async def _append(self, group: Sequence[Proposal[Any]]) -> list[tuple[Proposal[Any], Any]]:
         while True:
@@ -165,6 +229,10 @@ class Writer:
                     first = await self._log.append(draft.entries, after=self._follower.position, rows=draft.rows)
             except LogConflict:
                 continue
+            except (InsufficientStorageError, ResourceLimitError):
+                raise  # the log knows that it kept nothing
+            except Exception as error:
+                raise OutcomeUnknown from error
             self._metrics.append_entries.observe(len(draft.entries))
             self._metrics.committed_lsn.set(first + len(draft.entries) - 1)
             self._follower.accept(first, [(entry.collection, entry.payload) for entry in draft.entries], draft.catalog)
@@ -175,7 +243,7 @@ class Writer:
             if not proposal.outcome.done():
                 proposal.outcome.set_exception(error)
 
-    def _stop_writing(self, group: Sequence[Proposal[Any]], error: Exception) -> None:
+    def _stop_writing(self, group: Sequence[Proposal[Any]], error: BaseException) -> None:
         """A stopped database is a good database compared with a guessing one."""
         self._refusal = f"an append failed in a way that leaves its outcome unknown; restart to go on. reason={error!r}"
         logger.error("writer.stopped reason=%r", error)

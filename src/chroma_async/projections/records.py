@@ -71,22 +71,30 @@ StoredRow = tuple[int, str, str | None, str | None, str | None]
 class RecordTables:
     """One connection to the tables of a collection. Used by one thread at a time."""
 
-    def __init__(self, path: Path, *, writable: bool) -> None:
+    def __init__(self, path: Path, *, writable: bool, unchanging: bool = False) -> None:
         """Open the file; a writable connection makes the tables when they are absent.
+
+        SQLite shares a small file with other processes, made when a database is opened: on a full or read-only disk it can't
+        be. `unchanging` opens without: right while nobody writes, which is to be checked by `is_unchanged` afterwards.
 
         Raises:
             sqlite3.OperationalError: the file can't be opened.
         """
-        mode = "rwc" if writable else "rw"
+        mode = "ro&immutable=1" if unchanging else "rwc" if writable else "rw"
+        self._path = path
+        self._before = _stamp(path) if unchanging else None
         self._connection = sqlite3.connect(
             f"{path.as_uri()}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False, timeout=BUSY_SECONDS
         )
-        self._path = path
         self._summed = False
-        self._connection.execute("PRAGMA cache_size = -8000")
-        self._connection.execute("PRAGMA mmap_size = 268435456")
-        if writable:
-            self._prepare()
+        try:
+            self._connection.execute("PRAGMA cache_size = -8000")
+            self._connection.execute("PRAGMA mmap_size = 268435456")
+            if writable:
+                self._prepare()
+        except BaseException:
+            self._connection.close()
+            raise
 
     def _prepare(self) -> None:
         self._connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
@@ -112,16 +120,25 @@ class RecordTables:
     def close(self) -> None:
         self._connection.close()
 
+    @property
+    def unchanging(self) -> bool:
+        return self._before is not None
+
+    def is_unchanged(self) -> bool:
+        """Whether nobody has written since the file was opened as unchanging."""
+        return self._before == _stamp(self._path)
+
     @contextmanager
     def transaction(self, *, write: bool = False) -> Generator[None]:
         """One instant of the tables for all that is read inside; with `write`, all or nothing."""
         self._connection.execute("BEGIN IMMEDIATE" if write else "BEGIN")
         try:
             yield
+            self._connection.execute("COMMIT")
         except BaseException:
-            self._connection.execute("ROLLBACK")
+            if self._connection.in_transaction:  # SQLite may have rolled back already, for a full disk
+                self._connection.execute("ROLLBACK")
             raise
-        self._connection.execute("COMMIT")
         if write:  # its pages are not needed again soon, and a compactor has many stores open
             self._connection.execute("PRAGMA shrink_memory")
 
@@ -437,6 +454,12 @@ class RecordTables:
             "INSERT INTO documents (rowid, document) VALUES (?, ?)",
             [(slot, _indexed_text(document)) for slot, document in found],
         )
+
+
+def _stamp(path: Path) -> tuple[int, int, int, int]:
+    """What changes whenever somebody writes to a database: its inode, size, time of change, and the size of its journal."""
+    found, journal = path.stat(), path.with_name(f"{path.name}-wal")
+    return found.st_ino, found.st_size, found.st_mtime_ns, journal.stat().st_size if journal.exists() else 0
 
 
 def decode_metadata(stored: str | None) -> Metadata | None:

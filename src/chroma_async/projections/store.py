@@ -8,7 +8,9 @@ manifest that reaches them, together with the rows. What a crash leaves behind i
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import threading
 import zlib
 from collections.abc import Callable, Iterable, Mapping
@@ -43,6 +45,7 @@ from chroma_async.projections.view import (
     vector_guard,
 )
 from chroma_async.seams import Files
+from chroma_async.seams.limits import free_bytes
 
 RECORDS_FILE: Final = "records.sqlite3"
 GROW_ROWS: Final = 4096
@@ -57,7 +60,27 @@ CHECK_AT_OPEN_BYTES: Final = 8 * 2**20
 BlockSums: TypeAlias = dict[tuple[int, int], int]
 """CRC-32 of blocks of vectors, by segment and block."""
 
+CHUNK_BYTES: Final = 2**20
+"""A disk with less room than this is full."""
+
 logger = logging.getLogger("chroma_async.compactor")
+
+
+def _save(graph: Any, path: Path) -> None:
+    """Write a graph. usearch says of a failed write that it failed, and nothing of the last few kilobytes.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    try:
+        graph.save(str(path))
+    except RuntimeError as error:
+        free = free_bytes(path.parent)
+        if free is not None and free < CHUNK_BYTES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
+    if path.stat().st_size != graph.serialized_length:
+        raise OSError(errno.ENOSPC, "a graph was not written whole", str(path))
 
 
 class CollectionStore:
@@ -67,15 +90,20 @@ class CollectionStore:
         self.directory = directory
         self.lock = threading.RLock()
         self._files = files
-        for name in (COLUMNS, SEGMENTS):
-            files.make_directory(directory / name)
-        files.sync_directory(directory)
-        files.sync_directory(directory.parent)
+        self._closed = False
+        if not (directory / RECORDS_FILE).exists():  # they are made and synced before it is
+            for name in (COLUMNS, SEGMENTS):
+                files.make_directory(directory / name)
+            files.sync_directory(directory)
+            files.sync_directory(directory.parent)
         self.tables = RecordTables(directory / RECORDS_FILE, writable=True)
         self.manifest = self.tables.manifest()
 
     def close(self) -> None:
-        self.tables.close()
+        """Close the tables, after whoever works with them."""
+        with self.lock:
+            self._closed = True
+            self.tables.close()
 
     def base(self) -> Base:
         """What readers see now."""
@@ -311,8 +339,12 @@ class CollectionStore:
             grow(graph, vectors[start : start + GROW_ROWS], first=start, threads=threads)
         path = self.directory / SEGMENTS / str(segment.number) / f"{self.manifest.version}-{segment.rows}.usearch"
         aside = path.with_suffix(".building")
-        cast("Any", graph).save(str(aside))
-        self._files.sync(aside)
+        try:
+            _save(cast("Any", graph), aside)
+            self._files.sync(aside)
+        except BaseException:
+            self._files.remove(aside)  # on a full disk it takes the room that others wait for
+            raise
         self._files.replace(aside, path)
         self._files.sync_directory(path.parent)
         return path
@@ -502,9 +534,10 @@ class CollectionStore:
                 self._files.remove(path)
 
     def tidy(self) -> None:
-        """Give back the disk that the tables hold for the next changes."""
+        """Give back the disk that the tables hold for the next changes; one that was closed meanwhile holds nothing."""
         with self.lock:
-            self.tables.tidy()
+            if not self._closed:
+                self.tables.tidy()
 
     @property
     def applied(self) -> Lsn:

@@ -13,7 +13,6 @@ from chroma_async.errors import ChromaError, InternalError
 from chroma_async.protocol import WireResponse
 
 TRACE_HEADER: Final = "chroma-trace-id"
-_RETRY_AFTER_SECONDS: Final = "1"
 _JSON: Final = (b"content-type", b"application/json")
 
 logger = logging.getLogger("chroma_async.server")
@@ -50,6 +49,6 @@ def unexpected_response(error: Exception, call: str) -> WireResponse:
 def _error_response(error: ChromaError, trace: str) -> WireResponse:
     headers = {TRACE_HEADER: trace}
     if error.retryable:
-        headers["retry-after"] = _RETRY_AFTER_SECONDS
+        headers["retry-after"] = str(error.retry_after_seconds)
     body = orjson.dumps({"error": error.wire_name, "message": error.message})
     return WireResponse(status=error.status, body=body, headers=headers)

@@ -46,7 +46,7 @@ def run_server(path: Path, engine: EngineSettings, server: ServerSettings, *, be
     except ListenError as error:
         raise StartError(str(error)) from error
     with bound:
-        check_directory(path.absolute())
+        check_directory(path.absolute(), allow_network=engine.allow_network_file_system)
         keep_blocks()
         _raise_descriptor_limit()
         if begin is fork:
@@ -76,14 +76,14 @@ def _check_server(name: HttpServer) -> None:
         raise StartError("uvicorn is not installed: pip install 'chroma-async[uvicorn]', or choose another --server")
 
 
-def check_directory(path: Path) -> None:
+def check_directory(path: Path, *, allow_network: bool = False) -> None:
     """Make sure that a data directory is ours, creating it if need be. No file of it stays open.
 
     Raises:
         StartError: it can't be written, is not a data directory, or has a format of another version.
     """
     try:
-        prepare_directory(path, SystemFiles())
+        prepare_directory(path, SystemFiles(), allow_network=allow_network)
     except (FormatError, OSError) as error:
         raise StartError(reason_of(error, str(path))) from error
 

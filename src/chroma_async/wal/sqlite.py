@@ -35,6 +35,7 @@ import anyio.to_thread
 
 from chroma_async.errors import FormatError, LogCorrupt, LogError, LogHole
 from chroma_async.model import CollectionId, Lsn
+from chroma_async.seams.limits import limit_error
 from chroma_async.wal.checks import (
     OPERATION_WINDOW,
     check_batch,
@@ -207,17 +208,24 @@ class SqliteLog:
 
         Raises:
             FormatError: no log there, or one of a newer format, or a file that is something else.
+            InsufficientStorageError, ResourceLimitError: opening takes 64 KB of room, a few handles, and a writable disk.
             ValueError: a durability that this log does not offer.
         """
         synchronous = _synchronous(durability)
         if not create and not (directory / FILE).exists():
             raise FormatError(f"no log in this directory: check the path, or create one. file={FILE}")
         directory.mkdir(parents=True, exist_ok=True)
-        turn = await FileLock(directory / _LOCK).acquire()
         try:
-            return await cls._open_in_turn(directory, synchronous)
-        finally:
-            turn.release()
+            turn = await FileLock(directory / _LOCK).acquire()
+            try:
+                return await cls._open_in_turn(directory, synchronous)
+            finally:
+                turn.release()
+        except (sqlite3.Error, OSError) as error:
+            limit = limit_error(error, directory)
+            if limit is not None:
+                raise limit from error
+            raise
 
     @classmethod
     async def _open_in_turn(cls, directory: Path, synchronous: str) -> Self:
@@ -243,7 +251,7 @@ class SqliteLog:
     async def append(
         self, entries: Sequence[NewEntry], *, after: Lsn, rows: Mapping[str, bytes | None] | None = None
     ) -> Lsn:
-        """See `LogStore.append`. The driver's errors (`sqlite3.Error`) arrive as they are, rolled back."""
+        """See `LogStore.append`. Other errors of the driver (`sqlite3.Error`) arrive as they are, rolled back."""
         check_batch(entries)
         async with self.exclusive():
             return await self._in_transaction(lambda: self._append(entries, after, rows or {}))
@@ -256,8 +264,21 @@ class SqliteLog:
         except sqlite3.IntegrityError as error:
             await self._writer.rollback()
             return await self._settle(entries, after, error)
+        except (sqlite3.Error, MemoryError) as error:
+            await self._raise_limit(error, after)
+            raise
         self._publish(after + len(entries))
         return Lsn(after + 1)
+
+    async def _raise_limit(self, error: BaseException, after: Lsn) -> None:
+        """Raise what an append failed for if the machine lacked it and nothing of the append is there: that is looked up."""
+        limit = limit_error(error, self._directory)
+        if limit is None:
+            return
+        if self._writer.in_transaction:
+            await self._writer.rollback()
+        if await _number(self._writer, "SELECT newest FROM bounds") == after:
+            raise limit from error
 
     async def _change_rows(self, rows: Mapping[str, bytes | None]) -> None:
         puts = [(key, row_checksum(key, value), value) for key, value in rows.items() if value is not None]
@@ -451,7 +472,8 @@ class SqliteLog:
             try:
                 return await work()
             except BaseException:
-                await self._writer.rollback()
+                if self._writer.in_transaction:  # SQLite may have rolled back already, for a full disk
+                    await self._writer.rollback()
                 raise
 
         async with self._transaction:
@@ -520,13 +542,14 @@ async def _prepare_writer(writer: aiosqlite.Connection, directory: Path, synchro
     await writer
     if await _count_tables(writer) == 0:
         await _create(writer, directory)
+    identity = await _check_format(writer)
     await writer.execute(_FREED_TABLE)
     await writer.commit()
     await writer.execute(f"PRAGMA synchronous = {synchronous}")
     await writer.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
     await writer.execute(f"PRAGMA journal_size_limit = {_JOURNAL_BYTES_MAX}")
     await writer.create_function("entry_crc", 5, checksum)  # pyright: ignore[reportUnknownMemberType]
-    return await _check_format(writer)
+    return identity
 
 
 async def _count_tables(writer: aiosqlite.Connection) -> int:

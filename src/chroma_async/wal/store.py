@@ -92,6 +92,7 @@ class LogStore(Protocol):
         Raises:
             LogConflict: the log does not end at `after`; read on from there, decide again.
             ValueError: no entries, one operation id on two of them, or old and new operations in one append.
+            InsufficientStorageError, ResourceLimitError: nothing was appended, for want of what the message says.
             OSError or the driver's error: nothing is known about the outcome; the caller must stop writing.
         """
         ...

@@ -159,7 +159,8 @@ class SharedLsn:
         fd = _open(path)
         try:
             if os.fstat(fd).st_size < _WORD_BYTES:
-                os.ftruncate(fd, _WORD_BYTES)
+                # Not a hole: on a full disk that would end the process when the map is written to.
+                os.pwrite(fd, bytes(_WORD_BYTES), 0)
             self._map = mmap.mmap(fd, _WORD_BYTES)
         finally:
             os.close(fd)

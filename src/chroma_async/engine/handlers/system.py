@@ -31,7 +31,8 @@ async def version(context: Context, call: GetVersion) -> str:
 
 @handles(CheckHealth)
 async def health(context: Context, call: CheckHealth) -> dict[str, bool]:
-    return {"is_executor_ready": context.is_ready, "is_log_client_ready": context.writer.refusal is None}
+    writes = context.writer.refusal is None and context.writer.limit is None
+    return {"is_executor_ready": context.is_ready, "is_log_client_ready": writes}
 
 
 @handles(GetPreflight)
