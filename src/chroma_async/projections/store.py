@@ -560,11 +560,13 @@ class CollectionStore:
             if path not in reached:
                 self._files.remove(path)
 
-    def tidy(self) -> None:
-        """Give back the disk that the tables hold for the next changes; one that was closed meanwhile holds nothing."""
+    def tidy(self) -> bool:
+        """Give back the disk that the tables hold for the next changes; False: somebody was reading.
+
+        One that was closed meanwhile holds nothing.
+        """
         with self.lock:
-            if not self._closed:
-                self.tables.tidy()
+            return self._closed or self.tables.tidy()
 
     @property
     def applied(self) -> Lsn:
