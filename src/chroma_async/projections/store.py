@@ -502,7 +502,8 @@ class CollectionStore:
         with self.tables.transaction():
             piece = self.tables.rebuilt_columns()
         self._publish(self._add_piece(msgspec.structs.replace(self.manifest, pieces=()), piece))
-        logger.warning("columns.rebuilt collection=%s reason=%s", self.directory.name, reason or "asked for")
+        level = logging.INFO if reason is None else logging.WARNING
+        logger.log(level, "columns.rebuilt collection=%s reason=%s", self.directory.name, reason or "asked for")
 
     def _add_checksums(self) -> None:
         """Give checksums to segments that release 0.1.0 wrote. What is there is believed."""
