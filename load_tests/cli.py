@@ -31,7 +31,7 @@ from load_tests.profile import Layer, profile
 from load_tests.report import Report, format_value, write_json
 from load_tests.scenarios import SCENARIOS, Scenario, choose
 from load_tests.servers import Program, RemoteServer, our_program, peer_program
-from load_tests.soak import Minute, Soak, soak
+from load_tests.soak import Crowd, Minute, Soak, soak
 
 _HERE = Path(__file__).resolve().parent
 _DATA_DEFAULT = _HERE.parent / "../shared/data"
@@ -127,14 +127,17 @@ def soak_command(
     data_directory: DataOption = str(_DATA_DEFAULT),
     records: RecordsOption = 20_000,
     pace: Annotated[float, typer.Option(min=0.01, help="Times the usual 45 requests a second.")] = 1.0,
+    writers: Annotated[int, typer.Option(min=2, help="Connections that write.")] = 8,
+    readers: Annotated[int, typer.Option(min=3, help="Connections that read.")] = 32,
     url: UrlOption = None,
-    workers: WorkersOption = 2,
+    workers: WorkersOption = 4,
     results: ResultsOption = _RESULTS,
 ) -> None:
     """Mixed work at a steady pace: p50, p99, lag, memory and disk of every minute. Exit code 1 after an error."""
     with _errors_explained():
         require_matplotlib()
-        _soak(_ours(url, workers), _load(data_directory, records), minutes, pace, results)
+        crowd = Crowd(writers=writers, readers=readers)
+        _soak(_ours(url, workers), _load(data_directory, records), minutes, pace, crowd, results)
 
 
 @app.command("growth")
@@ -197,7 +200,7 @@ def smoke(*, url: UrlOption = None, workers: WorkersOption = 2) -> None:
         report = compare(contestants, dataset, options, list(SCENARIOS), repeat=1, command="smoke", say=_print_progress)
         _publish(report, Path(results))
         _require_recall(report.columns["ours"])
-        _soak(contestants.ours, dataset, 0.05, 1.0, Path(results))
+        _soak(contestants.ours, dataset, 0.05, 1.0, Crowd(), Path(results))
         plan = Plan(sizes=[1000, 2000], seconds_max=60, options=options)
         _grow(our_program(workers), data.synthetic(1000, queries=100), plan, Path(results))
         _compare_servers(dataset, options, workers, Path(results))
@@ -263,13 +266,15 @@ def _load(directory: str, records: int) -> data.Dataset:
     return data.synthetic(records) if directory == "synthetic" else data.load(Path(directory), records)
 
 
-def _soak(server: Program | RemoteServer, dataset: data.Dataset, minutes: float, pace: float, results: Path) -> None:
+def _soak(
+    server: Program | RemoteServer, dataset: data.Dataset, minutes: float, pace: float, crowd: Crowd, results: Path
+) -> None:
     """Run, and show and write what there is, also after an error."""
     facts = machine.describe()
     with workload_of(dataset, Options()) as workload, started(server) as running_server:
         soaked = Soak(running_server.label)
         try:
-            soak(running_server, workload, minutes=minutes, pace=pace, result=soaked, say=_print_minute)
+            soak(running_server, workload, minutes=minutes, pace=pace, crowd=crowd, result=soaked, say=_print_minute)
         finally:
             if soaked.minutes:
                 content = {"command": _command(), "machine": facts, "dataset": dataset.name, "pace": pace}

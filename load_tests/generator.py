@@ -2,7 +2,8 @@
 
 A lane is one kind of request on a number of connections, closed loop: each connection sends its next request when the
 last one is answered. Lanes of one run start together, after all of them are connected. A paced lane instead has a
-timetable; its latencies count from when a request was due, so a stalled server can't hide behind requests not sent.
+timetable, in which its connections take turns; its latencies count from when a request was due, so a stalled server can't
+hide behind requests not sent.
 """
 
 from __future__ import annotations
@@ -46,14 +47,13 @@ class Lane:
     seconds: float | None = None
     """How long to go round and round through the requests; None: each one once."""
     interval_seconds: float | None = None
-    """Time between two requests of a paced lane; None: as fast as answers come."""
+    """Time between two requests of each connection of a paced lane; None: as fast as answers come."""
     keep_answers: bool = False
     processes: int = 1
 
     def __post_init__(self) -> None:
         assert len(self.requests) > 0
         assert 1 <= self.processes <= self.connections
-        assert self.interval_seconds is None or self.connections == 1
 
 
 @dataclass(slots=True)
@@ -106,6 +106,11 @@ class _Share:
     @property
     def connections(self) -> int:
         return len(range(self.number, self.lane.connections, self.lane.processes))
+
+    def shifts(self) -> list[float]:
+        """By which part of the interval each connection of a paced lane is late, so that they take turns."""
+        count = self.lane.connections
+        return [position / count for position in range(self.number, count, self.lane.processes)]
 
     def indexes(self) -> Iterator[int]:
         count = len(self.lane.requests)
@@ -204,7 +209,7 @@ async def _run_share(address: Address, share: _Share, pipe: Pipe) -> LaneResult:
         pipe.recv()
         driver = _Driver(share, bodies)
         try:
-            await asyncio.gather(*(driver.drive(connection) for connection in connections))
+            await asyncio.gather(*(driver.drive(*item) for item in zip(connections, share.shifts(), strict=True)))
         finally:
             for connection in connections:
                 connection.close()
@@ -224,17 +229,17 @@ class _Driver:
         self._deadline = now + share.lane.seconds if share.lane.seconds is not None else float("inf")
         self.result = LaneResult(started_at=now, ended_at=now)
 
-    async def drive(self, connection: Connection) -> None:
+    async def drive(self, connection: Connection, shift: float) -> None:
         """Send requests over one connection until they or the time run out."""
         for turn in itertools.count():
-            due = await self._due(turn)
+            due = await self._due(turn + shift)
             index = next(self._indexes, None) if due < self._deadline else None
             if index is None:
                 return
             response = await self._exchange(connection, index)
             self._note(index, due, response)
 
-    async def _due(self, turn: int) -> float:
+    async def _due(self, turn: float) -> float:
         if self._lane.interval_seconds is None:
             return time.perf_counter()
         due = self.result.started_at + turn * self._lane.interval_seconds

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
@@ -37,6 +37,13 @@ _UPSERT_BATCH, _DELETE_BATCH = 50, 10
 _PER_SECOND = {"query": 20.0, "filter": 10.0, "get": 10.0, "upsert": 4.0, "delete": 1.0}
 """Requests of each lane, at a pace of 1."""
 _CALLS = {"query": "query", "filter": "query", "get": "get", "upsert": "upsert", "delete": "delete"}
+_SHARE_OF_WRITERS = {"upsert": 0.75, "delete": 0.25}
+_SHARE_OF_READERS = {"query": 0.5, "filter": 0.25, "get": 0.25}
+"""Of the connections: each lane has one at the least."""
+MEMORY_GROWTH_MAX = 1.10
+DISK_GROWTH_MAX = 1.25
+"""From the second third of the minutes to the last one; what happens in the first one is warming up."""
+_JUDGED_MINUTES_MIN = 6
 _CHECKED = 60
 """Answers of each reading lane that are checked every minute."""
 
@@ -73,14 +80,35 @@ class Soak:
         return asdict(self)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crowd:
+    """How many connections there are; the requests a second are the same for any number of them."""
+
+    writers: int = 2
+    readers: int = 3
+
+    def connections(self, kind: str) -> int:
+        """Those of one lane."""
+        if kind in _SHARE_OF_WRITERS:
+            return max(1, round(self.writers * _SHARE_OF_WRITERS[kind]))
+        return max(1, round(self.readers * _SHARE_OF_READERS[kind]))
+
+
 def soak(
-    server: Server, workload: Workload, *, minutes: float, pace: float, result: Soak, say: Callable[[Minute], None]
+    server: Server,
+    workload: Workload,
+    *,
+    minutes: float,
+    pace: float,
+    crowd: Crowd,
+    result: Soak,
+    say: Callable[[Minute], None],
 ) -> None:
     """Load the server, and add each minute to `result` as it ends.
 
     Raises:
         RequestFailed: a request was refused or never answered.
-        WrongAnswer: an answer has what the data excludes, or the end is not what it should be.
+        WrongAnswer: an answer has what the data excludes, the end is not what it should be, or memory or disk grow.
     """
     api = Api(server.address)
     with collection(api) as records_path:
@@ -89,17 +117,38 @@ def soak(
         with watching(server, api, records_path) as watch:
             left = minutes * _MINUTE_SECONDS
             for number in itertools.count(1):
-                minute = _minute(bench, watch, number, min(left, _MINUTE_SECONDS), pace)
+                minute = _minute(bench, watch, number, min(left, _MINUTE_SECONDS), pace, crowd)
                 result.minutes.append(minute)
                 say(minute)
                 left -= minute.seconds
                 if left < 1:
                     break
         result.recall = _restored(bench)
+    require_flat(result.minutes)
 
 
-def _minute(bench: Bench, watch: Watch, number: int, seconds: float, pace: float) -> Minute:
-    lanes = [_lane(bench, kind, seconds, pace) for kind in KINDS]
+def require_flat(minutes: Sequence[Minute]) -> None:
+    """Compare the last third of the minutes with the one before it; a few minutes say nothing.
+
+    Raises:
+        WrongAnswer: memory or disk grow.
+    """
+    if len(minutes) < _JUDGED_MINUTES_MIN:
+        return
+    third = len(minutes) // 3
+    middle, last = minutes[third : 2 * third], minutes[2 * third :]
+    for name, limit in (("memory_bytes", MEMORY_GROWTH_MAX), ("disk_bytes", DISK_GROWTH_MAX)):
+        before, after = _most(middle, name), _most(last, name)
+        if before and after and after > limit * before:
+            raise WrongAnswer(f"{name} grow. second_third={before:,} last_third={after:,} growth_max={limit:g}")
+
+
+def _most(minutes: Sequence[Minute], name: str) -> int:
+    return max((getattr(minute, name) or 0 for minute in minutes), default=0)
+
+
+def _minute(bench: Bench, watch: Watch, number: int, seconds: float, pace: float, crowd: Crowd) -> Minute:
+    lanes = [_lane(bench, kind, seconds, pace, crowd.connections(kind)) for kind in KINDS]
     watch.take()
     results = dict(zip(KINDS, run_lanes(bench.api.address, lanes), strict=True))
     seen = watch.take()
@@ -125,12 +174,16 @@ def _summary(bench: Bench, number: int, seconds: float, results: dict[str, LaneR
     )
 
 
-def _lane(bench: Bench, kind: str, seconds: float, pace: float) -> Lane:
+def _lane(bench: Bench, kind: str, seconds: float, pace: float, connections: int) -> Lane:
     requests = bench.workload.requests(f"soak {kind}", partial(_BODIES[kind], bench.workload))
-    interval_seconds = 1 / (_PER_SECOND[kind] * pace)
-    keep_answers = kind in ("query", "filter", "get")
     return bench.lane(
-        _CALLS[kind], requests, 1, seconds=seconds, interval_seconds=interval_seconds, keep_answers=keep_answers
+        _CALLS[kind],
+        requests,
+        connections,
+        seconds=seconds,
+        interval_seconds=connections / (_PER_SECOND[kind] * pace),
+        keep_answers=kind in ("query", "filter", "get"),
+        processes=1,
     )
 
 

@@ -12,7 +12,7 @@ import sys
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 import numpy as np
@@ -149,6 +149,8 @@ def json_type(kind: Any) -> str:
     if kind in _WORDS:
         return _WORDS[kind]
     origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return json_type(arguments[0])
     if origin in (Union, types.UnionType):
         return " or ".join(json_type(part) for part in arguments)
     if origin is Literal:

@@ -72,7 +72,7 @@ def kill(
     rounds: RoundsOption = 10,
     seed: SeedOption = None,
 ) -> None:
-    """Kill -9 workers, the compactor and the whole server in the middle of an ingest."""
+    """Kill -9 workers, the compactor, the whole server and an embedded client in the middle of writes."""
     from load_tests.acceptance.kill import accept_kill
 
     with _judged("kill") as verdict:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import time
+from typing import Final
+
 from load_tests.bench import Bench
 from load_tests.measures import Measure
 from load_tests.scenarios.scenario import Scenario
 
+SETTLE_SECONDS: Final = 5.0
+
 
 def resources(bench: Bench) -> list[Measure]:
-    """Memory of the server's process tree and size of its directory."""
+    """Memory of the server's process tree and size of its directory, when it has had time to give back what it used."""
+    time.sleep(SETTLE_SECONDS)
     local = bench.server.local
     memory = local.memory_bytes() if local else None
     disk = local.disk_bytes() if local else None

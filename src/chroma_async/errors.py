@@ -243,7 +243,15 @@ class LogReset(LogError):
 
 
 class LogCorrupt(LogError):
-    """An entry does not match its checksum, or has a version that is not known."""
+    """An entry does not match its checksum, or has a version that is not known.
+
+    `lsn` and `collection` are given where the damage is in one entry of one collection: the rest can be read on.
+    """
+
+    def __init__(self, message: str = "", *, lsn: int | None = None, collection: str | None = None) -> None:
+        super().__init__(message)
+        self.lsn = lsn
+        self.collection = collection
 
 
 class FormatError(Exception):

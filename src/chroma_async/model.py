@@ -16,6 +16,7 @@ CollectionId = NewType("CollectionId", str)
 """UUID of a collection, lower-case with hyphens."""
 
 Space = Literal["l2", "ip", "cosine"]
+Precision = Literal["f32", "bf16", "i8"]
 Operation = Literal["add", "update", "upsert", "delete"]
 
 Scalar: TypeAlias = str | bool | int | float
@@ -54,6 +55,8 @@ class HnswConfiguration:
     sync_threshold: int = 1000
     batch_size: int = 100
     num_threads: int = 0
+    precision: Precision | None = None
+    """Of the graph's vectors; None: i8 for cosine, bf16 for the others. Ours, not Chroma's."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,16 +31,19 @@ class EngineSettings:
         "whether $ne, $nin, $not_contains and $not_regex match records that lack the field or the document, where a request "
         "does not say it; null: not for our clients and the API v1, but for Chroma's",
     )
-    unapplied_bytes_max: int = setting(96 * 2**20, "bytes of acknowledged, not yet applied entries before writes wait")
+    unapplied_bytes_max: int = setting(64 * 2**20, "bytes of acknowledged, not yet applied entries before writes wait")
     disk_reserve_bytes: int = setting(
         32 * 2**20,
         "free bytes on the disk below which only deletions are taken, so that the compactor has room to free some",
     )
-    apply_bytes_max: int = setting(32 * 2**20, "bytes of entries that the compactor applies in one step")
+    apply_bytes_max: int = setting(16 * 2**20, "bytes of entries that the compactor applies in one step")
     graph_rows_min: int = setting(65_536, "vectors without a graph before one is built; fewer are scanned exactly")
     segment_rows_max: int = setting(262_144, "vectors in a segment before it is sealed and another one begins")
     index_threads: int = setting(2, "threads that build a graph")
     reader_threads: int = setting(4, "threads that run searches and scans")
+    brief_seconds: float = setting(
+        0.0, "reads that have been taking less run on the event loop, others in a thread; 0: all of them in threads"
+    )
     follow_interval_seconds: float = setting(0.05, "how often an idle process looks for entries of other processes")
     lock_interval_seconds: float = setting(0.5, "how often a process asks whether it may compact")
 

@@ -149,7 +149,25 @@ async def test_durability_decides_whether_a_commit_is_synced(tmp_path: Path, dur
     await log.close()
 
 
-@pytest.mark.parametrize("stale", [0, 1, 99, 2**64 - 1])
+async def test_lsns_of_a_lost_tail_are_reported_and_not_given_away_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Projections may have applied them: an entry of the same number would be passed over."""
+    log = await SqliteLog.open(tmp_path)
+    await log.append([entry(), entry()], after=Lsn(0))
+    await log.close()
+    shared = SharedLsn(tmp_path / "log.committed")
+    shared.set(5)
+    shared.close()
+    log = await SqliteLog.open(tmp_path)
+    assert "log.tail_lost newest=2 published=5 entries=3" in caplog.text
+    assert await log.append([entry()], after=log.barrier()) == 6
+    kept = [found.payload is not None async for found in log.read(after=Lsn(0))]
+    assert kept == [True, True, False, False, False, True]
+    await log.close()
+
+
+@pytest.mark.parametrize("stale", [0, 1, 2**64 - 1])
 async def test_the_shared_number_is_made_true_when_a_log_is_opened(tmp_path: Path, stale: int) -> None:
     log = await SqliteLog.open(tmp_path)
     await log.append([entry(), entry()], after=Lsn(0))

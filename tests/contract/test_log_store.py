@@ -490,6 +490,14 @@ async def test_a_reader_that_is_overtaken_by_truncation_is_told(logs: Logs) -> N
     assert await lsns_before(LogTruncated, "oldest=5", log, truncate) in ([1], [1, 2])
 
 
+async def test_what_was_freed_is_known_for_ever(log: LogStore) -> None:
+    """Also when the freed entries are forgotten: whoever has applied less than that has lost something."""
+    await log.append([entry(), entry(collection=B), entry()], after=Lsn(0))
+    await log.truncate_collection(A, through=Lsn(3))
+    await log.truncate_collection(A, through=Lsn(1))
+    assert await log.freed() == {A: 3}
+
+
 async def test_truncation_of_many_entries_is_complete(log: LogStore) -> None:
     for after in range(0, 3000, 500):
         await log.append([entry(str(i), A if i % 2 else B) for i in range(500)], after=Lsn(after))

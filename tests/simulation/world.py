@@ -1,45 +1,49 @@
-"""A machine whose processes, disk and clock are played by a seeded history.
+"""A machine whose processes, disk, log and clock are played by a seeded history.
 
-Processes are engines that share a log in memory and a real directory; the disk remembers what was not synced, and loses some
-of it when the machine crashes; a process crash is an exception out of any file operation, or the process just being dropped.
-Everything runs in one thread in an order that the seed decides, so a failing seed fails again.
+Processes are engines that share a log and a real directory; the disk remembers what was not synced, and loses some of it
+when the machine crashes; a process crash is an exception out of any file operation, or the process is just dropped. All of
+it runs in one thread in an order that the seed decides, so a failing seed fails again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterable
-from contextlib import suppress
-from dataclasses import dataclass, field
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, Literal
 
+from tests.simulation.disk import Fault, ProcessCrashed, SimulatedFiles
+from tests.simulation.logs import Medium, MemoryMedium, SqliteMedium
+
+from chroma_async.engine.collection import CollectionReader, View
 from chroma_async.engine.compactor import Compactor
 from chroma_async.engine.engine import Engine
 from chroma_async.engine.lock import MemoryCompactorLock
-from chroma_async.seams import InlineWorkers, Seams, SeededEntropy, SystemFiles
-from chroma_async.seams.files import Buffer
+from chroma_async.seams import InlineWorkers, Seams, SeededEntropy
 from chroma_async.settings import Durability, EngineSettings
-from chroma_async.wal import MemoryLog, MemoryLogState
+from chroma_async.wal import LogStore
+
+LogKind = Literal["memory", "sqlite"]
 
 SETTINGS = EngineSettings(
     allow_reset=True, graph_rows_min=24, segment_rows_max=40, apply_bytes_max=4_000, index_threads=1, reader_threads=1
 )
-
-
-class ProcessCrashed(BaseException):
-    """The process stopped existing in the middle of something."""
+ALWAYS_BRIEF_SECONDS = 1e9
+"""Reads of half of the processes run on the event loop whenever they need not wait."""
 
 
 class VirtualClock:
-    """Time that passes when the history says so. Sleepers wake in order of their deadlines."""
+    """Time that passes when the history says so. Sleepers wake in order of their deadlines; the time of day may jump."""
 
     def __init__(self) -> None:
         self.seconds = 1_700_000_000.0
+        self.jumped_seconds = 0.0
         self._sleepers: list[tuple[float, asyncio.Event]] = []
 
     def now_ns(self) -> int:
-        return int(self.seconds * 1e9)
+        return int((self.seconds + self.jumped_seconds) * 1e9)
 
     def monotonic(self) -> float:
         return self.seconds
@@ -58,136 +62,84 @@ class VirtualClock:
             await asyncio.sleep(0)
 
 
-@dataclass
-class Unsynced:
-    """What a crash of the machine may do to a file: cut it back to some length, or make its name vanish."""
+@dataclass(eq=False)
+class HeldView:
+    """A read view that stays open while the history goes on, and what it must say as long as it does."""
 
-    safe_bytes: int
-    name_is_safe: bool
-
-
-class SimulatedFiles(SystemFiles):
-    """The real files, with a memory of what was not synced, and a fuse that burns with each operation."""
-
-    def __init__(self, rng: random.Random) -> None:
-        self._rng = rng
-        self._unsynced: dict[Path, Unsynced] = {}
-        self.fuse: int | None = None
-
-    def _burn(self) -> None:
-        if self.fuse is not None:
-            self.fuse -= 1
-            if self.fuse < 0:
-                self.fuse = None
-                raise ProcessCrashed
-
-    def _touch(self, path: Path, safe_bytes: int) -> None:
-        known = self._unsynced.get(path)
-        name_is_safe = known.name_is_safe if known else path.exists()
-        self._unsynced[path] = Unsynced(min(safe_bytes, known.safe_bytes) if known else safe_bytes, name_is_safe)
-
-    def write(self, path: Path, parts: Iterable[Buffer]) -> None:
-        self._burn()
-        self._touch(path, 0)
-        super().write(path, parts)
-
-    def write_at(self, path: Path, offset: int, data: Buffer) -> None:
-        self._burn()
-        self._touch(path, offset)
-        super().write_at(path, offset, data)
-
-    def sync(self, path: Path) -> None:
-        self._burn()
-        super().sync(path)
-        known = self._unsynced.setdefault(path, Unsynced(0, name_is_safe=False))
-        known.safe_bytes = path.stat().st_size
-
-    def sync_directory(self, path: Path) -> None:
-        self._burn()
-        for child, state in self._unsynced.items():
-            if child.parent == path:
-                state.name_is_safe = True
-
-    def replace(self, source: Path, destination: Path) -> None:
-        self._burn()
-        moved = self._unsynced.pop(source, Unsynced(source.stat().st_size, name_is_safe=True))
-        super().replace(source, destination)
-        self._unsynced[destination] = Unsynced(moved.safe_bytes, name_is_safe=False)
-
-    def make_directory(self, path: Path) -> None:
-        self._burn()
-        super().make_directory(path)
-
-    def remove(self, path: Path) -> None:
-        self._burn()
-        super().remove(path)
-
-    def lose_unsynced(self) -> None:
-        """Cut the power: each file that was not synced loses a part of what was not."""
-        for path, state in sorted(self._unsynced.items()):
-            if not path.is_file():
-                continue
-            if not state.name_is_safe and self._rng.random() < 0.5:
-                path.unlink()
-                continue
-            size = path.stat().st_size
-            if size > state.safe_bytes and self._rng.random() < 0.7:
-                with path.open("r+b") as file:
-                    file.truncate(self._rng.randint(state.safe_bytes, size))
-        self._unsynced.clear()
+    collection_id: str
+    reader: CollectionReader
+    view: View
+    records: dict[str, list[Any]]
+    has_columns: bool
+    open_for: ExitStack
 
 
-@dataclass
+@dataclass(eq=False)
 class SimulatedProcess:
-    """An engine, and perhaps the compactor."""
+    """An engine, and perhaps the compactor; the handles of the log that it has open, and the views."""
 
     engine: Engine
     compactor: Compactor
+    logs: list[LogStore]
     is_compacting: bool = False
+    held: list[HeldView] = field(default_factory=list[HeldView])
 
 
 @dataclass
 class World:
-    """The machine. `history` is told when a check fails."""
+    """The machine. `log` is a handle of the history's own; nothing of the machine depends on it."""
 
     directory: Path
     seed: int
     durability: Durability = "commit"
+    log_kind: LogKind = "memory"
     rng: random.Random = field(init=False)
     clock: VirtualClock = field(default_factory=VirtualClock)
-    log: MemoryLogState = field(init=False)
-    processes: list[SimulatedProcess] = field(default_factory=list)
-    lock_holder: list[object] = field(default_factory=list)
+    medium: Medium = field(init=False)
+    log: LogStore = field(init=False)
+    processes: list[SimulatedProcess] = field(default_factory=list[SimulatedProcess])
+    lock_holder: list[object] = field(default_factory=list[object])
 
     def __post_init__(self) -> None:
         self.rng = random.Random(self.seed)
         self.files = SimulatedFiles(self.rng)
-        self.log = MemoryLogState(f"log-{self.seed}")
         self.entropy = SeededEntropy(self.seed)
+        if self.log_kind == "memory":
+            self.medium = MemoryMedium(self.seed, self.durability)
+        else:
+            self.medium = SqliteMedium(self.directory, self.rng, self.durability)
+
+    async def start(self) -> None:
+        """Switch the machine on."""
+        self.log = await self.medium.open()
 
     async def start_process(self) -> SimulatedProcess:
-        seams = Seams(self.clock, self.entropy, self.files)
-        workers = InlineWorkers()
-        engine = Engine(self.directory, self.open_log(), workers, SETTINGS, seams)
+        brief = self.rng.choice([0.0, ALWAYS_BRIEF_SECONDS])
+        settings = replace(SETTINGS, brief_seconds=brief)
+        logs = [await self.medium.open() for _ in range(2)]
+        engine = Engine(self.directory, logs[0], InlineWorkers(), settings, self._seams())
         await engine.start()
-        lock = MemoryCompactorLock(self.lock_holder)
-        compactor = Compactor(self.directory, self.open_log(), lock, workers, SETTINGS, seams)
-        process = SimulatedProcess(engine, compactor)
+        process = SimulatedProcess(engine, self._new_compactor(logs[1]), logs)
         self.processes.append(process)
         return process
 
-    def open_log(self) -> MemoryLog:
-        return MemoryLog(self.log, durability=self.durability)
+    def _seams(self) -> Seams:
+        return Seams(self.clock, self.entropy, self.files)
 
-    async def compact(self, process: SimulatedProcess, *, crash_after: int | None = None) -> bool:
+    def _new_compactor(self, log: LogStore) -> Compactor:
+        lock = MemoryCompactorLock(self.lock_holder)
+        return Compactor(self.directory, log, lock, InlineWorkers(), SETTINGS, self._seams())
+
+    async def compact(self, process: SimulatedProcess, fault: Fault | None = None, after: int = 0) -> bool:
         """One step of the compactor, if this process holds the lock or gets it; True when it ran to its end.
 
-        With `crash_after`, the process dies at that many file operations from here.
+        With a `fault`, it comes to pass at that many operations from here. An error ends the compactor, and another one
+        starts over from what is on disk, in the same process or, when that died, in another one.
         """
-        lock = process.compactor.lock
-        if not lock.try_acquire():
+        if not process.compactor.lock.try_acquire():
             return False
-        self.files.fuse = crash_after
+        if fault is not None:
+            self.files.break_after(fault, after)
         try:
             if not process.is_compacting:
                 await process.compactor.take_over()
@@ -197,27 +149,48 @@ class World:
         except ProcessCrashed:
             await self.crash(process)
             return False
+        except OSError:
+            self._restart_compactor(process)
+            return False
         finally:
-            self.files.fuse = None
+            self.files.mend()
         return True
+
+    def _restart_compactor(self, process: SimulatedProcess) -> None:
+        process.compactor.abandon()
+        process.compactor.lock.release()
+        process.compactor = self._new_compactor(process.logs[1])
+        process.is_compacting = False
 
     async def crash(self, process: SimulatedProcess) -> None:
         """SIGKILL: nothing of the process goes on, its lock and its transactions are gone."""
+        await self._drop(process)
+        if self.log_kind == "sqlite":
+            for log in process.logs:
+                await log.close()
+
+    async def _drop(self, process: SimulatedProcess) -> None:
         self.processes.remove(process)
+        for held in process.held:
+            held.open_for.close()
+        process.held.clear()
         process.compactor.abandon()
         process.compactor.lock.release()
         await process.engine.abandon()
 
-    async def crash_machine(self) -> None:
-        """A power cut: all processes are gone, and what was not synced may be."""
+    async def crash_machine(self) -> int:
+        """A power cut: all processes are gone, and what was not synced may be. Return the newest LSN that is left."""
+        handles = [self.log, *(log for process in self.processes for log in process.logs)]
         for process in list(self.processes):
-            await self.crash(process)
-        self.log.lose_unsynced()
+            await self._drop(process)
+        newest = await self.medium.cut_power(handles)
         self.files.lose_unsynced()
         self.lock_holder.clear()
+        self.log = await self.medium.open()
+        return newest
 
     async def close(self) -> None:
         for process in list(self.processes):
-            process.compactor.abandon()
             with suppress(asyncio.CancelledError):
-                await process.engine.close()
+                await self.crash(process)
+        await self.log.close()

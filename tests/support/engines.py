@@ -42,6 +42,7 @@ TINY = EngineSettings(
     graph_rows_min=8,
     segment_rows_max=16,
     index_threads=1,
+    brief_seconds=0.004,
     follow_interval_seconds=0.01,
     lock_interval_seconds=0.02,
 )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 
+from chroma_async.core import events
 from chroma_async.core.events import (
     CODEC_VERSION,
     CollectionDeleted,
@@ -85,3 +87,27 @@ def test_events_that_lack_a_field_are_refused() -> None:
     payload = struct.pack("<BBI", CODEC_VERSION, 1, len(head)) + head + struct.pack("<I", 0)
     with pytest.raises(LogCorrupt, match="TenantCreated"):
         decode(payload)
+
+
+def test_entries_of_older_codecs_are_read_as_if_they_were_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two versions from now a head may have other fields; today's entries still wait in a log or a backup of one."""
+    tenant, vectors = encode(TenantCreated("somebody")), encode(RecordsDeleted(CollectionId("c"), ["a", "b"]))
+
+    def with_owner(head: dict[str, Any]) -> dict[str, Any]:
+        return {**head, "owner": "nobody"}
+
+    def renamed(head: dict[str, Any]) -> dict[str, Any]:
+        assert head.pop("owner") == "nobody"
+        return head
+
+    monkeypatch.setattr(events, "CODEC_VERSION", 3)
+    monkeypatch.setitem(events.UPCASTERS, 1, lambda payload: events.rewritten(payload, with_owner))
+    monkeypatch.setitem(events.UPCASTERS, 2, lambda payload: events.rewritten(payload, renamed))
+    assert decode(tenant) == TenantCreated("somebody")
+    assert decode_head(vectors) == RecordsDeleted(CollectionId("c"), ["a", "b"])
+    with pytest.raises(LogCorrupt, match="upgrade"):
+        decode(bytes([4]) + tenant[1:])
+
+
+def test_every_older_codec_has_an_upcaster() -> None:
+    assert sorted(events.UPCASTERS) == list(range(1, events.CODEC_VERSION))

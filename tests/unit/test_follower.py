@@ -45,6 +45,9 @@ class Heard:
         self.lsns: list[int] = []
         self.is_closed = False
 
+    def refuse(self, reason: str) -> None:
+        raise AssertionError(reason)
+
     def offer(self, lsn: Lsn, payload: bytes) -> None:
         assert not self.is_closed
         self.lsns.append(lsn)

@@ -14,7 +14,7 @@ from load_tests.bench import Options, Workload
 from load_tests.errors import WrongAnswer
 from load_tests.growth import Growth, Nearest, Size, Supply, sizes_between
 from load_tests.servers import our_program, running
-from load_tests.soak import Minute, Soak, soak
+from load_tests.soak import Crowd, Minute, Soak, require_flat, soak
 from load_tests.watch import lag_seconds
 
 SIZE = Size(
@@ -112,10 +112,36 @@ def test_a_short_soak_finds_everything_in_the_end(tmp_path: Path) -> None:
     result, said = Soak("ours"), list[Minute]()
     workload = Workload(data.synthetic(1000, queries=50, ndim=32), Options(), tmp_path)
     with running(our_program(workers=2)) as server:
-        soak(server, workload, minutes=0.05, pace=1.0, result=result, say=said.append)
+        soak(server, workload, minutes=0.05, pace=1.0, crowd=Crowd(), result=result, say=said.append)
     assert said == result.minutes
     assert len(result.minutes) == 1
     assert result.minutes[0].count["query"] >= 50
     assert all(count > 0 for count in result.minutes[0].count.values())
     assert result.recall is not None
     assert result.recall >= 0.97
+
+
+def minutes_of(memories: list[int]) -> list[Minute]:
+    return [
+        Minute(
+            number=number,
+            seconds=60.0,
+            count={},
+            p50_ms={},
+            p99_ms={},
+            busy_retries=0,
+            lag_seconds_p50=None,
+            lag_seconds_max=None,
+            memory_bytes=memory,
+            unevictable_bytes_max=None,
+            disk_bytes=1_000,
+        )
+        for number, memory in enumerate(memories, 1)
+    ]
+
+
+def test_soak_is_judged_by_whether_memory_grows() -> None:
+    require_flat(minutes_of([50, 90, 100, 100, 105, 109]))
+    require_flat(minutes_of([10, 20, 40, 80]))  # too short a time to tell
+    with pytest.raises(WrongAnswer, match="memory_bytes grow"):
+        require_flat(minutes_of([50, 90, 100, 100, 105, 111]))

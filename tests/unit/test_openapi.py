@@ -123,6 +123,7 @@ def test_answers_of_a_server_are_as_described(server_url: str) -> None:
             ask("GET", collections + path)
         ask("GET", databases + "/{database}/collections_count")
         ask("PUT", RECORDS, {"new_metadata": {"b": [1, 2]}})
+        ask("POST", RECORDS + "/reindex", {"max_neighbors": 8})
         body = {"ids": ["a", "b"], "embeddings": [[1, 0], [0, 1]], "documents": ["x", None], "metadatas": [{"n": 1}, None]}
         for verb in ("add", "upsert", "update"):
             ask("POST", f"{RECORDS}/{verb}", body)

@@ -24,10 +24,11 @@ from tests.support.engines import (
 from chroma_async import PersistentClient
 from chroma_async.engine.compactor import Compactor
 from chroma_async.engine.engine import open_engine
-from chroma_async.engine.lock import FileCompactorLock
+from chroma_async.engine.lock import FileCompactorLock, MemoryCompactorLock
+from chroma_async.errors import Superseded
 from chroma_async.model import Vectors
 from chroma_async.projections.store import CollectionStore
-from chroma_async.seams import Seams, ThreadWorkers
+from chroma_async.seams import InlineWorkers, Seams, ThreadWorkers
 from chroma_async.settings import EngineSettings
 from chroma_async.wal import SqliteLog
 
@@ -127,6 +128,32 @@ async def test_compactor_that_is_stopped_leaves_no_thread_behind_that_writes(tmp
             np.testing.assert_array_equal([found[name][0] for name in names(300)], expected)
         workers.close()
         await log.close()
+
+
+async def test_compactor_that_was_superseded_changes_nothing(tmp_path: Path) -> None:
+    """It must not find out when it publishes: by then it would have written over files that its successor has published."""
+    async with engine_at(tmp_path) as engine, compactor_at(tmp_path) as successor:
+        records = Records(engine, (await create_collection(engine)).id)
+        await records.add(names(10), random_vectors(10), metadatas=[{"f": 1}] * 10)
+        await settle(successor)
+        log = await SqliteLog.open(tmp_path, durability="off")
+        lock = MemoryCompactorLock([])
+        superseded = Compactor(tmp_path, log, lock, InlineWorkers(), TINY, Seams(files=UnsyncedFiles()))
+        await superseded.take_over()
+        await records.add(names(5, 10), random_vectors(5, seed=1), metadatas=[{"f": 2}] * 5)
+        await settle(successor)
+        await records.add(names(5, 15), random_vectors(5, seed=2), metadatas=[{"f": 3}] * 5)
+        with pytest.raises(Superseded):
+            await superseded.step()
+        superseded.abandon()
+        await log.close()
+        expected = np.concatenate([random_vectors(10), random_vectors(5, seed=1), random_vectors(5, seed=2)])
+        for _ in range(2):
+            async with engine_at(tmp_path) as fresh:
+                held = contents(await Records(fresh, records.id).get())
+                np.testing.assert_array_equal([values[0] for values in held.values()], expected)
+                assert len(contents(await Records(fresh, records.id).get(where={"f": 2}))) == 5
+            await settle(successor)
 
 
 # ---- graphs

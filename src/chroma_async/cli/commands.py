@@ -16,6 +16,7 @@ from chroma_async.cli.backup import backup, restore
 from chroma_async.cli.console import EXIT_FAILED, fail, print_table
 from chroma_async.cli.import_chroma import import_chroma
 from chroma_async.cli.transfer import export_collection, import_collection
+from chroma_async.cli.verify import purge, rebuild, reindex, verify
 from chroma_async.model import DEFAULT_DATABASE, DEFAULT_TENANT
 from chroma_async.settings import Durability, EngineSettings, HttpServer, LogLevel, Missing, ServerSettings
 
@@ -30,7 +31,7 @@ def app() -> None:
     """An async-first vector database that speaks Chroma's API."""
 
 
-for _command in (backup, restore, export_collection, import_collection, import_chroma):
+for _command in (backup, restore, verify, rebuild, reindex, purge, export_collection, import_collection, import_chroma):
     app.add_command(_command)
 
 _PATH = click.argument("path", type=click.Path(path_type=Path))

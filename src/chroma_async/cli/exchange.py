@@ -49,7 +49,7 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True):
             name=collection.name,
             dimension=collection.dimension,
             metadata=collection.metadata,
-            hnsw=asdict(collection.hnsw),
+            hnsw={name: value for name, value in asdict(collection.hnsw).items() if name in HnswInput.__struct_fields__},
             embedding_function=collection.embedding_function,
             schema=_own_schema(collection),
         )

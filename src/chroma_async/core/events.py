@@ -11,6 +11,7 @@ and choices are decided before an event is made: applying it is a pure function 
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias, cast
 
@@ -166,13 +167,40 @@ def _join(number: int, head: bytes, body: bytes, vectors: Vectors | None) -> byt
     return b"".join((_PREFIX.pack(CODEC_VERSION, number, len(head)), head, _LENGTH.pack(len(body)), body, raw))
 
 
+def rewritten(payload: bytes, change: Callable[[dict[str, Any]], dict[str, Any]]) -> bytes:
+    """Return an event of the next codec version, with the head that `change` makes of its head: what an up-caster does.
+
+    Raises:
+        LogCorrupt: the bytes are no event.
+    """
+    version, number, length = _unpacked(payload)
+    start = _PREFIX.size
+    try:
+        head = orjson.dumps(change(orjson.loads(payload[start : start + length])))
+    except (ValueError, KeyError, TypeError) as error:
+        raise LogCorrupt(f"entry has a damaged head. version={version} kind={number} reason={error}") from error
+    return _PREFIX.pack(version + 1, number, len(head)) + head + payload[start + length :]
+
+
+UPCASTERS: Final[dict[int, Callable[[bytes], bytes]]] = {}
+"""From a codec version to the next one: bytes to bytes, mostly by `rewritten`. There is one for each version before
+`CODEC_VERSION`, for ever: entries wait in logs, and in backups of logs, for longer than a release lives."""
+
+
+def _current(payload: bytes) -> bytes:
+    """The event as this release would have encoded it."""
+    while payload and payload[0] in UPCASTERS and payload[0] < CODEC_VERSION:
+        payload = UPCASTERS[payload[0]](payload)
+    return payload
+
+
 def decode_head(payload: bytes) -> CatalogEvent | RecordsHead | RecordsDeleted:
     """Return what the catalog needs of an event, without looking at the records.
 
     Raises:
         LogCorrupt: the version or kind is unknown (a newer release wrote it), or the bytes are no event.
     """
-    kind, head, _ = _split(payload)
+    kind, head, _ = _split(_current(payload))
     shape = RecordsHead if kind is RecordsWritten else kind
     return cast("CatalogEvent | RecordsHead | RecordsDeleted", _convert(head, shape))
 
@@ -183,6 +211,7 @@ def decode(payload: bytes) -> Event:
     Raises:
         LogCorrupt: as `decode_head`.
     """
+    payload = _current(payload)
     kind, head, offset = _split(payload)
     if kind is not RecordsWritten:
         return cast("Event", _convert(head, kind))
@@ -192,11 +221,15 @@ def decode(payload: bytes) -> Event:
         raise LogCorrupt(f"entry has damaged records. bytes={len(payload)} reason={error}") from error
 
 
-def _split(payload: bytes) -> tuple[type[Any], bytes, int]:
+def _unpacked(payload: bytes) -> tuple[int, int, int]:
     try:
-        version, number, length = _PREFIX.unpack_from(payload)
+        return cast("tuple[int, int, int]", _PREFIX.unpack_from(payload))
     except struct.error as error:
         raise LogCorrupt(f"entry is too short to be an event. bytes={len(payload)}") from error
+
+
+def _split(payload: bytes) -> tuple[type[Any], bytes, int]:
+    version, number, length = _unpacked(payload)
     if version != CODEC_VERSION or number not in _KINDS:
         raise LogCorrupt(
             "entry was written by a release that this one does not know; upgrade before opening the directory. "

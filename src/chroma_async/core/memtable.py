@@ -8,9 +8,10 @@ through updates; deleting and adding it again gives it a new one.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import cast
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -26,8 +27,7 @@ GROW_DOUBLING_ROWS = 8_192
 """From so many vectors on, room for more grows by a quarter: a tail of 100 MB should not take 200."""
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(msgspec.Struct, frozen=True, gc=False):
     """One record, whole, but for its vector. `vector` is its position in the memtable, or NO_SLOT: as in the base."""
 
     slot: int
@@ -195,12 +195,13 @@ class Memtable:
         self._live_delta += 1
 
     def _change(self, old: Row, document: str | None, patch: MetadataPatch | None, uri: str | None, position: int) -> None:
-        row = replace(
-            old,
-            document=old.document if document is None else document,
-            metadata=merge_metadata(old.metadata, patch),
-            uri=old.uri if uri is None else uri,
-            vector=old.vector if position == NO_SLOT else position,
+        row = Row(
+            old.slot,
+            old.id,
+            old.document if document is None else document,
+            merge_metadata(old.metadata, patch),
+            old.uri if uri is None else uri,
+            old.vector if position == NO_SLOT else position,
         )
         if position != NO_SLOT:
             self._owners[position] = old.slot
@@ -291,8 +292,8 @@ def merge_metadata(old: Metadata | None, patch: MetadataPatch | None) -> Metadat
     """Return metadata after a write: merged field by field, None deletes a field; nothing left is None."""
     if patch is None:
         return old
-    if old is None and None not in patch.values():
-        return cast("Metadata", patch) or None
+    if None not in patch.values():
+        return cast("Metadata", {**old, **patch} if old else patch) or None
     merged: dict[str, MetadataValue] = dict(old or {})
     for name, value in patch.items():
         if value is None:

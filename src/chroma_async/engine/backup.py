@@ -53,7 +53,7 @@ from chroma_async.model import CollectionId
 from chroma_async.projections.manifest import Manifest, encode_manifest
 from chroma_async.projections.records import RecordTables
 from chroma_async.projections.store import RECORDS_FILE
-from chroma_async.projections.view import COLUMNS, SEGMENTS, SLOTS_FILE, VECTORS_FILE
+from chroma_async.projections.view import COLUMNS, SEGMENTS, SLOTS_FILE, VECTORS_FILE, map_segment, vector_guard
 from chroma_async.seams import Clock, Workers
 from chroma_async.wal import LOG_FILE, LogCopy, LogStore, copy_log
 
@@ -199,7 +199,7 @@ def _reached(manifest: Manifest) -> list[_Wanted]:
     for segment in manifest.segments:
         folder = f"{SEGMENTS}/{segment.number}"
         wanted.append(_Wanted(f"{folder}/{VECTORS_FILE}", segment.rows * (manifest.dimension or 0) * 4))
-        wanted.append(_Wanted(f"{folder}/{SLOTS_FILE}", segment.rows * 8))
+        wanted.append(_Wanted(f"{folder}/{SLOTS_FILE}", segment.rows * 8, segment.slots_crc))
         if segment.graph is not None:
             wanted.append(_Wanted(f"{folder}/{segment.graph.file}", crc=segment.graph.crc, is_graph=True))
     return wanted
@@ -302,10 +302,19 @@ class _Copier:
         (self.target / folder / SEGMENTS).mkdir()
         for item, file in zip(wanted, opened, strict=True):
             self._take(item, f"{folder}/{item.name}", file)
+        self._check_vectors(self.target / folder, tables, manifest)
         name = f"{folder}/{RECORDS_FILE}"
         if not (self._is_known_state(folder, manifest) and self._link(name)):
             tables.copy_to(self.target / name, self.meter.add)
             self._note_copied(name)
+
+    def _check_vectors(self, folder: Path, tables: RecordTables, manifest: Manifest) -> None:
+        """Compare the vectors of a copy with their checksums, block by block."""
+        for segment in manifest.segments:
+            vectors, _ = map_segment(folder, segment, manifest.dimension or 0)
+            guard = vector_guard(folder, segment, vectors, tables.block_sums(segment.number))
+            if guard is not None:
+                guard.check_from(0)
 
     def _is_known_state(self, folder: str, manifest: Manifest) -> bool:
         """Whether the earlier backup has the collection in just this state."""

@@ -1,7 +1,8 @@
-"""Concurrent queries of one collection that meet are searched together: one read view, one scan, one trip to a thread.
+"""Concurrent queries of one collection that meet are searched together: one read view, one scan.
 
-A query that finds nobody searching starts at once; those that come while it runs form the next batch. So a lone query waits
-for nothing, and a crowd shares the cost of reading the vectors.
+A query that finds nobody searching starts at once, with those that arrived in the same turn of the event loop; those that
+come while it runs form the next batch. So a lone query waits for nothing, and a crowd shares the cost of reading the
+vectors.
 """
 
 from __future__ import annotations
@@ -9,19 +10,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Final, cast
 
 import numpy as np
 
 from chroma_async.engine.collection import CollectionReader, View
+from chroma_async.engine.reads import Kind, ReadRunner
 from chroma_async.engine.search import Neighbours
 from chroma_async.errors import ChromaError
 from chroma_async.model import Collection, Mask, Vectors
 from chroma_async.protocol.results import QueryResult
-from chroma_async.seams import Workers
 
 BATCH_QUERIES_MAX: Final = 64
+
+BRIEF_RESULTS_MAX: Final = 512
+"""A query that may return more records takes long, whatever others took."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,8 +39,13 @@ class QueryJob:
     queries: Vectors
     n_results: int
     needs_columns: bool
+    tests_documents: bool
     choose: Callable[[View], Mask | None]
     finish: Callable[[View, Sequence[Neighbours]], QueryResult]
+
+    @property
+    def may_be_brief(self) -> bool:
+        return len(self.queries) * self.n_results <= BRIEF_RESULTS_MAX
 
 
 Outcome = QueryResult | Exception
@@ -46,8 +54,8 @@ Outcome = QueryResult | Exception
 class QueryBatcher:
     """The queue of one collection's queries in one process. It keeps nothing of a collection that nobody queries."""
 
-    def __init__(self, workers: Workers) -> None:
-        self._workers = workers
+    def __init__(self, runner: ReadRunner) -> None:
+        self._runner = runner
         self._waiting: list[tuple[QueryJob, asyncio.Future[QueryResult]]] = []
         self._running: asyncio.Task[None] | None = None
 
@@ -63,15 +71,21 @@ class QueryBatcher:
         try:
             while self._waiting:
                 batch = self._take()
-                jobs = [job for job, _ in batch]
                 try:
-                    outcomes = await self._workers.run(partial(_search, jobs))
+                    outcomes = await self._search([job for job, _ in batch])
                 except Exception as error:
                     outcomes = [error] * len(batch)
                 for (_, future), outcome in zip(batch, outcomes, strict=True):
                     _resolve(future, outcome)
         finally:
             self._running = None
+
+    async def _search(self, jobs: Sequence[QueryJob]) -> list[Outcome]:
+        kind: Kind | None = "query by document" if any(job.tests_documents for job in jobs) else "query"
+        if not all(job.may_be_brief for job in jobs):
+            kind = None
+        count = sum(len(job.queries) for job in jobs)
+        return await self._runner.run(lambda at_hand: _search(jobs, at_hand=at_hand), kind, count)
 
     def _take(self) -> list[tuple[QueryJob, asyncio.Future[QueryResult]]]:
         size, count = 0, 0
@@ -86,15 +100,15 @@ class QueryBatcher:
 
 def search_alone(job: QueryJob) -> QueryResult:
     """Answer one query, in this thread."""
-    (outcome,) = _search([job])
+    (outcome,) = _search([job], at_hand=False)
     if isinstance(outcome, Exception):
         raise outcome
     return outcome
 
 
-def _search(jobs: Sequence[QueryJob]) -> list[Outcome]:
-    """In a worker thread: choose, search all vectors at once, finish; a job that fails does so alone."""
-    with jobs[0].reader.view(columns=any(job.needs_columns for job in jobs)) as view:
+def _search(jobs: Sequence[QueryJob], *, at_hand: bool) -> list[Outcome]:
+    """Choose, search all vectors at once, finish; a job that fails does so alone."""
+    with jobs[0].reader.view(columns=any(job.needs_columns for job in jobs), at_hand=at_hand) as view:
         chosen = [_attempt(job.choose, view) for job in jobs]
         able = [position for position, mask in enumerate(chosen) if not isinstance(mask, Exception)]
         found = _search_together(view, [jobs[position] for position in able], [chosen[position] for position in able])

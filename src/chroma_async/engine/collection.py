@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+import math
 import sqlite3
 import threading
+import time
 from collections import deque
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -22,34 +24,63 @@ from chroma_async.core.where import DocumentTest, FieldTest, Missing, Where, eva
 from chroma_async.engine.open_readers import OpenReaders
 from chroma_async.engine.search import Neighbours, SearchTarget, search
 from chroma_async.errors import ResourceLimitError, StorageCorrupt, UnavailableError
-from chroma_async.index.scan import Scan
+from chroma_async.index.scan import Scan, TailScan
 from chroma_async.model import Collection, HnswConfiguration, Lsn, Mask, Slots, Vectors
 from chroma_async.projections.fold import fold_entry
-from chroma_async.projections.records import RecordTables, StoredRow, encode_metadata
-from chroma_async.projections.store import RECORDS_FILE
+from chroma_async.projections.records import TRIGRAM, RecordTables, StoredRow, encode_metadata
+from chroma_async.projections.store import CHECK_AT_OPEN_BYTES, RECORDS_FILE
 from chroma_async.projections.view import EMPTY_BASE, Base, load_base
 from chroma_async.seams.limits import FULL, READ_ONLY, limit_error
 
 PIN_ATTEMPTS: Final = 20
 """Times that a reader takes a newer manifest when the one it read was replaced while it opened its files."""
 
+RECORDS_AT_HAND_MAX: Final = 256
+
+READ_SECONDS: Final = 30.0
+"""A collection that was read so lately is expected to be read again."""
+
+FOLD_AT_HAND_BYTES: Final = 256 * 2**10
+"""Entries of more bytes are not folded by a read that must not wait."""
+
 logger = logging.getLogger("chroma_async.engine")
+
+
+class NotAtHand(Exception):
+    """A read that must not wait would have to: it belongs into a worker thread."""
+
+
+class Seen(NamedTuple):
+    """Version of a manifest, and the LSN through which it is applied."""
+
+    version: int
+    applied: Lsn
 
 
 class CollectionReader:
     """Gives read views of one collection. `offer` is called by the follower, everything else in worker threads."""
 
-    def __init__(self, directory: Path, opened: OpenReaders | None = None) -> None:
+    def __init__(self, directory: Path, freed: Lsn = Lsn(0), opened: OpenReaders | None = None) -> None:  # noqa: B008
+        """`freed`: the log has freed the entries through this LSN, so that only the files have them."""
+        self._freed = freed
         self._directory = directory
         self._opened = OpenReaders() if opened is None else opened
         self._released = False
         self._pending: deque[tuple[Lsn, bytes]] = deque()
         self._connections: list[RecordTables] = []
         self._lock = threading.Lock()
+        self._loading = threading.Lock()
         self._base: Base = EMPTY_BASE
+        self._scans: tuple[Scan | None, ...] = ()
         self._memtable = Memtable(applied=Lsn(0), next_slot=0)
+        self._tail_scan = TailScan()
         self._image: Image | None = None
+        self._seen = Seen(version=0, applied=Lsn(0))
+        self._behind = False
+        self._read_at = -math.inf
         self._closed = False
+        self._checked = False
+        self._refusal: str | None = None
         self._offered_bytes = 0
         self._dropped_bytes = 0
 
@@ -58,38 +89,52 @@ class CollectionReader:
         """Bytes of the entries that wait. Offering and dropping have a counter each: they are done by different threads."""
         return self._offered_bytes - self._dropped_bytes
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether the base is an older one than readers have seen published; `refresh` is due."""
+        return self._behind
+
     def offer(self, lsn: Lsn, payload: bytes) -> None:
         """Take an entry of this collection; entries come in LSN order."""
         self._pending.append((lsn, payload))
         self._offered_bytes += len(payload)
 
+    def refuse(self, reason: str) -> None:
+        """Answer nothing any more: an entry of this collection is damaged in the log."""
+        self._refusal = reason
+
     def close(self) -> None:
-        with self._lock:
-            self._closed = True
+        self._closed = True
         self._opened.forget(self)
         with self._lock:  # views that are read keep what they need
             self._forget_base()
-            connections, self._connections = self._connections, []
-        for connection in connections:
-            connection.close()
+        self._close_connections()
+
+    def _close_connections(self) -> None:
+        while (tables := self._idle_connection()) is not None:
+            tables.close()
 
     def release(self) -> bool:
         """Let go of files and memory, which the next read opens again; False while somebody is opening them."""
-        if not self._lock.acquire(blocking=False):
+        if not self._loading.acquire(blocking=False):
             return False
         try:
-            self._forget_base()
-            connections, self._connections = self._connections, []
+            if not self._lock.acquire(blocking=False):
+                return False
+            try:
+                self._forget_base()
+            finally:
+                self._lock.release()
         finally:
-            self._lock.release()
-        for connection in connections:
-            connection.close()
+            self._loading.release()
+        self._close_connections()
         return True
 
     def _forget_base(self) -> None:
         self._released = self._released or bool(self._base.manifest.version)
-        self._base, self._image = EMPTY_BASE, None
-        self._memtable = Memtable(applied=Lsn(0), next_slot=0)
+        self._base, self._scans, self._image = EMPTY_BASE, (), None
+        self._memtable, self._tail_scan = Memtable(applied=Lsn(0), next_slot=0), TailScan()
+        self._behind = False
 
     def is_stale(self) -> bool:
         """Whether the compactor has published since these files were opened, or removed them."""
@@ -108,24 +153,34 @@ class CollectionReader:
             return False  # whoever reads will be told
 
     @contextmanager
-    def view(self, *, columns: bool = False) -> Generator[View]:
+    def view(self, *, columns: bool = False, at_hand: bool = False, newest: bool = False) -> Generator[View]:
         """A read view: everything that was offered before, seen in one instant. `columns`: metadata can be filtered.
 
+        What the view holds does not depend on how much of it was applied. `newest`: as much as was.
+
         Raises:
+            NotAtHand: only with `at_hand`: it takes files that are not open, a lock that another thread holds, or folding
+                many entries.
             StorageCorrupt: a file of the collection is damaged.
             sqlite3.DatabaseError: its tables are, or can't be opened.
         """
+        if self._refusal is not None:
+            raise StorageCorrupt(self._refusal)
         self._opened.touch(self)
+        if at_hand:
+            with self._view_at_hand(columns, newest) as held:
+                yield held
+            return
         tables = self._borrow()
         if tables is None:
             with self._lock:
-                pinned = None if self._base.manifest.version or self._released else self._pin(None, columns)
+                pinned = None if self._base.manifest.version or self._released else self._pinned(None, columns)
             if pinned is not None:
                 yield pinned
                 return
             tables = RecordTables(self._directory / RECORDS_FILE, writable=False)  # another thread has seen them meanwhile
         try:
-            with self._snapshot(tables, columns) as pinned:
+            with self._snapshot(tables, columns, newest) as pinned:
                 yield pinned
             if tables.unchanging and not tables.is_unchanged():
                 raise ResourceLimitError(
@@ -135,26 +190,58 @@ class CollectionReader:
             self._give_back(tables)
 
     @contextmanager
-    def _snapshot(self, tables: RecordTables, columns: bool) -> Generator[View]:
+    def _view_at_hand(self, columns: bool, newest: bool) -> Generator[View]:
+        tables = self._idle_connection()
+        if tables is None:
+            raise NotAtHand
+        try:
+            with tables.transaction():
+                yield self._pin_at_hand(tables, columns, newest)
+        finally:
+            self._give_back(tables)
+
+    def _pin_at_hand(self, tables: RecordTables, columns: bool, newest: bool) -> View:
+        if not self._lock.acquire(blocking=False):
+            raise NotAtHand
+        try:
+            if not self._suits(tables, newest) or self._unfolded_bytes() > FOLD_AT_HAND_BYTES:
+                raise NotAtHand
+            return self._pinned(tables, columns, at_hand=True)
+        finally:
+            self._lock.release()
+
+    def _unfolded_bytes(self) -> int:
+        """Bytes of the newest entries, those that no view has seen yet."""
+        size = 0
+        for lsn, payload in reversed(self._pending):
+            if lsn <= self._memtable.through:
+                break
+            size += len(payload)
+        return size
+
+    @contextmanager
+    def _snapshot(self, tables: RecordTables, columns: bool, newest: bool) -> Generator[View]:
         for _ in range(PIN_ATTEMPTS):
             with tables.transaction():
-                pinned = self._try_pin(tables, columns)
+                pinned = self._try_pin(tables, columns, newest)
                 if pinned is not None:
                     yield pinned
                     return
         raise UnavailableError(f"the collection changes faster than it can be opened; try again. attempts={PIN_ATTEMPTS}")
 
-    def _try_pin(self, tables: RecordTables, columns: bool) -> View | None:
+    def _try_pin(self, tables: RecordTables, columns: bool, newest: bool) -> View | None:
         """Pin what this transaction sees; None when another thread is ahead of it, or its files are gone by now."""
         try:
             with self._lock:
-                if tables.version() < self._base.manifest.version:
-                    return None
-                return self._pin(tables, columns)
+                if self._suits(tables, newest):
+                    return self._pinned(tables, columns)
+            if self._renew(tables):
+                with self._lock:
+                    return self._pinned(tables, columns) if self._suits(tables, newest) else None
         except StorageCorrupt:
             if self._is_current(tables):
                 raise
-            return None
+        return None
 
     def _is_current(self, tables: RecordTables) -> bool:
         """Whether the manifest of this transaction is still the newest one, which makes a missing file a real loss."""
@@ -166,23 +253,47 @@ class CollectionReader:
             other.close()
 
     def trim(self) -> int:
-        """Forget entries that the base holds by now; return the bytes of those that remain."""
+        """Forget entries that the newest base holds by now; return the bytes of those that remain."""
         if self._pending:
-            with self.view():
-                pass
+            self.refresh()
         return self.pending_bytes
+
+    def refresh(self) -> None:
+        """Take the newest base. Views go on with the one before meanwhile, and never wait for this.
+
+        Raises:
+            StorageCorrupt, sqlite3.DatabaseError: as `view`.
+        """
+        self._opened.touch(self)
+        tables = self._borrow()
+        if tables is None:
+            return
+        try:
+            with tables.transaction():
+                self._refresh(tables)
+        finally:
+            self._give_back(tables)
+
+    def _refresh(self, tables: RecordTables) -> None:
+        try:
+            self._renew(tables)
+        except StorageCorrupt:
+            if self._is_current(tables):
+                raise
 
     # ---- connections
 
     def _borrow(self) -> RecordTables | None:
-        with self._lock:
-            if self._connections:
-                return self._connections.pop()
+        idle = self._idle_connection()
+        if idle is not None:
+            return idle
         path = self._directory / RECORDS_FILE
         if not path.exists():
+            if self._freed:
+                raise StorageCorrupt(f"records are missing, and the only copy. path={path} freed={self._freed}")
             return None
         try:
-            return _opened(path)
+            return self._open(path)
         except sqlite3.OperationalError as error:
             if "no such table" in str(error):
                 return None  # the compactor is just making it: everything is still in the tail
@@ -190,60 +301,122 @@ class CollectionReader:
                 raise
             return RecordTables(path, writable=False, unchanging=True)
 
+    def _open(self, path: Path) -> RecordTables:
+        tables = RecordTables(path, writable=False)
+        try:
+            tables.version()
+            self._check_once(tables)
+        except BaseException:
+            tables.close()
+            raise
+        return tables
+
+    def _check_once(self, tables: RecordTables) -> None:
+        """Check small tables whole before anything is read of them: a damaged index would hide records silently."""
+        if self._checked or tables.size_bytes() > CHECK_AT_OPEN_BYTES:
+            return
+        problem = tables.problem(patient=False)
+        if problem is not None:
+            raise StorageCorrupt(f"records are damaged. path={self._directory / RECORDS_FILE} reason={problem}")
+        self._checked = True
+
+    def _idle_connection(self) -> RecordTables | None:
+        try:
+            return self._connections.pop()
+        except IndexError:
+            return None
+
     def _give_back(self, tables: RecordTables) -> None:
+        """Without the lock, which another thread may hold for long: one step of a list is atomic."""
         if tables.unchanging:
             tables.close()
             return
-        with self._lock:
-            if not self._closed:
-                self._connections.append(tables)
-                return
-        tables.close()
+        self._connections.append(tables)
+        if self._closed:
+            self._close_connections()
 
     # ---- pinning, under the lock
 
-    def _pin(self, tables: RecordTables | None, columns: bool) -> View:
-        if tables is not None and tables.version() != self._base.manifest.version:
-            self._base = load_base(self._directory, tables.manifest(), self._base)
-        manifest = self._base.manifest
-        if self._memtable.applied != manifest.applied:
-            self._memtable = Memtable(applied=manifest.applied, next_slot=manifest.next_slot)
-        self._drop_applied(manifest.applied)
+    def _suits(self, tables: RecordTables, newest: bool) -> bool:
+        """Whether a view of this transaction may be made of the base and the memtable as they are.
+
+        It may when the base is the transaction's. It also may when the base is an older one, of which the memtable knows all
+        that changed up to the transaction's manifest: what a row of the tables says of an unchanged record is the same then
+        as now, and of all others the memtable says what they are. Slots are the same in both: a function of the log.
+        """
+        version, base = tables.version(), self._base.manifest
+        if version == base.version:
+            return True
+        self._behind = self._behind or version > base.version
+        if newest or version < base.version or not base.version:
+            return False
+        if version != self._seen.version:
+            manifest = tables.manifest()
+            if manifest.space != base.space:
+                return False
+            self._seen = Seen(version, manifest.applied)
+        return self._seen.applied <= self._memtable.through
+
+    @property
+    def _is_read(self) -> bool:
+        """Whether somebody will probably read soon. For nobody the tail is not folded, which takes time and memory."""
+        return time.monotonic() - self._read_at < READ_SECONDS
+
+    def _pinned(self, tables: RecordTables | None, columns: bool, *, at_hand: bool = False) -> View:
+        self._read_at = time.monotonic()
         through = self._memtable.through
-        self._fold_pending(tables)
+        self._fold_pending(self._memtable, tables)
         image = self._image
-        stale = image is None or image.base is not self._base or image.tail.through != self._memtable.through
-        if image is None or stale or through != self._memtable.through or (columns and not image.has_columns):
+        if image is None or through != self._memtable.through or (columns and not image.has_columns):
             tail = self._memtable.tail(columns=columns)
-            image = self._image = Image(self._base, tail, self._scans(), has_columns=columns)
-        return View(image, tables)
+            image = self._image = Image(self._base, tail, self._scans, self._tail_scan, has_columns=columns)
+        return View(image, tables, at_hand=at_hand)
+
+    def _fold_pending(self, memtable: Memtable, tables: RecordTables | None) -> None:
+        for lsn, payload in tuple(self._pending):
+            if lsn > memtable.through:
+                fold_entry(memtable, lsn, payload, tables)
 
     def _drop_applied(self, applied: Lsn) -> None:
         while self._pending and self._pending[0][0] <= applied:
             _, payload = self._pending.popleft()
             self._dropped_bytes += len(payload)
 
-    def _fold_pending(self, tables: RecordTables | None) -> None:
-        for lsn, payload in tuple(self._pending):
-            if lsn > self._memtable.through:
-                fold_entry(self._memtable, lsn, payload, tables)
+    # ---- renewing, beside views
 
-    def _scans(self) -> tuple[Scan | None, ...]:
-        dimension = self._base.manifest.dimension or 0
-        return tuple(
-            segment.scanned() if 0 < (segment.rows - segment.scan_first) * dimension <= SCAN_BYTES_MAX else None
-            for segment in self._base.segments
-        )
+    def _renew(self, tables: RecordTables) -> bool:
+        """Make the base of this transaction the reader's, and fold over it what it lacks; False: it is no newer one."""
+        with self._loading:
+            before, memtable, tail_scan = self._base, self._memtable, self._tail_scan
+            if tables.version() <= before.manifest.version:
+                return tables.version() == before.manifest.version
+            manifest = tables.manifest()
+            if manifest.applied < self._freed:
+                raise StorageCorrupt(
+                    f"the newest records are lost. path={self._directory} applied={manifest.applied} freed={self._freed}"
+                )
+            base = load_base(self._directory, manifest, before, tables)
+            scans = _scans(base)
+            if memtable.applied != base.manifest.applied:
+                memtable, tail_scan = Memtable(applied=base.manifest.applied, next_slot=base.manifest.next_slot), TailScan()
+                if self._is_read:
+                    self._fold_pending(memtable, tables)
+            with self._lock:
+                self._drop_applied(base.manifest.applied)
+                if self._is_read:
+                    self._fold_pending(memtable, tables)
+                self._base, self._scans, self._memtable, self._tail_scan = base, scans, memtable, tail_scan
+                self._image = None
+                self._behind = False
+            return True
 
 
-def _opened(path: Path) -> RecordTables:
-    tables = RecordTables(path, writable=False)
-    try:
-        tables.version()
-    except BaseException:
-        tables.close()
-        raise
-    return tables
+def _scans(base: Base) -> tuple[Scan | None, ...]:
+    dimension = base.manifest.dimension or 0
+    return tuple(
+        segment.scanned() if 0 < (segment.rows - segment.scan_first) * dimension <= SCAN_BYTES_MAX else None
+        for segment in base.segments
+    )
 
 
 def _lacks_room_to_share(error: sqlite3.OperationalError, path: Path) -> bool:
@@ -257,10 +430,13 @@ def _lacks_room_to_share(error: sqlite3.OperationalError, path: Path) -> bool:
 class Image:
     """Base and tail as one, without a connection: shared by all reads of one instant. What is derived is kept."""
 
-    def __init__(self, base: Base, tail: Tail, scans: tuple[Scan | None, ...], *, has_columns: bool) -> None:
+    def __init__(
+        self, base: Base, tail: Tail, scans: tuple[Scan | None, ...], tail_scan: TailScan, *, has_columns: bool
+    ) -> None:
         self.base = base
         self.tail = tail
         self.scans = scans
+        self._tail_scan = tail_scan
         self.has_columns = has_columns
         self._targets: dict[HnswConfiguration, SearchTarget] = {}
 
@@ -298,11 +474,17 @@ class Image:
         return hidden
 
     def target(self, hnsw: HnswConfiguration) -> SearchTarget:
-        """What queries search; made once for a configuration, and nearly always there is one."""
+        """What queries search; made once for a configuration, and nearly always there is one.
+
+        A new space counts when the base has it: then all distances change at once (`CollectionStore.reindex`).
+        """
+        if self.base.manifest.rows:
+            hnsw = replace(hnsw, space=self.base.manifest.space)
         target = self._targets.get(hnsw)
         if target is None:
+            packed = self._tail_scan.of(hnsw.space, self.tail.vectors)
             target = self._targets[hnsw] = SearchTarget(
-                hnsw.space, self.base, self.tail, self.scans, self.hidden, hnsw.ef_search
+                hnsw.space, self.base, self.tail, self.scans, self.hidden, hnsw.ef_search, packed
             )
         return target
 
@@ -316,9 +498,19 @@ class Image:
 class View:
     """One instant of a collection, with the connection that reads its rows."""
 
-    def __init__(self, image: Image, tables: RecordTables | None) -> None:
+    def __init__(self, image: Image, tables: RecordTables | None, *, at_hand: bool = False) -> None:
         self.image = image
         self._tables = tables
+        self._at_hand = at_hand
+
+    def expect(self, records: int) -> None:
+        """Say how many records will be read.
+
+        Raises:
+            NotAtHand: that takes long, and this view is for a read that must not.
+        """
+        if self._at_hand and records > RECORDS_AT_HAND_MAX:
+            raise NotAtHand
 
     # ---- which records
 
@@ -370,6 +562,8 @@ class View:
         return mask
 
     def _test_stored_documents(self, tables: RecordTables, test: DocumentTest, missing: Missing) -> Mask:
+        if test.operator not in ("$contains", "$not_contains") or len(test.operand) < TRIGRAM:
+            self.expect(self.image.live)
         if test.operator in ("$contains", "$not_contains"):
             slots = tables.slots_containing(test.operand)
         else:
@@ -383,7 +577,7 @@ class View:
 
     def _stored(self, slots: Slots) -> Mask:
         mask = np.zeros(len(self.image.base.alive), dtype=np.bool_)
-        mask[slots] = True
+        mask[slots[slots < len(mask)]] = True  # the tables may be of a newer base, whose records are the tail's here
         return mask
 
     # ---- what they hold
@@ -395,6 +589,8 @@ class View:
         newer = {slot: row for slot in wanted if (row := tail.row(slot)) is not None}
         stored = [slot for slot in wanted if slot not in newer]
         found = self._tables.rows(stored) if self._tables is not None and stored else {}
+        if len(found) < len(set(stored)):
+            raise StorageCorrupt(f"records are missing. slots={sorted(set(stored) - found.keys())[:10]}")
         return [_stored(newer[slot]) if slot in newer else found[slot] for slot in wanted]
 
     def vectors(self, slots: Slots) -> Vectors:

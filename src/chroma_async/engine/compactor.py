@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
@@ -19,13 +20,14 @@ from typing import Final, TypeVar
 from chroma_async.core.memtable import IgnoredUpdates, Memtable
 from chroma_async.engine.follower import Follower
 from chroma_async.engine.lock import CompactorLock
-from chroma_async.model import Collection, CollectionId, Lsn
+from chroma_async.errors import FormatError, StorageCorrupt
+from chroma_async.model import Collection, CollectionId, HnswConfiguration, Lsn
 from chroma_async.projections.fold import fold_entry
-from chroma_async.projections.store import CollectionStore
+from chroma_async.projections.store import RECORDS_FILE, REWRITE_ROWS_MIN, CollectionStore
 from chroma_async.seams import Seams, Workers
 from chroma_async.seams.limits import FULL, LimitError, check_room, free_bytes, limit_error
 from chroma_async.settings import EngineSettings
-from chroma_async.wal import LogStore
+from chroma_async.wal import LOG_FILE, LogStore, check_log
 
 T = TypeVar("T")
 
@@ -35,7 +37,21 @@ SETTLE_SECONDS: Final = 0.25
 """Entries wait this long for company: a bigger step costs less for each entry, and readers have them anyway."""
 
 TIDY_AFTER_STEPS: Final = 5
-"""Idle steps after which journals are emptied: half a second."""
+"""Idle steps after which journals are emptied, or tried again when somebody was reading them: half a second."""
+
+DAMAGED_SECONDS: Final = 30.0
+"""Until a damaged collection is tried again: it may have been repaired meanwhile."""
+
+DAMAGE_CODES: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR})
+
+TEXT_CHUNK_DOCUMENTS: Final = 2_048
+"""Documents that enter the full-text index at a time: a tenth of a second."""
+
+TEXT_LAG_MAX: Final = 262_144
+"""Documents that the full-text index may lack while entries wait to be applied: so many are scanned in some 60 ms."""
+
+TEXT_STORES_MAX: Final = 16
+"""Collections whose full-text index is looked at in one step."""
 
 PAUSE_SECONDS_MIN: Final = 0.25
 PAUSE_SECONDS_MAX: Final = 5.0
@@ -46,6 +62,8 @@ DELETIONS_SHARE: Final = 2
 
 APPLY_COST: Final = 4
 """Bytes on the disk that applying a byte may take for a while: vectors, rows, text index, SQLite's journal."""
+
+COMPACTOR_THREADS: Final = 2
 
 COLLECTIONS: Final = "collections"
 
@@ -60,8 +78,15 @@ class Backlog:
         self._deleted = deleted
         self.entries: deque[tuple[Lsn, bytes]] = deque()
         self.size_bytes = 0
+        self._refused = False
+
+    def refuse(self, reason: str) -> None:
+        """Nothing behind a damaged entry is applied, so nothing of it is truncated either."""
+        self._refused = True
 
     def offer(self, lsn: Lsn, payload: bytes) -> None:
+        if self._refused:
+            return
         self.entries.append((lsn, payload))
         self.size_bytes += len(payload)
 
@@ -98,11 +123,13 @@ class Compactor:
         workers: Workers,
         settings: EngineSettings,
         seams: Seams,
+        indexers: Workers | None = None,
     ) -> None:
         self._root = directory / COLLECTIONS
         self._log = log
         self.lock = lock
         self._workers = workers
+        self._indexers = indexers or workers
         self._settings = settings
         self._seams = seams
         self._stores: OrderedDict[CollectionId, CollectionStore] = OrderedDict()
@@ -111,7 +138,11 @@ class Compactor:
         self._deleted: set[CollectionId] = set()
         self._indexing: dict[CollectionId, asyncio.Task[None]] = {}
         self._unindexed: set[CollectionId] = set()
+        self._text_behind: dict[CollectionId, None] = {}
         self._owed: dict[CollectionId, Lsn] = {}
+        self._damaged: dict[CollectionId, float] = {}
+        self._configured: dict[CollectionId, HnswConfiguration] = {}
+        self._noticed = Lsn(-1)
         self._stopping = False
         self._limit: LimitError | None = None
         self._follower: Follower[Backlog] = self._new_follower()
@@ -125,12 +156,12 @@ class Compactor:
             await self._seams.clock.sleep(self._settings.lock_interval_seconds)
         try:
             await self._patiently(self.take_over)
-            idle_steps = 0
+            idle_steps, is_tidy = 0, False
             while True:
                 busy = await self._patiently(self.step)
-                idle_steps = 0 if busy else idle_steps + 1
-                if idle_steps == TIDY_AFTER_STEPS:
-                    await self._patiently(self.tidy)
+                idle_steps, is_tidy = (0, False) if busy else (idle_steps + 1, is_tidy)
+                if not is_tidy and idle_steps and idle_steps % TIDY_AFTER_STEPS == 0:
+                    is_tidy = await self._patiently(self.tidy)
                 await self._seams.clock.sleep(SETTLE_SECONDS if busy else IDLE_SECONDS)
         finally:
             await self._stop()
@@ -170,11 +201,23 @@ class Compactor:
         await self._follower.start()
         self._known = self._follower.catalog.collection_ids()
         self._unindexed = set(self._known)
+        self._text_behind = dict.fromkeys(sorted(self._known))
+        await self._log.sync()  # as before every removal: what is swept was deleted for good
         await self._work(self._sweep)
 
-    async def _work(self, function: Callable[[], T]) -> T:
+    async def apply_all(self) -> None:
+        """With the lock held: do all that there is to do, and let go of everything but the lock."""
+        await self.take_over()
+        try:
+            while await self.step():
+                pass
+            await self.index_now()
+        finally:
+            self.abandon()
+
+    async def _work(self, function: Callable[[], T], workers: Workers | None = None) -> T:
         """Run a function in a worker thread, to its end: the lock is not given up while a thread may still publish."""
-        running = asyncio.ensure_future(self._workers.run(function))
+        running = asyncio.ensure_future((workers or self._workers).run(function))
         try:
             return await asyncio.shield(running)
         except asyncio.CancelledError:
@@ -211,35 +254,80 @@ class Compactor:
         """Remove directories of collections that do not exist, and heal those that do."""
         self._seams.files.make_directory(self._root)
         known = self._follower.catalog.collection_ids()
+        unknown = {path.name for path in self._root.iterdir()} - known
+        if unknown:
+            self._check_log()
         for path in self._root.iterdir():
-            if path.name not in known:
+            if path.name in unknown:
                 self._seams.files.remove(path)
             elif path.is_dir():
-                self._store(CollectionId(path.name)).heal()
+                with self._guarded(CollectionId(path.name)):
+                    self._store(CollectionId(path.name)).heal()
+
+    def _check_log(self) -> None:
+        """Before anything is removed because the catalog does not have it: see that the catalog is whole.
+
+        Raises:
+            LogError, StorageCorrupt, sqlite3.DatabaseError: it is not.
+        """
+        if (self._root.parent / LOG_FILE).exists():
+            check_log(self._root.parent)
+
+    @contextmanager
+    def _guarded(self, collection_id: CollectionId) -> Generator[None]:
+        """Leave a damaged collection alone for a while: the others go on, and it is tried again."""
+        try:
+            yield
+        except (StorageCorrupt, FormatError, sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            if isinstance(error, sqlite3.OperationalError) and _code_of(error) not in DAMAGE_CODES:
+                raise
+            self._damaged[collection_id] = self._seams.clock.monotonic() + DAMAGED_SECONDS
+            store = self._stores.pop(collection_id, None)
+            if store is not None:
+                store.close()
+            logger.error("collection.damaged collection=%s reason=%s", collection_id, error)
+
+    def _is_left_alone(self, collection_id: CollectionId) -> bool:
+        return self._damaged.get(collection_id, 0.0) > self._seams.clock.monotonic()
 
     # ---- steps
 
     async def step(self) -> bool:
         """Do what there is to do, once; say whether there was something."""
         await self._follower.catch_up()
+        self._notice_configurations()
         busy = await self._delete_collections()  # first: on a full disk it makes the room that the rest needs
         await self._pay_off()
         for collection_id in list(self._follower.sinks()):
             busy = await self._compact(collection_id) or busy
+        busy = await self._index_documents(lag_max=TEXT_LAG_MAX if busy else 0) or busy
         self._start_indexing()
         return busy
 
-    async def tidy(self) -> None:
-        """Give back the disk that was held for the next entries: none have come for a while."""
+    def _notice_configurations(self) -> None:
+        """Have another look at the graphs of collections that are configured otherwise than before."""
+        if self._follower.position == self._noticed:
+            return
+        self._noticed, catalog = self._follower.position, self._follower.catalog
+        found = {item: catalog.collection(item) for item in catalog.collection_ids()}
+        now = {item: collection.hnsw for item, collection in found.items() if collection is not None}
+        self._unindexed |= {item for item, hnsw in now.items() if self._configured.get(item, hnsw) != hnsw}
+        self._configured = now
+
+    async def tidy(self) -> bool:
+        """Give back the disk that was held for the next entries: none have come for a while. False: somebody was reading."""
+        done = True
         for store in list(self._stores.values()):
-            await self._work(store.tidy)
-        await self._log.tidy()
+            done = await self._work(store.tidy) and done
+        return await self._log.tidy() and done
 
     async def _delete_collections(self) -> bool:
         known = self._follower.catalog.collection_ids()
         self._deleted |= self._known - known  # also those that had no entry waiting
         self._known = known
         gone = sorted(self._deleted)
+        if gone:
+            await self._log.sync()  # files must not be gone while a power cut can still bring their collection back
         for collection_id in gone:
             await self._cancel_indexing(collection_id)
             await self._work(partial(self._remove, collection_id))
@@ -257,15 +345,45 @@ class Compactor:
     async def _compact(self, collection_id: CollectionId) -> bool:
         collection = self._follower.catalog.collection(collection_id)
         backlog = self._follower.sinks().get(collection_id)
-        if collection is None or backlog is None or not backlog.entries:
+        if collection is None or backlog is None or not backlog.entries or self._is_left_alone(collection_id):
             return False
         entries = self._take(backlog)
         await self._log.sync()  # what is applied must not outlive its entry: the LSN would be given to another one
-        applied = await self._work(lambda: self._apply(collection, entries))
+        with self._guarded(collection_id):
+            applied = await self._work(lambda: self._apply(collection, entries))
+        if self._is_left_alone(collection_id):
+            return False
+        self._damaged.pop(collection_id, None)
         backlog.drop(applied)
         self._unindexed.add(collection_id)
+        self._text_behind[collection_id] = None
         await self._truncate(collection_id, applied)
         return True
+
+    async def _index_documents(self, *, lag_max: int) -> bool:
+        """Bring full-text indexes that lack more documents than that a step nearer; say whether there was one."""
+        busy = False
+        for collection_id in list(self._text_behind)[:TEXT_STORES_MAX]:
+            del self._text_behind[collection_id]
+            if self._follower.catalog.collection(collection_id) is None or not (self._root / collection_id).exists():
+                continue
+            if self._is_left_alone(collection_id):
+                continue
+            lag = 0
+            with self._guarded(collection_id):
+                lag = await self._work(partial(self._index_some_documents, collection_id, lag_max))
+            if lag:
+                self._text_behind[collection_id] = None  # behind the others
+            busy = busy or lag > lag_max
+        return busy
+
+    def _index_some_documents(self, collection_id: CollectionId, lag_max: int) -> int:
+        """Return how many documents the index lacked before."""
+        store = self._store(collection_id)
+        lag = store.unindexed_documents()
+        if lag > lag_max:
+            store.index_documents(TEXT_CHUNK_DOCUMENTS)
+        return lag
 
     def _take(self, backlog: Backlog) -> list[tuple[Lsn, bytes]]:
         """The next entries. Where room is scarce, few at a time, since freeing them makes some; a part stays for deletions.
@@ -310,7 +428,8 @@ class Compactor:
             )
             _report(collection, memtable.ignored_updates)
             store.merge_pieces()
-            while store.rewrite_segments() and not self._stopping:
+            rows_min = min(REWRITE_ROWS_MIN, self._settings.segment_rows_max)
+            while store.rewrite_segments(rows_min=rows_min) and not self._stopping:
                 pass
             return store.applied
 
@@ -320,10 +439,21 @@ class Compactor:
             store = self._stores.get(collection_id)
             if store is None:
                 self._seams.files.make_directory(self._root)
-                store = self._stores[collection_id] = CollectionStore(self._root / collection_id, self._seams.files)
+                store = self._stores[collection_id] = self._open_store(collection_id)
             self._stores.move_to_end(collection_id)
             self._close_idle_stores()
             return store
+
+    def _open_store(self, collection_id: CollectionId) -> CollectionStore:
+        """Open a store, never one that lacks what the log has freed: it would be made up of what is left."""
+        freed, directory = self._follower.freed.get(collection_id, Lsn(0)), self._root / collection_id
+        if freed and not (directory / RECORDS_FILE).exists():
+            raise StorageCorrupt(f"records are missing, and the only copy. path={directory} freed={freed}")
+        store = CollectionStore(directory, self._seams.files)
+        if store.applied < freed:
+            store.close()
+            raise StorageCorrupt(f"the newest records are lost. path={directory} applied={store.applied} freed={freed}")
+        return store
 
     def _close_idle_stores(self) -> None:
         for collection_id in list(self._stores)[: max(0, len(self._stores) - OPEN_STORES_MAX)]:
@@ -352,7 +482,7 @@ class Compactor:
     async def _index(self, collection: Collection) -> None:
         try:
             store = await self._work(lambda: self._store(collection.id))
-            while await self._work(lambda: self._build_graph(store, collection)):
+            while await self._work(lambda: self._build_graph(store, collection), self._indexers):
                 pass
         except Exception as error:
             limit = limit_error(error, self._root.parent)
@@ -366,12 +496,14 @@ class Compactor:
             self._indexing.pop(collection.id, None)
 
     def _build_graph(self, store: CollectionStore, collection: Collection) -> bool:
-        return store.build_graphs(
-            collection.hnsw,
-            rows_min=self._settings.graph_rows_min,
-            threads=self._settings.index_threads,
-            is_wanted=lambda: not self._stopping and collection.id not in self._deleted,
-        )
+        def is_wanted() -> bool:
+            now = self._follower.catalog.collection(collection.id)
+            return not self._stopping and now is not None and now.hnsw == collection.hnsw
+
+        rows_min, threads = self._settings.graph_rows_min, self._settings.index_threads
+        if store.reindex(collection.hnsw, rows_min=rows_min, threads=threads, is_wanted=is_wanted):
+            return True
+        return is_wanted() and store.build_graphs(collection.hnsw, rows_min=rows_min, threads=threads, is_wanted=is_wanted)
 
     async def _cancel_indexing(self, collection_id: CollectionId) -> None:
         task = self._indexing.pop(collection_id, None)
@@ -379,6 +511,11 @@ class Compactor:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
+
+
+def _code_of(error: sqlite3.Error) -> int:
+    """SQLite's code; errors of Python's module itself have none: a text that is no UTF-8, which is damage."""
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
 
 
 def _report(collection: Collection, ignored: IgnoredUpdates) -> None:

@@ -49,6 +49,7 @@ def prepare_directory(path: Path, files: Files, *, allow_network: bool = False, 
     marker = path / VERSION_FILE
     if marker.exists():
         _check(path, marker.read_bytes())
+        _refuse_without_log(path)
         _check_writable(path)
         return
     _refuse_foreign(path)
@@ -60,10 +61,23 @@ def prepare_directory(path: Path, files: Files, *, allow_network: bool = False, 
     files.sync_directory(path)
 
 
+def check_version(path: Path) -> None:
+    """Check that this is a data directory that this release can read; it is not changed.
+
+    Raises:
+        FormatError: it is none, or its VERSION is damaged, or of a newer release.
+    """
+    _refuse_backup(path)
+    marker = path / VERSION_FILE
+    if not marker.is_file():
+        raise FormatError(f"this is not a data directory: it has no {VERSION_FILE}. path={path}")
+    _check(path, marker.read_bytes())
+
+
 def _check(path: Path, raw: bytes) -> None:
     try:
         record = msgspec.json.decode(raw, type=VersionRecord)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise FormatError(f"the directory's {VERSION_FILE} can't be read. path={path} reason={error}") from error
     if record.product != "chroma_async":
         raise FormatError(f"the directory belongs to another product. path={path} product={record.product!r}")
@@ -89,6 +103,13 @@ def _refuse_backup(path: Path) -> None:
         raise FormatError(f"this is a backup; restore it to a directory of its own: chroma-async restore. path={path}")
     if (path / RESTORING_FILE).exists():
         raise FormatError(f"a restore to this directory is not finished; run it, again if it was interrupted. path={path}")
+
+
+def _refuse_without_log(path: Path) -> None:
+    """A new log would know nothing of the collections that are there, and they would be swept."""
+    collections = path / "collections"
+    if not (path / "log.sqlite3").exists() and collections.is_dir() and any(collections.iterdir()):
+        raise FormatError(f"the log is missing, and collections are there; restore it from a backup. path={path}")
 
 
 def _refuse_foreign(path: Path) -> None:

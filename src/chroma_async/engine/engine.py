@@ -9,7 +9,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from chroma_async.engine.backup import BackupResult, back_up
 from chroma_async.engine.backup_list import Report
 from chroma_async.engine.batch import QueryBatcher
 from chroma_async.engine.collection import CollectionReader
-from chroma_async.engine.compactor import COLLECTIONS, Compactor
+from chroma_async.engine.compactor import COLLECTIONS, COMPACTOR_THREADS, Compactor
 from chroma_async.engine.directory import prepare_directory
 from chroma_async.engine.follower import Follower
 from chroma_async.engine.handlers import HANDLERS
@@ -31,10 +31,12 @@ from chroma_async.engine.handlers.tenants import happened
 from chroma_async.engine.here import Here
 from chroma_async.engine.lock import CompactorLock, FileCompactorLock
 from chroma_async.engine.open_readers import OpenReaders
+from chroma_async.engine.reads import PacedRunner
 from chroma_async.engine.writer import Decision, Proposal, Writer
-from chroma_async.errors import InternalError, RateLimitError, StorageCorrupt, UnavailableError
+from chroma_async.errors import InternalError, NotFoundError, RateLimitError, StorageCorrupt, UnavailableError
 from chroma_async.metrics import Metrics
-from chroma_async.model import DEFAULT_DATABASE, DEFAULT_DATABASE_ID, DEFAULT_TENANT, CollectionId
+from chroma_async.model import DEFAULT_DATABASE, DEFAULT_DATABASE_ID, DEFAULT_TENANT, CollectionId, Lsn
+from chroma_async.projections.store import RECORDS_FILE, is_built_as
 from chroma_async.protocol import Call
 from chroma_async.protocol.records import RecordsCall
 from chroma_async.seams import Seams, ThreadWorkers, Workers
@@ -47,7 +49,8 @@ R = TypeVar("R")
 ROOM_WAIT_SECONDS: Final = 10.0
 """How long a write waits for the compactor before the client is asked to come back later."""
 
-COMPACTOR_THREADS: Final = 2
+INDEXER_NICENESS: Final = 5
+"""Of the threads that build graphs: nobody waits for a graph, while a long tail slows down every read."""
 
 logger = logging.getLogger("chroma_async.engine")
 
@@ -67,10 +70,11 @@ class Engine:
         collections = directory / COLLECTIONS
         self.open_readers = OpenReaders()
         self.follower: Follower[CollectionReader] = Follower(
-            log, lambda name: CollectionReader(collections / name, self.open_readers)
+            log,
+            lambda name: CollectionReader(collections / name, self.follower.freed.get(name, Lsn(0)), self.open_readers),
         )
         self.writer = Writer(log, self.follower, self.seams.clock, self.metrics, directory, settings.disk_reserve_bytes)
-        self._batchers: WeakKeyDictionary[CollectionReader, QueryBatcher] = WeakKeyDictionary()
+        self._reads: WeakKeyDictionary[CollectionReader, tuple[PacedRunner, QueryBatcher]] = WeakKeyDictionary()
         self._here = Here(self)
         self._ready = False
         self._process = os.getpid()
@@ -141,7 +145,7 @@ class Engine:
         try:
             await self.follower.catch_up()
             return cast("R", await handler(self, call))
-        except (StorageCorrupt, sqlite3.DatabaseError, OSError, MemoryError) as error:
+        except (StorageCorrupt, sqlite3.DatabaseError, UnicodeDecodeError, OSError, MemoryError) as error:
             limit = limit_error(error, self.directory)
             if limit is not None:
                 raise limit from error
@@ -149,7 +153,10 @@ class Engine:
                 raise
             await self._check_not_deleted(call)
             logger.exception("read.failed call=%s", type(call).__name__)
-            raise InternalError(f"the collection's files are damaged; run verify on the data directory. {error}") from error
+            raise InternalError(
+                "the collection's files are damaged, the others are served; restore a backup, or see what can be mended: "
+                f"chroma-async verify --repair. {error}"
+            ) from error
 
     def answer_here(self, call: Call[R]) -> tuple[R] | None:
         """Answer a read in the thread that asks; None when it takes the event loop, and `dispatch`.
@@ -173,13 +180,34 @@ class Engine:
         """
         return await back_up(self.directory, self.log, destination, self.workers, self.seams.clock, report)
 
+    def runner(self, collection_id: CollectionId) -> PacedRunner:
+        """Where this collection's reads run."""
+        return self._reads_of(collection_id)[0]
+
     def batcher(self, collection_id: CollectionId) -> QueryBatcher:
         """The queue of this collection's queries."""
+        return self._reads_of(collection_id)[1]
+
+    def _reads_of(self, collection_id: CollectionId) -> tuple[PacedRunner, QueryBatcher]:
         reader = self.follower.sink(collection_id)
-        batcher = self._batchers.get(reader)
-        if batcher is None:
-            batcher = self._batchers[reader] = QueryBatcher(self.workers)
-        return batcher
+        found = self._reads.get(reader)
+        if found is None:
+            runner = PacedRunner(self.workers, self.settings.brief_seconds)
+            found = self._reads[reader] = (runner, QueryBatcher(runner))
+        return found
+
+    async def is_indexed_as_configured(self, collection_id: CollectionId) -> bool:
+        """Whether the graphs that are published were built as the collection is configured now.
+
+        Raises:
+            NotFoundError: there is no such collection any more.
+        """
+        await self.follower.catch_up()
+        collection = self.follower.catalog.collection(collection_id)
+        if collection is None:
+            raise NotFoundError(f"Collection [{collection_id}] does not exist")
+        path = self.directory / COLLECTIONS / collection_id / RECORDS_FILE
+        return await self.workers.run(lambda: not path.exists() or is_built_as(path, collection.hnsw))
 
     # ---- back-pressure
 
@@ -206,14 +234,23 @@ class Engine:
                 )
             await self.seams.clock.sleep(0.05)
 
+    async def _refresh_readers(self) -> None:
+        for reader in list(self.follower.sinks().values()):
+            if reader.is_behind:
+                await self._attempt(reader.refresh)
+
+    async def _attempt(self, work: Callable[[], object]) -> None:
+        """Do a reader's work in a thread; when its files are damaged, whoever reads is told."""
+        try:
+            await self.workers.run(work)
+        except (StorageCorrupt, sqlite3.DatabaseError):
+            logger.exception("refresh.failed")
+
     async def _trimmed_bytes(self) -> int:
         """Bytes of entries that wait, after those were forgotten that the base holds by now."""
         for reader in list(self.follower.sinks().values()):
             if reader.pending_bytes:
-                try:
-                    await self.workers.run(reader.trim)
-                except (StorageCorrupt, sqlite3.DatabaseError):
-                    logger.exception("trim.failed")
+                await self._attempt(reader.trim)
         unapplied = self._unapplied_bytes()
         self.metrics.unapplied_bytes.set(unapplied)
         return unapplied
@@ -224,12 +261,13 @@ class Engine:
             await self.workers.run(partial(self.open_readers.release_stale, idle))
 
     async def _follow(self) -> None:
-        """Stay near the log's end while nobody asks, and forget what was applied."""
+        """Stay near the log's end while nobody asks, take the bases that readers saw published, forget what was applied."""
         ticks = 0
         while True:
             await self.seams.clock.sleep(self.settings.follow_interval_seconds)
             try:
                 await self.follower.catch_up()
+                await self._refresh_readers()
                 ticks += 1
                 if ticks % 20 == 0:
                     _ = self.writer.limit  # looks whether it is over, and says so
@@ -303,17 +341,23 @@ async def _compact(directory: Path, settings: EngineSettings, seams: Seams, lock
         stack.push_async_callback(log.close)
         workers = ThreadWorkers(COMPACTOR_THREADS, "chroma_async.compactor")
         stack.callback(workers.close)
+        indexers = ThreadWorkers(1, "chroma_async.indexer", niceness=INDEXER_NICENESS)
+        stack.callback(indexers.close)
         while True:
             chosen = lock or FileCompactorLock(directory)
             try:
-                await Compactor(directory, log, chosen, workers, settings, seams).run()
+                await Compactor(directory, log, chosen, workers, settings, seams, indexers).run()
             except Exception:
                 logger.exception("compactor.failed restart_seconds=1")
                 await seams.clock.sleep(1.0)
 
 
-async def run_compactor(path: Path, settings: EngineSettings | None = None) -> None:
+async def run_compactor(
+    path: Path, settings: EngineSettings | None = None, opened: Callable[[], None] = lambda: None
+) -> None:
     """Compact a directory in this process until cancelled; waits for the lock while another process holds it.
+
+    `opened` is called when the directory has turned out to be usable.
 
     Raises:
         FormatError, OSError: as `open_engine`.
@@ -322,4 +366,5 @@ async def run_compactor(path: Path, settings: EngineSettings | None = None) -> N
     directory = path.absolute()
     settings = settings or EngineSettings()
     prepare_directory(directory, seams.files, allow_network=settings.allow_network_file_system)
+    opened()
     await _compact(directory, settings, seams)

@@ -10,7 +10,7 @@ import anyio
 
 from chroma_async.core.catalog import Catalog
 from chroma_async.core.events import RecordsDeleted, RecordsHead, decode_head
-from chroma_async.errors import LogReset, LogTruncated
+from chroma_async.errors import LogCorrupt, LogReset, LogTruncated
 from chroma_async.model import CollectionId, Lsn
 from chroma_async.wal import Entry, LogStore
 
@@ -21,6 +21,10 @@ class Sink(Protocol):
     """Takes the entries of one collection, in LSN order."""
 
     def offer(self, lsn: Lsn, payload: bytes) -> None: ...
+
+    def refuse(self, reason: str) -> None:
+        """An entry of the collection is damaged: what follows it can't be applied."""
+        ...
 
     def close(self) -> None:
         """The collection was deleted, or the process stops."""
@@ -43,12 +47,15 @@ class Follower(Generic[S]):
         self._identity = log.identity
         self._lock = anyio.Lock(fast_acquire=True)
         self._sinks: dict[CollectionId, S] = {}
+        self.freed: Mapping[CollectionId, Lsn] = {}
+        """Through which LSN entries of each collection were freed when this began to follow."""
         self.catalog = Catalog()
         self.position = Lsn(0)
 
     async def start(self) -> None:
         """Read the catalog and all entries that are kept."""
         async with self._lock:
+            self.freed = await self._log.freed()
             await self._reload()
         await self.catch_up()
 
@@ -89,14 +96,40 @@ class Follower(Generic[S]):
                 self._take(entry.lsn, entry.collection, entry.payload)
         except LogTruncated:
             await self._reload()
+        except LogCorrupt as error:
+            self.position = self._pass_over(error)
+
+    def _pass_over(self, error: LogCorrupt) -> Lsn:
+        """Refuse the one collection whose entry is damaged, and go on behind it; raise what concerns all of them."""
+        if error.lsn is None or error.collection is None:
+            raise error
+        collection_id = CollectionId(error.collection)
+        if self.catalog.collection(collection_id) is None:
+            raise error
+        logger.error("entry.damaged collection=%s lsn=%d refused=collection", collection_id, error.lsn)
+        self.sink(collection_id).refuse(str(error))
+        return Lsn(error.lsn)
+
+    async def _read_all(self, first: Lsn, through: Lsn) -> list[Entry]:
+        entries: list[Entry] = []
+        after = Lsn(first - 1)
+        while True:
+            try:
+                async for entry in self._log.read(after=after, through=through):
+                    entries.append(entry)  # noqa: PERF401
+                return entries
+            except LogCorrupt as error:
+                after = self._pass_over(error)
 
     async def _reload(self) -> None:
         """Start again from the catalog's rows and the oldest kept entry."""
         while True:
             kept = await self._log.catalog()
             oldest = await self._log.oldest()
+            if not self._sinks:
+                self._replace_catalog(Catalog.from_rows(kept.rows))  # damage is filed under what it knows
             try:
-                entries = [entry async for entry in self._log.read(after=Lsn(oldest - 1), through=kept.lsn)]
+                entries = await self._read_all(oldest, kept.lsn)
             except LogTruncated:
                 continue
             if kept.lsn < self.position:

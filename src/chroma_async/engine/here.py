@@ -15,6 +15,7 @@ from chroma_async.engine.batch import QueryJob, search_alone
 from chroma_async.engine.collection import CollectionReader
 from chroma_async.engine.follower import Follower
 from chroma_async.engine.handlers import HANDLERS
+from chroma_async.engine.reads import DirectRunner
 from chroma_async.engine.writer import Writer
 from chroma_async.errors import StorageCorrupt
 from chroma_async.model import CollectionId
@@ -45,6 +46,7 @@ class Here:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.workers: Workers = InlineWorkers()
+        self._runner = DirectRunner()
         self._batcher = InlineBatcher()
 
     @property
@@ -66,6 +68,9 @@ class Here:
     @property
     def is_ready(self) -> bool:
         return self.engine.is_ready
+
+    def runner(self, collection_id: CollectionId) -> DirectRunner:
+        return self._runner
 
     def batcher(self, collection_id: CollectionId) -> InlineBatcher:
         return self._batcher
@@ -89,7 +94,7 @@ class Here:
             call.validate()
             try:
                 return (_run(cast("Coroutine[Any, Any, R]", HANDLERS[type(call)](self, call))),)
-            except (StorageCorrupt, sqlite3.DatabaseError):
+            except (StorageCorrupt, sqlite3.DatabaseError, UnicodeDecodeError):
                 return None
 
 

@@ -161,7 +161,7 @@ async def read_state(directory: Path, log: LogStore) -> DirectoryState:
 def _read_collection(collection_id: CollectionId, path: Path) -> CollectionState:
     tables = RecordTables(path / RECORDS_FILE, writable=False)
     manifest = tables.manifest()
-    return CollectionState(collection_id, path, tables, manifest, load_base(path, manifest, EMPTY_BASE))
+    return CollectionState(collection_id, path, tables, manifest, load_base(path, manifest, EMPTY_BASE, tables))
 
 
 async def violations(directory: Path, log: LogStore) -> list[str]:

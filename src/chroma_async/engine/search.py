@@ -51,7 +51,8 @@ NOTHING: Final = Neighbours(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.fl
 
 @dataclass(frozen=True, eq=False)
 class SearchTarget:
-    """What is searched. `scans` has one scan for each segment that is small enough to have one.
+    """What is searched. `scans` has one scan for each segment that is small enough to have one; `tail_scan` is one of the
+    tail's first rows.
 
     `hidden`, shape (base.next_slot,), marks slots whose vector in the base is not the current one. What follows from these
     is kept: a target serves all queries of one instant.
@@ -63,6 +64,7 @@ class SearchTarget:
     scans: Sequence[Scan | None]
     hidden: Mask | None
     ef_search: int
+    tail_scan: Scan | None = None
 
     @cached_property
     def segments(self) -> tuple[_SegmentSearch, ...]:
@@ -115,10 +117,10 @@ def _nearest(parts: Sequence[Neighbours], count: int) -> Neighbours:
 def _search_tail(
     target: SearchTarget, owned: Mask, queries: Vectors, masks: Sequence[Mask | None], counts: Sequence[int]
 ) -> Iterator[Neighbours]:
-    """Compare with the tail's vectors where they are: copying those that count would cost more than the comparison."""
+    """Scan the packed rows, and compare with all others where they are: copying those that count would cost more."""
     owners, vectors = target.tail.owners, target.tail.vectors
     for first in range(0, len(queries), TAIL_QUERIES):
-        scores: Distances | None = None
+        scored: _TailScores | None = None
         for number in range(first, min(first + TAIL_QUERIES, len(queries))):
             query, mask, count = queries[number], masks[number], counts[number]
             allowed = owned if mask is None else owned & mask[np.maximum(owners, 0)]
@@ -126,10 +128,33 @@ def _search_tail(
             if len(rows) <= max(4 * candidates(count), len(owned) // TAIL_GATHER_SHARE):
                 yield _rank(target.space, query, vectors, rows, owners, count)
                 continue
-            if scores is None:
-                scores = ranking_scores(target.space, queries[first : first + TAIL_QUERIES], vectors)
-            scored = _Scored(np.where(allowed, scores[number - first], np.inf), allowed, ranking_slope(target.space, query))
-            yield _rank_scored(target.space, query, vectors, owners, scored, count)
+            if scored is None:
+                scored = _TailScores(target, queries[first : first + TAIL_QUERIES])
+            parts = scored.of(number - first, allowed)
+            yield _nearest([_rank_scored(target.space, query, vectors, owners, part, count) for part in parts], count)
+
+
+class _TailScores:
+    """Approximate scores of the tail's rows for some queries, shape (queries, ndim)."""
+
+    def __init__(self, target: SearchTarget, queries: Vectors) -> None:
+        scan, vectors = target.tail_scan, target.tail.vectors
+        self._space: Space = target.space
+        self._queries = queries
+        self._packed_rows = 0 if scan is None else scan.rows
+        self._packed = None if scan is None else (*scan.scored(queries), scan.margin)
+        self._rest = ranking_scores(target.space, queries, vectors[self._packed_rows :])
+
+    def of(self, number: int, allowed: Mask) -> Iterator[_Scored]:
+        """The scores of one query for the rows that are allowed: first those that are packed, then the rest."""
+        if self._packed is not None:
+            scores, slopes, margin = self._packed
+            part = allowed[: self._packed_rows]
+            yield _Scored(np.where(part, scores[number], np.inf), part, float(slopes[number]), margin=margin)
+        part = allowed[self._packed_rows :]
+        if len(part):
+            slope = ranking_slope(self._space, self._queries[number])
+            yield _Scored(np.where(part, self._rest[number], np.inf), part, slope, first=self._packed_rows)
 
 
 def _rank(space: Space, query: Vectors, vectors: Vectors, rows: Slots, owners: Slots, count: int) -> Neighbours:
@@ -257,6 +282,7 @@ class _SegmentSearch:
         return plan_search(shape, n_results=count, batch=batch, ef_search=self._ef_search)
 
     def _rank(self, query: Vectors, rows: Slots, count: int) -> Neighbours:
+        self._segment.check(rows)
         return _rank(self._space, query, self._segment.vectors, rows, self._segment.owners, count)
 
     def _read_all(self, query: Vectors, allowed: Mask | None, count: int, first: int = 0) -> Neighbours:

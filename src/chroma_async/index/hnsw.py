@@ -31,7 +31,7 @@ def empty_graph(ndim: int, configuration: HnswConfiguration) -> Index:
     return Index(
         ndim=ndim,
         metric=METRICS[configuration.space],
-        dtype=PRECISIONS[configuration.space],
+        dtype=configuration.precision or PRECISIONS[configuration.space],
         connectivity=max(2, configuration.max_neighbors),
         expansion_add=max(1, configuration.ef_construction),
         enable_key_lookups=False,

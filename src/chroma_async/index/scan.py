@@ -12,6 +12,7 @@ kept in coordinates of their main directions where half as many of these hold ne
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -22,6 +23,8 @@ import numpy.typing as npt
 from chroma_async.model import Space, Vectors
 
 BLOCK_ROWS: Final = 16_384
+
+TAIL_BLOCK_ROWS: Final = 1_024
 
 DIRECTIONS_FROM_ROWS: Final = 16_384
 """Fewer rows are scanned in the time that it takes to compare more candidates because directions were left out."""
@@ -93,6 +96,17 @@ class Scan:
         """
         return 1.0 if self.axes.directions is None else 0.6
 
+    def first(self, rows: int) -> Scan:
+        """The scan of the first rows only; they end with a block."""
+        count, blocks = 0, list[PackedBlock]()
+        for block in self.blocks:
+            if count == rows:
+                break
+            blocks.append(block)
+            count += block.rows
+        assert count == rows
+        return Scan(self.space, self.axes, tuple(blocks))
+
     def scores(self, queries: Vectors, first_block: int = 0) -> Scores:
         """Approximate scores, smaller is nearer, shape (queries, rows from that block on)."""
         return self.scored(queries, first_block)[0]
@@ -128,8 +142,9 @@ class Scan:
 class ScanBuilder:
     """Packs the rows of a segment as they come; complete blocks are packed once. Not for use by two threads at once."""
 
-    def __init__(self, space: Space) -> None:
+    def __init__(self, space: Space, block_rows: int | None = None) -> None:
         self._space: Space = space
+        self._block_rows = BLOCK_ROWS if block_rows is None else block_rows
         self._axes: Axes | None = None
         self._axes_rows = 0
         self._blocks: list[PackedBlock] = []
@@ -149,7 +164,7 @@ class ScanBuilder:
         with np.errstate(over="ignore", invalid="ignore"):
             axes = self._suited(vectors)
             while self._rows < len(vectors):
-                room = BLOCK_ROWS - self._rows % BLOCK_ROWS
+                room = self._block_rows - self._rows % self._block_rows
                 self._take(np.asarray(vectors[self._rows : self._rows + room]), axes)
             partial = (self._pack(),) if self._steps else ()
         self._latest = Scan(self._space, axes, (*self._blocks, *partial))
@@ -160,8 +175,8 @@ class ScanBuilder:
         these are packed again: the very first rows may be far from all that follow.
         """
         axes = self._axes
-        if axes is None or (self._axes_rows < BLOCK_ROWS and len(vectors) >= 2 * self._axes_rows):
-            first = _prepared(self._space, np.asarray(vectors[:BLOCK_ROWS]))
+        if axes is None or (self._axes_rows < self._block_rows and len(vectors) >= 2 * self._axes_rows):
+            first = _prepared(self._space, np.asarray(vectors[: self._block_rows]))
             origin = first.mean(axis=0, dtype=np.float32)
             axes = self._axes = Axes(origin, main_directions(first - origin))
             self._axes_rows = len(first)
@@ -178,7 +193,7 @@ class ScanBuilder:
         else:
             self._weights.append(-weights)
         self._rows += len(rows)
-        if self._rows % BLOCK_ROWS == 0:
+        if self._rows % self._block_rows == 0:
             self._blocks.append(self._pack())
             self._steps, self._weights, self._offsets = [], [], []
 
@@ -192,6 +207,28 @@ class ScanBuilder:
             offsets=self._offsets[0] if self._offsets else None,
             rows=len(self._steps[0]),
         )
+
+
+class TailScan:
+    """Packs the vectors of a tail as it grows, complete blocks only: those are packed once, the few others are not packed.
+
+    Any number of threads may use it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._builders: dict[Space, ScanBuilder] = {}
+
+    def of(self, space: Space, vectors: Vectors) -> Scan | None:
+        """A scan of the first rows of these vectors, shape (n, ndim), or None: those are fewer than a block."""
+        complete = len(vectors) // TAIL_BLOCK_ROWS * TAIL_BLOCK_ROWS
+        if not complete:
+            return None
+        with self._lock:
+            builder = self._builders.get(space)
+            if builder is None:
+                builder = self._builders[space] = ScanBuilder(space, TAIL_BLOCK_ROWS)
+            return builder.extend(vectors[:complete]).first(complete)
 
 
 def main_directions(centred: Vectors) -> npt.NDArray[np.float32] | None:

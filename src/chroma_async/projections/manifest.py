@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 from chroma_async.errors import FormatError, StorageCorrupt
-from chroma_async.model import Lsn, Space
+from chroma_async.model import Lsn, Precision, Space
 
 FORMAT: Final = 1
 
@@ -21,20 +21,32 @@ class PieceRef(msgspec.Struct, frozen=True):
 
 
 class GraphRef(msgspec.Struct, frozen=True):
-    """A graph over the first `rows` vectors of its segment."""
+    """A graph over the first `rows` vectors of its segment, and how it was built.
+
+    Release 0.1.0 did not write down how; it is taken to be as the defaults are.
+    """
 
     file: str
     rows: int
     crc: int
+    max_neighbors: int = 16
+    ef_construction: int = 100
+    precision: Precision | None = None
 
 
 class SegmentRef(msgspec.Struct, frozen=True):
-    """A directory with vectors and their slots; `rows` of them are published. A sealed one takes no more."""
+    """A directory with vectors and their slots; `rows` of them are published. A sealed one takes no more.
+
+    `slots_crc` is the CRC-32 of the published slots. `block_rows` is how many vectors share a checksum (`blocks.py`). Both
+    are absent in what release 0.1.0 wrote, until the compactor adds them.
+    """
 
     number: int
     rows: int
     sealed: bool = False
     graph: GraphRef | None = None
+    block_rows: int = 0
+    slots_crc: int | None = None
 
 
 class Manifest(msgspec.Struct, frozen=True):
@@ -80,7 +92,7 @@ def decode_manifest(raw: bytes) -> Manifest:
     """
     try:
         manifest = msgspec.json.decode(raw, type=Manifest)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise StorageCorrupt(f"manifest is damaged. reason={error}") from error
     if manifest.format > FORMAT:
         raise FormatError(

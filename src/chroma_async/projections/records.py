@@ -2,20 +2,28 @@
 
 Documents are indexed by trigrams (SQLite FTS5) as a prefilter; an exact check follows, so that `$contains` is right for any
 script. Needles of one or two characters, and those that hold a NUL, are looked for by a scan.
+
+To index a document costs as much as all else that applying it costs, so the index follows: it holds the documents of slots
+before `text_index.next_slot` as they are, or, where `outdated_documents` has the slot, as they were (NULL: not at all).
+Documents that it lacks or holds outdated are looked for by a scan of these.
 """
 
 from __future__ import annotations
 
 import sqlite3
+import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, cast
 
+import msgspec
 import numpy as np
 import orjson
 
+from chroma_async.core.columns import ColumnPiece, build
 from chroma_async.core.memtable import Row, Tail
+from chroma_async.errors import StorageCorrupt, UnavailableError
 from chroma_async.model import Metadata, Slots
 from chroma_async.projections.manifest import Manifest, decode_manifest, encode_manifest
 from chroma_async.seams.databases import copy_database
@@ -32,13 +40,33 @@ TRIGRAMS_MAX: Final = 24
 
 SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS records (
-    slot INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, document TEXT, metadata TEXT, uri TEXT
+    slot INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, document TEXT, metadata TEXT, uri TEXT, crc INTEGER
 );
 CREATE VIRTUAL TABLE IF NOT EXISTS documents USING fts5 (
     document, content='records', content_rowid='slot', tokenize='trigram case_sensitive 1', detail=none, columnsize=0
 );
-CREATE TABLE IF NOT EXISTS manifest (one INTEGER PRIMARY KEY CHECK (one = 1), version INTEGER NOT NULL, body BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS text_index (one INTEGER PRIMARY KEY CHECK (one = 1), next_slot INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS outdated_documents (slot INTEGER PRIMARY KEY, document TEXT);
+INSERT OR IGNORE INTO text_index (one, next_slot) SELECT 1, coalesce(max(slot) + 1, 0) FROM records;
+CREATE TABLE IF NOT EXISTS manifest (
+    one INTEGER PRIMARY KEY CHECK (one = 1), version INTEGER NOT NULL, body BLOB NOT NULL, crc INTEGER
+);
+CREATE TABLE IF NOT EXISTS vector_sums (
+    segment INTEGER NOT NULL, block INTEGER NOT NULL, crc INTEGER NOT NULL, PRIMARY KEY (segment, block)
+) WITHOUT ROWID;
 """
+
+ROWS_AT_ONCE: Final = 4096
+
+ADD_CHECKSUMS: Final = "ALTER TABLE {table} ADD COLUMN crc INTEGER"
+"""For tables of release 0.1.0. NULL means: written without a checksum."""
+
+_SLOTS_AMONG: Final = "SELECT slot FROM records WHERE instr(document, ?1) > 0 AND slot {}"
+_INDEXED: Final = "IN (SELECT rowid FROM documents WHERE documents MATCH ?2)"
+_NOT_INDEXED: Final = ">= (SELECT next_slot FROM text_index)"
+_OUTDATED: Final = "IN (SELECT slot FROM outdated_documents)"
+
+_ENCODER: Final = msgspec.msgpack.Encoder()
 
 StoredRow = tuple[int, str, str | None, str | None, str | None]
 """slot, id, document, metadata (JSON), uri"""
@@ -62,6 +90,7 @@ class RecordTables:
         self._connection = sqlite3.connect(
             f"{path.as_uri()}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False, timeout=BUSY_SECONDS
         )
+        self._summed = False
         try:
             self._connection.execute("PRAGMA cache_size = -8000")
             self._connection.execute("PRAGMA mmap_size = 268435456")
@@ -77,6 +106,20 @@ class RecordTables:
         self._connection.execute("PRAGMA synchronous = FULL")
         self._connection.execute(f"PRAGMA journal_size_limit = {JOURNAL_BYTES_MAX}")
         self._connection.executescript(SCHEMA)
+        for table in ("records", "manifest"):
+            if not self._has_checksums(table):
+                self._connection.execute(ADD_CHECKSUMS.format(table=table))
+
+    def _has_checksums(self, table: str) -> bool:
+        columns = self._connection.execute("SELECT name FROM pragma_table_info(?)", (table,))
+        return ("crc",) in columns.fetchall()
+
+    @property
+    def _crc(self) -> str:
+        """The checksum as a column, NULL in tables of release 0.1.0 that no compactor has opened since."""
+        if not self._summed:
+            self._summed = self._has_checksums("records") and self._has_checksums("manifest")
+        return "crc" if self._summed else "NULL"
 
     def close(self) -> None:
         self._connection.close()
@@ -103,20 +146,30 @@ class RecordTables:
         if write:  # its pages are not needed again soon, and a compactor has many stores open
             self._connection.execute("PRAGMA shrink_memory")
 
-    def tidy(self) -> None:
+    def tidy(self) -> bool:
         """Give back pages that are free, then move SQLite's journal into the file and empty it, where nobody reads it.
 
-        Outside a transaction.
+        Outside a transaction. False: somebody was reading, so that the journal is as long as before.
         """
         pages, free = self._number("PRAGMA page_count"), self._number("PRAGMA freelist_count")
         self._connection.execute("PRAGMA busy_timeout = 0")
         if free > max(SPARE_PAGES, pages // SPARE_SHARE):
             self._connection.execute("PRAGMA incremental_vacuum").fetchall()
-        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        busy = self._number("PRAGMA wal_checkpoint(TRUNCATE)")
         self._connection.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
+        return not busy
 
-    def _number(self, sql: str) -> int:
-        return cast("int", self._connection.execute(sql).fetchone()[0])
+    def scrub(self) -> None:
+        """Leave no bytes in the file or its journal but those of what the tables hold. Outside a transaction.
+
+        Raises:
+            UnavailableError: somebody reads the tables, so that the journal can't be emptied.
+        """
+        self.rebuild_indexes()  # the text index keeps trigrams of what was deleted until it merges
+        self._connection.execute("VACUUM")
+        busy = self._number("PRAGMA wal_checkpoint(TRUNCATE)")
+        if busy:
+            raise UnavailableError(f"somebody reads the collection; stop that and try again. path={self._path}")
 
     def copy_to(self, path: Path, progress: Callable[[int], None]) -> None:
         """Copy the instant of the transaction that is open into a new file; see `copy_database`."""
@@ -130,8 +183,21 @@ class RecordTables:
         return 0 if row is None else cast("int", row[0])
 
     def manifest(self) -> Manifest:
-        row = self._connection.execute("SELECT body FROM manifest").fetchone()
-        return Manifest() if row is None else decode_manifest(row[0])
+        """The manifest, checked; an empty one before the first.
+
+        Raises:
+            FormatError, StorageCorrupt: see `decode_manifest`; or it does not match its checksum.
+        """
+        row = self._connection.execute(f"SELECT version, body, {self._crc} FROM manifest").fetchone()
+        if row is None:
+            return Manifest()
+        version, body, crc = row
+        if not isinstance(body, bytes) or (crc is not None and _manifest_checksum(version, body) != crc):
+            raise StorageCorrupt(f"the manifest does not match its checksum. path={self._path}")
+        manifest = decode_manifest(body)
+        if manifest.version != version:
+            raise StorageCorrupt(f"the manifest has two versions. path={self._path} {version} {manifest.version}")
+        return manifest
 
     def count(self) -> int:
         """Number of stored records, counted one by one."""
@@ -139,8 +205,20 @@ class RecordTables:
 
     def lookup(self, ids: Sequence[str]) -> dict[str, Row]:
         """The records of these ids, whole."""
-        found = self._with_ids("slot, id, document, metadata, uri", ids)
+        found = self._checked(self._with_ids(f"slot, id, document, metadata, uri, {self._crc}", ids))
         return {row[1]: Row(row[0], row[1], row[2], decode_metadata(row[3]), row[4]) for row in found}
+
+    def _checked(self, rows: Iterable[Any]) -> Iterator[StoredRow]:
+        """Rows without their checksums, after a comparison.
+
+        Raises:
+            StorageCorrupt: one is not what was written.
+        """
+        for found in rows:
+            row, crc = cast("StoredRow", found[:-1]), found[-1]
+            if crc is not None and row_checksum(row) != crc:
+                raise StorageCorrupt(f"a record does not match its checksum. path={self._path} slot={row[0]}")
+            yield row
 
     def slots_of(self, ids: Sequence[str]) -> dict[str, int]:
         return dict(cast("Iterable[tuple[str, int]]", self._with_ids("id, slot", ids)))
@@ -159,9 +237,118 @@ class RecordTables:
         marks = ",".join("?" * len(slots)) if len(slots) <= 64 else "SELECT value FROM json_each(?)"
         values = slots if len(slots) <= 64 else (orjson.dumps(slots).decode(),)
         found = self._connection.execute(
-            f"SELECT slot, id, document, metadata, uri FROM records WHERE slot IN ({marks})", tuple(values)
+            f"SELECT slot, id, document, metadata, uri, {self._crc} FROM records WHERE slot IN ({marks})", tuple(values)
         )
-        return {row[0]: row for row in found}
+        return {row[0]: row for row in self._checked(found)}
+
+    def every_row(self) -> Iterator[StoredRow]:
+        """All stored rows, checked, by slot."""
+        sql = f"SELECT slot, id, document, metadata, uri, {self._crc} FROM records ORDER BY slot"
+        return self._checked(self._connection.execute(sql))
+
+    def rebuilt_columns(self) -> ColumnPiece:
+        """The metadata of all records, as columns.
+
+        Raises:
+            StorageCorrupt: a record is not what was written, or some are missing.
+        """
+        rows = [(row[0], decode_metadata(row[3])) for row in self.every_row()]
+        live = self.manifest().live
+        if len(rows) != live:
+            raise StorageCorrupt(f"records are missing. path={self._path} found={len(rows)} expected={live}")
+        return build([slot for slot, _ in rows], [metadata for _, metadata in rows])
+
+    # ---- checking
+
+    def size_bytes(self) -> int:
+        """Bytes of the database, without its journal."""
+        return self._number("PRAGMA page_size") * self._number("PRAGMA page_count")
+
+    def is_summed(self) -> bool:
+        """Whether every record and the manifest have a checksum."""
+        return self._crc == "crc" and not self._number("SELECT EXISTS (SELECT 1 FROM records WHERE crc IS NULL)")
+
+    def _number(self, sql: str) -> int:
+        return cast("int", self._connection.execute(sql).fetchone()[0])
+
+    def problem(self, *, patient: bool = True) -> str | None:
+        """Say what is wrong with the tables, None when they are whole: pages, indexes, rows, counts, trigrams.
+
+        It reads everything, and holds the writer's turn while it compares the trigrams. Without patience it leaves that
+        out when the turn is taken: by a compactor, which has checked the tables before.
+        """
+        try:
+            found = self._connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+            if found != "ok":
+                return str(found).splitlines()[-1]
+            with self.transaction():
+                manifest, count = self.manifest(), sum(1 for _ in self.every_row())
+                if count != manifest.live:
+                    return f"records are missing. found={count} expected={manifest.live}"
+                for segment in manifest.segments:
+                    if segment.block_rows and len(self.block_sums(segment.number)) != -(-segment.rows // segment.block_rows):
+                        return f"checksums of vectors are missing. segment={segment.number}"
+            if self._trigrams_are_comparable():
+                self._check_trigrams(patient=patient)
+        except (StorageCorrupt, sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            return str(error)
+        return None
+
+    def _trigrams_are_comparable(self) -> bool:
+        """Whether the full-text index has caught up with the documents, and none has a NUL: see `_indexed_text`."""
+        lags = self._number("SELECT count(*) FROM sqlite_master WHERE name = 'text_index'") and self.unindexed_documents()
+        return not lags and not self._number("SELECT count(*) FROM records WHERE instr(document, char(0)) > 0 LIMIT 1")
+
+    def _check_trigrams(self, *, patient: bool) -> None:
+        """Compare the full-text index with the documents."""
+        self._connection.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000) if patient else 0}")
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if patient or error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                raise
+            return
+        finally:
+            self._connection.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
+        try:
+            self._connection.execute("INSERT INTO documents (documents, rank) VALUES ('integrity-check', 1)")
+        finally:
+            self._connection.execute("ROLLBACK")
+
+    def rebuild_indexes(self) -> None:
+        """Make the indexes of the tables anew, from the records.
+
+        Raises:
+            sqlite3.DatabaseError: the records can't be read.
+        """
+        with self.transaction(write=True):
+            self._connection.execute("REINDEX")
+            self._connection.execute("DROP TABLE IF EXISTS documents")
+            for statement in SCHEMA.split(";"):
+                self._connection.execute(statement)
+            rows = self._connection.execute("SELECT slot, document FROM records WHERE document IS NOT NULL")
+            self._connection.executemany(
+                "INSERT INTO documents (rowid, document) VALUES (?, ?)",
+                ((slot, _indexed_text(document)) for slot, document in rows),
+            )
+            self._connection.execute("DELETE FROM outdated_documents")
+            self._connection.execute("UPDATE text_index SET next_slot = (SELECT coalesce(max(slot) + 1, 0) FROM records)")
+
+    def block_sums(self, segment: int) -> list[int]:
+        """The CRC-32 of each block of a segment's vectors; none where release 0.1.0 wrote them."""
+        if self._crc == "NULL":
+            return []
+        found = self._connection.execute("SELECT block, crc FROM vector_sums WHERE segment = ? ORDER BY block", (segment,))
+        rows = found.fetchall()
+        if [block for block, _ in rows] != list(range(len(rows))):
+            raise StorageCorrupt(f"checksums of vectors are missing. path={self._path} segment={segment}")
+        return [crc for _, crc in rows]
+
+    def block_sum(self, segment: int, block: int) -> int | None:
+        """The CRC-32 of one block of a segment's vectors; None: there is none."""
+        found = self._connection.execute("SELECT crc FROM vector_sums WHERE segment = ? AND block = ?", (segment, block))
+        row = found.fetchone()
+        return None if row is None else cast("int", row[0])
 
     def slots_containing(self, needle: str) -> Slots:
         """Slots of the records whose document contains the text literally; of all with a document when it is empty."""
@@ -169,11 +356,16 @@ class RecordTables:
             return self._slots("SELECT slot FROM records WHERE document IS NOT NULL", ())
         if len(needle) < TRIGRAM or "\0" in needle:
             return self._slots("SELECT slot FROM records WHERE instr(document, ?) > 0", (needle,))
-        return self._slots(
-            "SELECT slot FROM records WHERE slot IN (SELECT rowid FROM documents WHERE documents MATCH ?) "
-            "AND instr(document, ?) > 0",
-            (_match_expression(needle), needle),
-        )
+        indexed = self._slots(_SLOTS_AMONG.format(_INDEXED), (needle, _match_expression(needle)))
+        if not self._has_text_index():
+            return indexed
+        others = (self._slots(_SLOTS_AMONG.format(which), (needle,)) for which in (_NOT_INDEXED, _OUTDATED))
+        return np.concatenate([indexed, *others])  # an outdated one may be found twice
+
+    def _has_text_index(self) -> bool:
+        """Whether the tables say how far the index is; in those of older releases it is always whole."""
+        found = self._connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'text_index'").fetchone()
+        return found is not None
 
     def documents(self) -> Iterator[tuple[int, str]]:
         """Slot and text of every document."""
@@ -188,37 +380,102 @@ class RecordTables:
 
     def publish(self, manifest: Manifest) -> None:
         """Make this the manifest; what it reaches was made durable before."""
+        body = encode_manifest(manifest)
         self._connection.execute(
-            "INSERT OR REPLACE INTO manifest (one, version, body) VALUES (1, ?, ?)",
-            (manifest.version, encode_manifest(manifest)),
+            "INSERT OR REPLACE INTO manifest (one, version, body, crc) VALUES (1, ?, ?, ?)",
+            (manifest.version, body, _manifest_checksum(manifest.version, body)),
         )
+
+    def add_row_checksums(self) -> None:
+        """Give checksums to rows that release 0.1.0 wrote, some thousands in a transaction. What is there is believed."""
+        sql = "SELECT slot, id, document, metadata, uri FROM records WHERE crc IS NULL AND slot > ? ORDER BY slot LIMIT ?"
+        last = -1
+        while True:
+            with self.transaction(write=True):
+                rows = self._connection.execute(sql, (last, ROWS_AT_ONCE)).fetchall()
+                sums = [(row_checksum(row), row[0]) for row in rows]
+                self._connection.executemany("UPDATE records SET crc = ? WHERE slot = ?", sums)
+            if not rows:
+                return
+            last = rows[-1][0]
+
+    def put_block_sums(self, sums: Mapping[tuple[int, int], int]) -> None:
+        """Set the CRC-32 of blocks of vectors, by segment and block."""
+        self._connection.executemany(
+            "INSERT OR REPLACE INTO vector_sums (segment, block, crc) VALUES (?, ?, ?)",
+            ((segment, block, crc) for (segment, block), crc in sums.items()),
+        )
+
+    def forget_block_sums(self, segments: Iterable[int]) -> None:
+        """Forget the checksums of segments that are gone."""
+        self._connection.executemany("DELETE FROM vector_sums WHERE segment = ?", ((segment,) for segment in segments))
 
     def apply(self, tail: Tail) -> None:
         """Write the rows that a fold of entries leaves."""
         gone = tail.dead.tolist()
         changed = sorted(tail.overrides)
-        self._forget_documents([*gone, *changed])
+        self._outdate_documents(gone, tail)
         self._connection.executemany("DELETE FROM records WHERE slot = ?", ((slot,) for slot in gone))
         rows = [*(tail.overrides[slot] for slot in changed), *(row for row in tail.rows if row is not None)]
         self._connection.executemany(
-            "INSERT OR REPLACE INTO records (slot, id, document, metadata, uri) VALUES (?, ?, ?, ?, ?)",
-            ((row.slot, row.id, row.document, encode_metadata(row.metadata), row.uri) for row in rows),
-        )
-        self._connection.executemany(
-            "INSERT INTO documents (rowid, document) VALUES (?, ?)",
-            ((row.slot, _indexed_text(row.document)) for row in rows if row.document is not None),
+            "INSERT OR REPLACE INTO records (slot, id, document, metadata, uri, crc) VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                (*stored, row_checksum(stored))
+                for stored in ((row.slot, row.id, row.document, encode_metadata(row.metadata), row.uri) for row in rows)
+            ),
         )
 
-    def _forget_documents(self, slots: Sequence[int]) -> None:
-        if not slots:
-            return
+    def _outdate_documents(self, gone: Sequence[int], tail: Tail) -> None:
+        """Keep what the index holds of documents that change: it can forget only what it is told again."""
+        now = {slot: row.document for slot, row in tail.overrides.items()}
+        slots = [*gone, *now]
         stored = self._connection.execute(
-            "SELECT slot, document FROM records WHERE document IS NOT NULL AND slot IN (SELECT value FROM json_each(?))",
+            "SELECT slot, document FROM records WHERE slot < (SELECT next_slot FROM text_index) "
+            "AND slot IN (SELECT value FROM json_each(?))",
             (orjson.dumps(slots).decode(),),
         ).fetchall()
         self._connection.executemany(
+            "INSERT OR IGNORE INTO outdated_documents (slot, document) VALUES (?, ?)",
+            ((slot, old) for slot, old in stored if old != now.get(slot)),
+        )
+
+    # ---- the full-text index
+
+    def unindexed_documents(self) -> int:
+        """About how many slots the full-text index has to look at."""
+        (count,) = self._connection.execute(
+            "SELECT max(0, (SELECT coalesce(max(slot) + 1, 0) FROM records) - (SELECT next_slot FROM text_index)) "
+            "+ (SELECT count(*) FROM outdated_documents)"
+        ).fetchone()
+        return cast("int", count)
+
+    def index_documents(self, count: int) -> None:
+        """Bring the full-text index nearer to the documents, by up to this many slots. In a write transaction."""
+        outdated = self._connection.execute("SELECT slot, document FROM outdated_documents LIMIT ?", (count,)).fetchall()
+        self._connection.executemany(
             "INSERT INTO documents (documents, rowid, document) VALUES ('delete', ?, ?)",
-            ((slot, _indexed_text(document)) for slot, document in stored),
+            ((slot, _indexed_text(document)) for slot, document in outdated if document is not None),
+        )
+        again = orjson.dumps([slot for slot, _ in outdated]).decode()
+        self._insert_documents("slot IN (SELECT value FROM json_each(?))", again)
+        self._connection.execute("DELETE FROM outdated_documents WHERE slot IN (SELECT value FROM json_each(?))", (again,))
+        slots = [
+            row[0]
+            for row in self._connection.execute(
+                "SELECT slot FROM records WHERE slot >= (SELECT next_slot FROM text_index) ORDER BY slot LIMIT ?",
+                (count - len(outdated),),
+            )
+        ]
+        if slots:
+            self._insert_documents("slot >= (SELECT next_slot FROM text_index) AND slot <= ?", slots[-1])
+            self._connection.execute("UPDATE text_index SET next_slot = ?", (slots[-1] + 1,))
+
+    def _insert_documents(self, which: str, operand: object) -> None:
+        chosen = f"SELECT slot, document FROM records WHERE document IS NOT NULL AND {which}"
+        found = self._connection.execute(chosen, (operand,))
+        self._connection.executemany(
+            "INSERT INTO documents (rowid, document) VALUES (?, ?)",
+            [(slot, _indexed_text(document)) for slot, document in found],
         )
 
 
@@ -234,6 +491,19 @@ def decode_metadata(stored: str | None) -> Metadata | None:
 
 def encode_metadata(metadata: Mapping[str, object] | None) -> str | None:
     return None if metadata is None else orjson.dumps(metadata).decode()
+
+
+def row_checksum(row: StoredRow) -> int:
+    """CRC-32 of a stored row as MessagePack. Part of the format: a change of it is a new format version.
+
+    Raises:
+        UnicodeEncodeError: a text has half of a surrogate pair; SQLite takes no such text.
+    """
+    return zlib.crc32(_ENCODER.encode(row))
+
+
+def _manifest_checksum(version: int, body: bytes) -> int:
+    return zlib.crc32(body, zlib.crc32(str(version).encode()))
 
 
 def _indexed_text(document: str) -> str:

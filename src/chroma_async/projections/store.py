@@ -13,12 +13,13 @@ import logging
 import os
 import threading
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, TypeAlias, cast
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from chroma_async.core.columns import ColumnPiece, encode, merge
 from chroma_async.core.memtable import Tail
@@ -27,6 +28,7 @@ from chroma_async.errors import StorageCorrupt, Superseded
 from chroma_async.index.hnsw import checksum, empty_graph, grow, load_graph
 from chroma_async.index.usearch import Index
 from chroma_async.model import HnswConfiguration, Lsn, Slots, Space, Vectors
+from chroma_async.projections.blocks import extended, rows_of_a_block
 from chroma_async.projections.manifest import GraphRef, Manifest, PieceRef, SegmentRef
 from chroma_async.projections.records import RecordTables
 from chroma_async.projections.view import (
@@ -40,6 +42,7 @@ from chroma_async.projections.view import (
     load_base,
     load_piece,
     map_segment,
+    vector_guard,
 )
 from chroma_async.seams import Files
 from chroma_async.seams.limits import free_bytes
@@ -47,6 +50,15 @@ from chroma_async.seams.limits import free_bytes
 RECORDS_FILE: Final = "records.sqlite3"
 GROW_ROWS: Final = 4096
 """Vectors that are copied at a time on their way into a graph."""
+
+REWRITE_ROWS_MIN: Final = 1_024
+"""A segment of fewer vectors is not worth a file of its own again, unless no segment becomes larger."""
+
+CHECK_AT_OPEN_BYTES: Final = 8 * 2**20
+"""Tables of up to this size are checked whole when they are opened, some tens of milliseconds; larger ones by `verify`."""
+
+BlockSums: TypeAlias = dict[tuple[int, int], int]
+"""CRC-32 of blocks of vectors, by segment and block."""
 
 CHUNK_BYTES: Final = 2**20
 """A disk with less room than this is full."""
@@ -95,7 +107,8 @@ class CollectionStore:
 
     def base(self) -> Base:
         """What readers see now."""
-        return load_base(self.directory, self.manifest, EMPTY_BASE)
+        with self.tables.transaction():
+            return load_base(self.directory, self.manifest, EMPTY_BASE, self.tables)
 
     # ---- apply
 
@@ -104,6 +117,7 @@ class CollectionStore:
         if tail.through <= self.manifest.applied:
             return
         assert tail.first_slot == self.manifest.next_slot
+        self._require_newest()
         draft = self.manifest
         dimension = draft.dimension if draft.dimension is not None else (tail.vectors.shape[1] or None)
         draft = msgspec.structs.replace(
@@ -113,28 +127,46 @@ class CollectionStore:
             live=draft.live + tail.live_delta,
             operations=draft.operations + tail.operations,
             dimension=dimension,
-            space=space,
+            space=draft.space if draft.rows else space,
         )
         owned = tail.owners >= 0
-        draft = self._append_vectors(draft, tail.vectors[owned], tail.owners[owned], segment_rows_max)
+        sums: BlockSums = {}
+        draft = self._append_vectors(draft, tail.vectors[owned], tail.owners[owned], segment_rows_max, sums)
         for piece in tail.pieces:
             draft = self._add_piece(draft, piece)
-        self._publish(draft, tail)
+        self._publish(draft, tail, sums)
 
-    def _append_vectors(self, draft: Manifest, vectors: Vectors, slots: Slots, rows_max: int) -> Manifest:
+    def _append_vectors(self, draft: Manifest, vectors: Vectors, slots: Slots, rows_max: int, sums: BlockSums) -> Manifest:
+        """Append to the growing segment and its successors; the checksums that this changes are put into `sums`."""
         while len(vectors):
             draft, segment = self._growing(draft)
             count = min(len(vectors), max(1, rows_max - segment.rows))
             folder = self.directory / SEGMENTS / str(segment.number)
             part = np.ascontiguousarray(vectors[:count], dtype="<f4")
+            part_slots = np.ascontiguousarray(slots[:count], dtype="<i8")
             self._append(folder / VECTORS_FILE, segment.rows * part.shape[1] * 4, part)
-            self._append(folder / SLOTS_FILE, segment.rows * 8, np.ascontiguousarray(slots[:count], dtype="<i8"))
+            self._append(folder / SLOTS_FILE, segment.rows * 8, part_slots)
             self._files.sync_directory(folder)
             rows = segment.rows + count
             grown = msgspec.structs.replace(segment, rows=rows, sealed=rows >= rows_max)
+            if segment.block_rows:
+                sums |= self._sums_after(segment, part)
+                grown = msgspec.structs.replace(grown, slots_crc=_crc(part_slots, segment.slots_crc or 0))
             draft = msgspec.structs.replace(draft, segments=(*draft.segments[:-1], grown))
             vectors, slots = vectors[count:], slots[count:]
         return draft
+
+    def _sums_after(self, segment: SegmentRef, part: Vectors) -> BlockSums:
+        """The checksums of blocks that appending changes: of the last one, which was short, and of new ones."""
+        block, inside = divmod(segment.rows, segment.block_rows)
+        known: dict[int, int] = {}
+        if inside:
+            last = self.tables.block_sum(segment.number, block)
+            if last is None:
+                raise StorageCorrupt(f"checksums of vectors are missing. path={self.directory} segment={segment.number}")
+            known[block] = last
+        changed = extended(known, segment.rows, part, segment.block_rows)
+        return {(segment.number, block): crc for block, crc in changed.items()}
 
     def _append(self, path: Path, offset: int, data: np.ndarray) -> None:
         self._files.write_at(path, offset, data.data.cast("B"))
@@ -143,7 +175,7 @@ class CollectionStore:
     def _growing(self, draft: Manifest) -> tuple[Manifest, SegmentRef]:
         if draft.segments and not draft.segments[-1].sealed:
             return draft, draft.segments[-1]
-        segment = SegmentRef(number=draft.next_file, rows=0)
+        segment = SegmentRef(number=draft.next_file, rows=0, block_rows=rows_of_a_block(draft.dimension or 0), slots_crc=0)
         self._files.make_directory(self.directory / SEGMENTS / str(segment.number))
         self._files.sync_directory(self.directory / SEGMENTS)
         return (
@@ -163,13 +195,24 @@ class CollectionStore:
         self._files.sync_directory(path.parent)
         return PieceRef(file=path.name, rows=len(piece.slots) + len(piece.dead), crc=zlib.crc32(data))
 
-    def _publish(self, draft: Manifest, tail: Tail | None = None) -> None:
+    def _require_newest(self) -> None:
+        """Stop before a file is written: a successor's manifest may reach rows and files of the same places and numbers.
+
+        Raises:
+            Superseded: another compactor has published. The lock prevents that wherever `flock` works.
+        """
+        if self.tables.version() != self.manifest.version:
+            raise Superseded(f"another compactor has published meanwhile. collection={self.directory.name}")
+
+    def _publish(self, draft: Manifest, tail: Tail | None = None, sums: BlockSums | None = None) -> None:
         published = msgspec.structs.replace(draft, version=self.manifest.version + 1)
         with self.tables.transaction(write=True):
-            if self.tables.version() != self.manifest.version:
-                raise Superseded(f"another compactor has published meanwhile. collection={self.directory.name}")
+            self._require_newest()
             if tail is not None:
                 self.tables.apply(tail)
+            self.tables.put_block_sums(sums or {})
+            gone = {item.number for item in self.manifest.segments} - {item.number for item in published.segments}
+            self.tables.forget_block_sums(gone)
             self.tables.publish(published)
         before, self.manifest = self.manifest, published
         self._remove(before.files() - published.files())
@@ -179,6 +222,18 @@ class CollectionStore:
         for name in names:
             self._files.remove(self.directory / name)
 
+    # ---- full-text index
+
+    def unindexed_documents(self) -> int:
+        """About how many documents the full-text index has to look at."""
+        with self.lock:
+            return self.tables.unindexed_documents()
+
+    def index_documents(self, count: int) -> None:
+        """Bring the full-text index nearer to the documents, by up to this many."""
+        with self.lock, self.tables.transaction(write=True):
+            self.tables.index_documents(count)
+
     # ---- merge
 
     def merge_pieces(self) -> bool:
@@ -187,8 +242,14 @@ class CollectionStore:
         count = pieces_to_merge([ref.rows for ref in refs])
         if not count:
             return False
+        self._require_newest()
         kept, merged = refs[:-count], refs[-count:]
-        piece = merge([load_piece(self.directory, ref) for ref in merged], forget_dead=not kept)
+        try:
+            pieces = [load_piece(self.directory, ref) for ref in merged]
+        except StorageCorrupt as error:
+            self._rebuild_columns(error)
+            return True
+        piece = merge(pieces, forget_dead=not kept)
         draft = msgspec.structs.replace(self.manifest, pieces=kept)
         self._publish(self._add_piece(draft, piece))
         return True
@@ -206,29 +267,75 @@ class CollectionStore:
         segment = self._segment_without_graph(rows_min)
         if segment is None:
             return False
+        with self.lock:
+            self._require_newest()
         path = self._write_graph(segment, configuration, threads, is_wanted)
         if path is None:
             return False
         with self.lock:
-            self._publish_graph(segment, GraphRef(file=path.name, rows=segment.rows, crc=checksum(path)))
+            self._publish_graph(segment, _graph_ref(path, segment.rows, configuration))
         return True
 
-    def _segment_without_graph(self, rows_min: int) -> SegmentRef | None:
+    def reindex(
+        self, configuration: HnswConfiguration, *, rows_min: int, threads: int, is_wanted: Callable[[], bool] = lambda: True
+    ) -> bool:
+        """Build all graphs anew when the collection is configured otherwise than they were; say whether that was done.
+
+        They are built aside, without the store's lock, while queries go on by the old ones in the old space; one manifest
+        swaps all of them and the space. See `build_graphs` for the arguments.
+        """
+        if not self._is_built_otherwise(configuration):
+            return False
+        built: dict[int, GraphRef] = {}
+        while True:
+            with self.lock:
+                segment = self._segment_without_graph(rows_min, built)
+                if segment is None:
+                    self._swap_graphs(built, configuration.space)
+                    return True
+            path = self._write_graph(segment, configuration, threads, is_wanted, anew=True)
+            if path is None:
+                self._remove(f"{SEGMENTS}/{number}/{graph.file}" for number, graph in built.items())
+                return False
+            built[segment.number] = _graph_ref(path, segment.rows, configuration)
+
+    def _is_built_otherwise(self, configuration: HnswConfiguration) -> bool:
+        return not _agrees(self.manifest, configuration)
+
+    def _swap_graphs(self, built: Mapping[int, GraphRef], space: Space) -> None:
+        segments = tuple(msgspec.structs.replace(item, graph=built.get(item.number)) for item in self.manifest.segments)
+        self._publish(msgspec.structs.replace(self.manifest, segments=segments, space=space))
+        logger.info("graphs.swapped collection=%s graphs=%d space=%s", self.directory.name, len(built), space)
+
+    def _segment_without_graph(self, rows_min: int, built: Mapping[int, GraphRef] | None = None) -> SegmentRef | None:
+        """The first segment that needs a graph, beside those that it has; or, given them, beside those that were built."""
         for segment in self.manifest.segments:
-            indexed = 0 if segment.graph is None else segment.graph.rows
+            graph = segment.graph if built is None else built.get(segment.number)
+            indexed = 0 if graph is None else graph.rows
             shape = SegmentShape(rows=segment.rows, indexed=indexed, live=segment.rows, sealed=segment.sealed)
             if graph_target(shape, rows_min) is not None:
                 return segment
         return None
 
     def _write_graph(
-        self, segment: SegmentRef, configuration: HnswConfiguration, threads: int, is_wanted: Callable[[], bool]
+        self,
+        segment: SegmentRef,
+        configuration: HnswConfiguration,
+        threads: int,
+        is_wanted: Callable[[], bool],
+        *,
+        anew: bool = False,
     ) -> Path | None:
         vectors, _ = map_segment(self.directory, segment, self.manifest.dimension or 0)
-        graph, first = self._begun_graph(segment, vectors.shape[1], configuration)
+        with self.lock:
+            guard = vector_guard(self.directory, segment, vectors, self._sums_of(segment))
+        whole = None if anew else segment.graph
+        graph, first = self._begun_graph(segment, whole, vectors.shape[1], configuration)
         for start in range(first, segment.rows, GROW_ROWS):
             if not is_wanted():
                 return None
+            if guard is not None:
+                guard.check(np.arange(start, min(start + GROW_ROWS, segment.rows)))
             grow(graph, vectors[start : start + GROW_ROWS], first=start, threads=threads)
         path = self.directory / SEGMENTS / str(segment.number) / f"{self.manifest.version}-{segment.rows}.usearch"
         aside = path.with_suffix(".building")
@@ -242,11 +349,28 @@ class CollectionStore:
         self._files.sync_directory(path.parent)
         return path
 
-    def _begun_graph(self, segment: SegmentRef, ndim: int, configuration: HnswConfiguration) -> tuple[Index, int]:
+    def _sums_of(self, segment: SegmentRef) -> list[int]:
+        """The checksums of a segment's vectors as of its rows; the last block may have grown meanwhile."""
+        if not segment.block_rows:
+            return []
+        whole, inside = divmod(segment.rows, segment.block_rows)
+        sums = self.tables.block_sums(segment.number)
+        now = next((item for item in self.manifest.segments if item.number == segment.number), None)
+        if now is None or now.rows == segment.rows or not inside:
+            return sums[: whole + bool(inside)]
+        vectors, _ = map_segment(self.directory, now, self.manifest.dimension or 0)
+        guard = vector_guard(self.directory, now, vectors, sums)
+        assert guard is not None
+        guard.check(np.arange(whole * segment.block_rows, segment.rows))
+        return [*sums[:whole], _crc(vectors[whole * segment.block_rows : segment.rows])]
+
+    def _begun_graph(
+        self, segment: SegmentRef, begun: GraphRef | None, ndim: int, configuration: HnswConfiguration
+    ) -> tuple[Index, int]:
         """The graph to be grown, and the rows in it: none, when there is none or it is damaged."""
-        if segment.graph is None or not self._is_whole(segment, segment.graph):
+        if begun is None or not _is_built_as(begun, configuration) or not self._is_whole(segment, begun):
             return empty_graph(ndim, configuration), 0
-        return load_graph(graph_path(self.directory, segment, segment.graph), configuration), segment.graph.rows
+        return load_graph(graph_path(self.directory, segment, begun), configuration), begun.rows
 
     def _publish_graph(self, built_for: SegmentRef, graph: GraphRef) -> None:
         """Publish a graph, if its segment is still there: it may have been rewritten meanwhile."""
@@ -264,7 +388,7 @@ class CollectionStore:
 
     # ---- reclaim
 
-    def rewrite_segments(self, *, rows_min: int = 1024) -> bool:
+    def rewrite_segments(self, *, rows_min: int = REWRITE_ROWS_MIN) -> bool:
         """Rewrite the first segment most of whose vectors belong to no record; say whether something was done."""
         if all(segment.rows < rows_min for segment in self.manifest.segments):
             return False
@@ -276,7 +400,9 @@ class CollectionStore:
             live = int((view.owners >= 0).sum())
             shape = SegmentShape(rows=view.rows, indexed=0, live=live, sealed=False)
             if view.rows >= rows_min and is_worth_rewriting(shape):
-                self._rewrite(position, view.vectors[view.owners >= 0], view.owners[view.owners >= 0])
+                rows = np.flatnonzero(view.owners >= 0)
+                view.check(rows)  # what is written anew gets a checksum anew
+                self._rewrite(position, view.vectors[rows], view.owners[rows])
                 return True
         return False
 
@@ -285,28 +411,140 @@ class CollectionStore:
             segments = (*self.manifest.segments[:position], *self.manifest.segments[position + 1 :])
             self._publish(msgspec.structs.replace(self.manifest, segments=segments))
             return
+        self._require_newest()
         number = self.manifest.next_file
         folder = self.directory / SEGMENTS / str(number)
         self._files.make_directory(folder)
-        self._append(folder / VECTORS_FILE, 0, np.ascontiguousarray(vectors, dtype="<f4"))
-        self._append(folder / SLOTS_FILE, 0, np.ascontiguousarray(owners, dtype="<i8"))
+        part, part_slots = np.ascontiguousarray(vectors, dtype="<f4"), np.ascontiguousarray(owners, dtype="<i8")
+        self._append(folder / VECTORS_FILE, 0, part)
+        self._append(folder / SLOTS_FILE, 0, part_slots)
         self._files.sync_directory(folder)
         self._files.sync_directory(folder.parent)
         sealed = self.manifest.segments[position].sealed
-        segment = SegmentRef(number=number, rows=len(owners), sealed=sealed)
-        self._publish(self._with_segment(position, segment, next_file=number + 1))
+        block_rows = rows_of_a_block(part.shape[1])
+        segment = SegmentRef(number, len(owners), sealed=sealed, block_rows=block_rows, slots_crc=_crc(part_slots))
+        sums = {(number, block): crc for block, crc in extended({}, 0, part, block_rows).items()}
+        self._publish(self._with_segment(position, segment, next_file=number + 1), sums=sums)
         logger.info("segment.rewritten collection=%s segment=%d rows=%d", self.directory.name, number, len(owners))
+
+    def purge(self) -> int:
+        """Leave no bytes of deleted or replaced records in any file; return how many vectors belonged to no record.
+
+        Raises:
+            StorageCorrupt: records or vectors are damaged.
+            UnavailableError: somebody reads the tables, so that their journal can't be emptied.
+        """
+        with self.lock:
+            before = self.manifest.rows
+            while self._rewrite_first_with_traces():
+                pass
+            self._rebuild_columns()
+            self.tables.scrub()
+            self.sweep()
+            return before - self.manifest.rows
+
+    def _rewrite_first_with_traces(self) -> bool:
+        """Rewrite the first segment that has vectors of no record, or rows beyond the published ones, which a crash left."""
+        for position, view in enumerate(self.base().segments):
+            path = self.directory / SEGMENTS / str(view.number) / VECTORS_FILE
+            if view.owned is not None or path.stat().st_size > view.vectors.nbytes:
+                rows = np.flatnonzero(view.owners >= 0)
+                view.check(rows)
+                self._rewrite(position, view.vectors[rows], view.owners[rows])
+                return True
+        return False
 
     # ---- heal
 
     def heal(self) -> None:
-        """Drop graphs that are missing or damaged, so that they are built again, and remove what nothing reaches."""
+        """Make again what is missing or damaged and follows from other files, and remove what nothing reaches.
+
+        Graphs are dropped, and built later; columns are made from the records. What release 0.1.0 wrote gets checksums.
+
+        Raises:
+            StorageCorrupt: the only copy of something is damaged.
+            sqlite3.DatabaseError: the tables are.
+        """
+        if self.tables.size_bytes() <= CHECK_AT_OPEN_BYTES:
+            self.heal_tables()
+        self._heal_graphs()
+        self._heal_columns()
+        self._add_checksums()
+        self.sweep()
+
+    def heal_tables(self) -> bool:
+        """Check the tables; make the indexes in them again when they disagree with the records. Say whether that was done.
+
+        Raises:
+            StorageCorrupt: records are damaged.
+        """
+        problem = self.tables.problem()
+        if problem is None:
+            return False
+        logger.warning("tables.damaged collection=%s reason=%s", self.directory.name, problem)
+        self.tables.rebuild_indexes()
+        problem = self.tables.problem()
+        if problem is not None:
+            raise StorageCorrupt(f"records are damaged. path={self.directory / RECORDS_FILE} reason={problem}")
+        logger.warning("tables.healed collection=%s", self.directory.name)
+        return True
+
+    def _heal_columns(self) -> None:
+        for ref in self.manifest.pieces:
+            try:
+                load_piece(self.directory, ref)
+            except StorageCorrupt as error:
+                self._rebuild_columns(error)
+                return
+
+    def _rebuild_columns(self, reason: StorageCorrupt | None = None) -> None:
+        """Make one piece of what the records say, in place of all pieces."""
+        with self.tables.transaction():
+            piece = self.tables.rebuilt_columns()
+        self._publish(self._add_piece(msgspec.structs.replace(self.manifest, pieces=()), piece))
+        level = logging.INFO if reason is None else logging.WARNING
+        logger.log(level, "columns.rebuilt collection=%s reason=%s", self.directory.name, reason or "asked for")
+
+    def _add_checksums(self) -> None:
+        """Give checksums to segments that release 0.1.0 wrote. What is there is believed."""
+        self.tables.add_row_checksums()
+        sums: BlockSums = {}
+        segments: list[SegmentRef] = []
+        for segment in self.manifest.segments:
+            if not segment.block_rows:
+                vectors, slots = map_segment(self.directory, segment, self.manifest.dimension or 0)
+                block_rows = rows_of_a_block(vectors.shape[1])
+                found = extended({}, 0, vectors, block_rows)
+                sums |= {(segment.number, block): crc for block, crc in found.items()}
+                segment = msgspec.structs.replace(segment, block_rows=block_rows, slots_crc=_crc(slots))
+            segments.append(segment)
+        if sums:
+            self._publish(msgspec.structs.replace(self.manifest, segments=tuple(segments)), sums=sums)
+
+    def rebuild(self) -> None:
+        """Make everything anew that follows from records and vectors; graphs are dropped, and built by `build_graphs`.
+
+        Raises:
+            StorageCorrupt: records or vectors are damaged. Nothing was published.
+        """
+        self.tables.rebuild_indexes()
+        problem = self.tables.problem()
+        if problem is not None:
+            raise StorageCorrupt(f"records are damaged. path={self.directory / RECORDS_FILE} reason={problem}")
+        for view in self.base().segments:
+            view.check(np.arange(view.rows))
+        self._rebuild_columns()
+        bare = tuple(msgspec.structs.replace(segment, graph=None) for segment in self.manifest.segments)
+        self._publish(msgspec.structs.replace(self.manifest, segments=bare))
+        self._add_checksums()
+        self.sweep()
+
+    def _heal_graphs(self) -> None:
         for position, segment in enumerate(self.manifest.segments):
             if segment.graph is not None and not self._is_whole(segment, segment.graph):
                 logger.warning("graph.dropped collection=%s segment=%d", self.directory.name, segment.number)
                 bare = msgspec.structs.replace(segment, graph=None)
                 self._publish(self._with_segment(position, bare, next_file=self.manifest.next_file))
-        self.sweep()
 
     def _is_whole(self, segment: SegmentRef, graph: GraphRef) -> bool:
         try:
@@ -323,12 +561,44 @@ class CollectionStore:
             if path not in reached:
                 self._files.remove(path)
 
-    def tidy(self) -> None:
-        """Give back the disk that the tables hold for the next changes; one that was closed meanwhile holds nothing."""
+    def tidy(self) -> bool:
+        """Give back the disk that the tables hold for the next changes; False: somebody was reading.
+
+        One that was closed meanwhile holds nothing.
+        """
         with self.lock:
-            if not self._closed:
-                self.tables.tidy()
+            return self._closed or self.tables.tidy()
 
     @property
     def applied(self) -> Lsn:
         return self.manifest.applied
+
+
+def is_built_as(records: Path, configuration: HnswConfiguration) -> bool:
+    """Whether the published graphs of the collection with these tables were built for this configuration."""
+    tables = RecordTables(records, writable=False)
+    try:
+        return _agrees(tables.manifest(), configuration)
+    finally:
+        tables.close()
+
+
+def _agrees(manifest: Manifest, configuration: HnswConfiguration) -> bool:
+    graphs = [segment.graph for segment in manifest.segments if segment.graph is not None]
+    same_space = not manifest.rows or manifest.space == configuration.space
+    return same_space and all(_is_built_as(graph, configuration) for graph in graphs)
+
+
+def _graph_ref(path: Path, rows: int, configuration: HnswConfiguration) -> GraphRef:
+    return GraphRef(
+        path.name, rows, checksum(path), configuration.max_neighbors, configuration.ef_construction, configuration.precision
+    )
+
+
+def _is_built_as(graph: GraphRef, configuration: HnswConfiguration) -> bool:
+    wanted = (configuration.max_neighbors, configuration.ef_construction, configuration.precision)
+    return (graph.max_neighbors, graph.ef_construction, graph.precision) == wanted
+
+
+def _crc(array: npt.NDArray[Any], before: int = 0) -> int:
+    return zlib.crc32(array.data.cast("B"), before)

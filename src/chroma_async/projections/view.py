@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import logging
 import mmap
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Final, cast
+from typing import Final, Protocol, cast
 
 import numpy as np
 
-from chroma_async.core.columns import ColumnPiece, decode, verify
+from chroma_async.core.columns import ColumnPiece, decode
 from chroma_async.core.planner import SCAN_BESIDE_GRAPH_ROWS_MAX
 from chroma_async.errors import StorageCorrupt
 from chroma_async.index.hnsw import GraphFile
 from chroma_async.index.scan import BLOCK_ROWS, Scan, ScanBuilder
 from chroma_async.model import Mask, Slots, Vectors
+from chroma_async.projections.blocks import VectorGuard
 from chroma_async.projections.manifest import GraphRef, Manifest, PieceRef, SegmentRef
 
 NO_SLOT: Final = -1
@@ -44,6 +46,7 @@ class SegmentView:
     scan: ScanBuilder
     graph: GraphFile | None
     scan_first: int = 0
+    guard: VectorGuard | None = None
 
     @property
     def rows(self) -> int:
@@ -67,8 +70,19 @@ class SegmentView:
             return mask[self.first_slot : self.first_slot + self.rows]
         return mask[np.maximum(self.owners, 0)]
 
+    def check(self, rows: Slots) -> None:
+        """Check the vectors of these rows before they are read.
+
+        Raises:
+            StorageCorrupt: they are not what was written.
+        """
+        if self.guard is not None:
+            self.guard.check(rows)
+
     def scanned(self) -> Scan:
         """The rows from `scan_first` on, packed. The caller holds the collection's lock."""
+        if self.guard is not None:
+            self.guard.check_from(self.scan_first)
         return self.scan.extend(self.vectors[self.scan_first :])
 
 
@@ -96,6 +110,7 @@ class Base:
         for position, segment in enumerate(self.segments):
             here = where[:, 0] == position
             if here.any():
+                segment.check(where[here, 1])
                 out[here] = segment.vectors[where[here, 1]]
         return out
 
@@ -109,18 +124,34 @@ EMPTY_BASE: Final = Base(
 )
 
 
-def load_base(directory: Path, manifest: Manifest, before: Base) -> Base:
+class StoredRecords(Protocol):
+    """What a base needs of the tables that its manifest was read from, as of the same instant."""
+
+    def block_sums(self, segment: int) -> Sequence[int]:
+        """The CRC-32 of each block of a segment's vectors."""
+        ...
+
+    def rebuilt_columns(self) -> ColumnPiece:
+        """The metadata of all records."""
+        ...
+
+
+def load_base(directory: Path, manifest: Manifest, before: Base, tables: StoredRecords) -> Base:
     """Return the base that a manifest reaches, sharing what it can with the one before.
 
+    A damaged graph is left out, and columns that are damaged are made from the records; both are logged.
+
     Raises:
-        StorageCorrupt: a column or vector file is missing or damaged. A damaged graph is left out instead, and logged.
+        StorageCorrupt: a vector file is missing or damaged, or so are records that columns must be made from.
     """
-    pieces = _load_pieces(directory, manifest.pieces, before)
+    before = before if len(before.pieces) == len(before.manifest.pieces) else EMPTY_BASE
+    pieces = _load_pieces(directory, manifest.pieces, before, tables)
     kept = _common_prefix(before.manifest.pieces, manifest.pieces)
     segments_kept = _rows_only_grew(before.manifest.segments, manifest.segments)
-    fresh = before if kept == len(before.manifest.pieces) and segments_kept else EMPTY_BASE
+    shares = len(pieces) == len(manifest.pieces) and kept == len(before.manifest.pieces) and segments_kept
+    fresh = before if shares else EMPTY_BASE
     alive = _alive(fresh, pieces[len(fresh.pieces) :], manifest.next_slot)
-    segments = [_load_segment(directory, ref, manifest, before) for ref in manifest.segments]
+    segments = [_load_segment(directory, ref, manifest, before, tables) for ref in manifest.segments]
     locations, owners = _assign(fresh, segments, alive, manifest.next_slot)
     return Base(
         manifest=manifest,
@@ -128,7 +159,7 @@ def load_base(directory: Path, manifest: Manifest, before: Base) -> Base:
         alive=alive,
         locations=locations,
         segments=tuple(
-            SegmentView(view.number, view.vectors, view.slots, owned, view.scan, view.graph, view.scan_first)
+            SegmentView(view.number, view.vectors, view.slots, owned, view.scan, view.graph, view.scan_first, view.guard)
             for view, owned in zip(segments, owners, strict=True)
         ),
     )
@@ -162,19 +193,26 @@ def map_file(path: Path) -> memoryview:
         raise StorageCorrupt(f"file can't be read. path={path} reason={error}") from error
 
 
-def _load_pieces(directory: Path, refs: Sequence[PieceRef], before: Base) -> tuple[ColumnPiece, ...]:
+def _load_pieces(directory: Path, refs: Sequence[PieceRef], before: Base, tables: StoredRecords) -> tuple[ColumnPiece, ...]:
+    """The pieces of a manifest; one that says the same, where one of them is damaged."""
     loaded: Mapping[str, ColumnPiece] = dict(zip((ref.file for ref in before.manifest.pieces), before.pieces, strict=True))
-    return tuple(loaded.get(ref.file) or load_piece(directory, ref) for ref in refs)
+    try:
+        return tuple(loaded.get(ref.file) or load_piece(directory, ref) for ref in refs)
+    except StorageCorrupt as error:
+        logger.warning("columns.damaged collection=%s reason=%s reads=from_records", directory.name, error)
+        return (tables.rebuilt_columns(),)
 
 
 def load_piece(directory: Path, ref: PieceRef) -> ColumnPiece:
     """Return a column file after a check of its checksums.
 
     Raises:
-        StorageCorrupt: it is missing or damaged.
+        StorageCorrupt: it is missing or damaged, or not the one that the manifest means.
     """
-    buffer = map_file(directory / COLUMNS / ref.file)
-    verify(buffer)
+    path = directory / COLUMNS / ref.file
+    buffer = map_file(path)
+    if zlib.crc32(buffer) != ref.crc:
+        raise StorageCorrupt(f"metadata columns do not match their checksum. path={path}")
     return decode(buffer)
 
 
@@ -202,20 +240,45 @@ def map_segment(directory: Path, ref: SegmentRef, dimension: int) -> tuple[Vecto
     return cast("Vectors", matrix), np.frombuffer(slots, dtype="<i8", count=ref.rows)
 
 
-def _load_segment(directory: Path, ref: SegmentRef, manifest: Manifest, before: Base) -> SegmentView:
+def _load_segment(directory: Path, ref: SegmentRef, manifest: Manifest, before: Base, tables: StoredRecords) -> SegmentView:
     old = next((view for view in before.segments if view.number == ref.number), None)
     vectors, slots = map_segment(directory, ref, manifest.dimension or 0)
+    check_slots(directory, ref, slots, manifest.next_slot)
+    guard = vector_guard(directory, ref, vectors, tables.block_sums(ref.number))
+    if guard is not None and old is not None and old.guard is not None:
+        guard.inherit(old.guard)
     graph = _load_graph(directory, ref, None if old is None else old.graph)
     first = 0 if graph is None or ref.rows <= SCAN_BESIDE_GRAPH_ROWS_MAX else graph.rows // BLOCK_ROWS * BLOCK_ROWS
+    shares_scan = old is not None and old.scan_first == first and before.manifest.space == manifest.space
     return SegmentView(
         number=ref.number,
         vectors=vectors,
         slots=slots,
         owners=np.empty(0, dtype=np.int64),
-        scan=ScanBuilder(manifest.space) if old is None or old.scan_first != first else old.scan,
+        scan=old.scan if old is not None and shares_scan else ScanBuilder(manifest.space),
         graph=graph,
         scan_first=first,
+        guard=guard,
     )
+
+
+def check_slots(directory: Path, ref: SegmentRef, slots: Slots, next_slot: int) -> None:
+    """Compare a segment's slots with their checksum.
+
+    Raises:
+        StorageCorrupt: they are not what was written.
+    """
+    damaged = ref.slots_crc is not None and zlib.crc32(slots.data.cast("B")) != ref.slots_crc
+    if damaged or (len(slots) and not 0 <= slots.min() <= slots.max() < next_slot):
+        path = directory / SEGMENTS / str(ref.number) / SLOTS_FILE
+        raise StorageCorrupt(f"slots do not match their checksum. path={path}")
+
+
+def vector_guard(directory: Path, ref: SegmentRef, vectors: Vectors, sums: Sequence[int]) -> VectorGuard | None:
+    """What checks a segment's vectors; None: release 0.1.0 wrote them, without checksums."""
+    if not ref.block_rows:
+        return None
+    return VectorGuard(directory / SEGMENTS / str(ref.number) / VECTORS_FILE, vectors, ref.block_rows, sums)
 
 
 def _load_graph(directory: Path, ref: SegmentRef, old: GraphFile | None) -> GraphFile | None:

@@ -11,6 +11,7 @@ from chroma_async.protocol.collections import (
     GetCollectionById,
     ListCollections,
     ModifyCollection,
+    ReindexCollection,
 )
 from chroma_async.protocol.records import (
     AddRecords,
@@ -53,6 +54,7 @@ CALLS: Final[tuple[type[Call[Any]], ...]] = (
     ListCollections,
     CountCollections,
     ModifyCollection,
+    ReindexCollection,
     DeleteCollection,
     AddRecords,
     UpsertRecords,
@@ -92,6 +94,7 @@ __all__ = [
     "ListDatabases",
     "ModifyCollection",
     "QueryRecords",
+    "ReindexCollection",
     "Reset",
     "Route",
     "UpdateRecords",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import orjson
 
 from chroma_async.errors import InvalidArgumentError
-from chroma_async.model import Collection, JsonObject
+from chroma_async.model import Collection, HnswConfiguration, JsonObject, Precision, Space
 from chroma_async.protocol.call import COLLECTION, COLLECTIONS, DATABASE, Call, EmptyResultCall, Route, WireResponse
 from chroma_async.protocol.collection_json import (
     ConfigurationInput,
@@ -16,7 +17,7 @@ from chroma_async.protocol.collection_json import (
     collection_to_json,
 )
 from chroma_async.protocol.embedding_function import check_embedding_function
-from chroma_async.protocol.schema import parse_schema
+from chroma_async.protocol.schema import Count, parse_schema
 from chroma_async.protocol.validation import (
     check_collection_metadata,
     check_database_in_path,
@@ -155,6 +156,44 @@ class ModifyCollection(EmptyResultCall, frozen=True, kw_only=True):
         if self.new_metadata is None:
             return None
         return {key: value for key, value in self.new_metadata.items() if value is not None}
+
+
+class ReindexCollection(EmptyResultCall, frozen=True, kw_only=True):
+    """Build a collection's graphs anew with other parameters; None leaves one as it is. Ours, not Chroma's.
+
+    It is answered when it is decided. The graphs are built beside the old ones, by which queries go on; then they are
+    swapped, and a new space counts from then on. `GET` of the collection says what was decided.
+    """
+
+    route: ClassVar = Route("POST", COLLECTION + "/reindex")
+    tenant: str
+    database: str
+    collection_id: str
+    space: Space | None = None
+    max_neighbors: Count | None = None
+    ef_construction: Count | None = None
+    precision: Precision | None = None
+
+    def validate(self) -> None:
+        check_database_in_path(self.database)
+        parse_collection_id(self.collection_id)
+
+    def applied_to(self, hnsw: HnswConfiguration) -> HnswConfiguration:
+        """Return the configuration with what is asked for.
+
+        Raises:
+            InvalidArgumentError: nothing is asked for, or i8 of a space whose vectors it can't hold.
+        """
+        names = ("space", "max_neighbors", "ef_construction", "precision")
+        changes = {name: value for name in names if (value := getattr(self, name)) is not None}
+        if not changes:
+            raise InvalidArgumentError(f"nothing to change: give at least one of {', '.join(names)}")
+        changed = replace(hnsw, **changes)
+        if changed.space != "cosine" and changed.precision == "i8":
+            if self.precision is None:
+                return replace(changed, precision=None)
+            raise InvalidArgumentError(f"precision i8 is for cosine: choose bf16 or f32. space={changed.space!r}")
+        return changed
 
 
 class DeleteCollection(EmptyResultCall, frozen=True, kw_only=True):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -32,7 +34,9 @@ class ThreadWorkers:
     of ten of them. A function's outcome goes straight to the loop that waits for it.
     """
 
-    def __init__(self, threads: int, name: str) -> None:
+    def __init__(self, threads: int, name: str, *, niceness: int = 0) -> None:
+        """Begin the threads. `niceness`: how much lower their priority is than the process's, on Linux."""
+        self._niceness = niceness if sys.platform == "linux" else 0
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._threads = [
             threading.Thread(target=self._work, name=f"{name}-{number}", daemon=True) for number in range(threads)
@@ -50,6 +54,9 @@ class ThreadWorkers:
         return await future
 
     def _work(self) -> None:
+        if self._niceness:
+            thread = threading.get_native_id()
+            os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + self._niceness)
         while (job := self._jobs.get()) is not None:
             job()
             del job  # what it refers to must not live until the next one comes

@@ -23,7 +23,7 @@ from chroma_async.settings import ServerSettings
 Dispatch = Callable[[Call[Any]], Awaitable[Any]]
 """What the engine offers: a call in, its result or an error of `chroma_async.errors` out."""
 
-LARGE_BODY_BYTES: Final = 64 * 1024
+LARGE_BODY_BYTES: Final = 256 * 1024
 LARGE_RESULT_ROWS: Final = 256
 LARGE_RESULT_FLOATS: Final = 16 * 1024
 CODEC_THREADS: Final = 2

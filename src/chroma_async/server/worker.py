@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +18,10 @@ from chroma_async.settings import HttpServer, ServerSettings
 
 SWITCH_SECONDS: Final = 0.0005
 """How long a searching thread may keep the interpreter from the event loop; answers would feel the usual 5 ms."""
+
+BRIEF_SECONDS: Final = 0.01
+"""A worker's loop has nothing to do but answer requests, so a read that is over sooner may run on it. With a limit of half
+of this, busy workers could get stuck in threads that fight for the interpreter."""
 
 Serve = Callable[[ASGIApp, ServerSettings, int, asyncio.Event], Awaitable[None]]
 """Serves an application on the socket of a descriptor until told to stop, and finishes the requests that have begun."""
@@ -31,7 +36,8 @@ async def work(duty: Duty) -> None:
     orders = duty.orders
     serve = serve_by(orders.server.http_server)
     sys.setswitchinterval(SWITCH_SECONDS)
-    async with open_engine(Path(orders.path), orders.engine, compact=False) as engine:
+    settings = replace(orders.engine, brief_seconds=BRIEF_SECONDS)
+    async with open_engine(Path(orders.path), settings, compact=False) as engine:
         app = create_app(engine.dispatch, orders.server)
         duty.report_ready()
         await serve(app, orders.server, orders.socket, duty.stop)

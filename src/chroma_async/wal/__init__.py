@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Protocol
 
-from chroma_async.wal.copy import LogCopy, copy_log, renew_identity
+from chroma_async.wal.copy import LogCopy, check_log, copy_log, renew_identity
 from chroma_async.wal.memory import MemoryLog, MemoryLogState
 from chroma_async.wal.sqlite import FILE as LOG_FILE
 from chroma_async.wal.sqlite import SqliteLog
@@ -23,6 +23,7 @@ __all__ = [
     "MemoryLogState",
     "NewEntry",
     "SqliteLog",
+    "check_log",
     "copy_log",
     "open_log",
     "renew_identity",

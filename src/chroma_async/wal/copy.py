@@ -9,11 +9,11 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from chroma_async.errors import LogCorrupt, LogHole
+from chroma_async.errors import FormatError, LogCorrupt, LogHole, StorageCorrupt
 from chroma_async.model import CollectionId, Lsn
 from chroma_async.seams.databases import copy_database, open_unchanging
 from chroma_async.wal.checks import checksum, row_checksum
-from chroma_async.wal.sqlite import FILE
+from chroma_async.wal.sqlite import FILE, FORMAT
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,26 @@ def copy_log(directory: Path, destination: Path, progress: Callable[[int], None]
         return _read_checked(copy)
 
 
+def check_log(directory: Path) -> LogCopy:
+    """Read the whole log of a directory, which may be in use, and say what it holds.
+
+    Raises:
+        LogHole, LogCorrupt, StorageCorrupt: it is damaged.
+        FormatError: it has another format.
+        sqlite3.DatabaseError: SQLite can't read it.
+    """
+    uri = f"{(directory / FILE).absolute().as_uri()}?mode=rw"
+    with closing(sqlite3.connect(uri, uri=True, isolation_level=None, timeout=10.0)) as connection:
+        found = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+        if found != "ok":
+            raise StorageCorrupt(f"the log is damaged. file={FILE} reason={str(found).splitlines()[-1]}")
+        connection.execute("BEGIN")
+        (version,) = connection.execute("SELECT format FROM log").fetchone()
+        if version != FORMAT:
+            raise FormatError(f"the log has another format: use the version that wrote it. format={version} known={FORMAT}")
+        return _read_checked(connection)
+
+
 def _read_checked(copy: sqlite3.Connection) -> LogCopy:
     identity = str(copy.execute("SELECT identity FROM log").fetchone()[0])
     newest, oldest = copy.execute("SELECT newest, oldest FROM bounds").fetchone()
@@ -56,6 +76,9 @@ def _read_checked(copy: sqlite3.Connection) -> LogCopy:
         if payload is None and collection is not None:
             freed[CollectionId(collection)] = Lsn(lsn)
         expected += 1
+    if copy.execute("SELECT count(*) FROM sqlite_master WHERE name = 'freed'").fetchone()[0]:
+        for collection, lsn in copy.execute("SELECT collection, lsn FROM freed"):
+            freed[CollectionId(collection)] = Lsn(max(lsn, freed.get(CollectionId(collection), 0)))
     if expected != newest + 1:
         raise LogHole(f"entries are missing at the end of the log: restore it. after={expected - 1} newest={newest}")
     return LogCopy(identity, Lsn(newest), _rows(copy), freed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Self
 
@@ -47,9 +47,10 @@ class _Image:
     entries: dict[int, _Stored]
     rows: dict[str, bytes]
     operations: dict[str, int]
+    freed: dict[CollectionId, Lsn] = field(default_factory=dict[CollectionId, Lsn])
 
     def copy(self) -> _Image:
-        return _Image(self.oldest, self.newest, dict(self.entries), dict(self.rows), dict(self.operations))
+        return _Image(self.oldest, self.newest, dict(self.entries), dict(self.rows), dict(self.operations), dict(self.freed))
 
 
 class MemoryLogState:
@@ -202,17 +203,26 @@ class MemoryLog:
             if self.state.pins:
                 return False
             now = self._image_to_change()
+            now.freed[collection] = max(through, now.freed.get(collection, Lsn(0)))
             for lsn, stored in now.entries.items():
                 if stored.entry.collection == collection and lsn <= through and stored.entry.payload is not None:
                     now.entries[lsn] = _freed(stored)
             _forget(now, now.newest if keep_after is None else keep_after)
             return True
 
+    async def freed(self) -> Mapping[CollectionId, Lsn]:
+        self._check_open()
+        return dict(self.state.image.freed)
+
     async def oldest(self) -> Lsn:
         self._check_open()
         return Lsn(self.state.image.oldest)
 
-    async def tidy(self) -> None:
+    async def tidy(self) -> bool:
+        self._check_open()
+        return True
+
+    async def scrub(self) -> None:
         self._check_open()
 
     async def size_bytes(self) -> int:

@@ -18,6 +18,7 @@ middle leaves a rollback queued behind the last statement.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sqlite3
 import threading
@@ -32,7 +33,7 @@ import aiosqlite
 import anyio
 import anyio.to_thread
 
-from chroma_async.errors import FormatError, LogCorrupt, LogError, LogHole
+from chroma_async.errors import FormatError, LogCorrupt, LogError, LogHole, UnavailableError
 from chroma_async.model import CollectionId, Lsn
 from chroma_async.seams.limits import limit_error
 from chroma_async.wal.checks import (
@@ -83,7 +84,12 @@ _VACUUM_PAGES: Final = 1024
 _SPARE_PAGES: Final = 1024
 """Free pages that stay in the file, 8 MB, since the next entries need them."""
 
+_BRIDGED_MAX: Final = 100_000
+"""Entries that a lost tail may have had. A tail is what SQLite's journal holds: 64 MB and rarely more."""
+
 _NO_LIMIT: Final = 2**63 - 1
+
+logger = logging.getLogger("chroma_async.log")
 
 _SCHEMA = """
 BEGIN IMMEDIATE;
@@ -139,6 +145,21 @@ WHERE lsn IN (
         FROM entries WHERE collection = ? AND lsn <= ? AND payload IS NOT NULL ORDER BY lsn LIMIT ?
     ) WHERE bytes_before < ?
 )
+"""
+
+_FREED_TABLE = "CREATE TABLE IF NOT EXISTS freed (collection TEXT PRIMARY KEY, lsn INTEGER NOT NULL) WITHOUT ROWID"
+
+_NOTE_FREED = """
+INSERT INTO freed VALUES (?, ?) ON CONFLICT (collection) DO UPDATE SET lsn = excluded.lsn WHERE excluded.lsn > lsn
+"""
+
+_FORGET_FREED = "DELETE FROM freed WHERE 'collection/' || collection NOT IN (SELECT key FROM catalog)"
+
+_FREED = """
+SELECT collection, max(lsn) FROM (
+    SELECT collection, lsn FROM freed
+    UNION ALL SELECT collection, lsn FROM entries WHERE payload IS NULL AND collection IS NOT NULL
+) GROUP BY collection
 """
 
 _FORGET = """
@@ -218,6 +239,8 @@ class SqliteLog:
             await _to_its_end(_close_all(reader, writer))
             raise
         shared = SharedLsn(directory / _COMMITTED)
+        if shared.get() > newest:
+            newest = await _bridge(writer, newest, shared.get())
         shared.set(newest)
         return cls(directory, identity, writer, reader, shared)
 
@@ -302,7 +325,7 @@ class SqliteLog:
     async def _page(self, after: int, through: int) -> _Page:
         self._check_open()
         limits = {"after": after, "through": through, "rows": _READ_ROWS, "bytes": _READ_BYTES}
-        found = _rows(await self._reader.execute_fetchall(_PAGE, limits))
+        found = await _fetched(self._reader, _PAGE, limits)
         page = _Page(found[0][0], found[0][1], [row[2:] for row in found if row[2] is not None])
         check_reachable(after, page.oldest, page.newest)
         self._saw(page.newest)
@@ -330,7 +353,7 @@ class SqliteLog:
 
     async def catalog(self) -> CatalogRows:
         self._check_open()
-        found = _rows(await self._reader.execute_fetchall(_CATALOG))
+        found = await _fetched(self._reader, _CATALOG)
         self._saw(found[0][0])
         rows = [row[1:] for row in found if row[1] is not None]
         return CatalogRows(Lsn(found[0][0]), await anyio.to_thread.run_sync(_verified_rows, rows))
@@ -349,6 +372,8 @@ class SqliteLog:
         cancelled between two of them leaves a log that is as good, and the rest for the next call.
         """
         self._check_open()
+        if await self._change(_NOTE_FREED, (collection, through)) is None:
+            return False
         forget_through = _NO_LIMIT if keep_after is None else int(keep_after)
         free = (_FREE, (collection, through, _FREE_ROWS, _FREE_BYTES))
         forget = (_FORGET, (forget_through, _NO_LIMIT, _FORGET_ROWS))
@@ -397,25 +422,47 @@ class SqliteLog:
         self._check_open()
         await anyio.to_thread.run_sync(_sync_journal, self._directory)
 
-    async def tidy(self) -> None:
+    async def tidy(self) -> bool:
         """See `LogStore.tidy`. Moves SQLite's journal into the file and empties it; one that is being read stays."""
         self._check_open()
         while await self._vacuum(spare_pages=0):
             pass
 
-        async def truncate() -> None:
+        async def truncate() -> bool:
+            await self._writer.execute(_FORGET_FREED)
+            await self._writer.commit()
             await self._writer.execute_fetchall("PRAGMA busy_timeout = 0")
             try:
-                await self._writer.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
+                return not await _number(self._writer, "PRAGMA wal_checkpoint(TRUNCATE)")
             finally:
                 await self._writer.execute_fetchall(f"PRAGMA busy_timeout = {int(_BUSY_SECONDS * 1000)}")
 
         async with self.exclusive():
-            await self._in_transaction(truncate)
+            return await self._in_transaction(truncate)
+
+    async def freed(self) -> Mapping[CollectionId, Lsn]:
+        """See `LogStore.freed`. Release 0.1.0 kept no account of it; what is left of freed entries tells some of it."""
+        self._check_open()
+        found = await _fetched(self._reader, _FREED)
+        return {CollectionId(collection): Lsn(lsn) for collection, lsn in found}
 
     async def oldest(self) -> Lsn:
         self._check_open()
         return Lsn(await _number(self._reader, "SELECT oldest FROM bounds"))
+
+    async def scrub(self) -> None:
+        """See `LogStore.scrub`."""
+        self._check_open()
+
+        async def vacuum() -> int:
+            await self._writer.execute(_FORGET_FREED)
+            await self._writer.commit()
+            await self._writer.execute("VACUUM")
+            return await _number(self._writer, "PRAGMA wal_checkpoint(TRUNCATE)")
+
+        async with self.exclusive():
+            if await self._in_transaction(vacuum):
+                raise UnavailableError(f"somebody reads the log; stop that and try again. file={FILE}")
 
     async def size_bytes(self) -> int:
         self._check_open()
@@ -511,11 +558,14 @@ async def _prepare_writer(writer: aiosqlite.Connection, directory: Path, synchro
     await writer
     if await _count_tables(writer) == 0:
         await _create(writer, directory)
+    identity = await _check_format(writer)
+    await writer.execute(_FREED_TABLE)
+    await writer.commit()
     await writer.execute(f"PRAGMA synchronous = {synchronous}")
     await writer.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
     await writer.execute(f"PRAGMA journal_size_limit = {_JOURNAL_BYTES_MAX}")
     await writer.create_function("entry_crc", 5, checksum)  # pyright: ignore[reportUnknownMemberType]
-    return await _check_format(writer)
+    return identity
 
 
 async def _count_tables(writer: aiosqlite.Connection) -> int:
@@ -550,7 +600,7 @@ async def _check_format(writer: aiosqlite.Connection) -> str:
     has_log = await _number(writer, "SELECT count(*) FROM sqlite_master WHERE name IN ('log', 'entries')")
     if has_log != 2:
         raise FormatError(f"this file is not a log: move it away. file={FILE}")
-    identity, version = _rows(await writer.execute_fetchall("SELECT identity, format FROM log"))[0]
+    identity, version = (await _fetched(writer, "SELECT identity, format FROM log"))[0]
     if version != FORMAT:
         raise FormatError(f"the log has another format: use the version that wrote it. format={version} known={FORMAT}")
     return str(identity)
@@ -561,8 +611,35 @@ async def _close_all(*connections: aiosqlite.Connection) -> None:
         await connection.close()
 
 
+async def _bridge(writer: aiosqlite.Connection, newest: int, published: int) -> int:
+    """The log ends before an LSN that was published: its tail is lost. Give none of these LSNs to another entry.
+
+    They become freed entries of no collection. A number that is out of all proportion is damage of the file that has it.
+    """
+    if published - newest > _BRIDGED_MAX:
+        logger.error("log.published_lsn_ignored newest=%d published=%d", newest, published)
+        return newest
+    logger.error("log.tail_lost newest=%d published=%d entries=%d", newest, published, published - newest)
+    lost = ((lsn, None, 0, checksum(lsn, None, 0, None, None), None, None) for lsn in range(newest + 1, published + 1))
+    await writer.executemany(_INSERT, lost)
+    await writer.commit()
+    return published
+
+
+async def _fetched(connection: aiosqlite.Connection, sql: str, parameters: Any = ()) -> list[Row]:
+    """All rows of a query.
+
+    Raises:
+        LogCorrupt: what SQLite has to say, or a text that it has read, is no UTF-8.
+    """
+    try:
+        return _rows(await connection.execute_fetchall(sql, parameters))
+    except UnicodeDecodeError as error:
+        raise LogCorrupt(f"the log is damaged: restore it from a backup. file={FILE} reason={error}") from error
+
+
 async def _number(connection: aiosqlite.Connection, sql: str) -> int:
-    found = _rows(await connection.execute_fetchall(sql))
+    found = await _fetched(connection, sql)
     return int(found[0][0]) if found else 0
 
 
@@ -589,7 +666,8 @@ def _verify(rows: list[Row], after: int) -> tuple[list[Entry], LogError | None]:
         if lsn != expected:
             return entries, _hole(expected - 1, lsn)
         if checksum(lsn, collection, time_ns, operation_id, payload) != crc:
-            return entries, LogCorrupt(f"an entry does not match its checksum: restore the log. lsn={lsn}")
+            reason = f"an entry does not match its checksum: restore the log from a backup. lsn={lsn}"
+            return entries, LogCorrupt(reason, lsn=lsn, collection=collection)
         entries.append(Entry(Lsn(lsn), collection and CollectionId(collection), payload, time_ns))
     return entries, None
 

@@ -119,8 +119,23 @@ class LogStore(Protocol):
         """LSN of the oldest kept entry; one above the newest when none is kept."""
         ...
 
-    async def tidy(self) -> None:
-        """Give back what the store holds on disk for the next appends. For when there are none: one may have to wait."""
+    async def freed(self) -> Mapping[CollectionId, Lsn]:
+        """The LSN through which entries of a collection were freed, ever: its projections must have applied them."""
+        ...
+
+    async def tidy(self) -> bool:
+        """Give back what the store holds on disk for the next appends. For when there are none: one may have to wait.
+
+        False: not all of it, since somebody was reading.
+        """
+        ...
+
+    async def scrub(self) -> None:
+        """Leave no bytes of freed entries on the disk.
+
+        Raises:
+            UnavailableError: somebody reads the log.
+        """
         ...
 
     async def size_bytes(self) -> int:

@@ -37,7 +37,7 @@ from chroma_async.client.transports.base import AsyncTransport
 from chroma_async.client.types import ReadLevel
 from chroma_async.client.vectors import to_matrix
 from chroma_async.model import Collection as Model
-from chroma_async.model import JsonObject, Vectors
+from chroma_async.model import JsonObject, Precision, Space, Vectors
 from chroma_async.protocol import (
     AddRecords,
     CountRecords,
@@ -46,6 +46,7 @@ from chroma_async.protocol import (
     GetRecords,
     ModifyCollection,
     QueryRecords,
+    ReindexCollection,
     UpdateRecords,
     UpsertRecords,
 )
@@ -461,6 +462,40 @@ class AsyncCollection:
         )
         await self._transport.send(call)
         self._remember(call, (configuration or {}).get("embedding_function"))
+
+    async def reindex(
+        self,
+        *,
+        space: Space | None = None,
+        max_neighbors: int | None = None,
+        ef_construction: int | None = None,
+        precision: Precision | None = None,
+    ) -> None:
+        """Build the index anew with other parameters; None leaves one as it is. Chroma has nothing like it.
+
+        It returns when that is decided. Queries go on by the old index, in the old space, until the new one is built and
+        takes its place at once.
+
+        Args:
+            space: "l2", "ip" or "cosine".
+            max_neighbors: neighbours of each vector in the graph.
+            ef_construction: how widely they are looked for.
+            precision: of the graph's vectors: "f32", "bf16", or for cosine "i8". Distances are those of float32 anyway.
+
+        Raises:
+            InvalidArgumentError: nothing is to be changed, or to a value that is not possible.
+        """
+        call = ReindexCollection(
+            tenant=self.tenant,
+            database=self.database,
+            collection_id=self._model.id,
+            space=space,
+            max_neighbors=max_neighbors,
+            ef_construction=ef_construction,
+            precision=precision,
+        )
+        await self._transport.send(call)
+        self._model = replace(self._model, hnsw=call.applied_to(self._model.hnsw))
 
     def _remember(self, done: ModifyCollection, function: EmbeddingCallable | None) -> None:
         update = done.new_configuration

@@ -17,8 +17,10 @@ from chroma_async.protocol import (
     GetCollectionById,
     ListCollections,
     ModifyCollection,
+    ReindexCollection,
 )
 from chroma_async.protocol.collection_json import resolve_creation, updated_settings
+from chroma_async.protocol.schema import updated_schema
 from chroma_async.protocol.v1 import FindCollection
 from chroma_async.protocol.validation import normalise_collection_metadata, parse_collection_id
 
@@ -104,6 +106,27 @@ async def modify_collection(context: Context, call: ModifyCollection) -> None:
             hnsw=settings.hnsw,
             embedding_function=settings.embedding_function,
             schema=settings.schema,
+        )
+        return happened(event)
+
+    await context.writer.submit(Proposal(decide))
+
+
+@handles(ReindexCollection)
+async def reindex_collection(context: Context, call: ReindexCollection) -> None:
+    def decide(catalog: Catalog) -> Decision[None]:
+        old = require_collection(catalog, call)
+        hnsw = call.applied_to(old.hnsw)
+        if old.schema is not None and hnsw.space != old.hnsw.space:
+            raise InvalidArgumentError("the space is fixed by the collection's schema; make a collection with another one")
+        changes = {"max_neighbors": hnsw.max_neighbors, "ef_construction": hnsw.ef_construction}
+        event = CollectionModified(
+            id=old.id,
+            name=old.name,
+            metadata=old.metadata,
+            hnsw=hnsw,
+            embedding_function=old.embedding_function,
+            schema=updated_schema(old.schema, changes, None),
         )
         return happened(event)
 

@@ -1,4 +1,4 @@
-"""Records: writes are proposed to the writer, reads run in a worker thread on a read view."""
+"""Records: writes are proposed to the writer, reads run on a read view."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from chroma_async.core.where import Where, conjoin, parse_where, parse_where_doc
 from chroma_async.engine.batch import QueryJob
 from chroma_async.engine.collection import View
 from chroma_async.engine.handlers.registry import Context, handles, require_collection
+from chroma_async.engine.reads import Kind
 from chroma_async.engine.search import Neighbours
 from chroma_async.engine.writer import Append, Decision, Proposal
 from chroma_async.errors import InvalidDimensionException
@@ -45,7 +46,7 @@ from chroma_async.protocol.validation import CheckedMetadatas
 
 T = TypeVar("T")
 
-ENCODE_INLINE_BYTES: Final = 64 * 2**10
+ENCODE_INLINE_BYTES: Final = 256 * 2**10
 """Smaller batches are encoded on the event loop: a trip to a worker thread would cost more."""
 
 DEFAULT_RESULTS: Final = 10
@@ -143,7 +144,7 @@ async def delete(context: Context, call: DeleteRecords) -> DeleteResult:
     matched: list[str] = []
 
     async def match() -> None:
-        matched[:] = await _read_view(context, collection, lambda view: _matching_ids(view, call, where, context))
+        matched[:] = await _read_view(context, collection, lambda view: _matching_ids(view, call, where, context), None)
 
     return await context.writer.submit(Proposal(lambda catalog: _decide_delete(catalog, call, matched), prepare=match))
 
@@ -169,32 +170,42 @@ def _filter(where: object, where_document: object) -> Where | None:
     return conjoin(parse_where(where), parse_where_document(where_document))
 
 
-async def _read_view(context: Context, collection: Collection, function: Callable[[View], T], *, columns: bool = True) -> T:
-    """Run a function on a read view, in a worker thread."""
+async def _read_view(
+    context: Context,
+    collection: Collection,
+    function: Callable[[View], T],
+    kind: Kind | None,
+    *,
+    columns: bool = True,
+    newest: bool = False,
+) -> T:
+    """Run a function on a read view: a long one, of kind None, in a worker thread."""
     reader = context.follower.sink(collection.id)
 
-    def run() -> T:
-        with reader.view(columns=columns) as view:
+    def run(at_hand: bool) -> T:
+        with reader.view(columns=columns, at_hand=at_hand, newest=newest) as view:
             return function(view)
 
-    return await context.workers.run(run)
+    return await context.runner(collection.id).run(run, kind)
 
 
-async def _read(context: Context, call: RecordsCall[Any], function: Callable[[View], T], *, columns: bool = True) -> T:
-    return await _read_view(context, _find(context, call), function, columns=columns)
+async def _read(context: Context, call: RecordsCall[Any], function: Callable[[View], T], *, newest: bool) -> T:
+    return await _read_view(context, _find(context, call), function, "count", columns=False, newest=newest)
 
 
 @handles(CountRecords)
 async def count(context: Context, call: CountRecords) -> int:
-    def run(view: View) -> int:
-        return view.image.base.live if call.read_level == "index_only" else view.image.live
+    applied_only = call.read_level == "index_only"
 
-    return await _read(context, call, run, columns=False)
+    def run(view: View) -> int:
+        return view.image.base.live if applied_only else view.image.live
+
+    return await _read(context, call, run, newest=applied_only)
 
 
 @handles(GetIndexingStatus)
 async def indexing_status(context: Context, call: GetIndexingStatus) -> IndexingStatus:
-    counts = await _read(context, call, lambda view: view.indexing_status(), columns=False)
+    counts = await _read(context, call, lambda view: view.indexing_status(), newest=True)
     return IndexingStatus(num_indexed_ops=counts.indexed, num_unindexed_ops=counts.unindexed)
 
 
@@ -208,9 +219,11 @@ async def get(context: Context, call: GetRecords) -> GetResult:
         slots = view.slots(call.ids, where, call.missing_by(context.settings.missing))
         first = call.offset or 0
         chosen = slots[first:] if call.limit is None else slots[first : first + call.limit]
+        view.expect(len(chosen))
         return GetResult(_columns(view, chosen, call.include), tuple(call.include))
 
-    return await _read_view(context, collection, run, columns=where is not None)
+    kind: Kind = "get" if call.where_document is None else "get by document"
+    return await _read_view(context, collection, run, kind, columns=where is not None)
 
 
 async def pages(context: Context, collection: Collection, rows: int) -> AsyncGenerator[Columns]:
@@ -235,13 +248,14 @@ async def query(context: Context, call: QueryRecords) -> QueryResult:
     wanted = DEFAULT_RESULTS if call.n_results is None else call.n_results
 
     if collection.dimension is None or not len(queries) or not wanted:
-        return await _read_view(context, collection, lambda view: _nothing(view, len(queries), call), columns=False)
+        return await _read_view(context, collection, lambda view: _nothing(view, len(queries), call), "count", columns=False)
     job = QueryJob(
         reader=context.follower.sink(collection.id),
         collection=collection,
         queries=queries,
         n_results=wanted,
         needs_columns=where is not None,
+        tests_documents=call.where_document is not None,
         choose=lambda view: view.mask(call.ids, where, call.missing_by(context.settings.missing)),
         finish=lambda view, found: _query_result(view, found, call),
     )

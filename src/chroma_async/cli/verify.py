@@ -1,0 +1,156 @@
+"""`verify`, `rebuild`, `reindex` and `purge`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+import click
+
+from chroma_async.cli.console import EXIT_FAILED, fail, format_bytes, one_line_errors, print_table, progress_bar
+from chroma_async.model import DEFAULT_DATABASE, DEFAULT_TENANT, CollectionId, Precision, Space
+
+if TYPE_CHECKING:
+    from chroma_async.engine import Engine
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--repair", is_flag=True, help="Make anew what follows from other files; no process may work on PATH.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON, every file of it.")
+def verify(path: Path, repair: bool, as_json: bool) -> None:
+    """Read every file of the data directory PATH, which may be in use, and compare it with its checksums.
+
+    The exit code is 0 when nothing is damaged (any more), else 1.
+    """
+    import msgspec
+    from rich.table import Table
+
+    from chroma_async.engine.verify import HELP
+    from chroma_async.engine.verify import verify as verify_directory
+
+    with one_line_errors(), progress_bar() as report:
+        verdict = verify_directory(path, repair=repair, report=report)
+    if as_json:
+        click.echo(msgspec.json.encode(verdict).decode())
+        sys.exit(0 if verdict.is_whole else EXIT_FAILED)
+    told = [finding for finding in verdict.findings if finding.state != "whole"]
+    if told:
+        table = Table("state", "collection", "file", "reason")
+        for finding in told:
+            table.add_row(finding.state, finding.collection or "-", finding.path, finding.reason)
+        print_table(table)
+        for state in HELP:
+            if not verdict.count(state) or state == "whole":
+                continue
+            click.echo(f"{state}: {HELP[state]}")
+    size = format_bytes(sum(finding.size_bytes for finding in verdict.findings))
+    counts = " ".join(f"{state}={verdict.count(state)}" for state in HELP if verdict.count(state))
+    click.echo(f"{path}: {'whole' if verdict.is_whole else 'damaged'} files={len(verdict.findings)} size={size} {counts}")
+    sys.exit(0 if verdict.is_whole else EXIT_FAILED)
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("collections", nargs=-1)
+def rebuild(path: Path, collections: tuple[str, ...]) -> None:
+    """Make all indexes and derived files of COLLECTIONS (names or ids; none: all) anew, from their records and vectors.
+
+    No process may work on the data directory PATH meanwhile.
+    """
+    from chroma_async.engine.verify import rebuild as rebuild_collections
+
+    with one_line_errors(), progress_bar() as report:
+        done = rebuild_collections(path, collections, report=report)
+    for item in done:
+        if item.failure is None:
+            click.echo(f"{item.collection.name}: rebuilt graphs={item.graphs}")
+    failed = [item for item in done if item.failure is not None]
+    if failed:
+        reasons = "; ".join(f"{item.collection.name}: {item.failure}" for item in failed)
+        fail(f"not rebuilt, restore from a backup: {reasons}", EXIT_FAILED)
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("collections", nargs=-1)
+@click.option("--json", "as_json", is_flag=True, help="Print the receipt as JSON.")
+def purge(path: Path, collections: tuple[str, ...], as_json: bool) -> None:
+    """Remove every trace of deleted and replaced records of COLLECTIONS (names or ids; none: all) from the disk.
+
+    Files that hold any are written anew, the log's too. Backups are files of their own. No process may work on the data
+    directory PATH meanwhile.
+    """
+    import asyncio
+
+    import msgspec
+
+    from chroma_async.engine.purge import purge as purge_directory
+
+    with one_line_errors(), progress_bar() as report:
+        receipt = asyncio.run(purge_directory(path, collections, report=report))
+    if as_json:
+        click.echo(msgspec.json.encode(receipt).decode())
+        return
+    for item in receipt.collections:
+        click.echo(f"{item.name}: records={item.records} dropped_vectors={item.dropped_vectors} lsn={item.applied}")
+    sizes = f"{format_bytes(receipt.bytes_before)} before, {format_bytes(receipt.bytes_after)} after"
+    click.echo(f"{path}: purged lsn={receipt.lsn} files={receipt.files}: {sizes}")
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("collection")
+@click.option("--space", type=click.Choice(get_args(Space)), help="Distance from now on.", show_default=False)
+@click.option("--max-neighbors", type=click.IntRange(1), help="Neighbours of a vector in the graph (M).", show_default=False)
+@click.option("--ef-construction", type=click.IntRange(1), help="How widely they are looked for.", show_default=False)
+@click.option("--precision", type=click.Choice(get_args(Precision)), help="Of the graph's vectors.", show_default=False)
+@click.option("--tenant", default=DEFAULT_TENANT, help="Tenant of the collection.")
+@click.option("--database", default=DEFAULT_DATABASE, help="Database of the collection.")
+def reindex(
+    path: Path,
+    collection: str,
+    space: Space | None,
+    max_neighbors: int | None,
+    ef_construction: int | None,
+    precision: Precision | None,
+    tenant: str,
+    database: str,
+) -> None:
+    """Build the index of COLLECTION in the data directory PATH anew with other parameters, and wait for it.
+
+    The directory may be in use: queries go on by the old index until the new one takes its place at once.
+    """
+    import asyncio
+
+    from chroma_async.cli.directory import get_collection
+    from chroma_async.engine import open_engine
+    from chroma_async.engine.directory import check_version
+    from chroma_async.protocol import ReindexCollection
+
+    async def work() -> None:
+        async with open_engine(path) as engine:
+            found = await get_collection(engine, tenant, database, collection)
+            call = ReindexCollection(
+                tenant=tenant,
+                database=database,
+                collection_id=found.id,
+                space=space,
+                max_neighbors=max_neighbors,
+                ef_construction=ef_construction,
+                precision=precision,
+            )
+            await engine.dispatch(call)
+            await _until_swapped(engine, found.id)
+
+    with one_line_errors():
+        check_version(path)
+        asyncio.run(work())
+    click.echo(f"{collection}: reindexed")
+
+
+async def _until_swapped(engine: Engine, collection_id: str) -> None:
+    """Wait until the index is as the collection is configured, whichever process builds it."""
+    while not await engine.is_indexed_as_configured(CollectionId(collection_id)):
+        await engine.seams.clock.sleep(0.1)

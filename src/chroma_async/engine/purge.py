@@ -1,0 +1,108 @@
+"""Removes every trace of deleted and replaced records from the files of a data directory.
+
+Deleting a record hides it at once; its bytes leave the disk when files are written anew, which waits until that pays. A
+purge does not wait: it applies what is in the log, and writes all anew that holds something of no record.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+import msgspec
+
+from chroma_async.engine.compactor import COLLECTIONS, COMPACTOR_THREADS, Compactor
+from chroma_async.engine.directory import check_version
+from chroma_async.engine.lock import FileCompactorLock
+from chroma_async.engine.verify import Report, chosen_collections, compacting_alone, size_of
+from chroma_async.model import Collection
+from chroma_async.projections.store import RECORDS_FILE, CollectionStore
+from chroma_async.seams import Seams, SystemFiles, ThreadWorkers
+from chroma_async.settings import EngineSettings
+from chroma_async.wal import SqliteLog
+
+
+class PurgedCollection(msgspec.Struct, frozen=True):
+    """What was done to one collection: as of which LSN, how many records it has, how many vectors of no record it had."""
+
+    name: str
+    id: str
+    applied: int
+    records: int
+    dropped_vectors: int
+
+
+class Receipt(msgspec.Struct, frozen=True):
+    """What a purge did. `ended_at` is in seconds since 1970; sizes are those of the whole directory."""
+
+    path: str
+    ended_at: float
+    seconds: float
+    lsn: int
+    files: int
+    bytes_before: int
+    bytes_after: int
+    collections: tuple[PurgedCollection, ...]
+
+
+async def purge(
+    directory: Path, names: Sequence[str] = (), *, settings: EngineSettings | None = None, report: Report | None = None
+) -> Receipt:
+    """Leave no bytes of deleted or replaced records in the files of these collections, and none in the log.
+
+    `names` are those of collections, or their ids; without any, all of them are meant. What deleted collections held is
+    gone from the log as well.
+
+    Raises:
+        FormatError: it is no data directory; or another process compacts it; or no collection has that name.
+        UnavailableError: somebody reads a file whose journal has to be emptied. Nothing is lost; stop that, and try again.
+        StorageCorrupt: the only copy of something is damaged.
+    """
+    check_version(directory)
+    begun, before = time.monotonic(), size_of(directory)
+    with compacting_alone(directory) as lock:
+        log = await SqliteLog.open(directory, durability="commit", create=False)
+        try:
+            await _apply_all(directory, log, lock, settings or EngineSettings())
+            chosen = chosen_collections(directory, names)
+            purged: list[PurgedCollection] = []
+            for number, collection in enumerate(chosen):
+                if report is not None:
+                    report(f"purging {collection.name}", number, len(chosen))
+                purged.append(_purge(directory, collection, settings or EngineSettings()))
+            await log.scrub()
+            lsn = log.barrier()
+        finally:
+            await log.close()
+    return Receipt(
+        path=str(directory),
+        ended_at=time.time(),
+        seconds=time.monotonic() - begun,
+        lsn=lsn,
+        files=sum(path.is_file() for path in directory.rglob("*")),
+        bytes_before=before,
+        bytes_after=size_of(directory),
+        collections=tuple(purged),
+    )
+
+
+async def _apply_all(directory: Path, log: SqliteLog, lock: FileCompactorLock, settings: EngineSettings) -> None:
+    workers = ThreadWorkers(COMPACTOR_THREADS, "chroma_async.purge")
+    try:
+        await Compactor(directory, log, lock, workers, settings, Seams()).apply_all()
+    finally:
+        workers.close()
+
+
+def _purge(directory: Path, collection: Collection, settings: EngineSettings) -> PurgedCollection:
+    folder = directory / COLLECTIONS / collection.id
+    if not (folder / RECORDS_FILE).exists():
+        return PurgedCollection(collection.name, collection.id, applied=0, records=0, dropped_vectors=0)
+    with closing(CollectionStore(folder, SystemFiles())) as store:
+        dropped = store.purge()
+        while store.build_graphs(collection.hnsw, rows_min=settings.graph_rows_min, threads=settings.index_threads):
+            pass
+        manifest = store.manifest
+    return PurgedCollection(collection.name, collection.id, manifest.applied, manifest.live, dropped)

@@ -1,0 +1,355 @@
+"""Reads every file of a data directory and says what is damaged; repairs what follows from other files.
+
+Reading needs no turn: each collection is read inside one transaction of its tables, as a backup does. Repairing needs the
+compactor's lock, since it publishes.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+import numpy as np
+
+from chroma_async.core.catalog import Catalog
+from chroma_async.engine.compactor import COLLECTIONS
+from chroma_async.engine.directory import VERSION_FILE, check_version
+from chroma_async.engine.lock import FileCompactorLock
+from chroma_async.errors import FormatError, LogCorrupt, LogError, StorageCorrupt
+from chroma_async.index.hnsw import checksum
+from chroma_async.model import Collection, CollectionId, Lsn
+from chroma_async.projections.manifest import Manifest, SegmentRef
+from chroma_async.projections.records import RecordTables
+from chroma_async.projections.store import RECORDS_FILE, CollectionStore
+from chroma_async.projections.view import (
+    COLUMNS,
+    EMPTY_BASE,
+    SEGMENTS,
+    SLOTS_FILE,
+    VECTORS_FILE,
+    Base,
+    check_slots,
+    graph_path,
+    load_base,
+    load_piece,
+    map_segment,
+    vector_guard,
+)
+from chroma_async.seams import SystemFiles
+from chroma_async.settings import EngineSettings
+from chroma_async.wal import LOG_FILE, check_log
+
+Report = Callable[[str, int, int], None]
+"""Told what is being done, how many bytes of it are done, and how many there are."""
+
+DAMAGE: Final = (StorageCorrupt, FormatError, sqlite3.DatabaseError, UnicodeDecodeError)
+"""How damage shows. SQLite quotes what it has read, so what it says may be no UTF-8 either."""
+
+State = Literal["whole", "unsummed", "mendable", "mended", "lost"]
+
+HELP: Final[dict[State, str]] = {
+    "whole": "it matches its checksums",
+    "unsummed": "release 0.1.0 wrote it, without checksums; the compactor adds them when it starts next",
+    "mendable": "damaged or missing; it follows from other files: run verify --repair, or let the compactor heal it",
+    "mended": "it was damaged, and was made anew from other files",
+    "lost": "damaged, and the only copy: restore it from a backup",
+}
+
+logger = logging.getLogger("chroma_async.verify")
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """What is to be said of one file. `collection` is a name, for people."""
+
+    path: str
+    state: State
+    reason: str = ""
+    collection: str | None = None
+    size_bytes: int = 0
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """All findings of a directory."""
+
+    directory: str
+    findings: tuple[Finding, ...]
+
+    @property
+    def is_whole(self) -> bool:
+        """Nothing is damaged, or nothing is any more."""
+        return all(finding.state in ("whole", "unsummed", "mended") for finding in self.findings)
+
+    def count(self, state: State) -> int:
+        return sum(finding.state == state for finding in self.findings)
+
+
+@dataclass(slots=True)
+class _Progress:
+    report: Report | None
+    total: int
+    done: int = 0
+
+    def add(self, size_bytes: int) -> None:
+        self.done = min(self.total, self.done + size_bytes)
+        if self.report is not None:
+            self.report("verifying", self.done, self.total)
+
+
+def verify(directory: Path, *, repair: bool = False, report: Report | None = None) -> Verdict:
+    """Read every file of a data directory, which may be in use; with `repair`, which it may not, mend what can be mended.
+
+    Raises:
+        FormatError: it is no data directory, or of a newer release; or it is to be repaired, and a process compacts it.
+        OSError: something can't be read.
+    """
+    with ExitStack() as stack:
+        check_version(directory)
+        if repair:
+            stack.enter_context(compacting_alone(directory))
+        progress = _Progress(report, size_of(directory))
+        findings = [Finding(VERSION_FILE, "whole", size_bytes=(directory / VERSION_FILE).stat().st_size)]
+        logged, freed = _verify_log(directory, progress)
+        findings.append(logged)
+        for collection in _known_collections(directory):
+            folder = directory / COLLECTIONS / collection.id
+            if (folder / RECORDS_FILE).exists():
+                found = list(_Collection(directory, collection, progress, freed.get(collection.id, Lsn(0))).verify())
+                findings += _mended(folder, found) if repair else found
+            elif collection.id in freed or (folder.exists() and any((folder / SEGMENTS).glob("*/*"))):
+                findings.append(Finding(f"{COLLECTIONS}/{collection.id}/{RECORDS_FILE}", "lost", "missing", collection.name))
+    return Verdict(str(directory), tuple(findings))
+
+
+@contextmanager
+def compacting_alone(directory: Path) -> Generator[FileCompactorLock]:
+    """Hold the compactor's lock, which is given.
+
+    Raises:
+        FormatError: another process holds it.
+    """
+    lock = FileCompactorLock(directory)
+    if not lock.try_acquire():
+        raise FormatError(f"a process works on this directory; stop it first. path={directory}")
+    try:
+        yield lock
+    finally:
+        lock.release()
+
+
+def size_of(directory: Path) -> int:
+    """Bytes of all files of a directory."""
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+
+
+def _verify_log(directory: Path, progress: _Progress) -> tuple[Finding, Mapping[CollectionId, Lsn]]:
+    path = directory / LOG_FILE
+    try:
+        size = path.stat().st_size
+        freed = check_log(directory).freed
+    except (LogError, *DAMAGE, OSError) as error:
+        return Finding(LOG_FILE, "lost", str(error)), {}
+    progress.add(size)
+    return Finding(LOG_FILE, "whole", size_bytes=size), freed
+
+
+def _known_collections(directory: Path) -> Sequence[Collection]:
+    """The collections of the catalog; without a catalog that can be read there is nothing to tell them by."""
+    uri = f"{(directory / LOG_FILE).absolute().as_uri()}?mode=rw"
+    try:
+        with closing(sqlite3.connect(uri, uri=True, timeout=10.0)) as connection:
+            rows = connection.execute("SELECT key, value FROM catalog").fetchall()
+        catalog = Catalog.from_rows({k: value for k, value in rows if isinstance(k, str) and isinstance(value, bytes)})
+    except (LogCorrupt, sqlite3.DatabaseError, ValueError, KeyError):
+        return []
+    found = (catalog.collection(item) for item in sorted(catalog.collection_ids()))
+    return [collection for collection in found if collection is not None]
+
+
+def chosen_collections(directory: Path, names: Sequence[str]) -> list[Collection]:
+    """The collections of these names or ids; all of them without names.
+
+    Raises:
+        FormatError: no collection has that name.
+    """
+    known = _known_collections(directory)
+    unknown = {*names} - {item.name for item in known} - {item.id for item in known}
+    if unknown:
+        raise FormatError(f"no collection of that name. path={directory} name={min(unknown)!r}")
+    return [item for item in known if not names or item.name in names or item.id in names]
+
+
+@dataclass(slots=True)
+class _Collection:
+    """Verifies one collection."""
+
+    directory: Path
+    collection: Collection
+    progress: _Progress
+    freed: Lsn
+    folder: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.folder = self.directory / COLLECTIONS / self.collection.id
+
+    def verify(self) -> Iterator[Finding]:
+        path = self.folder / RECORDS_FILE
+        try:
+            with closing(RecordTables(path, writable=False)) as tables:
+                problem = tables.problem()
+                self.progress.add(path.stat().st_size)
+                if problem is not None:
+                    yield self._finding(path, "mendable" if _rows_are_whole(tables) else "lost", problem)
+                else:
+                    yield self._finding(path, "whole" if tables.is_summed() else "unsummed")
+                with tables.transaction():
+                    manifest = tables.manifest()
+                    if manifest.applied < self.freed:
+                        reason = f"the newest records are lost. applied={manifest.applied} freed={self.freed}"
+                        yield self._finding(path, "lost", reason)
+                    yield from self._files(tables, manifest)
+        except DAMAGE as error:
+            yield self._finding(path, "lost", str(error))
+
+    def _finding(self, path: Path, state: State, reason: str = "") -> Finding:
+        size = path.stat().st_size if path.exists() else 0
+        return Finding(str(path.relative_to(self.directory)), state, reason, self.collection.name, size)
+
+    def _files(self, tables: RecordTables, manifest: Manifest) -> Iterator[Finding]:
+        for piece in manifest.pieces:
+            path = self.folder / COLUMNS / piece.file
+            yield self._checked(path, "mendable", partial(load_piece, self.folder, piece))
+        for segment in manifest.segments:
+            yield from self._segment(tables, manifest, segment)
+        yield from self._whole(tables, manifest)
+
+    def _segment(self, tables: RecordTables, manifest: Manifest, segment: SegmentRef) -> Iterator[Finding]:
+        folder = self.folder / SEGMENTS / str(segment.number)
+        dimension = manifest.dimension or 0
+        whole: State = "whole" if segment.block_rows else "unsummed"
+
+        def check_vectors() -> None:
+            vectors, _ = map_segment(self.folder, segment, dimension)
+            guard = vector_guard(self.folder, segment, vectors, tables.block_sums(segment.number))
+            if guard is not None:
+                guard.check_from(0)
+
+        def check_their_slots() -> None:
+            _, slots = map_segment(self.folder, segment, dimension)
+            check_slots(self.folder, segment, slots, manifest.next_slot)
+
+        yield self._checked(folder / VECTORS_FILE, "lost", check_vectors, whole)
+        yield self._checked(folder / SLOTS_FILE, "lost", check_their_slots, whole)
+        if segment.graph is not None:
+            graph, path = segment.graph, graph_path(self.folder, segment, segment.graph)
+
+            def check_graph() -> None:
+                if checksum(path) != graph.crc:
+                    raise StorageCorrupt(f"graph file does not match its checksum. path={path}")
+
+            yield self._checked(path, "mendable", check_graph)
+
+    def _checked(self, path: Path, otherwise: State, check: Callable[[], object], whole: State = "whole") -> Finding:
+        try:
+            check()
+        except (StorageCorrupt, FormatError) as error:
+            return self._finding(path, otherwise, str(error))
+        found = self._finding(path, whole)
+        self.progress.add(found.size_bytes)
+        return found
+
+    def _whole(self, tables: RecordTables, manifest: Manifest) -> Iterator[Finding]:
+        """Every file by itself may be whole, and still not go with the others."""
+        try:
+            base = load_base(self.folder, manifest, EMPTY_BASE, tables)
+        except (StorageCorrupt, FormatError):
+            return  # said already, of the file
+        problem = _disagreement(base, tables)
+        if problem is not None:
+            yield self._finding(self.folder / RECORDS_FILE, "lost", problem)
+
+
+def _disagreement(base: Base, tables: RecordTables) -> str | None:
+    """Say how live slots, rows and current vectors disagree; None: they don't."""
+    alive = np.flatnonzero(base.alive)
+    owned = np.concatenate([view.owners[view.owners >= 0] for view in base.segments] or [np.empty(0, np.int64)])
+    if len(alive) != base.manifest.live or tables.count() != base.manifest.live:
+        return f"records disagree with the manifest. live={base.manifest.live} slots={len(alive)} rows={tables.count()}"
+    if not np.array_equal(np.sort(owned), alive):
+        return f"vectors disagree with the records. records={len(alive)} vectors={len(owned)}"
+    return None
+
+
+def _rows_are_whole(tables: RecordTables) -> bool:
+    """Whether all records and the manifest can be read and match their checksums: then indexes can be made again."""
+    try:
+        with tables.transaction():
+            return sum(1 for _ in tables.every_row()) == tables.manifest().live
+    except DAMAGE:
+        return False
+
+
+def _mended(folder: Path, findings: Sequence[Finding]) -> list[Finding]:
+    """Heal a collection where that helps, and say what became of it."""
+    if not any(finding.state == "mendable" for finding in findings):
+        return list(findings)
+    try:
+        with closing(CollectionStore(folder, SystemFiles())) as store:
+            store.heal_tables()
+            store.heal()
+    except DAMAGE as error:
+        logger.warning("repair.failed path=%s reason=%s", folder, error)
+        return list(findings)
+    return [
+        msgspec.structs.replace(finding, state="mended") if finding.state == "mendable" else finding for finding in findings
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """A collection whose derived files were made anew, or why they were not."""
+
+    collection: Collection
+    graphs: int
+    failure: str | None = None
+
+
+def rebuild(
+    directory: Path, names: Sequence[str] = (), *, settings: EngineSettings | None = None, report: Report | None = None
+) -> list[Rebuilt]:
+    """Make all that follows from records and vectors anew: columns, indexes of the tables, graphs. Nobody may compact.
+
+    `names` are those of collections, or their ids; without any, all of them are meant.
+
+    Raises:
+        FormatError: it is no data directory; or another process compacts it; or no collection has that name.
+    """
+    check_version(directory)
+    settings = settings or EngineSettings()
+    with compacting_alone(directory):
+        chosen = chosen_collections(directory, names)
+        done: list[Rebuilt] = []
+        for number, collection in enumerate(chosen):
+            if report is not None:
+                report(f"rebuilding {collection.name}", number, len(chosen))
+            if (directory / COLLECTIONS / collection.id / RECORDS_FILE).exists():
+                done.append(_rebuild(directory, collection, settings))
+        return done
+
+
+def _rebuild(directory: Path, collection: Collection, settings: EngineSettings) -> Rebuilt:
+    graphs = 0
+    try:
+        with closing(CollectionStore(directory / COLLECTIONS / CollectionId(collection.id), SystemFiles())) as store:
+            store.rebuild()
+            while store.build_graphs(collection.hnsw, rows_min=settings.graph_rows_min, threads=settings.index_threads):
+                graphs += 1
+    except DAMAGE as error:
+        return Rebuilt(collection, graphs, str(error))
+    return Rebuilt(collection, graphs)

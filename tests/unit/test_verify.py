@@ -1,0 +1,86 @@
+"""`verify`, `verify --repair` and `rebuild`: what they say of a directory, and what they make of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from tests.damage.case import NAMES, SETTINGS, answers_of, make_template
+from tests.support.engines import engine_at
+
+from chroma_async.cli.commands import app
+from chroma_async.engine.lock import FileCompactorLock
+
+
+def run(*arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    return result.exit_code, result.output
+
+
+def answers(directory: Path) -> dict[str, object]:
+    async def ask() -> dict[str, object]:
+        async with engine_at(directory, SETTINGS) as engine:
+            return {name: await answers_of(engine, name) for name in NAMES}
+
+    return asyncio.run(ask())
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    asyncio.run(make_template(tmp_path / "data"))
+    return tmp_path / "data"
+
+
+def spoil(directory: Path, pattern: str) -> str:
+    path = sorted(directory.glob(pattern))[0]
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    return str(path.relative_to(directory))
+
+
+def test_whole_directory_is_called_whole(directory: Path) -> None:
+    code, said = run("verify", directory)
+    assert (code, "whole files=" in said) == (0, True)
+
+
+@pytest.mark.parametrize("pattern", ["collections/*/columns/*.columns", "collections/*/segments/*/*.usearch"])
+def test_what_follows_from_other_files_is_mended(directory: Path, pattern: str) -> None:
+    before = answers(directory)
+    name = spoil(directory, pattern)
+    code, said = run("verify", directory, "--json")
+    found = {item["path"]: item["state"] for item in json.loads(said)["findings"]}
+    assert (code, found[name]) == (1, "mendable")
+    assert run("verify", directory, "--repair")[0] == 0
+    assert run("verify", directory)[0] == 0
+    assert answers(directory) == before
+
+
+def test_the_only_copy_is_not_mended(directory: Path) -> None:
+    name = spoil(directory, "collections/*/segments/*/vectors.f32")
+    code, said = run("verify", directory, "--repair", "--json")
+    found = {item["path"]: item["state"] for item in json.loads(said)["findings"]}
+    assert (code, found[name]) == (1, "lost")
+    assert run("rebuild", directory)[0] == 1
+
+
+def test_rebuilt_directory_says_what_it_said(directory: Path) -> None:
+    before = answers(directory)
+    code, said = run("rebuild", directory, NAMES[0])
+    assert (code, said.startswith(f"{NAMES[0]}: rebuilt")) == (0, True)
+    assert answers(directory) == before
+    assert run("rebuild", directory, "nothing")[0] == 2
+
+
+def test_repair_leaves_a_directory_in_use_alone(directory: Path) -> None:
+    lock = FileCompactorLock(directory)
+    assert lock.try_acquire()
+    try:
+        code, said = run("verify", directory, "--repair")
+        assert (code, "stop it first" in said) == (2, True)
+        assert run("verify", directory)[0] == 0
+    finally:
+        lock.release()
