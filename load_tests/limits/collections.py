@@ -1,4 +1,4 @@
-"""Many small collections: what one process takes to make them, and to read each of them, embedded or as a server.
+"""Many small collections: what processes take to make them, and to read each of them, embedded and as a server.
 
 python -m load_tests.limits.collections --collections 10000
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import socket
 import tempfile
 import time
 from collections.abc import Callable
@@ -15,14 +16,17 @@ from typing import TypeVar
 
 import numpy as np
 
-from chroma_async import PersistentClient
+from chroma_async import HttpClient, PersistentClient
 from chroma_async.client._sync.client import ClientAPI
+from chroma_async.errors import ServerUnreachableError
 from chroma_async.settings import EngineSettings
+from load_tests.servers import LocalServer, our_program
 
 T = TypeVar("T")
 
 ROWS = 10
 NDIM = 32
+START_SECONDS_MAX = 300.0
 
 
 def main() -> None:
@@ -33,31 +37,70 @@ def main() -> None:
         path = Path(folder) / "data"
         client = PersistentClient(path, engine=EngineSettings(durability="off"))  # else fsyncs take most of the time
         _measured(f"make {count} collections of {ROWS}", lambda: _make(client, count))
-        _measured("wait until all is applied", lambda: _settle(path))
+        _measured("wait until all is applied", lambda: _settle(client, count))
         _measured("read each", lambda: _read(client, count))
         client.close()
         _size(path)
 
         def opened() -> ClientAPI:
             again = PersistentClient(path)
-            again.heartbeat()
+            again.get_collection(_name(0)).count()
             return again
 
         client = _measured("open again", opened)
         _measured("read each", lambda: _read(client, count))
         _measured("read each again", lambda: _read(client, count))
         client.close()
+        _serve(Path(folder), count)
 
 
-def _measured(what: str, work: Callable[[], T]) -> T:
+def _serve(home: Path, count: int) -> None:
+    """Read each by HTTP from a server with two workers."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    server = LocalServer(our_program(2), home, port)
+
+    def started() -> ClientAPI:
+        server.spawn()
+        deadline = time.monotonic() + START_SECONDS_MAX
+        while True:
+            try:
+                client = HttpClient(host="127.0.0.1", port=port)
+                client.get_collection(_name(0)).count()
+            except ServerUnreachableError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+            else:
+                return client
+
+    try:
+        client = _measured("start a server", started, server)
+        _measured("read each", lambda: _read(client, count), server)
+        _measured("read each again", lambda: _read(client, count), server)
+        client.close()
+    finally:
+        server.stop()
+
+
+def _measured(what: str, work: Callable[[], T], server: LocalServer | None = None) -> T:
+    """Do it, and print what it took, and what each process holds afterwards: this one, or those of a server."""
     begin = time.perf_counter()
     done = work()
     seconds = time.perf_counter() - begin
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    memory = pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-    descriptors = len(os.listdir("/proc/self/fd"))
-    print(f"{what}: {seconds:.1f} s, {memory:.0f} MiB resident, {descriptors} file descriptors", flush=True)
+    pids = [os.getpid()] if server is None else server.pids()
+    held = ", ".join(f"{_resident(pid) / 2**20:.0f} MiB and {_descriptors(pid)} descriptors" for pid in pids)
+    print(f"{what}: {seconds:.1f} s; {held}", flush=True)
     return done
+
+
+def _resident(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _descriptors(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
 
 
 def _name(number: int) -> str:
@@ -75,15 +118,11 @@ def _make(client: ClientAPI, count: int) -> None:
         collection.add(ids=ids, embeddings=_rows(number), documents=ids, metadatas=[{"n": number}] * ROWS)
 
 
-def _settle(path: Path) -> None:
-    """Wait until nothing has changed below the collections for two seconds."""
-    quiet = time.monotonic()
-    before = -1
-    while time.monotonic() - quiet < 2:
-        found = len(os.listdir(path / "collections"))
-        if found != before:
-            before, quiet = found, time.monotonic()
-        time.sleep(0.2)
+def _settle(client: ClientAPI, count: int) -> None:
+    """Wait until nothing waits to be applied."""
+    for number in range(count):
+        while client.get_collection(_name(number)).get_indexing_status().num_unindexed_ops:
+            time.sleep(0.1)
 
 
 def _read(client: ClientAPI, count: int) -> None:
