@@ -36,6 +36,7 @@ PIN_ATTEMPTS: Final = 20
 """Times that a reader takes a newer manifest when the one it read was replaced while it opened its files."""
 
 RECORDS_AT_HAND_MAX: Final = 256
+"""A read that must not wait reads no more records."""
 
 READ_SECONDS: Final = 30.0
 """A collection that was read so lately is expected to be read again."""
@@ -58,7 +59,10 @@ class Seen(NamedTuple):
 
 
 class CollectionReader:
-    """Gives read views of one collection. `offer` is called by the follower, everything else in worker threads."""
+    """Gives read views of one collection.
+
+    `offer`, `close` and views at hand are for the event loop too, everything else for worker threads.
+    """
 
     def __init__(self, directory: Path, freed: Lsn = Lsn(0), opened: OpenReaders | None = None) -> None:  # noqa: B008
         """`freed`: the log has freed the entries through this LSN, so that only the files have them."""
