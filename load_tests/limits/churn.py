@@ -19,6 +19,8 @@ from chroma_async.settings import EngineSettings
 
 NDIM: Final = 64
 BATCH: Final = 1_000
+SETTLE_SECONDS: Final = 4.0
+"""Journals are emptied when nothing was applied for a second or two."""
 SETTINGS: Final = EngineSettings(durability="off")  # as many bytes, and fewer fsyncs
 
 
@@ -66,9 +68,9 @@ def write_round(client: ClientAPI, ids: int, number: int) -> None:
 
 
 def _settle(client: ClientAPI, path: Path) -> int:
-    """Wait until nothing waits and the directory keeps its size for two seconds; return that."""
+    """Wait until nothing waits and the directory keeps its size for some seconds; return that."""
     size, since = -1, time.monotonic()
-    while time.monotonic() - since < 2:
+    while time.monotonic() - since < SETTLE_SECONDS:
         waits = client.get_collection("churn").get_indexing_status().num_unindexed_ops
         found = directory_bytes(path)
         if waits or found != size:

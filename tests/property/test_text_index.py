@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from hypothesis import given, settings
@@ -37,6 +38,16 @@ class Tables:
         self.documents: dict[str, str | None] = {}
         self._lsn = 0
         self._next_slot = 0
+
+    def play(self, step: tuple[str, Any, Any]) -> None:
+        kind, first, second = step
+        match kind:
+            case "upsert":
+                self.upsert(first, second)
+            case "delete":
+                self.delete(first)
+            case _:
+                self.index(first)
 
     def upsert(self, ids: list[str], documents: list[str | None]) -> None:
         head = RecordsHead(COLLECTION, "upsert", len(ids), 1, {})
@@ -83,32 +94,20 @@ def new_tables() -> Iterator[Tables]:
 
 @given(STEPS)
 @settings(max_examples=150, deadline=None)
-def test_texts_are_found_wherever_the_index_is(steps: list[tuple[str, object, object]]) -> None:
+def test_texts_are_found_wherever_the_index_is(steps: list[tuple[str, Any, Any]]) -> None:
     with new_tables() as made:
-        for step, first, second in steps:
-            match step:
-                case "upsert":
-                    made.upsert(first, second)  # type: ignore[arg-type]
-                case "delete":
-                    made.delete(first)  # type: ignore[arg-type]
-                case _:
-                    made.index(first)  # type: ignore[arg-type]
+        for step in steps:
+            made.play(step)
             for needle in NEEDLES:
                 assert made.containing(needle) == made.expected(needle)
 
 
 @given(STEPS)
 @settings(max_examples=50, deadline=None)
-def test_the_index_becomes_whole_and_holds_the_documents_only(steps: list[tuple[str, object, object]]) -> None:
+def test_the_index_becomes_whole_and_holds_the_documents_only(steps: list[tuple[str, Any, Any]]) -> None:
     with new_tables() as made:
-        for step, first, second in steps:
-            match step:
-                case "upsert":
-                    made.upsert(first, second)  # type: ignore[arg-type]
-                case "delete":
-                    made.delete(first)  # type: ignore[arg-type]
-                case _:
-                    made.index(first)  # type: ignore[arg-type]
+        for step in steps:
+            made.play(step)
         rounds = 0
         while made.tables.unindexed_documents():
             made.index(3)

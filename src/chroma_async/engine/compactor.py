@@ -37,7 +37,7 @@ SETTLE_SECONDS: Final = 0.25
 """Entries wait this long for company: a bigger step costs less for each entry, and readers have them anyway."""
 
 TIDY_AFTER_STEPS: Final = 5
-"""Idle steps after which journals are emptied: half a second."""
+"""Idle steps after which journals are emptied, or tried again when somebody was reading them: half a second."""
 
 DAMAGED_SECONDS: Final = 30.0
 """Until a damaged collection is tried again: it may have been repaired meanwhile."""
@@ -156,12 +156,12 @@ class Compactor:
             await self._seams.clock.sleep(self._settings.lock_interval_seconds)
         try:
             await self._patiently(self.take_over)
-            idle_steps = 0
+            idle_steps, is_tidy = 0, False
             while True:
                 busy = await self._patiently(self.step)
-                idle_steps = 0 if busy else idle_steps + 1
-                if idle_steps == TIDY_AFTER_STEPS:
-                    await self._patiently(self.tidy)
+                idle_steps, is_tidy = (0, False) if busy else (idle_steps + 1, is_tidy)
+                if not is_tidy and idle_steps and idle_steps % TIDY_AFTER_STEPS == 0:
+                    is_tidy = await self._patiently(self.tidy)
                 await self._seams.clock.sleep(SETTLE_SECONDS if busy else IDLE_SECONDS)
         finally:
             await self._stop()
@@ -314,11 +314,12 @@ class Compactor:
         self._unindexed |= {item for item, hnsw in now.items() if self._configured.get(item, hnsw) != hnsw}
         self._configured = now
 
-    async def tidy(self) -> None:
-        """Give back the disk that was held for the next entries: none have come for a while."""
+    async def tidy(self) -> bool:
+        """Give back the disk that was held for the next entries: none have come for a while. False: somebody was reading."""
+        done = True
         for store in list(self._stores.values()):
-            await self._work(store.tidy)
-        await self._log.tidy()
+            done = await self._work(store.tidy) and done
+        return await self._log.tidy() and done
 
     async def _delete_collections(self) -> bool:
         known = self._follower.catalog.collection_ids()

@@ -146,17 +146,18 @@ class RecordTables:
         if write:  # its pages are not needed again soon, and a compactor has many stores open
             self._connection.execute("PRAGMA shrink_memory")
 
-    def tidy(self) -> None:
+    def tidy(self) -> bool:
         """Give back pages that are free, then move SQLite's journal into the file and empty it, where nobody reads it.
 
-        Outside a transaction.
+        Outside a transaction. False: somebody was reading, so that the journal is as long as before.
         """
         pages, free = self._number("PRAGMA page_count"), self._number("PRAGMA freelist_count")
         self._connection.execute("PRAGMA busy_timeout = 0")
         if free > max(SPARE_PAGES, pages // SPARE_SHARE):
             self._connection.execute("PRAGMA incremental_vacuum").fetchall()
-        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        busy = self._number("PRAGMA wal_checkpoint(TRUNCATE)")
         self._connection.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
+        return not busy
 
     def scrub(self) -> None:
         """Leave no bytes in the file or its journal but those of what the tables hold. Outside a transaction.

@@ -502,7 +502,8 @@ class CollectionStore:
         with self.tables.transaction():
             piece = self.tables.rebuilt_columns()
         self._publish(self._add_piece(msgspec.structs.replace(self.manifest, pieces=()), piece))
-        logger.warning("columns.rebuilt collection=%s reason=%s", self.directory.name, reason or "asked for")
+        level = logging.INFO if reason is None else logging.WARNING
+        logger.log(level, "columns.rebuilt collection=%s reason=%s", self.directory.name, reason or "asked for")
 
     def _add_checksums(self) -> None:
         """Give checksums to segments that release 0.1.0 wrote. What is there is believed."""
@@ -560,11 +561,13 @@ class CollectionStore:
             if path not in reached:
                 self._files.remove(path)
 
-    def tidy(self) -> None:
-        """Give back the disk that the tables hold for the next changes; one that was closed meanwhile holds nothing."""
+    def tidy(self) -> bool:
+        """Give back the disk that the tables hold for the next changes; False: somebody was reading.
+
+        One that was closed meanwhile holds nothing.
+        """
         with self.lock:
-            if not self._closed:
-                self.tables.tidy()
+            return self._closed or self.tables.tidy()
 
     @property
     def applied(self) -> Lsn:

@@ -218,8 +218,9 @@ class MemoryLog:
         self._check_open()
         return Lsn(self.state.image.oldest)
 
-    async def tidy(self) -> None:
+    async def tidy(self) -> bool:
         self._check_open()
+        return True
 
     async def scrub(self) -> None:
         self._check_open()

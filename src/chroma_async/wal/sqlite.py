@@ -423,23 +423,23 @@ class SqliteLog:
         self._check_open()
         await anyio.to_thread.run_sync(_sync_journal, self._directory)
 
-    async def tidy(self) -> None:
+    async def tidy(self) -> bool:
         """See `LogStore.tidy`. Moves SQLite's journal into the file and empties it; one that is being read stays."""
         self._check_open()
         while await self._vacuum(spare_pages=0):
             pass
 
-        async def truncate() -> None:
+        async def truncate() -> bool:
             await self._writer.execute(_FORGET_FREED)
             await self._writer.commit()
             await self._writer.execute_fetchall("PRAGMA busy_timeout = 0")
             try:
-                await self._writer.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
+                return not await _number(self._writer, "PRAGMA wal_checkpoint(TRUNCATE)")
             finally:
                 await self._writer.execute_fetchall(f"PRAGMA busy_timeout = {int(_BUSY_SECONDS * 1000)}")
 
         async with self.exclusive():
-            await self._in_transaction(truncate)
+            return await self._in_transaction(truncate)
 
     async def freed(self) -> Mapping[CollectionId, Lsn]:
         """See `LogStore.freed`. Release 0.1.0 kept no account of it; what is left of freed entries tells some of it."""

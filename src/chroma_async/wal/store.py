@@ -125,8 +125,11 @@ class LogStore(Protocol):
         """The LSN through which entries of a collection were freed, ever: its projections must have applied them."""
         ...
 
-    async def tidy(self) -> None:
-        """Give back what the store holds on disk for the next appends. For when there are none: one may have to wait."""
+    async def tidy(self) -> bool:
+        """Give back what the store holds on disk for the next appends. For when there are none: one may have to wait.
+
+        False: not all of it, since somebody was reading.
+        """
         ...
 
     async def scrub(self) -> None:
