@@ -202,14 +202,15 @@ class SqliteLog:
 
         Args:
             directory: where the files are; made with `create`.
-            durability: `commit` fsyncs each append before it returns. `off` leaves that to the operating system: a
-                killed process loses nothing, a power cut loses the newest appends, never the order or the rest.
+            durability: `commit` fsyncs each append before it returns. `off` leaves that to the operating system, and
+                `interval` to the caller's `sync`: a killed process loses nothing, a power cut loses the newest appends,
+                never the order or the rest.
             create: without it, a directory that has no log is refused.
 
         Raises:
             FormatError: no log there, or one of a newer format, or a file that is something else.
             InsufficientStorageError, ResourceLimitError: opening takes 64 KB of room, a few handles, and a writable disk.
-            ValueError: a durability that this log does not offer.
+            ValueError: an unknown durability.
         """
         synchronous = _synchronous(durability)
         if not create and not (directory / FILE).exists():
@@ -540,10 +541,10 @@ def _synchronous(durability: Durability) -> str:
     match durability:
         case "commit":
             return "FULL"
-        case "off":
-            return "NORMAL"
+        case "interval" | "off":
+            return "NORMAL"  # not OFF: SQLite must not move a journal into its file before the journal is safe
         case _:
-            raise ValueError(f"this log does not offer that durability: choose commit or off. durability={durability!r}")
+            raise ValueError(f"unknown durability: choose commit, interval or off. durability={durability!r}")
 
 
 def _connection(file: Path) -> aiosqlite.Connection:
