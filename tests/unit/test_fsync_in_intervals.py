@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -17,7 +16,7 @@ from tests.support.engines import TINY, Records, create_collection
 
 from chroma_async.cli.commands import app
 from chroma_async.engine.engine import Engine
-from chroma_async.errors import UnavailableError
+from chroma_async.errors import ResourceLimitError, UnavailableError
 from chroma_async.seams import InlineWorkers, Seams
 from chroma_async.settings import Durability
 from chroma_async.wal import MemoryLog, MemoryLogState
@@ -163,7 +162,7 @@ async def test_an_fsync_that_found_no_file_handle_is_tried_again(machine: Machin
         async def sync(self) -> None:
             if self.refusals:
                 self.refusals -= 1
-                raise OSError(errno.EMFILE, "Too many open files")
+                raise ResourceLimitError("no file handles left")
             await super().sync()
 
     log = Crowded(machine.state, machine.faults, durability="interval")
@@ -186,10 +185,17 @@ async def test_other_durabilities_fsync_nothing_beside_writes(machine: Machine, 
         assert fsyncs(engine) == 0
 
 
-def test_an_interval_that_is_none_is_refused(tmp_path: Path) -> None:
-    settings = replace(TINY, durability="interval", sync_interval_seconds=0.0)
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("inf"), float("nan")])
+def test_an_interval_that_is_none_is_refused(tmp_path: Path, seconds: float) -> None:
+    settings = replace(TINY, durability="interval", sync_interval_seconds=seconds)
     with pytest.raises(ValueError, match="sync_interval_seconds must be more than 0"):
         Engine(tmp_path, MemoryLog(), InlineWorkers(), settings)
+
+
+@pytest.mark.parametrize("seconds", ["0", "inf", "nan", "soon"])
+def test_a_server_refuses_an_interval_that_is_none(seconds: str) -> None:
+    result = CliRunner().invoke(app, ["run", "--durability", "interval", "--sync-interval", seconds])
+    assert (result.exit_code, "--sync-interval" in result.stderr) == (2, True)
 
 
 def test_the_option_is_for_this_durability_alone() -> None:

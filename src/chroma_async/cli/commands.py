@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -45,6 +46,12 @@ def _place(command: F) -> F:
     return tenant(database(command))
 
 
+def _check_interval(_context: click.Context, _option: click.Parameter, seconds: float | None) -> float | None:
+    if seconds is not None and not 0 < seconds < math.inf:
+        raise click.BadParameter(f"must be more than 0 seconds, and finite. got={seconds}")
+    return seconds
+
+
 @app.command()
 @click.option(
     "--path",
@@ -77,7 +84,8 @@ def _place(command: F) -> F:
 @click.option(
     "--sync-interval",
     "sync_interval_seconds",
-    type=click.FloatRange(0.0, min_open=True),
+    type=float,
+    callback=_check_interval,
     help=f"With --durability interval: seconds that a write may wait for its fsync.  [default: "
     f"{_ENGINE.sync_interval_seconds}]",
     show_default=False,

@@ -79,7 +79,7 @@ class Engine:
         self._fsync: IntervalFsync | None = None
         if settings.durability == "interval":
             interval = settings.sync_interval_seconds
-            self._fsync = IntervalFsync(log, clock, self.metrics, directory, interval, self._stop_unsynced)
+            self._fsync = IntervalFsync(log, clock, self.metrics, interval, self._stop_unsynced)
         appended = self._fsync.appended if self._fsync is not None else _nothing
         self.writer = Writer(
             log, self.follower, clock, self.metrics, directory, settings.disk_reserve_bytes, appended=appended

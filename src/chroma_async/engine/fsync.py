@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
-from pathlib import Path
 
+from chroma_async.errors import InsufficientStorageError, ResourceLimitError
 from chroma_async.metrics import Metrics
 from chroma_async.seams import Clock
-from chroma_async.seams.limits import NO_HANDLES, NO_MEMORY, limit_error
 from chroma_async.wal import LogStore
 
 logger = logging.getLogger("chroma_async.writer")
@@ -27,17 +27,15 @@ class IntervalFsync:
         log: LogStore,
         clock: Clock,
         metrics: Metrics,
-        directory: Path,
         interval_seconds: float,
         failed: Callable[[BaseException], None],
     ) -> None:
         """`failed` is told of an fsync that failed: nobody knows then what of the log is on disk, or ever will be."""
-        if interval_seconds <= 0:
-            raise ValueError(f"sync_interval_seconds must be more than 0. got={interval_seconds}")
+        if not 0 < interval_seconds < math.inf:
+            raise ValueError(f"sync_interval_seconds must be more than 0, and finite. got={interval_seconds}")
         self._log = log
         self._clock = clock
         self._metrics = metrics
-        self._directory = directory
         self._interval_seconds = interval_seconds
         self._failed = failed
         self._oldest: float | None = None
@@ -72,11 +70,9 @@ class IntervalFsync:
         except asyncio.CancelledError:
             self._oldest = begun
             raise
+        except (InsufficientStorageError, ResourceLimitError) as limit:  # the file was not even opened
+            logger.warning("sync.postponed reason=%s", limit.reason)
+            self.appended()
         except Exception as error:
-            limit = limit_error(error, self._directory)
-            if limit is not None and limit.reason in (NO_HANDLES, NO_MEMORY):  # the file was not even opened
-                logger.warning("sync.postponed reason=%s", limit.reason)
-                self.appended()
-                return
             self._is_broken = True
             self._failed(error)

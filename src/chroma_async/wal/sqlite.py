@@ -24,7 +24,7 @@ import sqlite3
 import threading
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar, cast
@@ -195,6 +195,8 @@ class SqliteLog:
         self._holds = Holds()
         self._seen = Lsn(0)
         self._closed = False
+        self._durable_inode = 0
+        """Of the journal whose name in the directory is on disk too."""
 
     @classmethod
     async def open(cls, directory: Path, *, durability: Durability = "commit", create: bool = True) -> Self:
@@ -421,7 +423,27 @@ class SqliteLog:
     async def sync(self) -> None:
         """See `LogStore.sync`. Commits are in SQLite's journal; an fsync of it, by anybody, makes them durable."""
         self._check_open()
-        await anyio.to_thread.run_sync(_sync_journal, self._directory)
+        await anyio.to_thread.run_sync(self._sync_journal)
+
+    def _sync_journal(self) -> None:
+        with ExitStack() as stack:
+
+            def opened(path: Path) -> int:
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                stack.callback(os.close, descriptor)
+                return descriptor
+
+            try:
+                journal, directory = opened(self._directory / f"{FILE}-wal"), opened(self._directory)
+            except FileNotFoundError:
+                return  # nobody has the log open: SQLite made all of it safe when the last one closed it
+            except OSError as error:
+                raise limit_error(error, self._directory) or error from error
+            os.fsync(journal)
+            inode = os.fstat(journal).st_ino
+            if inode != self._durable_inode:
+                os.fsync(directory)
+                self._durable_inode = inode
 
     async def tidy(self) -> bool:
         """See `LogStore.tidy`. Moves SQLite's journal into the file and empties it; one that is being read stays."""
@@ -525,16 +547,6 @@ async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
     if not task.cancelled():
         task.exception()  # Looked at, so that asyncio does not complain that nobody did.
     raise cancellation
-
-
-def _sync_journal(directory: Path) -> None:
-    for path in (directory / f"{FILE}-wal", directory):
-        if path.exists():
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
 
 
 def _synchronous(durability: Durability) -> str:

@@ -114,7 +114,12 @@ class LogStore(Protocol):
     ) -> bool: ...
 
     async def sync(self) -> None:
-        """Make durable all that was appended before this call, by whichever process."""
+        """Make durable all that was appended before this call, by whichever process.
+
+        Raises:
+            InsufficientStorageError, ResourceLimitError: it was not begun; try again.
+            OSError: it failed, and what of the log is on disk is not known.
+        """
         ...
 
     async def oldest(self) -> Lsn:
