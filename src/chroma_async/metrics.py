@@ -40,6 +40,12 @@ class Metrics:
             buckets=LATENCY_BUCKETS_SECONDS,
             registry=self.registry,
         )
+        self.sync_seconds = Histogram(
+            "chroma_async_sync_seconds",
+            "time of one fsync of the log beside writes, with durability interval",
+            buckets=LATENCY_BUCKETS_SECONDS,
+            registry=self.registry,
+        )
         self.committed_lsn = Gauge("chroma_async_committed_lsn", "newest LSN this process knows", registry=self.registry)
         self.unapplied_bytes = Gauge(
             "chroma_async_unapplied_bytes", "bytes of entries that are not applied yet", registry=self.registry

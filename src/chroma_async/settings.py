@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
 
-Durability = Literal["commit", "off"]
+Durability = Literal["commit", "interval", "off"]
 Missing = Literal["include", "exclude"]
 
 
@@ -21,7 +21,14 @@ def setting(default: T, help_text: str) -> T:
 class EngineSettings:
     """What an engine may be told; everything else is a constant beside the code that needs it."""
 
-    durability: Durability = setting("commit", "when a write is acknowledged: after fsync (commit), or before (off)")
+    durability: Durability = setting(
+        "commit",
+        "when a write is acknowledged: after its fsync (commit), or before one that follows within sync_interval_seconds "
+        "(interval), or when the operating system likes (off)",
+    )
+    sync_interval_seconds: float = setting(
+        1.0, "with durability interval: how long an acknowledged write may wait for its fsync; more than 0"
+    )
     allow_reset: bool = setting(False, "whether a client may delete everything with reset()")
     allow_network_file_system: bool = setting(
         False, "whether a directory on a network file system is opened; right only where one machine alone uses it"

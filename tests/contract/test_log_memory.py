@@ -8,6 +8,7 @@ import pytest
 
 from chroma_async.errors import LogConflict
 from chroma_async.model import CollectionId, Lsn
+from chroma_async.settings import Durability
 from chroma_async.wal import MemoryLog, MemoryLogState, NewEntry
 
 pytestmark = pytest.mark.anyio
@@ -19,9 +20,10 @@ def entry(operation: str | None = None) -> NewEntry:
     return NewEntry(b"x", 0, A, operation)
 
 
-async def test_a_power_cut_loses_what_was_not_synced() -> None:
+@pytest.mark.parametrize("durability", ["interval", "off"])
+async def test_a_power_cut_loses_what_was_not_synced(durability: Durability) -> None:
     state = MemoryLogState("the identity")
-    log = MemoryLog(state, durability="off")
+    log = MemoryLog(state, durability=durability)
     await log.append([entry("one")], after=Lsn(0), rows={"k": b"1"})
     await log.sync()
     await log.append([entry("two"), entry()], after=Lsn(1), rows={"k": b"2"})

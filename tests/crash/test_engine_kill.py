@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from chroma_async.engine.engine import Engine
 from chroma_async.engine.lock import LOCK_FILE, FileCompactorLock
 from chroma_async.model import DEFAULT_DATABASE, DEFAULT_TENANT
 from chroma_async.protocol import GetCollection
-from chroma_async.settings import EngineSettings
+from chroma_async.settings import Durability, EngineSettings
 
 pytestmark = pytest.mark.anyio
 
@@ -39,8 +40,10 @@ from chroma_async.settings import EngineSettings
 from chroma_async.protocol import GetCollection
 from tests.support.engines import PATH, Records
 
-async def main(path, writer, first):
-    settings = EngineSettings(apply_bytes_max=20_000, graph_rows_min=40, segment_rows_max=150, lock_interval_seconds=0.05)
+async def main(path, writer, first, durability="commit"):
+    settings = EngineSettings(
+        durability=durability, apply_bytes_max=20_000, graph_rows_min=40, segment_rows_max=150, lock_interval_seconds=0.05
+    )
     async with open_engine(Path(path), settings) as engine:
         records = Records(engine, (await engine.dispatch(GetCollection(**PATH, name="things"))).id)
 
@@ -118,14 +121,16 @@ async def check(records: Records, acknowledged: dict[tuple[str, int], int]) -> N
 
 
 @pytest.mark.timeout(60 * ROUNDS + 60)
-async def test_acknowledged_batches_survive_kill_whole_and_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("durability", get_args(Durability))
+async def test_acknowledged_batches_survive_kill_whole_and_once(tmp_path: Path, durability: Durability) -> None:
+    """Whatever the durability: the operating system has what a killed process wrote."""
     dice = random.Random(ROUNDS)
     async with engine_at(tmp_path) as engine:
         await create_collection(engine)
     acknowledged: dict[tuple[str, int], int] = {}
     for round_number in range(ROUNDS):
         writers = [f"w{round_number}x{number}" for number in range(2)]
-        children = [start(INGEST, str(tmp_path), writer, "0") for writer in writers]
+        children = [start(INGEST, str(tmp_path), writer, "0", durability) for writer in writers]
         lines = await asyncio.to_thread(kill_after, 0.3 + 1.5 * dice.random(), children)
         for writer, mine in zip(writers, lines, strict=True):
             for task, number in map(json.loads, mine):

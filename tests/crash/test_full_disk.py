@@ -94,6 +94,16 @@ async def until_refused(ingest: Ingest) -> None:
                 await ingest.check()
 
 
+async def until_it_stays_refused(ingest: Ingest) -> None:
+    """Write until nothing that the compactor still gives back lets another batch in."""
+    async with asyncio.timeout(60):
+        refused = 0
+        while refused < 20:
+            refused = 0 if await ingest.write() else refused + 1
+            if refused:
+                await asyncio.sleep(0.1)
+
+
 async def until_taken(ingest: Ingest) -> None:
     async with asyncio.timeout(30):
         while not await ingest.write():
@@ -182,7 +192,7 @@ async def test_deleting_a_collection_makes_room_out_of_the_reserve(disk: Path) -
     """Writes stop while the compactor and a deletion still have what they need."""
     async with ingesting(disk / "data", EngineSettings()) as (engine, ingest):
         ingest.text_repeats = 1_500
-        await until_refused(ingest)
+        await until_it_stays_refused(ingest)
         await ingest.check()
         other = Ingest(Records(engine, (await create_collection(engine, "other")).id), {}, [])
         assert not await other.write()

@@ -15,7 +15,7 @@ import numpy as np
 from tests.simulation.disk import Fault
 from tests.simulation.oracle import Oracle
 from tests.simulation.rebuild import Rebuild
-from tests.simulation.world import HeldView, LogKind, SimulatedProcess, World
+from tests.simulation.world import SETTINGS, HeldView, LogKind, Regime, SimulatedProcess, World
 
 from chroma_async.core.where import conjoin, parse_where, parse_where_document
 from chroma_async.engine.collection import CollectionReader, NotAtHand, View
@@ -41,7 +41,6 @@ from chroma_async.protocol import (
 )
 from chroma_async.protocol.embeddings import EmbeddingBatch
 from chroma_async.protocol.results import StoredMetadata, metadata_object
-from chroma_async.settings import Durability
 
 NDIM = 4
 IDS = [f"r{number}" for number in range(60)]
@@ -75,11 +74,23 @@ COVERED = (
     "write: failed and there",
     "write: caller gone, and there",
     "power cut",
+    "power cut: took what was younger than the interval",
+    "power cut: left what was older than the interval",
+    "fsync in intervals: failed, and writing stopped",
     "power cut: after fsyncs that lied",
     "clock: gone backwards",
     "deleted and added again",
 )
 """States that histories must visit; `test_histories_visit_what_they_are_for` looks whether they do."""
+
+
+@dataclass(frozen=True)
+class Acknowledgement:
+    """Who acknowledged an entry, and when, by the clock that never jumps."""
+
+    lsn: int
+    process: SimulatedProcess
+    seconds: float
 
 
 @dataclass
@@ -102,7 +113,7 @@ def metadata_objects(stored: Sequence[StoredMetadata] | None) -> list[JsonObject
 class History:
     """Plays steps; raises AssertionError with the seed at the first thing that is wrong."""
 
-    def __init__(self, directory: Path, seed: int, durability: Durability = "commit", log_kind: LogKind = "memory") -> None:
+    def __init__(self, directory: Path, seed: int, durability: Regime = "commit", log_kind: LogKind = "memory") -> None:
         self.world = World(directory, seed, durability, log_kind)
         self.rng = random.Random(seed * 7919 + 1)
         self.numbers = np.random.default_rng(seed)
@@ -111,6 +122,7 @@ class History:
         self.steps: list[str] = []
         self.seen: Counter[str] = Counter()
         self.acknowledged = 0
+        self.unsafe: list[Acknowledgement] = []
         self.rebuild = Rebuild()
         self.manifests: dict[CollectionId, Manifest] = {}
         self.compacted_last: SimulatedProcess | None = None
@@ -151,6 +163,8 @@ class History:
             self.crash_process: 4,
             self.crash_machine: 3,
             self.lie: 2,
+            self.fail_fsync: 3,
+            self.wait_and_cut_power: 3,
             self.create: 3,
             self.drop: 2,
             self.pass_time: 4,
@@ -208,11 +222,13 @@ class History:
     async def send(self, process: SimulatedProcess, call: Call[Any], remember: Callable[[], None]) -> None:
         """Send a write, and remember it when it is acknowledged."""
         result = await process.engine.dispatch(call)
-        self.acknowledge(result.lsn)
+        self.acknowledge(process, result.lsn)
         remember()
 
-    def acknowledge(self, lsn: int | None) -> None:
+    def acknowledge(self, process: SimulatedProcess, lsn: int | None) -> None:
         self.acknowledged = max(self.acknowledged, lsn or 0)
+        if lsn:
+            self.unsafe.append(Acknowledgement(lsn, process, self.world.clock.monotonic()))
 
     def note(self, what: str, *, when: bool = True) -> None:
         if when:
@@ -282,7 +298,7 @@ class History:
         order = sorted(range(len(writes)), key=lambda number: results[number].lsn)
         assert len({result.lsn for result in results}) == len(results), "two entries with one LSN"
         for number in order:
-            self.acknowledge(results[number].lsn)
+            self.acknowledge(writes[number][0], results[number].lsn)
             writes[number][2]()
 
     async def write_and_cancel(self) -> None:
@@ -333,7 +349,7 @@ class History:
             result = await process.engine.dispatch(call)
         except ChromaError as error:
             return error
-        self.acknowledge(result.lsn)
+        self.acknowledge(process, result.lsn)
         return None
 
     async def delete(self) -> None:
@@ -345,7 +361,7 @@ class History:
         ids = [key for key, row in collection.oracle.records.items() if (row[1] or {}).get("n") == number]
         result = await process.engine.dispatch(DeleteRecords(**collection.address, where={"n": number}))
         assert result.deleted == len(ids), f"deleted {result.deleted}, expected {len(ids)}"
-        self.acknowledge(result.lsn)
+        self.acknowledge(process, result.lsn)
         collection.oracle.delete(ids)
 
     # ---- compacting
@@ -402,14 +418,15 @@ class History:
         await self.world.crash(self.process())
 
     async def crash_machine(self) -> None:
-        """A power cut. With durability off it may take the newest writes with it, and nothing but the newest."""
+        """A power cut. It may take the newest writes with it, nothing but the newest, and none that had to be safe."""
         before = self.world.log.barrier()
+        alive = set(self.world.processes)
         has_lied = self.world.files.is_lying
         newest = await self.world.crash_machine()
         self.note("power cut")
         lost = before - newest
+        self.check_lost(newest, alive)
         if lost:
-            assert self.world.durability == "off", f"{lost} acknowledged entries are gone"
             self.acknowledged = newest
             self.rebuild.forget_after(self.acknowledged)
         if has_lied:
@@ -417,6 +434,57 @@ class History:
         if lost:
             await self.check_invariants()
             await self.start_again()
+
+    def check_lost(self, newest: int, alive: set[SimulatedProcess]) -> None:
+        """Each entry was acknowledged at its process's durability.
+
+        Of a process that was killed before the power went, `interval` promises no more than `off`: nobody was left to do it.
+        """
+        now, interval = self.world.clock.monotonic(), SETTINGS.sync_interval_seconds
+        for entry in self.unsafe:
+            is_old = now - entry.seconds >= interval
+            kept_by_interval = entry.process.durability == "interval" and entry.process in alive
+            if entry.lsn > newest:
+                what = f"lsn={entry.lsn} newest={newest} durability={entry.process.durability}"
+                assert entry.process.durability != "commit", f"an fsynced entry is gone: {what}"
+                assert not (kept_by_interval and is_old), f"an entry is gone after {now - entry.seconds} s: {what}"
+            self.note("power cut: took what was younger than the interval", when=kept_by_interval and entry.lsn > newest)
+            self.note("power cut: left what was older than the interval", when=kept_by_interval and is_old)
+        self.unsafe.clear()
+
+    async def write_in_intervals(self) -> Collection | None:
+        """A write in a process that fsyncs in intervals, if there is one."""
+        writing = [process for process in self.world.processes if process.durability == "interval"]
+        if not writing:
+            return None
+        collection = self.collection()
+        await self.send(self.rng.choice(writing), *self.batch(collection))
+        return collection
+
+    async def wait_and_cut_power(self) -> None:
+        """The power goes when a write is as old as the interval, or nearly."""
+        if await self.write_in_intervals():
+            await self.check_invariants()  # which also remembers the entry, before anybody applies and frees it
+            await self.let_pass(SETTINGS.sync_interval_seconds * self.rng.choice([0.9, 1.0]))
+            await self.crash_machine()
+
+    async def fail_fsync(self) -> None:
+        """The fsync that follows a write in an interval fails: that process writes no more, reads go on."""
+        collection = await self.write_in_intervals()
+        if collection is None:
+            return
+        faults = self.world.medium.faults
+        faults.sync = True
+        await self.let_pass(SETTINGS.sync_interval_seconds)
+        faults.sync = False
+        for other in [item for item in self.world.processes if item.engine.writer.refusal is not None]:
+            call, _ = self.batch(collection)
+            refusal = await self.refusal_of(other, call)
+            assert refusal is not None, "a process writes on whose fsync has failed"
+            assert "could not be fsynced" in refusal.message, f"a failed fsync is told as {refusal!r}"
+            await self.check_reads(other, collection)
+            self.note("fsync in intervals: failed, and writing stopped")
+            await self.world.crash(other)
 
     async def lie(self) -> None:
         """From here to the next power cut, an fsync of a collection's files says that it did what it did not."""
@@ -467,7 +535,12 @@ class History:
             await self.create()
 
     async def pass_time(self) -> None:
-        await self.world.clock.advance(self.rng.choice([0.01, 1.0, 30.0]))
+        await self.let_pass(self.rng.choice([0.01, 0.6, 1.0, 30.0]))
+
+    async def let_pass(self, seconds: float) -> None:
+        for _ in range(3):
+            await asyncio.sleep(0)  # whoever was just told of something begins to wait for its time
+        await self.world.clock.advance(seconds)
 
     async def jump_clock(self) -> None:
         """Somebody sets the clock: an hour or a year, forwards or backwards."""

@@ -94,8 +94,8 @@ class Medium(Protocol):
 
     faults: AppendFaults
 
-    async def open(self) -> LogStore:
-        """A handle for one process."""
+    async def open(self, durability: Durability) -> LogStore:
+        """A handle for one process, of the durability that it chose."""
         ...
 
     def write_back(self) -> None:
@@ -113,13 +113,12 @@ class Medium(Protocol):
 class MemoryMedium:
     """A log in memory; a power cut takes it back to what was synced."""
 
-    def __init__(self, seed: int, durability: Durability) -> None:
+    def __init__(self, seed: int) -> None:
         self.state = MemoryLogState(f"log-{seed}")
         self.faults = AppendFaults()
-        self._durability: Durability = durability
 
-    async def open(self) -> LogStore:
-        return FailingMemoryLog(self.state, self.faults, durability=self._durability)
+    async def open(self, durability: Durability) -> LogStore:
+        return FailingMemoryLog(self.state, self.faults, durability=durability)
 
     def write_back(self) -> None:
         self.state.sync()
@@ -140,9 +139,9 @@ class SqliteMedium:
         self._safe_bytes = 0
         self.faults = AppendFaults()
 
-    async def open(self) -> LogStore:
+    async def open(self, durability: Durability) -> LogStore:
         is_new = not (self._directory / LOG_FILE).exists()
-        log = await FailingSqliteLog.open(self._directory, durability=self._durability)
+        log = await FailingSqliteLog.open(self._directory, durability=durability)
         log.medium = self
         if is_new:
             self.write_back()  # a log is made with fsync, whatever its durability

@@ -10,9 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.simulation.history import STEPS, History
-from tests.simulation.world import LogKind
-
-from chroma_async.settings import Durability
+from tests.simulation.world import LogKind, Regime
 
 MEMORY_FILES = Path("/dev/shm")
 """Where files cost no disk. Nothing is lost in earnest here, so nothing has to be kept."""
@@ -20,15 +18,17 @@ MEMORY_FILES = Path("/dev/shm")
 
 @dataclass(frozen=True)
 class Variant:
-    durability: Durability
+    durability: Regime
     log_kind: LogKind
 
 
 def variants(seed: int) -> list[Variant]:
-    """Each seed is played with the log in memory; every second one without fsync too, every eighth one on SQLite's log."""
+    """Each seed is played with the log in memory; most a second time: with fsyncs in intervals, with processes of different
+    durability, or without fsync. Every eighth one is played on SQLite's log as well.
+    """
     chosen = [Variant("commit", "memory")]
-    if seed % 2 == 0:
-        chosen.append(Variant("off", "memory"))
+    lazy: tuple[Regime, ...] = ("off", "mixed", "off", "interval")
+    chosen.append(Variant(lazy[seed % 4], "memory"))
     if seed % 8 == 1:
         chosen.append(Variant("commit" if seed % 16 == 1 else "off", "sqlite"))
     return chosen

@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 from tests.simulation.history import STEPS, History
 from tests.simulation.play import MEMORY_FILES
-from tests.simulation.world import LogKind
+from tests.simulation.world import LogKind, Regime
 
 from chroma_async.core.events import RecordsDeleted
 from chroma_async.core.memtable import Memtable
 from chroma_async.engine.collection import CollectionReader, View
 from chroma_async.engine.compactor import Compactor
 from chroma_async.engine.follower import Follower
+from chroma_async.engine.fsync import IntervalFsync
 from chroma_async.model import Lsn
 from chroma_async.projections.store import CollectionStore
-from chroma_async.settings import Durability
 from chroma_async.wal import MemoryLog
 
 SEEDS = range(40)
@@ -225,7 +225,19 @@ def view_at_hand_of_yesterday(patch: Patch) -> None:
     patch.setattr(CollectionReader, "_pin_at_hand", wrong)
 
 
-BUGS: dict[Callable[[Patch], None], tuple[Durability, LogKind]] = {
+def fsync_in_intervals_that_forgets_what_came_meanwhile(patch: Patch) -> None:
+    """What is appended after an fsync waits for the second next one."""
+    right = IntervalFsync.sync
+
+    async def wrong(self: IntervalFsync) -> None:
+        oldest = self._oldest
+        await right(self)
+        self._oldest = None if oldest is None else self._clock.monotonic() + 5
+
+    patch.setattr(IntervalFsync, "sync", wrong)
+
+
+BUGS: dict[Callable[[Patch], None], tuple[Regime, LogKind]] = {
     early_truncation: ("commit", "memory"),
     manifest_before_fsync: ("commit", "memory"),
     directory_without_fsync: ("commit", "memory"),
@@ -237,6 +249,7 @@ BUGS: dict[Callable[[Patch], None], tuple[Durability, LogKind]] = {
     acknowledged_before_fsync: ("commit", "memory"),
     applied_before_the_log_is_synced: ("off", "memory"),
     deletion_of_a_collection_missed: ("commit", "memory"),
+    fsync_in_intervals_that_forgets_what_came_meanwhile: ("interval", "memory"),
     older_base_with_a_memtable_that_lacks_entries: ("commit", "memory"),
     entries_folded_over_tables_that_hold_their_effect: ("commit", "memory"),
     slots_beyond_the_older_base_not_cut_off: ("commit", "memory"),
@@ -252,7 +265,7 @@ def test_planted_bug_is_found(plant: Callable[[Patch], None], monkeypatch: Patch
     assert any(is_found(seed, durability, log_kind) for seed in SEEDS)
 
 
-def is_found(seed: int, durability: Durability, log_kind: LogKind) -> bool:
+def is_found(seed: int, durability: Regime, log_kind: LogKind) -> bool:
     place = MEMORY_FILES if MEMORY_FILES.is_dir() else None
     with tempfile.TemporaryDirectory(prefix="chroma_async-simulation-", dir=place) as directory:
         try:

@@ -26,6 +26,8 @@ from chroma_async.settings import Durability, EngineSettings
 from chroma_async.wal import LogStore
 
 LogKind = Literal["memory", "sqlite"]
+Regime = Durability | Literal["mixed"]
+"""The durability of all processes; or each process chooses one."""
 
 SETTINGS = EngineSettings(
     allow_reset=True, graph_rows_min=24, segment_rows_max=40, apply_bytes_max=4_000, index_threads=1, reader_threads=1
@@ -81,6 +83,7 @@ class SimulatedProcess:
     engine: Engine
     compactor: Compactor
     logs: list[LogStore]
+    durability: Durability
     is_compacting: bool = False
     held: list[HeldView] = field(default_factory=list[HeldView])
 
@@ -91,7 +94,7 @@ class World:
 
     directory: Path
     seed: int
-    durability: Durability = "commit"
+    durability: Regime = "commit"
     log_kind: LogKind = "memory"
     rng: random.Random = field(init=False)
     clock: VirtualClock = field(default_factory=VirtualClock)
@@ -105,21 +108,28 @@ class World:
         self.files = SimulatedFiles(self.rng)
         self.entropy = SeededEntropy(self.seed)
         if self.log_kind == "memory":
-            self.medium = MemoryMedium(self.seed, self.durability)
+            self.medium = MemoryMedium(self.seed)
         else:
+            assert self.durability != "mixed", "what a power cut takes is played for one durability there"
             self.medium = SqliteMedium(self.directory, self.rng, self.durability)
 
     async def start(self) -> None:
         """Switch the machine on."""
-        self.log = await self.medium.open()
+        self.log = await self._open_log()
+
+    async def _open_log(self) -> LogStore:
+        """The history's own handle, which appends nothing."""
+        return await self.medium.open("off" if self.durability == "mixed" else self.durability)
 
     async def start_process(self) -> SimulatedProcess:
         brief = self.rng.choice([0.0, ALWAYS_BRIEF_SECONDS])
-        settings = replace(SETTINGS, brief_seconds=brief)
-        logs = [await self.medium.open() for _ in range(2)]
+        choices: list[Durability] = ["commit", "interval", "off"]
+        durability = self.rng.choice(choices) if self.durability == "mixed" else self.durability
+        settings = replace(SETTINGS, brief_seconds=brief, durability=durability)
+        logs = [await self.medium.open(durability) for _ in range(2)]
         engine = Engine(self.directory, logs[0], InlineWorkers(), settings, self._seams())
         await engine.start()
-        process = SimulatedProcess(engine, self._new_compactor(logs[1]), logs)
+        process = SimulatedProcess(engine, self._new_compactor(logs[1]), logs, durability)
         self.processes.append(process)
         return process
 
@@ -186,7 +196,7 @@ class World:
         newest = await self.medium.cut_power(handles)
         self.files.lose_unsynced()
         self.lock_holder.clear()
-        self.log = await self.medium.open()
+        self.log = await self._open_log()
         return newest
 
     async def close(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -45,6 +46,12 @@ def _place(command: F) -> F:
     return tenant(database(command))
 
 
+def _check_interval(_context: click.Context, _option: click.Parameter, seconds: float | None) -> float | None:
+    if seconds is not None and not 0 < seconds < math.inf:
+        raise click.BadParameter(f"must be more than 0 seconds, and finite. got={seconds}")
+    return seconds
+
+
 @app.command()
 @click.option(
     "--path",
@@ -72,7 +79,16 @@ def _place(command: F) -> F:
     "--durability",
     type=click.Choice(get_args(Durability)),
     default=_ENGINE.durability,
-    help="Acknowledge a write after fsync (commit), or before (off).",
+    help="Acknowledge a write after its fsync (commit), or before one that follows soon (interval), or never (off).",
+)
+@click.option(
+    "--sync-interval",
+    "sync_interval_seconds",
+    type=float,
+    callback=_check_interval,
+    help=f"With --durability interval: seconds that a write may wait for its fsync.  [default: "
+    f"{_ENGINE.sync_interval_seconds}]",
+    show_default=False,
 )
 @click.option(
     "--missing",
@@ -102,6 +118,7 @@ def run(
     allow_reset: bool,
     allow_network_file_system: bool,
     durability: Durability,
+    sync_interval_seconds: float | None,
     missing: Missing | None,
     cors_origin: tuple[str, ...],
     graceful_seconds: float,
@@ -109,6 +126,8 @@ def run(
     log_level: LogLevel,
 ) -> None:
     """Serve a data directory until told to stop."""
+    if sync_interval_seconds is not None and durability != "interval":
+        fail(f"--sync-interval is for --durability interval. durability={durability!r}")
     gc.disable()
     from chroma_async.server.run import StartError, run_server
 
@@ -116,6 +135,7 @@ def run(
 
     engine = EngineSettings(
         durability=durability,
+        sync_interval_seconds=sync_interval_seconds or _ENGINE.sync_interval_seconds,
         allow_reset=allow_reset,
         allow_network_file_system=allow_network_file_system,
         missing=missing,

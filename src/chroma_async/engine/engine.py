@@ -11,6 +11,7 @@ import sqlite3
 import tempfile
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
@@ -25,6 +26,7 @@ from chroma_async.engine.collection import CollectionReader
 from chroma_async.engine.compactor import COLLECTIONS, COMPACTOR_THREADS, Compactor
 from chroma_async.engine.directory import prepare_directory
 from chroma_async.engine.follower import Follower
+from chroma_async.engine.fsync import IntervalFsync
 from chroma_async.engine.handlers import HANDLERS
 from chroma_async.engine.handlers.registry import require_collection
 from chroma_async.engine.handlers.tenants import happened
@@ -73,7 +75,15 @@ class Engine:
             log,
             lambda name: CollectionReader(collections / name, self.follower.freed.get(name, Lsn(0)), self.open_readers),
         )
-        self.writer = Writer(log, self.follower, self.seams.clock, self.metrics, directory, settings.disk_reserve_bytes)
+        clock = self.seams.clock
+        self._fsync: IntervalFsync | None = None
+        if settings.durability == "interval":
+            interval = settings.sync_interval_seconds
+            self._fsync = IntervalFsync(log, clock, self.metrics, interval, self._stop_unsynced)
+        appended = self._fsync.appended if self._fsync is not None else _nothing
+        self.writer = Writer(
+            log, self.follower, clock, self.metrics, directory, settings.disk_reserve_bytes, appended=appended
+        )
         self._reads: WeakKeyDictionary[CollectionReader, tuple[PacedRunner, QueryBatcher]] = WeakKeyDictionary()
         self._here = Here(self)
         self._ready = False
@@ -97,6 +107,9 @@ class Engine:
         if self.follower.catalog.is_empty:
             await self._create_defaults()
         self._tasks.append(asyncio.create_task(self._follow(), name="chroma_async.follower"))
+        if self._fsync is not None:
+            self._fsync.appended()  # by a process, perhaps, that was killed before it did
+            self._tasks.append(asyncio.create_task(self._fsync.run(), name="chroma_async.fsync"))
         self._ready = True
 
     async def _create_defaults(self) -> None:
@@ -109,10 +122,12 @@ class Engine:
         await self.writer.submit(Proposal(decide))
 
     async def close(self) -> None:
-        """Append what is waiting, then let go of everything."""
+        """Append what is waiting, then let go of everything. With durability `interval`, everything is safe after it."""
         self._ready = False
         await self.writer.close()
         await self._stop_tasks()
+        if self._fsync is not None:
+            await self._fsync.sync()
         self.follower.close()
 
     async def abandon(self) -> None:
@@ -127,6 +142,9 @@ class Engine:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
+
+    def _stop_unsynced(self, error: BaseException) -> None:
+        self.writer.stop_unsynced(error)
 
     async def dispatch(self, call: Call[R]) -> R:
         """Answer a call.
@@ -277,6 +295,10 @@ class Engine:
                 logger.exception("follow.failed")
 
 
+def _nothing() -> None:
+    pass
+
+
 @asynccontextmanager
 async def open_engine(
     path: Path | None, settings: EngineSettings | None = None, *, compact: bool = True
@@ -290,11 +312,13 @@ async def open_engine(
         OSError: it can't be made or written to.
     """
     settings = settings or EngineSettings()
+    if path is None:
+        settings = replace(settings, durability="off")
     async with AsyncExitStack() as stack:
         directory = path.absolute() if path is not None else _temporary(stack)
         seams = Seams()
         prepare_directory(directory, seams.files, allow_network=path is None or settings.allow_network_file_system)
-        log = await SqliteLog.open(directory, durability="off" if path is None else settings.durability)
+        log = await SqliteLog.open(directory, durability=settings.durability)
         stack.push_async_callback(log.close)
         workers = ThreadWorkers(settings.reader_threads, "chroma_async.reader")
         stack.callback(workers.close)

@@ -85,13 +85,16 @@ class Writer:
         metrics: Metrics,
         directory: Path,
         disk_reserve_bytes: int = 0,
+        appended: Callable[[], None] = lambda: None,
     ) -> None:
+        """`appended` is called after each append, before anybody is told of it."""
         self._log = log
         self._follower = follower
         self._clock = clock
         self._metrics = metrics
         self._directory = directory
         self._reserve_bytes = disk_reserve_bytes
+        self._appended = appended
         self._limit: LimitError | None = None
         self._limited_bytes = 0
         self._inbox: list[Proposal[Any]] = []
@@ -233,6 +236,7 @@ class Writer:
                 raise  # the log knows that it kept nothing
             except Exception as error:
                 raise OutcomeUnknown from error
+            self._appended()
             self._metrics.append_entries.observe(len(draft.entries))
             self._metrics.committed_lsn.set(first + len(draft.entries) - 1)
             self._follower.accept(first, [(entry.collection, entry.payload) for entry in draft.entries], draft.catalog)
@@ -244,8 +248,15 @@ class Writer:
                 proposal.outcome.set_exception(error)
 
     def _stop_writing(self, group: Sequence[Proposal[Any]], error: BaseException) -> None:
+        self._refuse(group, "an append failed in a way that leaves its outcome unknown", error)
+
+    def stop_unsynced(self, error: BaseException) -> None:
+        """An fsync failed: take no more writes. What was acknowledged before it may not be on disk."""
+        self._refuse((), "the log could not be fsynced, so that its newest entries may be lost in a power cut", error)
+
+    def _refuse(self, group: Sequence[Proposal[Any]], what: str, error: BaseException) -> None:
         """A stopped database is a good database compared with a guessing one."""
-        self._refusal = f"an append failed in a way that leaves its outcome unknown; restart to go on. reason={error!r}"
+        self._refusal = f"{what}; restart to go on. reason={error!r}"
         logger.error("writer.stopped reason=%r", error)
         inbox, self._inbox = self._inbox, []
         self._fail([*group, *inbox], UnavailableError(f"writes are refused: {self._refusal}"))

@@ -24,7 +24,7 @@ import sqlite3
 import threading
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar, cast
@@ -195,6 +195,8 @@ class SqliteLog:
         self._holds = Holds()
         self._seen = Lsn(0)
         self._closed = False
+        self._durable_inode = 0
+        """Of the journal whose name in the directory is on disk too."""
 
     @classmethod
     async def open(cls, directory: Path, *, durability: Durability = "commit", create: bool = True) -> Self:
@@ -202,14 +204,15 @@ class SqliteLog:
 
         Args:
             directory: where the files are; made with `create`.
-            durability: `commit` fsyncs each append before it returns. `off` leaves that to the operating system: a
-                killed process loses nothing, a power cut loses the newest appends, never the order or the rest.
+            durability: `commit` fsyncs each append before it returns. `off` leaves that to the operating system, and
+                `interval` to the caller's `sync`: a killed process loses nothing, a power cut loses the newest appends,
+                never the order or the rest.
             create: without it, a directory that has no log is refused.
 
         Raises:
             FormatError: no log there, or one of a newer format, or a file that is something else.
             InsufficientStorageError, ResourceLimitError: opening takes 64 KB of room, a few handles, and a writable disk.
-            ValueError: a durability that this log does not offer.
+            ValueError: an unknown durability.
         """
         synchronous = _synchronous(durability)
         if not create and not (directory / FILE).exists():
@@ -420,7 +423,27 @@ class SqliteLog:
     async def sync(self) -> None:
         """See `LogStore.sync`. Commits are in SQLite's journal; an fsync of it, by anybody, makes them durable."""
         self._check_open()
-        await anyio.to_thread.run_sync(_sync_journal, self._directory)
+        await anyio.to_thread.run_sync(self._sync_journal)
+
+    def _sync_journal(self) -> None:
+        with ExitStack() as stack:
+
+            def opened(path: Path) -> int:
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                stack.callback(os.close, descriptor)
+                return descriptor
+
+            try:
+                journal, directory = opened(self._directory / f"{FILE}-wal"), opened(self._directory)
+            except FileNotFoundError:
+                return  # nobody has the log open: SQLite made all of it safe when the last one closed it
+            except OSError as error:
+                raise limit_error(error, self._directory) or error from error
+            os.fsync(journal)
+            inode = os.fstat(journal).st_ino
+            if inode != self._durable_inode:
+                os.fsync(directory)
+                self._durable_inode = inode
 
     async def tidy(self) -> bool:
         """See `LogStore.tidy`. Moves SQLite's journal into the file and empties it; one that is being read stays."""
@@ -526,24 +549,14 @@ async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
     raise cancellation
 
 
-def _sync_journal(directory: Path) -> None:
-    for path in (directory / f"{FILE}-wal", directory):
-        if path.exists():
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-
-
 def _synchronous(durability: Durability) -> str:
     match durability:
         case "commit":
             return "FULL"
-        case "off":
-            return "NORMAL"
+        case "interval" | "off":
+            return "NORMAL"  # not OFF: SQLite must not move a journal into its file before the journal is safe
         case _:
-            raise ValueError(f"this log does not offer that durability: choose commit or off. durability={durability!r}")
+            raise ValueError(f"unknown durability: choose commit, interval or off. durability={durability!r}")
 
 
 def _connection(file: Path) -> aiosqlite.Connection:

@@ -52,7 +52,9 @@ class LogStore(Protocol):
     1. LSNs are dense: the first entry has 1, each next one is one more. They are never reused, also after truncation
        and restart.
     2. `append` returns the LSN of the first entry after all of its entries and rows are durable at the configured
-       level. All of them, or none.
+       level. All of them, or none. With `commit` that is after an fsync; with `interval` and `off` before it, and with
+       `interval` who appends calls `sync` soon after. A log is shared by processes of different durability: what one
+       of them commits with an fsync takes what was appended before to the disk with it.
     3. `append(after=n)` appends only if the log ends at n; else it changes nothing and raises `LogConflict`.
     4. A caller that is cancelled while it appends leaves all of the call or nothing of it, and the store usable.
     5. An append whose operation ids were all appended before, within the window, appends nothing and returns the
@@ -112,7 +114,12 @@ class LogStore(Protocol):
     ) -> bool: ...
 
     async def sync(self) -> None:
-        """Make durable all that was appended before this call, by whichever process."""
+        """Make durable all that was appended before this call, by whichever process.
+
+        Raises:
+            InsufficientStorageError, ResourceLimitError: it was not begun; try again.
+            OSError: it failed, and what of the log is on disk is not known.
+        """
         ...
 
     async def oldest(self) -> Lsn:
