@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import time
@@ -38,6 +39,7 @@ class WatchedFile(Generic[T]):
         self._now = now
         self._looked_at = -LOOK_SECONDS
         self._stamp: Stamp | None = None
+        self._digest = b""
         self._value: T | None = None
         self._failure: str | None = "not read yet"
         self.generation = 0
@@ -71,7 +73,12 @@ class WatchedFile(Generic[T]):
             stamp = self._stat()
             if stamp == self._stamp:
                 return
-            value = self._parse(self._read())
+            text = self._read()
+            digest = hashlib.blake2b(text.encode()).digest()
+            if digest == self._digest:
+                self._stamp = stamp
+                return
+            value = self._parse(text)
         except OSError as error:
             self._fail(f"can't read the file: {error.strerror or error}. path={str(self.path)!r}")
         except UnicodeDecodeError:
@@ -81,7 +88,7 @@ class WatchedFile(Generic[T]):
         else:
             if self.generation:
                 logger.info("auth.reload path=%s", self.path)
-            self._stamp, self._value, self._failure = stamp, value, None
+            self._stamp, self._digest, self._value, self._failure = stamp, digest, value, None
             self.generation += 1
 
     def _stat(self) -> Stamp:
@@ -99,7 +106,7 @@ class WatchedFile(Generic[T]):
     def _fail(self, failure: str) -> None:
         if failure != self._failure and self.generation:
             logger.error("auth.unreadable refused=all reason=%s", failure)
-        self._stamp, self._value, self._failure = None, None, failure
+        self._stamp, self._digest, self._value, self._failure = None, b"", None, failure
         self.generation += 1
 
 
