@@ -16,6 +16,7 @@ import click
 from chroma_async.cli.backup import backup, restore
 from chroma_async.cli.console import EXIT_FAILED, fail, print_table
 from chroma_async.cli.import_chroma import import_chroma
+from chroma_async.cli.network import network_options, network_settings
 from chroma_async.cli.transfer import export_collection, import_collection
 from chroma_async.cli.verify import purge, rebuild, reindex, verify
 from chroma_async.model import DEFAULT_DATABASE, DEFAULT_TENANT
@@ -52,7 +53,7 @@ def _check_interval(_context: click.Context, _option: click.Parameter, seconds: 
     return seconds
 
 
-@app.command()
+@app.command(context_settings={"auto_envvar_prefix": "CHROMA_ASYNC"})
 @click.option(
     "--path",
     type=click.Path(path_type=Path),
@@ -67,6 +68,7 @@ def _check_interval(_context: click.Context, _option: click.Parameter, seconds: 
     "http_server",
     type=click.Choice(get_args(HttpServer)),
     default=_SERVER.http_server,
+    envvar="CHROMA_ASYNC_SERVER",
     help="Who speaks HTTP; uvicorn is faster, and an extra.",
 )
 @click.option("--allow-reset", is_flag=True, help="Let clients delete everything by reset().")
@@ -105,7 +107,7 @@ def _check_interval(_context: click.Context, _option: click.Parameter, seconds: 
     default=_SERVER.graceful_seconds,
     help="How long requests may go on after a stop was asked for.",
 )
-@click.option("--access-log", is_flag=True, help="Log every request.")
+@network_options
 @click.option(
     "--log-level", type=click.Choice(get_args(LogLevel)), default=_SERVER.log_level, help="Least severe level to log."
 )
@@ -122,8 +124,8 @@ def run(
     missing: Missing | None,
     cors_origin: tuple[str, ...],
     graceful_seconds: float,
-    access_log: bool,
     log_level: LogLevel,
+    **network: Any,
 ) -> None:
     """Serve a data directory until told to stop."""
     if sync_interval_seconds is not None and durability != "interval":
@@ -147,8 +149,8 @@ def run(
         http_server=http_server,
         graceful_seconds=graceful_seconds,
         cors_origins=cors_origin,
-        access_log=access_log,
         log_level=log_level,
+        **network_settings(network),
     )
     try:
         code = run_server(path, engine, server)
@@ -166,14 +168,21 @@ def version() -> None:
 
 
 @app.command()
-@click.option("--url", default=f"http://localhost:{_SERVER.port}", help="Where the server listens.")
+@click.option(
+    "--url", default=f"http://localhost:{_SERVER.port}", help="Where the server listens, with its path if it has one."
+)
+@click.option("--unix-socket", type=click.Path(path_type=Path), help="Unix socket on which it listens.")
 @click.option("--timeout", type=click.FloatRange(0.1), default=5.0, help="Seconds to wait for an answer.")
-def healthcheck(url: str, timeout: float) -> None:
+def healthcheck(url: str, unix_socket: Path | None, timeout: float) -> None:
     """Ask a server whether it can read and write; the exit code is 0 if so."""
     import httpx
 
+    transport = None if unix_socket is None else httpx.HTTPTransport(uds=str(unix_socket))
     try:
-        response = httpx.get(f"{url.rstrip('/')}/api/v2/healthcheck", timeout=timeout)
+        with httpx.Client(transport=transport, timeout=timeout) as client:
+            response = client.get(f"{url.rstrip('/')}/api/v2/healthcheck")
+            if response.status_code in (401, 403):  # it is there, and asks for credentials: what follows needs none
+                response = client.get(f"{url.rstrip('/')}/readyz")
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         fail(f"no answer. url={url!r} ({error or type(error).__name__})", EXIT_FAILED)
     if not response.is_success:
