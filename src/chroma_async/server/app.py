@@ -6,6 +6,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chroma_async.protocol import CALLS, Call, Heartbeat, WireResponse
@@ -16,7 +17,9 @@ from chroma_async.protocol.v1 import API_V1, LEGACY_ROUTES
 from chroma_async.server.answers import TRACE_HEADER, empty_response, send_response
 from chroma_async.server.body import BodyTimeout, ClientDisconnect, discard_body
 from chroma_async.server.endpoint import CallEndpoint, Dispatch, Host
+from chroma_async.server.forwarded import Forwarded
 from chroma_async.server.legacy import LegacyCallEndpoint
+from chroma_async.server.life import LIVE_PATH, READY_PATH, Life, Reason
 from chroma_async.server.routing import PathTable
 from chroma_async.settings import ServerSettings
 
@@ -29,20 +32,26 @@ DOCS_PATH: Final = "/docs"
 access_logger = logging.getLogger("chroma_async.access")
 
 
-def create_app(dispatch: Dispatch, settings: ServerSettings, access: Access | None = None) -> ASGIApp:
+def create_app(
+    dispatch: Dispatch, settings: ServerSettings, access: Access | None = None, life: Life | None = None
+) -> ASGIApp:
     """Return the application that answers every call of the catalogue by `dispatch`, with pages that describe them.
 
-    With `access`, only those who are known and may.
+    With `access`, only those who are known and may. `life` answers the probes. What is not configured has no layer.
+
+    Raises:
+        ValueError: a setting that can't be meant so.
     """
     app: ASGIApp
+    life = life or Life()
     if access is None:
-        app = Application(Host(dispatch, settings), Host(_refuse, settings))
+        app = Application(Host(dispatch, settings), Host(_refuse, settings), life)
     else:
         from chroma_async.server.auth.authentication import Authentication
         from chroma_async.server.auth.guard import Guard
 
         host = Host(Guard(dispatch, dispatch, access.note), settings)
-        app = Application(host, Host(Guard(_refuse, dispatch), settings))
+        app = Application(host, Host(Guard(_refuse, dispatch), settings), life)
         app = Authentication(app, access.authenticator, settings.body_timeout_seconds)
     if settings.cors_origins:
         from starlette.middleware.cors import CORSMiddleware
@@ -54,15 +63,19 @@ def create_app(dispatch: Dispatch, settings: ServerSettings, access: Access | No
             allow_headers=["*"],
             expose_headers=[TRACE_HEADER, LSN_HEADER],
         )
+    if settings.root_path or settings.trusted_proxies:
+        app = Forwarded(app, settings)
     return AccessLog(app) if settings.access_log else app
 
 
 class Application:
     """Hands each request to the endpoint of its path and method; `nobody` answers the calls that are always refused."""
 
-    def __init__(self, host: Host, nobody: Host) -> None:
+    def __init__(self, host: Host, nobody: Host, life: Life) -> None:
         self._refusal = Refusal(host.settings)
         self._paths = _call_routes(host, nobody, self._refusal)
+        for path, reason in ((LIVE_PATH, _alive), (READY_PATH, life.not_ready)):
+            self._paths.setdefault(path, MethodTable(self._refusal)).setdefault("GET", Probe(reason))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -130,6 +143,23 @@ class MethodTable:
             await endpoint(scope, receive, send)
 
 
+class Probe:
+    """Answers whether a process lives, or is ready: status 200, or 503 with the reason why not."""
+
+    def __init__(self, reason: Reason) -> None:
+        self._reason = reason
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        reason = self._reason()
+        body = {"status": "ok"} if reason is None else {"status": "unavailable", "reason": reason}
+        headers = {"cache-control": "no-store"}
+        await send_response(send, WireResponse(200 if reason is None else 503, orjson.dumps(body), headers))
+
+
+def _alive() -> None:
+    return None
+
+
 class AccessLog:
     """Logs every request when it is done, with its path as it was sent: an encoded newline stays encoded."""
 
@@ -141,6 +171,7 @@ class AccessLog:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
+        method, path = scope["method"], scope["raw_path"].decode("latin-1")
         status = 0
 
         async def send_and_note(message: Message) -> None:
@@ -151,7 +182,6 @@ class AccessLog:
         try:
             await self._app(scope, receive, send_and_note)
         finally:
-            method, path = scope["method"], scope["raw_path"].decode("latin-1")
             seconds = time.perf_counter() - started
             access_logger.info("request.done method=%s path=%s status=%d seconds=%.6f", method, path, status, seconds)
 
@@ -183,7 +213,7 @@ class _Page:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         from chroma_async.server.pages import pages
 
-        await pages()[self._path](scope, receive, send)
+        await pages(scope.get("root_path", ""))[self._path](scope, receive, send)
 
 
 async def _refuse(call: Call[Any]) -> Any:

@@ -130,7 +130,8 @@ def reason_of(error: Exception, path: str) -> str:
 
 def _watch_lifeline(loop: asyncio.AbstractEventLoop, duty: Duty) -> None:
     """Stop when the parent dies: in order if possible, but within some seconds even if the event loop hangs."""
-    seconds_max = duty.orders.server.graceful_seconds + _ORPHAN_SECONDS
+    server = duty.orders.server
+    seconds_max = server.drain_seconds + server.graceful_seconds + _ORPHAN_SECONDS
 
     def watch() -> None:
         while os.read(duty.orders.lifeline, 1024):

@@ -8,7 +8,9 @@ import ipaddress
 import logging
 import os
 import resource
-from contextlib import suppress
+import socket
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -18,7 +20,7 @@ from chroma_async.errors import FormatError
 from chroma_async.seams import SystemFiles
 from chroma_async.server.begin import BEGIN, Begin, fork, preload
 from chroma_async.server.child import STOPPING_SIGNALS, Orders, Role, reason_of
-from chroma_async.server.listen import ListenError, listen, url_of
+from chroma_async.server.listen import ListenError, inherited, listen, listen_unix, url_of
 from chroma_async.server.logs import configure_logs
 from chroma_async.server.memory import keep_blocks
 from chroma_async.server.supervisor import Child, GaveUp, NeverBegan, RestartPolicy, Supervisor
@@ -52,11 +54,7 @@ def run_server(
     _check_server(server.http_server)
     auth = auth or AuthSettings()
     _check_access(auth, server)
-    try:
-        bound = listen(server.host, server.port)
-    except ListenError as error:
-        raise StartError(str(error)) from error
-    with bound:
+    with _listening(server) as bound:
         check_directory(path.absolute(), allow_network=engine.allow_network_file_system)
         keep_blocks()
         _raise_descriptor_limit()
@@ -81,6 +79,23 @@ def run_server(
             logger.error("server.fail reason=%s", error)
             return EXIT_FAILED
     return EXIT_OK if orderly else EXIT_FAILED
+
+
+@contextmanager
+def _listening(server: ServerSettings) -> Generator[socket.socket]:
+    """The socket that systemd has handed over, a unix socket, or one of TCP."""
+    with ExitStack() as stack:
+        try:
+            taken = inherited()
+            if taken is not None:
+                bound = stack.enter_context(taken)
+            elif server.unix_socket is not None:
+                bound = stack.enter_context(listen_unix(Path(server.unix_socket)))
+            else:
+                bound = stack.enter_context(listen(server.host, server.port))
+        except ListenError as error:
+            raise StartError(str(error)) from error
+        yield bound
 
 
 def _check_server(name: HttpServer) -> None:
@@ -137,7 +152,7 @@ async def _supervise(orders: Orders, begin: Begin, url: str) -> bool:
         return Child(role, lambda status: begin(replace(orders, role=role, status=status)), policy)
 
     workers = [child("worker") for _ in range(orders.server.workers)]
-    supervisor = Supervisor(workers, child("compactor"), orders.server.graceful_seconds)
+    supervisor = Supervisor(workers, child("compactor"), orders.server.drain_seconds + orders.server.graceful_seconds)
     return await supervisor.run(stop, lambda: _print_welcome(orders, url))
 
 

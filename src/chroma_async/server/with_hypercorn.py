@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from collections.abc import Callable
 from typing import Any, Final, cast
+from urllib.parse import unquote
 
 import hypercorn.asyncio.run as hypercorn_run
 from hypercorn.asyncio import serve as hypercorn_serve  # pyright: ignore[reportUnknownVariableType]
 from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.config import Config
 from hypercorn.events import Event, Updated
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chroma_async.server.accept import HEAD_BYTES_MAX, start_server
 from chroma_async.settings import ServerSettings
 
 _CLOSE_SECONDS: Final = 1.0
+
+Header = tuple[bytes, bytes]
 
 
 class Settings(Config):
@@ -102,8 +106,68 @@ class AsyncioOfHypercorn:
         return getattr(asyncio, name)
 
 
-async def serve(app: ASGIApp, settings: ServerSettings, descriptor: int, stop: asyncio.Event) -> None:
+class Front:
+    """Stands before the application, for what Hypercorn leaves to it.
+
+    A target may name scheme and host (RFC 9112, 3.2.2). `Connection` is no header of HTTP/2; Hypercorn would send nothing at
+    all. And of HTTP/1.1 the answers say from `draining` on that their connection ends with them.
+    """
+
+    def __init__(self, app: ASGIApp, draining: asyncio.Event) -> None:
+        self._app = app
+        self._draining = draining
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            if not scope["raw_path"].startswith(b"/"):
+                _drop_authority(scope)
+            if scope["http_version"] == "2":
+                send = _Edited(send, _without_connection)
+            elif self._draining.is_set():
+                send = _Edited(send, _with_close)
+        await self._app(scope, receive, send)
+
+
+def _drop_authority(scope: Scope) -> None:
+    """Leave the path of `http://host/path`."""
+    scheme, found, rest = scope["raw_path"].partition(b"://")
+    if found and scheme.lower() in (b"http", b"https"):
+        scope["raw_path"] = b"/" + rest.partition(b"/")[2]
+        scope["path"] = unquote(scope["raw_path"].decode("ascii"))
+
+
+class _Edited:
+    """Sends an answer with other headers."""
+
+    __slots__ = ("_edit", "_send")
+
+    def __init__(self, send: Send, edit: Callable[[list[Header]], list[Header]]) -> None:
+        self._send = send
+        self._edit = edit
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = self._edit(list(message["headers"]))
+        await self._send(message)
+
+
+def _without_connection(headers: list[Header]) -> list[Header]:
+    return [header for header in headers if header[0] != b"connection"]
+
+
+def _with_close(headers: list[Header]) -> list[Header]:
+    return [*_without_connection(headers), (b"connection", b"close")]
+
+
+async def serve(
+    app: ASGIApp,
+    settings: ServerSettings,
+    descriptor: int,
+    stop: asyncio.Event,
+    draining: asyncio.Event | None = None,
+) -> None:
     """Serve until `stop` is set, and finish the requests that have begun, within the graceful timeout."""
+    app = Front(app, draining or stop)
     cast("Any", hypercorn_run).TCPServer = connect
     cast("Any", hypercorn_run).asyncio = AsyncioOfHypercorn()
     config = _config(settings, descriptor, stop)

@@ -24,6 +24,12 @@ from chroma_async.settings import ServerSettings
 _STATUS_HEAD_TOO_LARGE: Final = 431
 
 
+class Config(uvicorn.Config):
+    """uvicorn's settings, and whether connections are to end with their next answer."""
+
+    draining: asyncio.Event
+
+
 class Connection(HttpToolsProtocol):
     """A connection that has to send its requests' heads whole, in time, and not too large."""
 
@@ -56,6 +62,9 @@ class Connection(HttpToolsProtocol):
         self._in_head = False
         super().on_headers_complete()
 
+        if cast("Config", self.config).draining.is_set():
+            self.cycle.keep_alive = False
+
     def on_message_complete(self) -> None:
         super().on_message_complete()
         self._in_head = True
@@ -83,9 +92,17 @@ class Server(uvicorn.Server):
         self.started = True
 
 
-async def serve(app: ASGIApp, settings: ServerSettings, descriptor: int, stop: asyncio.Event) -> None:
+async def serve(
+    app: ASGIApp,
+    settings: ServerSettings,
+    descriptor: int,
+    stop: asyncio.Event,
+    draining: asyncio.Event | None = None,
+) -> None:
     """Serve until `stop` is set, and finish the requests that have begun, within the graceful timeout."""
-    server = Server(_config(app, settings))
+    config = _config(app, settings)
+    config.draining = draining or stop
+    server = Server(config)
 
     async def tell() -> None:
         await stop.wait()
@@ -97,9 +114,9 @@ async def serve(app: ASGIApp, settings: ServerSettings, descriptor: int, stop: a
     telling.cancel()
 
 
-def _config(app: ASGIApp, settings: ServerSettings) -> uvicorn.Config:
+def _config(app: ASGIApp, settings: ServerSettings) -> Config:
     logging.getLogger("uvicorn").setLevel(logging.ERROR)
-    return uvicorn.Config(
+    return Config(
         cast("Any", app),
         http=Connection,
         ws="none",

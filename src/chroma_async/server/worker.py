@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from starlette.types import ASGIApp
 
 from chroma_async.engine import open_engine
 from chroma_async.server.app import create_app
 from chroma_async.server.child import Duty, Orders
+from chroma_async.server.life import CompactorWatch, Life
 from chroma_async.settings import AuthSettings, HttpServer, ServerSettings
 
 if TYPE_CHECKING:  # loaded where it is asked for
@@ -26,8 +27,21 @@ BRIEF_SECONDS: Final = 0.01
 """A worker's loop has nothing to do but answer requests, so a read that is over sooner may run on it. With a limit of half
 of this, busy workers could get stuck in threads that fight for the interpreter."""
 
-Serve = Callable[[ASGIApp, ServerSettings, int, asyncio.Event], Awaitable[None]]
-"""Serves an application on the socket of a descriptor until told to stop, and finishes the requests that have begun."""
+
+class Serve(Protocol):
+    """Serves an application on the socket of a descriptor until `stop`, and finishes the requests that have begun.
+
+    From `draining` on, answers say that their connection ends with them.
+    """
+
+    def __call__(
+        self,
+        app: ASGIApp,
+        settings: ServerSettings,
+        descriptor: int,
+        stop: asyncio.Event,
+        draining: asyncio.Event | None = None,
+    ) -> Awaitable[None]: ...
 
 
 async def work(duty: Duty) -> None:
@@ -41,9 +55,23 @@ async def work(duty: Duty) -> None:
     sys.setswitchinterval(SWITCH_SECONDS)
     settings = replace(orders.engine, brief_seconds=BRIEF_SECONDS)
     async with open_engine(Path(orders.path), settings, compact=False) as engine:
-        app = create_app(engine.dispatch, orders.server, _access(orders))
+        life = Life(lambda: None if engine.is_ready else "the engine is not open", CompactorWatch(Path(orders.path)))
+        app = create_app(engine.dispatch, orders.server, _access(orders), life)
+        stop = asyncio.Event()
+        draining = asyncio.create_task(_drain(duty, life, stop))
         duty.report_ready()
-        await serve(app, orders.server, orders.socket, duty.stop)
+        try:
+            await serve(app, orders.server, orders.socket, stop, life.draining)
+        finally:
+            draining.cancel()
+
+
+async def _drain(duty: Duty, life: Life, stop: asyncio.Event) -> None:
+    """Let readiness go first: whoever probes it, and connections that are kept, can turn elsewhere before they must."""
+    await duty.stop.wait()
+    life.draining.set()
+    await asyncio.sleep(duty.orders.server.drain_seconds)
+    stop.set()
 
 
 def _access(orders: Orders) -> Access | None:
