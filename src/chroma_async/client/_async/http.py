@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from ssl import SSLContext
 from typing import TypeVar
 
 import httpx
@@ -34,7 +35,7 @@ class AsyncHttpTransport:
         timeout: httpx.Timeout,
         retry: RetryPolicy,
         limits: httpx.Limits,
-        verify: bool | str = True,
+        verify: bool | SSLContext = True,
     ) -> None:
         self._address = address
         self._headers = {**headers, "Accept": "application/json"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from ssl import SSLContext
 from typing import TypeVar
 
 import httpx
@@ -35,7 +36,7 @@ class HttpTransport:
         timeout: httpx.Timeout,
         retry: RetryPolicy,
         limits: httpx.Limits,
-        verify: bool | str = True,
+        verify: bool | SSLContext = True,
     ) -> None:
         self._address = address
         self._headers = {**headers, "Accept": "application/json"}
