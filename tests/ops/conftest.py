@@ -18,7 +18,9 @@ FETCH_SECONDS_MAX = 600.0
 @pytest.fixture(scope="session")
 def programs() -> Programs:
     """Programs of Debian, fetched when they are not here yet."""
-    done = subprocess.run([ROOT / "scripts" / "programs"], stdout=subprocess.PIPE, text=True, timeout=FETCH_SECONDS_MAX, check=True)
+    done = subprocess.run(
+        [ROOT / "scripts" / "programs"], stdout=subprocess.PIPE, text=True, timeout=FETCH_SECONDS_MAX, check=True
+    )
     return Programs(Path(done.stdout.strip()))
 
 

@@ -94,7 +94,9 @@ def accepts(port: int) -> bool:
 
 
 @contextlib.contextmanager
-def chroma_async(directory: Path, *options: str | Path, held: socket.socket | None = None) -> Iterator[subprocess.Popen[bytes]]:
+def chroma_async(
+    directory: Path, *options: str | Path, held: socket.socket | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     """Run our server on `directory`/data. `held` is a listening socket that is handed over to it as systemd does."""
     log = directory / "server.log"
     started = log.read_bytes().count(b"  path ") if log.exists() else 0

@@ -102,7 +102,10 @@ def write_nginx(directory: Path, authority: Authority, upstream: str, prefix: st
         },
     )
     where = (OPS / "nginx" / "chroma-async-upstream.conf").read_text()
-    write_nginx_files(directory, {"chroma-async.conf": site, "chroma-async-upstream.conf": adapted(where, {"unix:/run/chroma-async.sock": upstream})})
+    write_nginx_files(
+        directory,
+        {"chroma-async.conf": site, "chroma-async-upstream.conf": adapted(where, {"unix:/run/chroma-async.sock": upstream})},
+    )
     return directory / "nginx.conf"
 
 
