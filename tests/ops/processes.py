@@ -17,8 +17,13 @@ STOP_SECONDS_MAX = 40.0
 
 CHROMA_ASYNC = Path(sys.executable).with_name("chroma-async")
 
-# As systemd does: the socket is descriptor 3, and two variables say so.
-HAND_OVER = 'exec 3<&"$0"; export LISTEN_PID=$$ LISTEN_FDS=1; exec "$@"'
+HAND_OVER = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1")
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+"""As systemd does: the socket is descriptor 3, and two variables say so."""
 
 
 @contextlib.contextmanager
@@ -102,7 +107,7 @@ def chroma_async(
     started = log.read_bytes().count(b"  path ") if log.exists() else 0
     command: list[str | Path] = [CHROMA_ASYNC, "run", "--path", directory / "data", *options]
     if held is not None:
-        command = ["/bin/sh", "-c", HAND_OVER, str(held.fileno()), *command]
+        command = [sys.executable, "-c", HAND_OVER, str(held.fileno()), *command]
     with running(command, log, pass_fds=() if held is None else (held.fileno(),), directory=directory) as process:
         wait_until(lambda: log.read_bytes().count(b"  path ") > started, process, log)
         yield process

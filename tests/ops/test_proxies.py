@@ -201,7 +201,7 @@ def test_chromas_own_client_does_its_work(behind: Behind, authority: Authority) 
         chroma_client_auth_credentials=f"{USER}:{PASSWORD}",
         chroma_server_ssl_verify=str(authority.root),
     )
-    client = chromadb.HttpClient(f"https://localhost{PREFIX}", behind.below.port, ssl=True, settings=settings)
+    client = chromadb.HttpClient(behind.below.url, ssl=True, settings=settings)
     notes = client.create_collection("notes", embedding_function=None)
     notes.add(ids=["a", "b"], embeddings=[[1.0, 0.0], [0.0, 1.0]], documents=["first", "second"])
     assert notes.query(query_embeddings=[[0.9, 0.1]], n_results=1)["documents"] == [["first"]]
