@@ -16,7 +16,7 @@ from hypercorn.config import Config
 from hypercorn.events import Event, Updated
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from chroma_async.server.accept import HEAD_BYTES_MAX, start_server
+from chroma_async.server.accept import FIRST_REQUEST_SECONDS, HEAD_BYTES_MAX, start_server
 from chroma_async.settings import ServerSettings
 
 _CLOSE_SECONDS: Final = 1.0
@@ -47,9 +47,7 @@ class IdleTimer:
     async def restart(self, *_: object) -> None:
         """Begin to count anew."""
         await self.stop()
-        seconds = 0.0 if self._settings.stop.is_set() else self._settings.keep_alive_timeout
-        self._timer = self._connection.loop.call_later(seconds, self.expire)
-        self._settings.idle.add(self)
+        self._start(self._last_seconds if self._settings.stop.is_set() else self._settings.keep_alive_timeout)
 
     async def stop(self) -> None:
         if self._timer is not None:
@@ -57,8 +55,23 @@ class IdleTimer:
             self._timer = None
             self._settings.idle.discard(self)
 
-    def expire(self) -> None:
+    def hurry(self) -> None:
+        """Count the time that is left when the server stops."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._start(self._last_seconds)
+
+    def _start(self, seconds: float) -> None:
+        self._timer = self._connection.loop.call_later(seconds, self._expire)
+        self._settings.idle.add(self)
+
+    @property
+    def _last_seconds(self) -> float:
+        return 0.0 if self._connection.had_request else FIRST_REQUEST_SECONDS
+
+    def _expire(self) -> None:
         """Close the connection now, in a task of its own: its client may be slow to take what was sent."""
+        self._timer = None
         self._settings.idle.discard(self)
         self._connection.close_soon()
 
@@ -70,15 +83,26 @@ class Connection(TCPServer):
     minutes would use them all up.
     """
 
+    had_request = False
+
     _is_over = False
+    _is_idle = True
     _closing: asyncio.Task[None] | None = None
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.idle_task = cast("Any", IdleTimer(self, cast("Settings", self.config)))
 
+    async def run(self) -> None:
+        if self.writer.get_extra_info("socket") is not None:  # else its client has left already
+            await super().run()
+
     def close_soon(self) -> None:
-        self._closing = self.loop.create_task(self._initiate_server_close())
+        self._closing = self.loop.create_task(self._close_idle())
+
+    async def _close_idle(self) -> None:
+        if self._is_idle:  # still: a request may have come while this task waited for its turn
+            await self._initiate_server_close()
 
     async def _read_data(self) -> None:
         await super()._read_data()
@@ -86,8 +110,11 @@ class Connection(TCPServer):
         await self.idle_task.stop()
 
     async def protocol_send(self, event: Event) -> None:
-        if self._is_over and isinstance(event, Updated):
-            return  # idle again, after the answer to a request whose sender is gone: there is nothing to wait for
+        if isinstance(event, Updated):
+            self._is_idle = event.idle
+            self.had_request = True
+            if self._is_over:
+                return  # idle again, after the answer to a request whose sender is gone: there is nothing to wait for
         await super().protocol_send(event)
 
 
@@ -176,7 +203,7 @@ async def serve(
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
     for timer in list(config.idle):
-        timer.expire()
+        timer.hurry()
     # Hypercorn waits for connections without a limit on some versions of Python: a client that stops halfway through its
     # request would keep us here for ever.
     done, _ = await asyncio.wait({serving}, timeout=config.graceful_timeout + _CLOSE_SECONDS)
