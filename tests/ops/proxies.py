@@ -145,7 +145,7 @@ def caddyfile(authority: Authority, upstream: str, prefix: str, port: int) -> st
             CERTIFICATE: str(authority.certificate),
             KEY: str(authority.key),
             "path /*": f"path {prefix}/*",
-            "reverse_proxy 127.0.0.1:8000": f"reverse_proxy {upstream}",
+            "reverse_proxy unix//run/chroma-async.sock": f"reverse_proxy {upstream}",
         },
     )
 

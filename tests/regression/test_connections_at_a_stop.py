@@ -1,9 +1,9 @@
 """A server that stopped closed connections that it had just accepted: their requests, sent meanwhile, got no answer.
 
-A proxy that opens a connection for a request got an error for each of some hundred, whenever the server behind it was
-restarted. Three things could happen: accepting was cancelled when a connection was there already; a connection without a request
-counted as an idle one; and a request that arrived between the decision to close and the closing hung until the graceful
-timeout. A connection now has a second for its first request, and one with a request is not closed.
+A proxy that opens a connection for each request got some errors whenever the server behind it was restarted. Three things
+could happen: accepting was cancelled when a connection was there already; a connection without a request counted as an idle
+one; and a request that arrived between the decision to close and the closing hung until the graceful timeout. A connection
+now has a second for its first request, and one with a request is not closed.
 """
 
 from __future__ import annotations
