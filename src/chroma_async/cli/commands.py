@@ -13,6 +13,7 @@ from typing import Any, TypeVar, get_args
 
 import click
 
+from chroma_async.cli.audit import audit
 from chroma_async.cli.auth import auth, auth_options, auth_settings
 from chroma_async.cli.backup import backup, restore
 from chroma_async.cli.console import EXIT_FAILED, fail, print_table
@@ -34,6 +35,7 @@ def app() -> None:
 
 
 for _command in (
+    audit,
     auth,
     backup,
     restore,
