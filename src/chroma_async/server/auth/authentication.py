@@ -277,6 +277,10 @@ class Authenticator:
         return response
 
 
+def _threads(provider: Provider) -> Workers:
+    return ThreadWorkers(VERIFYING_THREADS, f"chroma_async.auth.{provider.name}")
+
+
 class _TooMany(RateLimitError):
     """Wrong credentials came too often; as other clients know it by its name and status."""
 
