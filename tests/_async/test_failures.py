@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 
 import httpx
+import msgspec
 import numpy as np
 import pytest
 from tests.api.raw_server import EMPTY, HEARTBEAT, RawServer, answer, fault, late, raw, reset
@@ -18,6 +19,7 @@ from chroma_async.model import Collection as Model
 from chroma_async.model import CollectionId
 from chroma_async.protocol import Call, GetTenant, Heartbeat, UpsertRecords
 from chroma_async.protocol.embeddings import EmbeddingBatch
+from chroma_async.protocol.results import WriteResult
 
 pytestmark = pytest.mark.anyio
 
@@ -136,6 +138,15 @@ async def test_a_timeout_says_which_one() -> None:
         error = await refused(server, UPSERT, read=0.1)
     assert "read timeout of 0.1 s" in str(error)
     assert len(server.requests) == 1
+
+
+async def test_a_write_that_waits_leaves_the_server_as_much_longer() -> None:
+    with RawServer(late(0.5, EMPTY)) as server:
+        call = msgspec.structs.replace(UPSERT, wait="applied", wait_seconds=5)
+        assert await ask(server.port, call, read=0.1) == WriteResult(lsn=None, reached="committed")
+    with RawServer(late(0.7, EMPTY)) as server:
+        error = await refused(server, msgspec.structs.replace(UPSERT, wait="applied", wait_seconds=0.2), read=0.1)
+    assert "read timeout of 0.3" in str(error)
 
 
 async def test_nobody_at_the_port_is_named_with_its_cause() -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import socket
 
 import httpx
+import msgspec
 import numpy as np
 import pytest
 from tests.api.raw_server import EMPTY, HEARTBEAT, RawServer, answer, fault, late, raw, reset
@@ -19,6 +20,7 @@ from chroma_async.model import Collection as Model
 from chroma_async.model import CollectionId
 from chroma_async.protocol import Call, GetTenant, Heartbeat, UpsertRecords
 from chroma_async.protocol.embeddings import EmbeddingBatch
+from chroma_async.protocol.results import WriteResult
 
 HTML = "<html>\n<head><title>502 Bad Gateway</title></head>\n</html>"
 UUID = "6b8ff5a8-3c8e-4b4e-9d3b-0f1a2b3c4d5e"
@@ -135,6 +137,15 @@ def test_a_timeout_says_which_one() -> None:
         error = refused(server, UPSERT, read=0.1)
     assert "read timeout of 0.1 s" in str(error)
     assert len(server.requests) == 1
+
+
+def test_a_write_that_waits_leaves_the_server_as_much_longer() -> None:
+    with RawServer(late(0.5, EMPTY)) as server:
+        call = msgspec.structs.replace(UPSERT, wait="applied", wait_seconds=5)
+        assert ask(server.port, call, read=0.1) == WriteResult(lsn=None, reached="committed")
+    with RawServer(late(0.7, EMPTY)) as server:
+        error = refused(server, msgspec.structs.replace(UPSERT, wait="applied", wait_seconds=0.2), read=0.1)
+    assert "read timeout of 0.3" in str(error)
 
 
 def test_nobody_at_the_port_is_named_with_its_cause() -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from starlette.types import ASGIApp
 
-from chroma_async.engine import open_engine
+from chroma_async.engine import Engine, open_engine
 from chroma_async.server.app import create_app
 from chroma_async.server.child import Duty, Orders
 from chroma_async.settings import AuthSettings, HttpServer, ServerSettings
@@ -43,7 +43,17 @@ async def work(duty: Duty) -> None:
     async with open_engine(Path(orders.path), settings, compact=False) as engine:
         app = create_app(engine.dispatch, orders.server, _access(orders))
         duty.report_ready()
-        await serve(app, orders.server, orders.socket, duty.stop)
+        stopping = asyncio.create_task(_end_waits(engine, duty.stop))
+        try:
+            await serve(app, orders.server, orders.socket, duty.stop)
+        finally:
+            stopping.cancel()
+
+
+async def _end_waits(engine: Engine, stop: asyncio.Event) -> None:
+    """Answer writes that wait for the compactor, as soon as this process is to stop."""
+    await stop.wait()
+    engine.progress.stop()
 
 
 def _access(orders: Orders) -> Access | None:

@@ -11,7 +11,14 @@ from uuid import UUID
 
 from chroma_async.client._sync.collection import Collection, DataLoader
 from chroma_async.client.address import DEFAULT_HOST, DEFAULT_PORT
-from chroma_async.client.checks import checked_metadata, checked_missing, checked_name, checked_optional_count
+from chroma_async.client.checks import (
+    checked_metadata,
+    checked_missing,
+    checked_name,
+    checked_optional_count,
+    checked_stage,
+    checked_wait_seconds,
+)
 from chroma_async.client.colours import Caller, Connectable, Lock
 from chroma_async.client.configuration import chosen_function, to_input
 from chroma_async.client.embedding import DEFAULT_EMBEDDING, EmbeddingArgument, require_same
@@ -29,7 +36,7 @@ from chroma_async.client.retry import RetryPolicy
 from chroma_async.client.settings import Settings, request_headers
 from chroma_async.client.transports.base import Transport
 from chroma_async.client.transports.embedded import EmbeddedTransport, engine_opener
-from chroma_async.model import DEFAULT_DATABASE, DEFAULT_TENANT
+from chroma_async.model import DEFAULT_DATABASE, DEFAULT_TENANT, Stage
 from chroma_async.model import Collection as Model
 from chroma_async.protocol import (
     Call,
@@ -39,6 +46,7 @@ from chroma_async.protocol import (
     CreateTenant,
     DeleteCollection,
     DeleteDatabase,
+    FlushDatabase,
     GetCollection,
     GetCollectionById,
     GetDatabase,
@@ -51,6 +59,7 @@ from chroma_async.protocol import (
     ListDatabases,
     Reset,
 )
+from chroma_async.protocol.results import FlushResult
 from chroma_async.protocol.system import Identity
 from chroma_async.settings import EngineSettings, Missing
 
@@ -155,6 +164,19 @@ class ClientAPI(Connectable):
     def get_user_identity(self) -> Identity:
         """Return who the server thinks we are."""
         return self.transport.send(GetIdentity())
+
+    def flush(self, wait: Stage = "applied", wait_seconds: float | None = None) -> FlushResult:
+        """Make durable all that was acknowledged before, and wait until all collections of the database have applied it.
+
+        See `Collection.flush`; `waiting` names the collections that have not come so far within `wait_seconds` (30).
+        """
+        call = FlushDatabase(
+            tenant=self.tenant,
+            database=self.database,
+            wait=checked_stage(wait),
+            wait_seconds=checked_wait_seconds(wait_seconds),
+        )
+        return self._send(call)
 
     def reset(self) -> bool:
         """Delete everything, in all tenants.
