@@ -52,6 +52,8 @@ EXPECTED: dict[str, Least] = {
     "QueryRecords": "read",
     "CountRecords": "read",
     "GetIndexingStatus": "read",
+    "FlushCollection": "write",
+    "FlushDatabase": "write",
     "Search": "read",
     "ForkCollection": "write",
     "CountForks": "read",
@@ -227,6 +229,7 @@ def ask(tenants: Tenants, endpoint: Endpoint, who: str, target: Target, missing:
             "ids": ["a"],
             "searches": [],
             "function_id": "f",
+            "wait": None,
             "output_collection": "out",
         }
         if endpoint.path.endswith("/query"):

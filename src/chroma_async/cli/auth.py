@@ -45,7 +45,7 @@ _OPTIONS: Final[Mapping[str, Mapping[str, Any]]] = {
 def auth_options(command: F) -> F:
     """The options of a server about who may call; the command takes them as one dictionary by `auth_settings`."""
     for name, details in reversed(list(_OPTIONS.items())):
-        arguments = {"envvar": PREFIX + name.upper(), "default": None, **details}
+        arguments: dict[str, Any] = {"envvar": PREFIX + name.upper(), "default": None, **details}
         command = click.option(f"--{name.replace('_', '-')}", name, **arguments)(command)
     return command
 

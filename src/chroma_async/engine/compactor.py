@@ -143,6 +143,7 @@ class Compactor:
         self._damaged: dict[CollectionId, float] = {}
         self._configured: dict[CollectionId, HnswConfiguration] = {}
         self._noticed = Lsn(-1)
+        self._synced = False
         self._stopping = False
         self._limit: LimitError | None = None
         self._follower: Follower[Backlog] = self._new_follower()
@@ -295,6 +296,7 @@ class Compactor:
     async def step(self) -> bool:
         """Do what there is to do, once; say whether there was something."""
         await self._follower.catch_up()
+        self._synced = False
         self._notice_configurations()
         busy = await self._delete_collections()  # first: on a full disk it makes the room that the rest needs
         await self._pay_off()
@@ -348,7 +350,7 @@ class Compactor:
         if collection is None or backlog is None or not backlog.entries or self._is_left_alone(collection_id):
             return False
         entries = self._take(backlog)
-        await self._log.sync()  # what is applied must not outlive its entry: the LSN would be given to another one
+        await self._sync_entries()
         with self._guarded(collection_id):
             applied = await self._work(lambda: self._apply(collection, entries))
         if self._is_left_alone(collection_id):
@@ -359,6 +361,15 @@ class Compactor:
         self._text_behind[collection_id] = None
         await self._truncate(collection_id, applied)
         return True
+
+    async def _sync_entries(self) -> None:
+        """Before any is applied: what is applied must not outlive its entry, whose LSN would be given to another one.
+
+        Once for each step: all entries that wait were read before it.
+        """
+        if not self._synced:
+            await self._log.sync()
+            self._synced = True
 
     async def _index_documents(self, *, lag_max: int) -> bool:
         """Bring full-text indexes that lack more documents than that a step nearer; say whether there was one."""
@@ -431,6 +442,8 @@ class Compactor:
             rows_min = min(REWRITE_ROWS_MIN, self._settings.segment_rows_max)
             while store.rewrite_segments(rows_min=rows_min) and not self._stopping:
                 pass
+            if len(self._text_behind) >= OPEN_STORES_MAX:  # it would be closed before its turn comes
+                store.index_documents(TEXT_CHUNK_DOCUMENTS)
             return store.applied
 
     def _store(self, collection_id: CollectionId) -> CollectionStore:

@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 from chroma_async.errors import FormatError, StorageCorrupt
-from chroma_async.model import Lsn, Precision, Space
+from chroma_async.model import HnswConfiguration, Lsn, Precision, Space
 
 FORMAT: Final = 1
 
@@ -32,6 +32,10 @@ class GraphRef(msgspec.Struct, frozen=True):
     max_neighbors: int = 16
     ef_construction: int = 100
     precision: Precision | None = None
+
+    def is_built_as(self, configuration: HnswConfiguration) -> bool:
+        wanted = (configuration.max_neighbors, configuration.ef_construction, configuration.precision)
+        return (self.max_neighbors, self.ef_construction, self.precision) == wanted
 
 
 class SegmentRef(msgspec.Struct, frozen=True):
@@ -71,6 +75,12 @@ class Manifest(msgspec.Struct, frozen=True):
     @property
     def rows(self) -> int:
         return sum(segment.rows for segment in self.segments)
+
+    def is_built_as(self, configuration: HnswConfiguration) -> bool:
+        """Whether the graphs were built for this configuration, and distances are taken in its space."""
+        graphs = [segment.graph for segment in self.segments if segment.graph is not None]
+        same_space = not self.rows or self.space == configuration.space
+        return same_space and all(graph.is_built_as(configuration) for graph in graphs)
 
     def files(self) -> frozenset[str]:
         """Names of the files and directories that this manifest reaches, relative to the collection's directory."""

@@ -17,6 +17,8 @@ from chroma_async.protocol.records import (
     AddRecords,
     CountRecords,
     DeleteRecords,
+    FlushCollection,
+    FlushDatabase,
     GetIndexingStatus,
     GetRecords,
     QueryRecords,
@@ -64,6 +66,8 @@ CALLS: Final[tuple[type[Call[Any]], ...]] = (
     QueryRecords,
     CountRecords,
     GetIndexingStatus,
+    FlushCollection,
+    FlushDatabase,
 )
 """The catalogue: the server's routes, the handlers and the documentation follow it. Literal paths stand before patterns."""
 
@@ -80,6 +84,8 @@ __all__ = [
     "DeleteCollection",
     "DeleteDatabase",
     "DeleteRecords",
+    "FlushCollection",
+    "FlushDatabase",
     "GetCollection",
     "GetCollectionById",
     "GetDatabase",

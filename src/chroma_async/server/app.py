@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chroma_async.protocol import CALLS, Call, Heartbeat, WireResponse
 from chroma_async.protocol.call import API_V2
-from chroma_async.protocol.records import LSN_HEADER
+from chroma_async.protocol.records import LSN_HEADER, REACHED_HEADER
 from chroma_async.protocol.unsupported import UNSUPPORTED
 from chroma_async.protocol.v1 import API_V1, LEGACY_ROUTES
 from chroma_async.server.answers import TRACE_HEADER, empty_response, send_response
@@ -61,7 +61,7 @@ def create_app(
             allow_origins=settings.cors_origins,
             allow_methods=["*"],
             allow_headers=["*"],
-            expose_headers=[TRACE_HEADER, LSN_HEADER],
+            expose_headers=[TRACE_HEADER, LSN_HEADER, REACHED_HEADER],
         )
     if settings.root_path or settings.trusted_proxies:
         app = Forwarded(app, settings)

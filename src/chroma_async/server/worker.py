@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from starlette.types import ASGIApp
 
-from chroma_async.engine import open_engine
+from chroma_async.engine import Engine, open_engine
 from chroma_async.server.app import create_app
 from chroma_async.server.child import Duty, Orders
 from chroma_async.server.life import CompactorWatch, Life
@@ -58,12 +58,13 @@ async def work(duty: Duty) -> None:
         life = Life(lambda: None if engine.is_ready else "the engine is not open", CompactorWatch(Path(orders.path)))
         app = create_app(engine.dispatch, orders.server, _access(orders), life)
         stop = asyncio.Event()
-        draining = asyncio.create_task(_drain(duty, life, stop))
         duty.report_ready()
+        tasks = [asyncio.create_task(_drain(duty, life, stop)), asyncio.create_task(_end_waits(engine, stop))]
         try:
             await serve(app, orders.server, orders.socket, stop, life.draining)
         finally:
-            draining.cancel()
+            for task in tasks:
+                task.cancel()
 
 
 async def _drain(duty: Duty, life: Life, stop: asyncio.Event) -> None:
@@ -72,6 +73,12 @@ async def _drain(duty: Duty, life: Life, stop: asyncio.Event) -> None:
     life.draining.set()
     await asyncio.sleep(duty.orders.server.drain_seconds)
     stop.set()
+
+
+async def _end_waits(engine: Engine, stop: asyncio.Event) -> None:
+    """Answer writes that wait for the compactor, as soon as this process is to stop."""
+    await stop.wait()
+    engine.progress.stop()
 
 
 def _access(orders: Orders) -> Access | None:

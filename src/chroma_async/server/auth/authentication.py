@@ -75,9 +75,7 @@ class Authenticator:
                 self._by_scheme.setdefault(scheme, []).append(provider)
         self._name_header = None if name_header is None else name_header.lower().encode("latin-1")
         self._headers = self._read_headers()
-        self._make_workers = workers or (
-            lambda provider: ThreadWorkers(VERIFYING_THREADS, f"chroma_async.auth.{provider.name}")
-        )
+        self._make_workers = workers or _threads
         self._workers: dict[str, Workers] = {}
         self._now = now
         self._key = secrets.token_bytes(32)
@@ -275,6 +273,10 @@ class Authenticator:
         if isinstance(error, AuthorizationError) and self._challenge:
             return replace(response, headers={**response.headers, "www-authenticate": self._challenge})
         return response
+
+
+def _threads(provider: Provider) -> Workers:
+    return ThreadWorkers(VERIFYING_THREADS, f"chroma_async.auth.{provider.name}")
 
 
 class _TooMany(RateLimitError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import importlib.util
 import warnings
 from collections.abc import Mapping
 from functools import cache
@@ -130,9 +131,11 @@ def _checked(stored: str) -> str:
             "chroma-async auth user"
         )
     try:
-        _context().handler(kind).from_string(stored)
+        is_whole = bool(_context().handler(kind).from_string(stored).checksum)
     except (ValueError, TypeError):
-        raise ValueError("the hash is cut off or damaged") from None
+        is_whole = False
+    if not is_whole:
+        raise ValueError("the hash is cut off or damaged")
     _check_backend(kind)
     return stored
 
@@ -140,11 +143,8 @@ def _checked(stored: str) -> str:
 @cache
 def _check_backend(kind: str) -> None:
     """Find out whether a kind of hash can be computed here, before somebody depends on it."""
-    if kind == "argon2":
-        try:
-            import argon2  # noqa: F401
-        except ImportError:
-            raise ValueError("argon2 is not installed: pip install 'chroma-async[argon2]'") from None
+    if kind == "argon2" and importlib.util.find_spec("argon2") is None:
+        raise ValueError("argon2 is not installed: pip install 'chroma-async[argon2]'")
     try:
         _context().verify(b"x", _context().handler(kind).using(**_CHEAP.get(kind, {})).hash("x"))
     except Exception as error:

@@ -61,12 +61,15 @@ def build_access(settings: AuthSettings, trusted_proxies: Sequence[str] = (), *,
             raise AuthConfigError("--auth-roles-file needs a provider: give one of the other --auth-... options")
         return None
     note = None if settings.audit_log is None else parts.audit(settings.audit_log)
+    for path in parts.open_files:
+        logger.warning("auth.file path=%s reason='everybody on this machine may read it: chmod o-r'", path)
     return Access(Authenticator(providers, name_header=settings.proxy_header), note)
 
 
 class _Parts:
     def __init__(self, check: bool) -> None:
         self._check = check
+        self.open_files: list[str] = []
 
     def providers(self, settings: AuthSettings, trusted_proxies: Sequence[str]) -> list[Provider]:
         roles = self._roles(settings)
@@ -160,7 +163,7 @@ class _Parts:
         if self._check:
             found.check()
             if not looks_private(Path(path)):
-                logger.warning("auth.file path=%s reason='everybody on this machine may read it: chmod o-r'", path)
+                self.open_files.append(path)
         return found
 
     def _fixed(self, text: str, parse: Callable[[str], T]) -> FixedValue[T]:

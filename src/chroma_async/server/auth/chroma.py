@@ -264,10 +264,11 @@ def _users_of(text: str) -> list[tuple[dict[str, Any], list[str]]]:
     users: object = cast("dict[str, object]", decoded).get("users") if isinstance(decoded, dict) else decoded
     if not isinstance(users, list) or not users:
         raise ValueError("there must be a list `users` of objects with `id` and `tokens`")
-    return [(_user(user), _digests(user)) for user in users]
+    found = [_user(user) for user in cast("list[object]", users)]
+    return [(user, _digests(user)) for user in found]
 
 
-def _user(user: Any) -> dict[str, Any]:
+def _user(user: object) -> dict[str, Any]:
     if not isinstance(user, dict) or not isinstance(cast("dict[str, object]", user).get("id"), str):
         raise ValueError("each user must be an object with a text `id`")
     return cast("dict[str, Any]", user)
@@ -280,7 +281,7 @@ def _digests(user: dict[str, Any]) -> list[str]:
     if not isinstance(tokens, list) or not tokens:
         raise ValueError(f"a user needs a list of tokens. user={user['id']!r}")
     found: list[str] = []
-    for item in tokens:
+    for item in cast("list[object]", tokens):
         token = cast("dict[str, object]", item).get("token") if isinstance(item, dict) else item
         if not isinstance(token, str):
             raise ValueError(f"a token must be text: put it into quotes. user={user['id']!r}")
@@ -302,7 +303,7 @@ def parse_chroma_roles(text: str) -> Roles:
         raise ValueError("there must be an object `roles_mapping` and a list `users`")
     actions = {str(name): _actions(str(name), role) for name, role in cast("dict[object, Any]", mapping).items()}
     names: dict[str, tuple[Grant, ...]] = {}
-    for item in users:
+    for item in cast("list[object]", users):
         user = _user(item)
         check_name(user["id"])
         role = str(user.get("role"))

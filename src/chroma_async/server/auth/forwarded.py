@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import Final
+
 from chroma_async.server.auth.files import Source
 from chroma_async.server.auth.identity import Identity
 from chroma_async.server.auth.lines import Roles, check_name
 from chroma_async.server.auth.provider import Credential, Rejected, Scheme, Verified
 from chroma_async.server.peers import TrustedPeers
+
+CACHED_MAX: Final = 10_000
 
 
 class ForwardedProvider:
@@ -18,8 +23,9 @@ class ForwardedProvider:
     challenge: str | None = None
 
     def __init__(self, trusted: TrustedPeers, roles: Source[Roles]) -> None:
-        self._trusted = trusted
+        self._is_trusted = lru_cache(maxsize=CACHED_MAX)(trusted.__contains__)
         self._roles = roles
+        self._identity = lru_cache(maxsize=CACHED_MAX)(self._made)
 
     @property
     def generation(self) -> object:
@@ -33,11 +39,15 @@ class ForwardedProvider:
         return
 
     def verify(self, credential: Credential) -> Verified:
-        if credential.peer not in self._trusted:
+        if not self._is_trusted(credential.peer):
             raise Rejected(f"not from a trusted proxy. peer={credential.peer!r}")
+        return Verified(self._identity(credential.value, self._roles.current()), 0.0)
+
+    def _made(self, value: bytes, roles: Roles) -> Identity:
+        """The identity of a name; made anew when the roles were read anew."""
         try:
-            name = credential.value.decode("utf-8")
+            name = value.decode("utf-8")
             check_name(name)
         except ValueError:
             raise Rejected("not a name") from None
-        return Verified(Identity(name, self._roles.current().of(name), self.name), 0.0)
+        return Identity(name, roles.of(name), self.name)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Final, Literal
 
 EVERY: Final = "*"
@@ -82,9 +81,11 @@ class Identity:
         return found
 
     @cached_property
-    def home(self) -> tuple[str, list[str]]:
+    def home(self) -> tuple[str | None, list[str]]:
         """The tenant and the databases that are this identity's, as Chroma's clients want to be told: `*` for more than one
-        tenant, `["*"]` where databases can't be named."""
+        tenant, `["*"]` where databases can't be named, none of both where nothing is allowed."""
+        if not self.grants:
+            return None, []
         tenants = {name for grant in self.grants for name in grant.tenants}
         databases = {name for grant in self.grants for name in grant.databases}
         one = len(tenants) == 1 and not any(EVERY in name for name in tenants)
@@ -94,17 +95,21 @@ class Identity:
 
 def matches(patterns: Sequence[str], name: str) -> bool:
     """Whether a name is one of the patterns."""
-    for pattern in patterns:
-        if pattern in (EVERY, name):
-            return True
-        if EVERY in pattern and _compiled(pattern).fullmatch(name):
-            return True
-    return False
+    return any(pattern in (EVERY, name) or (EVERY in pattern and _matches(pattern, name)) for pattern in patterns)
 
 
-@lru_cache(maxsize=1024)
-def _compiled(pattern: str) -> re.Pattern[str]:
-    return re.compile(".*".join(map(re.escape, re.sub(r"\*+", EVERY, pattern).split(EVERY))), re.DOTALL)
+def _matches(pattern: str, name: str) -> bool:
+    """Look for the parts between the wildcards one after another: a pattern with many of them takes no longer."""
+    first, *middle, last = pattern.split(EVERY)
+    position, end = len(first), len(name) - len(last)
+    if position > end or not name.startswith(first) or not name.endswith(last):
+        return False
+    for part in middle:
+        found = name.find(part, position, end)
+        if found < 0:
+            return False
+        position = found + len(part)
+    return True
 
 
 IDENTITY: Final[ContextVar[Identity | None]] = ContextVar("chroma_async.identity", default=None)

@@ -33,7 +33,7 @@ _MADE_TOKEN_LENGTH: Final = 43
 """Of 62 characters: 256 bits."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Roles:
     """What each name and each group may do."""
 
