@@ -86,6 +86,10 @@ class ServerSettings:
     proxy_headers: ProxyHeaders = setting(
         "x-forwarded", "which forwarding headers trusted proxies set: X-Forwarded-For and its kin, or Forwarded (RFC 7239)"
     )
+    request_ids: bool = setting(
+        False, "whether every answer names its request's id, X-Request-Id; an access log does that too"
+    )
+    metrics: bool = setting(False, "whether GET /metrics answers with what all processes have counted, for Prometheus")
     drain_seconds: float = setting(
         0.5, "how long requests are still accepted after a stop was asked for, while /readyz says that it comes"
     )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -153,3 +155,45 @@ def test_options_come_from_the_environment(start: Callable[..., Server]) -> None
     httpx.get(server.url + "/x/api/v2/heartbeat", headers={"X-Forwarded-For": "203.0.113.9"})
     assert "path=/x/api/v2/heartbeat" in server.log()
     assert server.stop() == 0
+
+
+def scrape(url: str) -> dict[str, float]:
+    """The samples of a scrape, by name and labels."""
+    lines = httpx.get(url + "/metrics").text.splitlines()
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if not line.startswith("#"))}
+
+
+def test_a_scrape_shows_the_sums_of_all_workers_also_of_dead_ones(start: Callable[..., Server]) -> None:
+    server = start("--port", "0", "--workers", "2", "--metrics")
+    requests = 'chroma_async_http_requests_total{call="Heartbeat",status="200"}'
+    for _ in range(40):
+        assert httpx.get(server.url + "/api/v2/heartbeat").status_code == 200
+    assert [scrape(server.url)[requests] for _ in range(6)] == [40] * 6
+    with chroma_async.HttpClient(host=server.url) as client:
+        docs = client.create_collection("docs", embedding_function=None)
+        docs.add(ids=["a"], embeddings=[[1.0, 2.0]])
+    counted = scrape(server.url)
+    assert counted['chroma_async_calls_total{call="AddRecords",outcome="ok"}'] == 1
+    assert counted["chroma_async_append_seconds_count"] >= 2
+    assert counted["chroma_async_committed_lsn"] >= 2
+    assert counted["chroma_async_http_requests_in_flight"] == 1
+    first = int(re.findall(r"worker\.start pid=(\d+)", server.log())[0])
+    os.kill(first, signal.SIGKILL)
+    end = time.monotonic() + 20
+    while len(re.findall(r"worker\.start", server.log())) < 3:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    for _ in range(20):
+        assert httpx.get(server.url + "/api/v2/heartbeat").status_code == 200
+    counted = scrape(server.url)
+    assert counted[requests] == 60
+    assert counted["chroma_async_http_requests_in_flight"] == 1
+    assert server.stop() == 0
+
+
+def test_json_access_log_is_json_line_by_line(start: Callable[..., Server]) -> None:
+    server = start("--port", "0", "--workers", "1", "--access-log", "json", "--log-level", "error")
+    assert httpx.get(server.url + "/api/v2/heartbeat").headers["x-request-id"]
+    assert server.stop() == 0
+    (line,) = server.log().splitlines()
+    assert json.loads(line)["path"] == "/api/v2/heartbeat"

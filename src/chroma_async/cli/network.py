@@ -68,6 +68,16 @@ _OPTIONS: Final = (
         help="How long requests are still accepted after a stop was asked for, while /readyz says that it comes.",
     ),
     click.option(
+        "--metrics/--no-metrics",
+        default=_SERVER.metrics,
+        help="Answer GET /metrics with what all processes have counted, for Prometheus.",
+    ),
+    click.option(
+        "--request-ids/--no-request-ids",
+        default=_SERVER.request_ids,
+        help="Name every request's id in its answer, X-Request-Id; --access-log does that too.",
+    ),
+    click.option(
         "--access-log",
         is_flag=False,
         flag_value="text",

@@ -34,14 +34,14 @@ def empty_response(status: int, **headers: str) -> WireResponse:
     return WireResponse(status=status, body=b"", headers=headers)
 
 
-def error_response(error: ChromaError) -> WireResponse:
-    """Return the answer that a client turns back into this error."""
-    return _error_response(error, secrets.token_hex(16))
+def error_response(error: ChromaError, trace: str | None = None) -> WireResponse:
+    """Return the answer that a client turns back into this error. `trace` is the request's id, if it has one."""
+    return _error_response(error, trace or secrets.token_hex(16))
 
 
-def unexpected_response(error: Exception, call: str) -> WireResponse:
+def unexpected_response(error: Exception, call: str, trace: str | None = None) -> WireResponse:
     """Log an error that nobody foresaw, and answer without its details: they may hold what a caller mustn't see."""
-    trace = secrets.token_hex(16)
+    trace = trace or secrets.token_hex(16)
     logger.error("request.failed call=%s trace_id=%s", call, trace, exc_info=error)
     return _error_response(InternalError(f"internal error; the server's log has the details. trace_id={trace}"), trace)
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-import time
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from chroma_async.metrics import HttpMetrics
 from chroma_async.protocol import CALLS, Call, Heartbeat, WireResponse
 from chroma_async.protocol.call import API_V2
 from chroma_async.protocol.records import LSN_HEADER, REACHED_HEADER
@@ -20,7 +19,9 @@ from chroma_async.server.endpoint import CallEndpoint, Dispatch, Host
 from chroma_async.server.forwarded import Forwarded
 from chroma_async.server.legacy import LegacyCallEndpoint
 from chroma_async.server.life import LIVE_PATH, READY_PATH, Life, Reason
+from chroma_async.server.observe import Observed
 from chroma_async.server.routing import PathTable
+from chroma_async.server.shared_metrics import METRICS_PATH, MetricsPage
 from chroma_async.settings import ServerSettings
 
 if TYPE_CHECKING:  # loaded where it is asked for
@@ -29,15 +30,21 @@ if TYPE_CHECKING:  # loaded where it is asked for
 OPENAPI_PATH: Final = "/openapi.json"
 DOCS_PATH: Final = "/docs"
 
-access_logger = logging.getLogger("chroma_async.access")
+EXPOSED_HEADERS: Final = (TRACE_HEADER, LSN_HEADER, REACHED_HEADER, "x-request-id", "retry-after")
+"""What programs in browsers may read, beside what they always may."""
 
 
 def create_app(
-    dispatch: Dispatch, settings: ServerSettings, access: Access | None = None, life: Life | None = None
+    dispatch: Dispatch,
+    settings: ServerSettings,
+    life: Life | None = None,
+    metrics: MetricsPage | None = None,
+    access: Access | None = None,
 ) -> ASGIApp:
     """Return the application that answers every call of the catalogue by `dispatch`, with pages that describe them.
 
-    With `access`, only those who are known and may. `life` answers the probes. What is not configured has no layer.
+    With `access`, only those who are known and may. `life` answers the probes, `metrics` the scrapes. What is not configured
+    has no layer.
 
     Raises:
         ValueError: a setting that can't be meant so.
@@ -45,13 +52,13 @@ def create_app(
     app: ASGIApp
     life = life or Life()
     if access is None:
-        app = Application(Host(dispatch, settings), Host(_refuse, settings), life)
+        app = Application(Host(dispatch, settings), Host(_refuse, settings), life, metrics)
     else:
         from chroma_async.server.auth.authentication import Authentication
         from chroma_async.server.auth.guard import Guard
 
         host = Host(Guard(dispatch, dispatch, access.note), settings)
-        app = Application(host, Host(Guard(_refuse, dispatch), settings), life)
+        app = Application(host, Host(Guard(_refuse, dispatch), settings), life, metrics)
         app = Authentication(app, access.authenticator, settings.body_timeout_seconds)
     if settings.cors_origins:
         from starlette.middleware.cors import CORSMiddleware
@@ -61,21 +68,25 @@ def create_app(
             allow_origins=settings.cors_origins,
             allow_methods=["*"],
             allow_headers=["*"],
-            expose_headers=[TRACE_HEADER, LSN_HEADER, REACHED_HEADER],
+            expose_headers=EXPOSED_HEADERS,
         )
     if settings.root_path or settings.trusted_proxies:
         app = Forwarded(app, settings)
-    return AccessLog(app) if settings.access_log else app
+    if settings.access_log or settings.request_ids or metrics:
+        app = Observed(app, settings.access_log, HttpMetrics() if metrics else None)
+    return app
 
 
 class Application:
     """Hands each request to the endpoint of its path and method; `nobody` answers the calls that are always refused."""
 
-    def __init__(self, host: Host, nobody: Host, life: Life) -> None:
+    def __init__(self, host: Host, nobody: Host, life: Life, metrics: MetricsPage | None) -> None:
         self._refusal = Refusal(host.settings)
         self._paths = _call_routes(host, nobody, self._refusal)
         for path, reason in ((LIVE_PATH, _alive), (READY_PATH, life.not_ready)):
             self._paths.setdefault(path, MethodTable(self._refusal)).setdefault("GET", Probe(reason))
+        if metrics is not None:
+            self._paths.setdefault(METRICS_PATH, MethodTable(self._refusal)).setdefault("GET", metrics)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -158,32 +169,6 @@ class Probe:
 
 def _alive() -> None:
     return None
-
-
-class AccessLog:
-    """Logs every request when it is done, with its path as it was sent: an encoded newline stays encoded."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        started = time.perf_counter()
-        method, path = scope["method"], scope["raw_path"].decode("latin-1")
-        status = 0
-
-        async def send_and_note(message: Message) -> None:
-            nonlocal status
-            status = message.get("status", status)
-            await send(message)
-
-        try:
-            await self._app(scope, receive, send_and_note)
-        finally:
-            seconds = time.perf_counter() - started
-            access_logger.info("request.done method=%s path=%s status=%d seconds=%.6f", method, path, status, seconds)
 
 
 def _call_routes(host: Host, nobody: Host, refusal: Refusal) -> PathTable[MethodTable]:

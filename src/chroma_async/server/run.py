@@ -23,6 +23,7 @@ from chroma_async.server.child import STOPPING_SIGNALS, Orders, Role, reason_of
 from chroma_async.server.listen import ListenError, inherited, listen, listen_unix, url_of
 from chroma_async.server.logs import configure_logs
 from chroma_async.server.memory import keep_blocks
+from chroma_async.server.shared_metrics import metrics_directory
 from chroma_async.server.supervisor import Child, GaveUp, NeverBegan, RestartPolicy, Supervisor
 from chroma_async.settings import AuthSettings, EngineSettings, HttpServer, ServerSettings
 
@@ -50,11 +51,11 @@ def run_server(
         StartError: the address, the directory or a file of credentials can't be used, or the HTTP server is not installed;
             nothing was started.
     """
-    configure_logs(server.log_level)
+    configure_logs(server.log_level, server.access_log)
     _check_server(server.http_server)
     auth = auth or AuthSettings()
     _check_access(auth, server)
-    with _listening(server) as bound:
+    with _listening(server) as bound, ExitStack() as stack:
         check_directory(path.absolute(), allow_network=engine.allow_network_file_system)
         keep_blocks()
         _raise_descriptor_limit()
@@ -67,6 +68,7 @@ def run_server(
             socket=bound.fileno(),
             lifeline=lifeline,
             status=-1,
+            metrics=stack.enter_context(metrics_directory()) if server.metrics else None,
             engine=engine,
             server=server,
             auth=auth,
@@ -148,11 +150,13 @@ async def _supervise(orders: Orders, begin: Begin, url: str) -> bool:
         loop.add_signal_handler(number, stop.set)
     policy = RestartPolicy()
 
-    def child(role: Role) -> Child:
-        return Child(role, lambda status: begin(replace(orders, role=role, status=status)), policy)
+    def child(role: Role, name: str) -> Child:
+        return Child(role, lambda status: begin(replace(orders, role=role, name=name, status=status)), policy)
 
-    workers = [child("worker") for _ in range(orders.server.workers)]
-    supervisor = Supervisor(workers, child("compactor"), orders.server.drain_seconds + orders.server.graceful_seconds)
+    workers = [child("worker", f"worker-{number}") for number in range(orders.server.workers)]
+    supervisor = Supervisor(
+        workers, child("compactor", "compactor"), orders.server.drain_seconds + orders.server.graceful_seconds
+    )
     return await supervisor.run(stop, lambda: _print_welcome(orders, url))
 
 

@@ -15,6 +15,7 @@ from chroma_async.engine import Engine, open_engine
 from chroma_async.server.app import create_app
 from chroma_async.server.child import Duty, Orders
 from chroma_async.server.life import CompactorWatch, Life
+from chroma_async.server.shared_metrics import MetricsPage
 from chroma_async.settings import AuthSettings, HttpServer, ServerSettings
 
 if TYPE_CHECKING:  # loaded where it is asked for
@@ -56,7 +57,8 @@ async def work(duty: Duty) -> None:
     settings = replace(orders.engine, brief_seconds=BRIEF_SECONDS)
     async with open_engine(Path(orders.path), settings, compact=False) as engine:
         life = Life(lambda: None if engine.is_ready else "the engine is not open", CompactorWatch(Path(orders.path)))
-        app = create_app(engine.dispatch, orders.server, _access(orders), life)
+        metrics = None if orders.metrics is None else MetricsPage.shared(orders.metrics)
+        app = create_app(engine.dispatch, orders.server, life, metrics, _access(orders))
         stop = asyncio.Event()
         duty.report_ready()
         tasks = [asyncio.create_task(_drain(duty, life, stop)), asyncio.create_task(_end_waits(engine, stop))]
