@@ -169,10 +169,10 @@ def test_sync_client_ingests_100_megabytes_in_several_requests(behind: Behind, a
     rows, dimension = 25_000, 768
     vectors = np.random.default_rng(7).standard_normal((rows, dimension), dtype=np.float32)
     with HttpClient(behind.below.url, auth=(USER, PASSWORD), settings=trusting(authority)) as client:
-        with client.get_or_create_collection("many") as many:
-            many.add(ids=[str(row) for row in range(rows)], embeddings=vectors)
-            assert many.count() == rows
-            assert many.query(query_embeddings=vectors[:2], n_results=1)["ids"] == [["0"], ["1"]]
+        many = client.get_or_create_collection("many")
+        many.add(ids=[str(row) for row in range(rows)], embeddings=vectors)
+        assert many.count() == rows
+        assert many.query(query_embeddings=vectors[:2], n_results=1)["ids"] == [["0"], ["1"]]
         client.delete_collection("many")
 
 
@@ -187,8 +187,8 @@ async def test_async_client_does_its_work(behind: Behind, authority: Authority) 
 
 def test_sync_client_tells_a_wrong_password(behind: Behind, authority: Authority) -> None:
     with (
-        HttpClient(behind.below.url, auth=(USER, "wrong"), settings=trusting(authority)) as client,
         pytest.raises(AuthorizationError),
+        HttpClient(behind.below.url, auth=(USER, "wrong"), settings=trusting(authority)) as client,
     ):
         client.list_collections()
 
@@ -208,6 +208,7 @@ def test_chromas_own_client_does_its_work(behind: Behind, authority: Authority) 
     assert notes.count() == 2
     client.delete_collection("notes")
     client.close()
+    client._server._session.close()  # which it leaves open
 
 
 def test_npm_client_does_its_work(behind: Behind, authority: Authority) -> None:
