@@ -198,6 +198,28 @@ async def test_a_proxys_login_page_is_an_authorization_error() -> None:
         assert isinstance(await refused(server, Heartbeat()), errors.AuthorizationError)
 
 
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "message"),
+    [
+        (401, '{"error": "AuthorizationError", "message": "wrong credentials"}', "AuthorizationError", "wrong credentials"),
+        (403, '{"error": "AuthError", "message": "not allowed"}', "ChromaAuthError", "not allowed"),
+        (401, HTML, "AuthorizationError", "a hop before the server wants credentials"),
+        (403, HTML, "ChromaAuthError", "a hop before the server does not let this through"),
+        (502, HTML, "ServerUnreachableError", "answer of a proxy"),
+        (503, HTML, "ServerUnreachableError", "answer of a proxy"),
+        (504, HTML, "ServerUnreachableError", "answer of a proxy"),
+    ],
+)
+async def test_wrong_password_missing_permission_and_failing_proxy_are_told_apart(
+    status: int, body: str, kind: str, message: str
+) -> None:
+    with RawServer(answer(status, body)) as server:
+        error = await refused(server, UPSERT)
+    assert type(error).__name__ == kind
+    assert message in str(error)
+    assert ("not of the server" in str(error)) == (body == HTML)
+
+
 async def test_names_are_percent_encoded_wholly() -> None:
     with RawServer(answer(200, '{"name": "x"}')) as server:
         await ask(server.port, GetTenant(tenant="a/b c?ü%2F.."))

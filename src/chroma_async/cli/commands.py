@@ -12,6 +12,8 @@ from typing import Any, TypeVar, get_args
 
 import click
 
+from chroma_async.cli.audit import audit
+from chroma_async.cli.auth import auth, auth_options, auth_settings
 from chroma_async.cli.backup import backup, restore
 from chroma_async.cli.console import EXIT_FAILED, fail
 from chroma_async.cli.import_chroma import import_chroma
@@ -33,6 +35,8 @@ def app() -> None:
 
 
 for _command in (
+    audit,
+    auth,
     inspect,
     flush,
     backup,
@@ -110,6 +114,8 @@ def _check_interval(_context: click.Context, _option: click.Parameter, seconds: 
     "a request does not say it; by default not for chroma_async's clients and the API v1, but for Chroma's.",
     show_default=False,
 )
+@auth_options
+@click.option("--trusted-proxy", multiple=True, help="Address or network of a proxy whose word counts, or unix; repeatable.")
 @click.option("--cors-origin", multiple=True, help="Origin that browsers may call from, or *; repeatable.")
 @click.option(
     "--graceful-seconds",
@@ -132,10 +138,12 @@ def run(
     durability: Durability,
     sync_interval_seconds: float | None,
     missing: Missing | None,
+    trusted_proxy: tuple[str, ...],
     cors_origin: tuple[str, ...],
     graceful_seconds: float,
     access_log: bool,
     log_level: LogLevel,
+    **options: Any,
 ) -> None:
     """Serve a data directory until told to stop."""
     if sync_interval_seconds is not None and durability != "interval":
@@ -158,12 +166,14 @@ def run(
         workers=workers,
         http_server=http_server,
         graceful_seconds=graceful_seconds,
+        trusted_proxies=trusted_proxy,
         cors_origins=cors_origin,
         access_log=access_log,
         log_level=log_level,
     )
+    access = auth_settings(options)
     try:
-        code = run_server(path, engine, server)
+        code = run_server(path, engine, server, auth=access)
     except StartError as error:
         fail(str(error))
     sys.exit(code)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -20,15 +20,30 @@ from chroma_async.server.legacy import LegacyCallEndpoint
 from chroma_async.server.routing import PathTable
 from chroma_async.settings import ServerSettings
 
+if TYPE_CHECKING:  # loaded where it is asked for
+    from chroma_async.server.auth.build import Access
+
 OPENAPI_PATH: Final = "/openapi.json"
 DOCS_PATH: Final = "/docs"
 
 access_logger = logging.getLogger("chroma_async.access")
 
 
-def create_app(dispatch: Dispatch, settings: ServerSettings) -> ASGIApp:
-    """Return the application that answers every call of the catalogue by `dispatch`, with pages that describe them."""
-    app: ASGIApp = Application(Host(dispatch, settings))
+def create_app(dispatch: Dispatch, settings: ServerSettings, access: Access | None = None) -> ASGIApp:
+    """Return the application that answers every call of the catalogue by `dispatch`, with pages that describe them.
+
+    With `access`, only those who are known and may.
+    """
+    app: ASGIApp
+    if access is None:
+        app = Application(Host(dispatch, settings), Host(_refuse, settings))
+    else:
+        from chroma_async.server.auth.authentication import Authentication
+        from chroma_async.server.auth.guard import Guard
+
+        host = Host(Guard(dispatch, dispatch, access.note), settings)
+        app = Application(host, Host(Guard(_refuse, dispatch), settings))
+        app = Authentication(app, access.authenticator, settings.body_timeout_seconds)
     if settings.cors_origins:
         from starlette.middleware.cors import CORSMiddleware
 
@@ -43,11 +58,11 @@ def create_app(dispatch: Dispatch, settings: ServerSettings) -> ASGIApp:
 
 
 class Application:
-    """Hands each request to the endpoint of its path and method."""
+    """Hands each request to the endpoint of its path and method; `nobody` answers the calls that are always refused."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, nobody: Host) -> None:
         self._refusal = Refusal(host.settings)
-        self._paths = _call_routes(host, self._refusal)
+        self._paths = _call_routes(host, nobody, self._refusal)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -141,8 +156,7 @@ class AccessLog:
             access_logger.info("request.done method=%s path=%s status=%d seconds=%.6f", method, path, status, seconds)
 
 
-def _call_routes(host: Host, refusal: Refusal) -> PathTable[MethodTable]:
-    nobody = Host(_refuse, host.settings)
+def _call_routes(host: Host, nobody: Host, refusal: Refusal) -> PathTable[MethodTable]:
     paths: PathTable[MethodTable] = PathTable()
 
     def add(path: str, method: str, endpoint: ASGIApp) -> None:

@@ -7,14 +7,17 @@ import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from starlette.types import ASGIApp
 
 from chroma_async.engine import Engine, open_engine
 from chroma_async.server.app import create_app
-from chroma_async.server.child import Duty
-from chroma_async.settings import HttpServer, ServerSettings
+from chroma_async.server.child import Duty, Orders
+from chroma_async.settings import AuthSettings, HttpServer, ServerSettings
+
+if TYPE_CHECKING:  # loaded where it is asked for
+    from chroma_async.server.auth.build import Access
 
 SWITCH_SECONDS: Final = 0.0005
 """How long a searching thread may keep the interpreter from the event loop; answers would feel the usual 5 ms."""
@@ -38,7 +41,7 @@ async def work(duty: Duty) -> None:
     sys.setswitchinterval(SWITCH_SECONDS)
     settings = replace(orders.engine, brief_seconds=BRIEF_SECONDS)
     async with open_engine(Path(orders.path), settings, compact=False) as engine:
-        app = create_app(engine.dispatch, orders.server)
+        app = create_app(engine.dispatch, orders.server, _access(orders))
         duty.report_ready()
         stopping = asyncio.create_task(_end_waits(engine, duty.stop))
         try:
@@ -51,6 +54,14 @@ async def _end_waits(engine: Engine, stop: asyncio.Event) -> None:
     """Answer writes that wait for the compactor, as soon as this process is to stop."""
     await stop.wait()
     engine.progress.stop()
+
+
+def _access(orders: Orders) -> Access | None:
+    if orders.auth == AuthSettings():
+        return None
+    from chroma_async.server.auth.build import build_access
+
+    return build_access(orders.auth, orders.server.trusted_proxies)
 
 
 def serve_by(name: HttpServer) -> Serve:

@@ -342,7 +342,8 @@ class Client(ClientAPI):
 class HttpClient(ClientAPI):
     """A client of a server, ours or Chroma's.
 
-    `host` is a name, or a URL with scheme, port and path prefix (`https://db.example.org/vectors`). `timeout` is in seconds,
+    `host` is a name, or a URL with scheme, port and path prefix (`https://db.example.org/vectors`). Who asks is said by
+    `auth`, a user's name and password, by `token`, by the settings as for Chroma, or by `headers`. `timeout` is in seconds,
     or an `httpx.Timeout`; by default 10 to connect and 60 for an answer. `retries` is the number of further attempts when a
     request could not be delivered, was refused for now, or, for calls that are safe to repeat, got no answer. `limits` says
     how many connections there may be, and how many idle ones are kept.
@@ -359,12 +360,15 @@ class HttpClient(ClientAPI):
         database: str = DEFAULT_DATABASE,
         *,
         timeout: float | httpx.Timeout | None = None,
+        auth: tuple[str, str] | None = None,
+        token: str | None = None,
         retries: int = 2,
         limits: httpx.Limits | None = None,
         missing: Missing | None = None,
     ) -> None:
         settings = settings or Settings()
-        transport = _http_transport(host, port, ssl, headers, settings, timeout, retries, limits)
+        sent = request_headers(settings, headers, auth, token)
+        transport = _http_transport(host, port, ssl, sent, settings, timeout, retries, limits)
         super().__init__(transport, settings, tenant, database, missing)
 
 
@@ -511,7 +515,7 @@ def _http_transport(
     host: str,
     port: int,
     ssl: bool,
-    headers: dict[str, str] | None,
+    headers: dict[str, str],
     settings: Settings,
     timeout: float | httpx.Timeout | None = None,
     retries: int = 2,
@@ -521,7 +525,7 @@ def _http_transport(
 
     return HttpTransport(
         server_address(host, port, ssl, settings),
-        headers=request_headers(settings, headers),
+        headers=headers,
         timeout=chosen_timeout(timeout),
         retry=RetryPolicy(retries=retries),
         limits=chosen_limits(limits, settings),
@@ -533,6 +537,6 @@ def _transport_of(settings: Settings) -> Transport:
     if settings.means_http:
         if settings.chroma_server_host is None:
             raise ValueError(f"settings need chroma_server_host. chroma_api_impl={settings.chroma_api_impl!r}")
-        return _http_transport(DEFAULT_HOST, DEFAULT_PORT, False, None, settings)
+        return _http_transport(DEFAULT_HOST, DEFAULT_PORT, False, request_headers(settings, None), settings)
     path = data_directory(settings.persist_directory) if settings.is_persistent else None
     return EmbeddedTransport(engine_opener(path, engine_settings(settings, None)))

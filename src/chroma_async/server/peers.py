@@ -1,0 +1,45 @@
+"""Which addresses are trusted to say who their clients are."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from typing import Final
+
+UNIX: Final = "unix"
+"""The address of every peer that comes through a unix socket."""
+
+
+class TrustedPeers:
+    """A set of addresses, of networks in CIDR notation, and `unix`."""
+
+    def __init__(self, entries: Sequence[str]) -> None:
+        """Take the entries.
+
+        Raises:
+            ValueError: one is neither an address nor a network; the message names it.
+        """
+        self._unix = UNIX in entries
+        self._networks = [_network(entry) for entry in entries if entry != UNIX]
+
+    def __bool__(self) -> bool:
+        return self._unix or bool(self._networks)
+
+    def __contains__(self, peer: str) -> bool:
+        if peer == UNIX:
+            return self._unix
+        try:
+            address = ipaddress.ip_address(peer)
+        except ValueError:
+            return False
+        mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+        return any((mapped or address) in network for network in self._networks)
+
+
+def _network(entry: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    try:
+        return ipaddress.ip_network(entry)
+    except ValueError as error:
+        raise ValueError(
+            f"not an address, not a network like 10.0.0.0/8, and not {UNIX!r}: {error}. got={entry!r}"
+        ) from error
