@@ -68,6 +68,28 @@ _OPTIONS: Final = (
         help="How long requests are still accepted after a stop was asked for, while /readyz says that it comes.",
     ),
     click.option(
+        "--body-bytes-max",
+        type=click.IntRange(1024),
+        default=_SERVER.body_bytes_max,
+        help="Bytes of the largest request body; larger ones get status 413.",
+    ),
+    click.option(
+        "--head-seconds",
+        type=click.FloatRange(0.1),
+        default=_SERVER.head_seconds,
+        help="How long the head of a request may take to arrive, from its first byte.",
+    ),
+    click.option(
+        "--requests-per-second",
+        type=click.FloatRange(0.001),
+        help="Requests that each identity, or else each address, may send to a worker in a second; more get status 429.",
+    ),
+    click.option(
+        "--concurrency",
+        type=click.IntRange(1),
+        help="Requests of each identity, or else each address, that a worker answers at once; more get status 429.",
+    ),
+    click.option(
         "--metrics/--no-metrics",
         default=_SERVER.metrics,
         help="Answer GET /metrics with what all processes have counted, for Prometheus.",

@@ -14,11 +14,12 @@ from chroma_async.protocol.records import LSN_HEADER
 from chroma_async.protocol.unsupported import UNSUPPORTED
 from chroma_async.protocol.v1 import API_V1, LEGACY_ROUTES
 from chroma_async.server.answers import TRACE_HEADER, empty_response, send_response
-from chroma_async.server.body import BodyTimeout, ClientDisconnect, discard_body
+from chroma_async.server.body import BodyTimeout, ClientDisconnect, EndlessBodyError, discard_body
 from chroma_async.server.endpoint import CallEndpoint, Dispatch, Host
 from chroma_async.server.forwarded import Forwarded
 from chroma_async.server.legacy import LegacyCallEndpoint
 from chroma_async.server.life import LIVE_PATH, READY_PATH, Life, Reason
+from chroma_async.server.limits import Limits
 from chroma_async.server.observe import Observed
 from chroma_async.server.routing import PathTable
 from chroma_async.server.shared_metrics import METRICS_PATH, MetricsPage
@@ -45,6 +46,8 @@ def create_app(
         ValueError: a setting that can't be meant so.
     """
     app: ASGIApp = Application(Host(dispatch, settings), life or Life(), metrics)
+    if settings.requests_per_second is not None or settings.concurrency is not None:
+        app = Limits(app, settings)
     if settings.cors_origins:
         from starlette.middleware.cors import CORSMiddleware
 
@@ -114,6 +117,8 @@ class Refusal:
             return
         except BodyTimeout:
             response = empty_response(408, connection="close")
+        except EndlessBodyError:
+            response = empty_response(413, connection="close")
         await send_response(send, response)
 
 

@@ -11,9 +11,10 @@ from urllib.parse import unquote
 
 import hypercorn.asyncio.run as hypercorn_run
 from hypercorn.asyncio import serve as hypercorn_serve  # pyright: ignore[reportUnknownVariableType]
-from hypercorn.asyncio.tcp_server import TCPServer
+from hypercorn.asyncio.tcp_server import MAX_RECV, TCPServer
 from hypercorn.config import Config
-from hypercorn.events import Event, Updated
+from hypercorn.events import Closed, Event, RawData, Updated
+from hypercorn.protocol.h11 import H11Protocol
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chroma_async.server.accept import HEAD_BYTES_MAX, start_server
@@ -27,9 +28,10 @@ Header = tuple[bytes, bytes]
 class Settings(Config):
     """Hypercorn's settings, and what the connections of one server share."""
 
-    def __init__(self, stop: asyncio.Event) -> None:
+    def __init__(self, stop: asyncio.Event, head_seconds: float) -> None:
         super().__init__()
         self.stop = stop
+        self.head_seconds = head_seconds
         self.idle: set[IdleTimer] = set()
 
 
@@ -43,12 +45,24 @@ class IdleTimer:
         self._connection = connection
         self._settings = settings
         self._timer: asyncio.TimerHandle | None = None
+        self.restarts = 0
+        self._hurried = 0
 
     async def restart(self, *_: object) -> None:
         """Begin to count anew."""
-        await self.stop()
-        seconds = 0.0 if self._settings.stop.is_set() else self._settings.keep_alive_timeout
-        self._timer = self._connection.loop.call_later(seconds, self.expire)
+        self.restarts += 1
+        self._begin(self._settings.keep_alive_timeout)
+
+    def hurry(self, restarts: int) -> None:
+        """Part of a head has come, and nothing else since there were so many restarts: the rest has less time."""
+        if self._timer is not None and self.restarts == restarts and self._hurried != restarts:
+            self._hurried = restarts
+            self._begin(self._settings.head_seconds)
+
+    def _begin(self, seconds: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._connection.loop.call_later(0.0 if self._settings.stop.is_set() else seconds, self.expire)
         self._settings.idle.add(self)
 
     async def stop(self) -> None:
@@ -81,7 +95,17 @@ class Connection(TCPServer):
         self._closing = self.loop.create_task(self._initiate_server_close())
 
     async def _read_data(self) -> None:
-        await super()._read_data()
+        timer = cast("IdleTimer", self.idle_task)
+        while not self.reader.at_eof():
+            try:
+                data = await self.reader.read(MAX_RECV)
+            except OSError:
+                break
+            restarts = timer.restarts
+            await self.protocol.handle(RawData(data))
+            if data and isinstance(self.protocol.protocol, H11Protocol):
+                timer.hurry(restarts)
+        await self.protocol.handle(Closed())
         self._is_over = True
         await self.idle_task.stop()
 
@@ -188,7 +212,7 @@ async def serve(
 
 
 def _config(settings: ServerSettings, descriptor: int, stop: asyncio.Event) -> Settings:
-    config = Settings(stop)
+    config = Settings(stop, min(settings.head_seconds, settings.keep_alive_seconds))
     config.bind = [f"fd://{descriptor}"]
     config.keep_alive_timeout = settings.keep_alive_seconds
     config.keep_alive_max_requests = sys.maxsize

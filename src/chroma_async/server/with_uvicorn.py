@@ -25,9 +25,10 @@ _STATUS_HEAD_TOO_LARGE: Final = 431
 
 
 class Config(uvicorn.Config):
-    """uvicorn's settings, and whether connections are to end with their next answer."""
+    """uvicorn's settings, how long a head may take, and whether connections are to end with their next answer."""
 
     draining: asyncio.Event
+    head_seconds: float
 
 
 class Connection(HttpToolsProtocol):
@@ -35,6 +36,10 @@ class Connection(HttpToolsProtocol):
 
     _head_bytes = 0
     _in_head = True
+
+    @property
+    def _config(self) -> Config:
+        return cast("Config", self.config)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(cast("asyncio.Transport", HeldTransport(transport, self.loop)))
@@ -47,12 +52,16 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         # uvicorn forgets its timer with the first byte.
         timer, self.timeout_keep_alive_task = self.timeout_keep_alive_task, None
+        begins = not self._head_bytes
         self._head_bytes += len(data)
         super().data_received(data)
         if not self._in_head:
             if timer is not None:
                 timer.cancel()
             return
+        if begins and self._head_bytes and timer is not None:
+            timer.cancel()
+            timer = self.loop.call_later(self._config.head_seconds, self.timeout_keep_alive_handler)
         self.timeout_keep_alive_task = timer
         if self._head_bytes > HEAD_BYTES_MAX and not self.transport.is_closing():
             self.transport.write(STATUS_LINE[_STATUS_HEAD_TOO_LARGE] + b"content-length: 0\r\nconnection: close\r\n\r\n")
@@ -62,7 +71,7 @@ class Connection(HttpToolsProtocol):
         self._in_head = False
         super().on_headers_complete()
 
-        if cast("Config", self.config).draining.is_set():
+        if self._config.draining.is_set():
             self.cycle.keep_alive = False
 
     def on_message_complete(self) -> None:
@@ -102,6 +111,7 @@ async def serve(
     """Serve until `stop` is set, and finish the requests that have begun, within the graceful timeout."""
     config = _config(app, settings)
     config.draining = draining or stop
+    config.head_seconds = min(settings.head_seconds, settings.keep_alive_seconds)
     server = Server(config)
 
     async def tell() -> None:
