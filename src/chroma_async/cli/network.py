@@ -14,6 +14,7 @@ from chroma_async.settings import AccessLogForm, ProxyHeaders, ServerSettings
 F = TypeVar("F", bound=Callable[..., Any])
 
 _SERVER = ServerSettings()
+_FILE: Final = click.Path(path_type=Path)
 _ROOT_PATH: Final = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 
 
@@ -66,6 +67,11 @@ _OPTIONS: Final = (
         type=click.FloatRange(0.0),
         default=_SERVER.drain_seconds,
         help="How long requests are still accepted after a stop was asked for, while /readyz says that it comes.",
+    ),
+    click.option("--tls-certificate", type=_FILE, help="PEM file of the server's certificate and its chain."),
+    click.option("--tls-key", type=_FILE, help="PEM file of its key, without a password."),
+    click.option(
+        "--tls-client-ca", type=_FILE, help="PEM file of CAs; clients must then show a certificate of one of them."
     ),
     click.option(
         "--body-bytes-max",

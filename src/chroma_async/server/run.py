@@ -24,6 +24,7 @@ from chroma_async.server.logs import configure_logs
 from chroma_async.server.memory import keep_blocks
 from chroma_async.server.shared_metrics import metrics_directory
 from chroma_async.server.supervisor import Child, GaveUp, NeverBegan, RestartPolicy, Supervisor
+from chroma_async.server.tls import TlsError, tls_context
 from chroma_async.settings import EngineSettings, HttpServer, ServerSettings
 
 EXIT_OK: Final = 0
@@ -44,6 +45,7 @@ def run_server(path: Path, engine: EngineSettings, server: ServerSettings, *, be
     """
     configure_logs(server.log_level, server.access_log)
     _check_server(server.http_server)
+    scheme = _check_tls(server)
     with _listening(server) as bound, ExitStack() as stack:
         check_directory(path.absolute(), allow_network=engine.allow_network_file_system)
         keep_blocks()
@@ -62,7 +64,7 @@ def run_server(path: Path, engine: EngineSettings, server: ServerSettings, *, be
             server=server,
         )
         try:
-            orderly = asyncio.run(_supervise(orders, begin, url_of(bound)))
+            orderly = asyncio.run(_supervise(orders, begin, url_of(bound, scheme)))
         except NeverBegan as error:
             raise StartError(str(error)) from error
         except GaveUp as error:
@@ -91,6 +93,14 @@ def _listening(server: ServerSettings) -> Generator[socket.socket]:
 def _check_server(name: HttpServer) -> None:
     if name == "uvicorn" and not all(map(importlib.util.find_spec, ("uvicorn", "httptools"))):
         raise StartError("uvicorn is not installed: pip install 'chroma-async[uvicorn]', or choose another --server")
+
+
+def _check_tls(server: ServerSettings) -> str:
+    """Return the scheme of the server's URLs."""
+    try:
+        return "http" if tls_context(server) is None else "https"
+    except TlsError as error:
+        raise StartError(str(error)) from error
 
 
 def check_directory(path: Path, *, allow_network: bool = False) -> None:

@@ -18,6 +18,7 @@ from hypercorn.protocol.h11 import H11Protocol
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chroma_async.server.accept import HEAD_BYTES_MAX, start_server
+from chroma_async.server.tls import ServerContext, tls_context
 from chroma_async.settings import ServerSettings
 
 _CLOSE_SECONDS: Final = 1.0
@@ -33,6 +34,14 @@ class Settings(Config):
         self.stop = stop
         self.head_seconds = head_seconds
         self.idle: set[IdleTimer] = set()
+        self.tls: ServerContext | None = None
+
+    @property
+    def ssl_enabled(self) -> bool:
+        return self.tls is not None
+
+    def create_ssl_context(self) -> ServerContext | None:
+        return self.tls
 
 
 class IdleTimer:
@@ -214,6 +223,7 @@ async def serve(
 def _config(settings: ServerSettings, descriptor: int, stop: asyncio.Event) -> Settings:
     config = Settings(stop, min(settings.head_seconds, settings.keep_alive_seconds))
     config.bind = [f"fd://{descriptor}"]
+    config.tls = tls_context(settings)
     config.keep_alive_timeout = settings.keep_alive_seconds
     config.keep_alive_max_requests = sys.maxsize
     config.graceful_timeout = settings.graceful_seconds

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from chroma_async.server.accept import HEAD_BYTES_MAX, FairServer
+from chroma_async.server.tls import ServerContext, tls_context
 from chroma_async.server.transport import HeldTransport
 from chroma_async.settings import ServerSettings
 
@@ -29,6 +30,7 @@ class Config(uvicorn.Config):
 
     draining: asyncio.Event
     head_seconds: float
+    tls: ServerContext | None
 
 
 class Connection(HttpToolsProtocol):
@@ -97,7 +99,8 @@ class Server(uvicorn.Server):
         def count() -> int:
             return len(self.server_state.connections)
 
-        self.servers = [cast("Any", FairServer(make, count, listening)) for listening in sockets]
+        tls = cast("Config", self.config).tls
+        self.servers = [cast("Any", FairServer(make, count, listening, tls)) for listening in sockets]
         self.started = True
 
 
@@ -111,6 +114,7 @@ async def serve(
     """Serve until `stop` is set, and finish the requests that have begun, within the graceful timeout."""
     config = _config(app, settings)
     config.draining = draining or stop
+    config.tls = tls_context(settings)
     config.head_seconds = min(settings.head_seconds, settings.keep_alive_seconds)
     server = Server(config)
 
