@@ -18,6 +18,7 @@ from hypercorn.protocol.h11 import H11Protocol
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chroma_async.server.accept import HEAD_BYTES_MAX, start_server
+from chroma_async.server.heads import AMBIGUOUS, is_ambiguous
 from chroma_async.server.tls import ServerContext, tls_context
 from chroma_async.settings import ServerSettings
 
@@ -152,6 +153,9 @@ class Front:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
+            if is_ambiguous(scope["http_version"], scope["headers"]):
+                await _refuse(send)
+                return
             if not scope["raw_path"].startswith(b"/"):
                 _drop_authority(scope)
             if scope["http_version"] == "2":
@@ -159,6 +163,12 @@ class Front:
             elif self._draining.is_set():
                 send = _Edited(send, _with_close)
         await self._app(scope, receive, send)
+
+
+async def _refuse(send: Send) -> None:
+    headers = [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(AMBIGUOUS)), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": 400, "headers": headers})
+    await send({"type": "http.response.body", "body": AMBIGUOUS})
 
 
 def _drop_authority(scope: Scope) -> None:

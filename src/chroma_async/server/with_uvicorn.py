@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from chroma_async.server.accept import HEAD_BYTES_MAX, FairServer
+from chroma_async.server.heads import AMBIGUOUS, is_ambiguous
 from chroma_async.server.tls import ServerContext, tls_context
 from chroma_async.server.transport import HeldTransport
 from chroma_async.settings import ServerSettings
@@ -71,6 +72,8 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        if is_ambiguous(self.parser.get_http_version(), self.headers):
+            raise ValueError(AMBIGUOUS)  # which the parser stops at, and uvicorn answers with status 400
         super().on_headers_complete()
 
         if self._config.draining.is_set():
