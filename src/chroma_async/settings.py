@@ -86,6 +86,18 @@ class ServerSettings:
     proxy_headers: ProxyHeaders = setting(
         "x-forwarded", "which forwarding headers trusted proxies set: X-Forwarded-For and its kin, or Forwarded (RFC 7239)"
     )
+    tls_certificate: str | None = setting(
+        None, "PEM file of the server's certificate and its chain; the server then speaks TLS"
+    )
+    tls_key: str | None = setting(None, "PEM file of the certificate's key, without a password")
+    tls_client_ca: str | None = setting(None, "PEM file of CAs; clients must then show a certificate of one of them")
+    head_seconds: float = setting(20.0, "how long the head of a request may take to arrive, from its first byte")
+    requests_per_second: float | None = setting(
+        None, "requests that each identity, or else each address, may send to a worker in a second; more get status 429"
+    )
+    concurrency: int | None = setting(
+        None, "requests of each identity, or else each address, that a worker answers at once; more get status 429"
+    )
     request_ids: bool = setting(
         False, "whether every answer names its request's id, X-Request-Id; an access log does that too"
     )

@@ -272,7 +272,7 @@ async def test_body_above_the_limit_is_413_and_is_read_to_its_end() -> None:
     assert response.status_code == 413
     assert response.json() == {
         "error": "ChromaError",
-        "message": "Failed to buffer the request body: length limit exceeded",
+        "message": "Failed to buffer the request body: length limit exceeded. bytes_max=3000",
     }
     assert read == 10_000
 

@@ -314,3 +314,48 @@ async def test_status_408_arrives_over_http_2(serve: Callable[..., Any]) -> None
     ):
         url = f"http://127.0.0.1:{server.port}/api/v2/tenants"
         assert (await client.post(url, content=trickle())).status_code == 408
+
+
+@pytest.mark.parametrize("before", [b"", HEARTBEAT], ids=["first", "later"])
+async def test_head_that_trickles_is_ended_in_time(serve: Callable[..., Any], before: bytes) -> None:
+    async with serve(head_seconds=0.5, keep_alive_seconds=60.0) as server:
+        reader, writer = await server.connect()
+        writer.write(before)
+        if before:
+            await reader.readuntil(b"}")
+        ended = asyncio.ensure_future(reader.read())
+        began = time.monotonic()
+        for byte in HEARTBEAT[:30]:
+            writer.write(bytes([byte]))
+            await asyncio.wait({ended}, timeout=0.1)
+            if ended.done():
+                break
+        assert ended.done()
+        assert 0.3 < time.monotonic() - began < 2.5
+        assert isinstance(ended.exception(), ConnectionResetError | None)
+        writer.close()
+
+
+async def test_connection_that_idles_has_longer_than_a_head(serve: Callable[..., Any]) -> None:
+    async with serve(head_seconds=0.2, keep_alive_seconds=60.0) as server:
+        reader, writer = await server.connect()
+        for _ in range(3):
+            writer.write(HEARTBEAT)
+            assert await reader.readuntil(b"}")
+            await asyncio.sleep(0.4)
+        writer.close()
+
+
+async def test_body_that_trickles_is_ended_in_time(serve: Callable[..., Any]) -> None:
+    async with serve(body_timeout_seconds=0.3) as server:
+        reader, writer = await server.connect()
+        writer.write(b"POST /api/v2/tenants HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n")
+        ended = asyncio.ensure_future(reader.read())
+        for _ in range(30):
+            writer.write(b" ")
+            await asyncio.wait({ended}, timeout=0.1)
+            if ended.done():
+                break
+        assert ended.done()
+        assert ended.result().startswith(b"HTTP/1.1 408 ")
+        writer.close()

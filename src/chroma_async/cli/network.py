@@ -14,6 +14,7 @@ from chroma_async.settings import AccessLogForm, ProxyHeaders, ServerSettings
 F = TypeVar("F", bound=Callable[..., Any])
 
 _SERVER = ServerSettings()
+_FILE: Final = click.Path(path_type=Path)
 _ROOT_PATH: Final = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 
 
@@ -66,6 +67,33 @@ _OPTIONS: Final = (
         type=click.FloatRange(0.0),
         default=_SERVER.drain_seconds,
         help="How long requests are still accepted after a stop was asked for, while /readyz says that it comes.",
+    ),
+    click.option("--tls-certificate", type=_FILE, help="PEM file of the server's certificate and its chain."),
+    click.option("--tls-key", type=_FILE, help="PEM file of its key, without a password."),
+    click.option(
+        "--tls-client-ca", type=_FILE, help="PEM file of CAs; clients must then show a certificate of one of them."
+    ),
+    click.option(
+        "--body-bytes-max",
+        type=click.IntRange(1024),
+        default=_SERVER.body_bytes_max,
+        help="Bytes of the largest request body; larger ones get status 413.",
+    ),
+    click.option(
+        "--head-seconds",
+        type=click.FloatRange(0.1),
+        default=_SERVER.head_seconds,
+        help="How long the head of a request may take to arrive, from its first byte.",
+    ),
+    click.option(
+        "--requests-per-second",
+        type=click.FloatRange(0.001),
+        help="Requests that each identity, or else each address, may send to a worker in a second; more get status 429.",
+    ),
+    click.option(
+        "--concurrency",
+        type=click.IntRange(1),
+        help="Requests of each identity, or else each address, that a worker answers at once; more get status 429.",
     ),
     click.option(
         "--metrics/--no-metrics",

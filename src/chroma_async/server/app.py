@@ -14,11 +14,12 @@ from chroma_async.protocol.records import LSN_HEADER, REACHED_HEADER
 from chroma_async.protocol.unsupported import UNSUPPORTED
 from chroma_async.protocol.v1 import API_V1, LEGACY_ROUTES
 from chroma_async.server.answers import TRACE_HEADER, empty_response, send_response
-from chroma_async.server.body import BodyTimeout, ClientDisconnect, discard_body
+from chroma_async.server.body import BodyTimeout, ClientDisconnect, EndlessBodyError, discard_body
 from chroma_async.server.endpoint import CallEndpoint, Dispatch, Host
 from chroma_async.server.forwarded import Forwarded
 from chroma_async.server.legacy import LegacyCallEndpoint
 from chroma_async.server.life import LIVE_PATH, READY_PATH, Life, Reason
+from chroma_async.server.limits import Limits
 from chroma_async.server.observe import Observed
 from chroma_async.server.routing import PathTable
 from chroma_async.server.shared_metrics import METRICS_PATH, MetricsPage
@@ -54,11 +55,15 @@ def create_app(
     if access is None:
         app = Application(Host(dispatch, settings), Host(_refuse, settings), life, metrics)
     else:
-        from chroma_async.server.auth.authentication import Authentication
         from chroma_async.server.auth.guard import Guard
 
         host = Host(Guard(dispatch, dispatch, access.note), settings)
         app = Application(host, Host(Guard(_refuse, dispatch), settings), life, metrics)
+    if settings.requests_per_second is not None or settings.concurrency is not None:
+        app = Limits(app, settings)
+    if access is not None:
+        from chroma_async.server.auth.authentication import Authentication
+
         app = Authentication(app, access.authenticator, settings.body_timeout_seconds)
     if settings.cors_origins:
         from starlette.middleware.cors import CORSMiddleware
@@ -129,6 +134,8 @@ class Refusal:
             return
         except BodyTimeout:
             response = empty_response(408, connection="close")
+        except EndlessBodyError:
+            response = empty_response(413, connection="close")
         await send_response(send, response)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, cast
 from urllib.parse import parse_qsl, unquote_to_bytes
 
@@ -17,7 +17,7 @@ from chroma_async.errors import ChromaError, InvalidArgumentError, UnsupportedMe
 from chroma_async.protocol import Call, Route, WireRequest, WireResponse
 from chroma_async.protocol.results import Columns, GetResult, QueryResult
 from chroma_async.server.answers import empty_response, error_response, send_response, unexpected_response
-from chroma_async.server.body import BodyTimeout, ClientDisconnect, discard_body, read_body
+from chroma_async.server.body import BodyTimeout, ClientDisconnect, EndlessBodyError, discard_body, read_body
 from chroma_async.server.observe import BODY_BYTES, CALL, REQUEST_ID
 from chroma_async.settings import ServerSettings
 
@@ -62,6 +62,8 @@ class Endpoint:
             response = await self._answer(scope, receive)
         except ChromaError as error:
             response = self._refusal(error, scope.get(REQUEST_ID))
+            if isinstance(error, EndlessBodyError):
+                response = replace(response, headers={**response.headers, "connection": "close"})
         except ClientDisconnect:
             return
         except BodyTimeout:

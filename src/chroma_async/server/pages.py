@@ -44,7 +44,7 @@ def pages(root_path: str = "") -> dict[str, ASGIApp]:
     page = _PAGE.format(version=html.escape(version), rows="\n".join(_rows(document)))
     return {
         OPENAPI_PATH: Response(orjson.dumps(document), media_type="application/json"),
-        DOCS_PATH: RedirectResponse(DOCS_PATH.lstrip("/") + "/", status_code=303),
+        DOCS_PATH: RedirectResponse(f"{root_path}{DOCS_PATH}/", status_code=303),
         DOCS_PATH + "/": HTMLResponse(page),
     }
 

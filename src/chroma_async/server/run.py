@@ -25,6 +25,7 @@ from chroma_async.server.logs import configure_logs
 from chroma_async.server.memory import keep_blocks
 from chroma_async.server.shared_metrics import metrics_directory
 from chroma_async.server.supervisor import Child, GaveUp, NeverBegan, RestartPolicy, Supervisor
+from chroma_async.server.tls import TlsError, tls_context
 from chroma_async.settings import AuthSettings, EngineSettings, HttpServer, ServerSettings
 
 EXIT_OK: Final = 0
@@ -55,6 +56,7 @@ def run_server(
     _check_server(server.http_server)
     auth = auth or AuthSettings()
     _check_access(auth, server)
+    scheme = _check_tls(server)
     with _listening(server) as bound, ExitStack() as stack:
         check_directory(path.absolute(), allow_network=engine.allow_network_file_system)
         keep_blocks()
@@ -74,7 +76,7 @@ def run_server(
             auth=auth,
         )
         try:
-            orderly = asyncio.run(_supervise(orders, begin, url_of(bound)))
+            orderly = asyncio.run(_supervise(orders, begin, url_of(bound, scheme)))
         except NeverBegan as error:
             raise StartError(str(error)) from error
         except GaveUp as error:
@@ -129,6 +131,14 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _check_tls(server: ServerSettings) -> str:
+    """Return the scheme of the server's URLs."""
+    try:
+        return "http" if tls_context(server) is None else "https"
+    except TlsError as error:
+        raise StartError(str(error)) from error
 
 
 def check_directory(path: Path, *, allow_network: bool = False) -> None:

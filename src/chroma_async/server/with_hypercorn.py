@@ -11,12 +11,15 @@ from urllib.parse import unquote
 
 import hypercorn.asyncio.run as hypercorn_run
 from hypercorn.asyncio import serve as hypercorn_serve  # pyright: ignore[reportUnknownVariableType]
-from hypercorn.asyncio.tcp_server import TCPServer
+from hypercorn.asyncio.tcp_server import MAX_RECV, TCPServer
 from hypercorn.config import Config
-from hypercorn.events import Event, Updated
+from hypercorn.events import Closed, Event, RawData, Updated
+from hypercorn.protocol.h11 import H11Protocol
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chroma_async.server.accept import FIRST_REQUEST_SECONDS, HEAD_BYTES_MAX, start_server
+from chroma_async.server.heads import AMBIGUOUS, is_ambiguous
+from chroma_async.server.tls import ServerContext, tls_context
 from chroma_async.settings import ServerSettings
 
 _CLOSE_SECONDS: Final = 1.0
@@ -27,10 +30,19 @@ Header = tuple[bytes, bytes]
 class Settings(Config):
     """Hypercorn's settings, and what the connections of one server share."""
 
-    def __init__(self, stop: asyncio.Event) -> None:
+    def __init__(self, stop: asyncio.Event, head_seconds: float) -> None:
         super().__init__()
         self.stop = stop
+        self.head_seconds = head_seconds
         self.idle: set[IdleTimer] = set()
+        self.tls: ServerContext | None = None
+
+    @property
+    def ssl_enabled(self) -> bool:
+        return self.tls is not None
+
+    def create_ssl_context(self) -> ServerContext | None:
+        return self.tls
 
 
 class IdleTimer:
@@ -43,31 +55,39 @@ class IdleTimer:
         self._connection = connection
         self._settings = settings
         self._timer: asyncio.TimerHandle | None = None
+        self.restarts = 0
+        self._hurried = 0
 
     async def restart(self, *_: object) -> None:
         """Begin to count anew."""
-        await self.stop()
-        self._start(self._last_seconds if self._settings.stop.is_set() else self._settings.keep_alive_timeout)
+        self.restarts += 1
+        self._begin(self._settings.keep_alive_timeout)
+
+    def hurry(self, restarts: int) -> None:
+        """Part of a head has come, and nothing else since there were so many restarts: the rest has less time."""
+        if self._timer is not None and self.restarts == restarts and self._hurried != restarts:
+            self._hurried = restarts
+            self._begin(self._settings.head_seconds)
+
+    def end(self) -> None:
+        """Count the time that is left when the server stops."""
+        if self._timer is not None:
+            self._begin(0.0)
+
+    def _begin(self, seconds: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._settings.stop.is_set():
+            expected = not self._connection.had_request or self._hurried == self.restarts
+            seconds = FIRST_REQUEST_SECONDS if expected else 0.0
+        self._timer = self._connection.loop.call_later(seconds, self._expire)
+        self._settings.idle.add(self)
 
     async def stop(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
             self._settings.idle.discard(self)
-
-    def hurry(self) -> None:
-        """Count the time that is left when the server stops."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._start(self._last_seconds)
-
-    def _start(self, seconds: float) -> None:
-        self._timer = self._connection.loop.call_later(seconds, self._expire)
-        self._settings.idle.add(self)
-
-    @property
-    def _last_seconds(self) -> float:
-        return 0.0 if self._connection.had_request else FIRST_REQUEST_SECONDS
 
     def _expire(self) -> None:
         """Close the connection now, in a task of its own: its client may be slow to take what was sent."""
@@ -105,7 +125,17 @@ class Connection(TCPServer):
             await self._initiate_server_close()
 
     async def _read_data(self) -> None:
-        await super()._read_data()
+        timer = cast("IdleTimer", self.idle_task)
+        while not self.reader.at_eof():
+            try:
+                data = await self.reader.read(MAX_RECV)
+            except OSError:
+                break
+            restarts = timer.restarts
+            await self.protocol.handle(RawData(data))
+            if data and isinstance(self.protocol.protocol, H11Protocol):
+                timer.hurry(restarts)
+        await self.protocol.handle(Closed())
         self._is_over = True
         await self.idle_task.stop()
 
@@ -146,6 +176,9 @@ class Front:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
+            if is_ambiguous(scope["http_version"], scope["headers"]):
+                await _refuse(send)
+                return
             if not scope["raw_path"].startswith(b"/"):
                 _drop_authority(scope)
             if scope["http_version"] == "2":
@@ -153,6 +186,12 @@ class Front:
             elif self._draining.is_set():
                 send = _Edited(send, _with_close)
         await self._app(scope, receive, send)
+
+
+async def _refuse(send: Send) -> None:
+    headers = [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(AMBIGUOUS)), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": 400, "headers": headers})
+    await send({"type": "http.response.body", "body": AMBIGUOUS})
 
 
 def _drop_authority(scope: Scope) -> None:
@@ -203,7 +242,7 @@ async def serve(
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
     for timer in list(config.idle):
-        timer.hurry()
+        timer.end()
     # Hypercorn waits for connections without a limit on some versions of Python: a client that stops halfway through its
     # request would keep us here for ever.
     done, _ = await asyncio.wait({serving}, timeout=config.graceful_timeout + _CLOSE_SECONDS)
@@ -215,8 +254,9 @@ async def serve(
 
 
 def _config(settings: ServerSettings, descriptor: int, stop: asyncio.Event) -> Settings:
-    config = Settings(stop)
+    config = Settings(stop, min(settings.head_seconds, settings.keep_alive_seconds))
     config.bind = [f"fd://{descriptor}"]
+    config.tls = tls_context(settings)
     config.keep_alive_timeout = settings.keep_alive_seconds
     config.keep_alive_max_requests = sys.maxsize
     config.graceful_timeout = settings.graceful_seconds

@@ -18,6 +18,8 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from chroma_async.server.accept import FIRST_REQUEST_SECONDS, HEAD_BYTES_MAX, FairServer
+from chroma_async.server.heads import AMBIGUOUS, is_ambiguous
+from chroma_async.server.tls import ServerContext, tls_context
 from chroma_async.server.transport import HeldTransport
 from chroma_async.settings import ServerSettings
 
@@ -25,10 +27,12 @@ _STATUS_HEAD_TOO_LARGE: Final = 431
 
 
 class Config(uvicorn.Config):
-    """uvicorn's settings, whether connections are to end with their next answer, and whether the server stops."""
+    """uvicorn's settings, how long a head may take, whether connections end with their next answer, and the server."""
 
     draining: asyncio.Event
     stop: asyncio.Event
+    head_seconds: float
+    tls: ServerContext | None
 
 
 class Connection(HttpToolsProtocol):
@@ -37,10 +41,14 @@ class Connection(HttpToolsProtocol):
     _head_bytes = 0
     _in_head = True
 
+    @property
+    def _config(self) -> Config:
+        return cast("Config", self.config)
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(cast("asyncio.Transport", HeldTransport(transport, self.loop)))
         # One that was accepted during a stop is not told of it.
-        stopping = cast("Config", self.config).stop.is_set()
+        stopping = self._config.stop.is_set()
         self._wait_for_head(FIRST_REQUEST_SECONDS if stopping else self.timeout_keep_alive)
 
     def _wait_for_head(self, seconds: float) -> None:
@@ -61,12 +69,16 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         # uvicorn forgets its timer with the first byte.
         timer, self.timeout_keep_alive_task = self.timeout_keep_alive_task, None
+        begins = not self._head_bytes
         self._head_bytes += len(data)
         super().data_received(data)
         if not self._in_head:
             if timer is not None:
                 timer.cancel()
             return
+        if begins and self._head_bytes and timer is not None:
+            timer.cancel()
+            timer = self.loop.call_later(self._config.head_seconds, self.timeout_keep_alive_handler)
         self.timeout_keep_alive_task = timer
         if self._head_bytes > HEAD_BYTES_MAX and not self.transport.is_closing():
             self.transport.write(STATUS_LINE[_STATUS_HEAD_TOO_LARGE] + b"content-length: 0\r\nconnection: close\r\n\r\n")
@@ -74,9 +86,11 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        if is_ambiguous(self.parser.get_http_version(), self.headers):
+            raise ValueError(AMBIGUOUS)  # which the parser stops at, and uvicorn answers with status 400
         super().on_headers_complete()
 
-        if cast("Config", self.config).draining.is_set():
+        if self._config.draining.is_set():
             self.cycle.keep_alive = False
 
     def on_message_complete(self) -> None:
@@ -102,7 +116,8 @@ class Server(uvicorn.Server):
         def count() -> int:
             return len(self.server_state.connections)
 
-        self.servers = [cast("Any", FairServer(make, count, listening)) for listening in sockets]
+        tls = cast("Config", self.config).tls
+        self.servers = [cast("Any", FairServer(make, count, listening, tls)) for listening in sockets]
         self.started = True
 
 
@@ -117,6 +132,8 @@ async def serve(
     config = _config(app, settings)
     config.draining = draining or stop
     config.stop = stop
+    config.tls = tls_context(settings)
+    config.head_seconds = min(settings.head_seconds, settings.keep_alive_seconds)
     server = Server(config)
 
     async def tell() -> None:
