@@ -36,7 +36,11 @@ def load(url: str, authority: str, user: str, password: str) -> None:
         end = time.monotonic() + LOAD_SECONDS
         while time.monotonic() < end:
             ids = [f"{records + row}" for row in range(50)]
-            films.add(ids=ids, embeddings=[_vector(chance) for _ in ids], metadatas=[{"year": chance.randint(1900, 2026)} for _ in ids])
+            films.add(
+                ids=ids,
+                embeddings=[_vector(chance) for _ in ids],
+                metadatas=[{"year": chance.randint(1900, 2026)} for _ in ids],
+            )
             records += len(ids)
             for _ in range(5):
                 films.query(query_embeddings=[_vector(chance)], n_results=5, where={"year": {"$gte": 1960}})

@@ -10,7 +10,7 @@ root="$(dirname "$ops")"
 venv="${VENV:-.venv}"
 [[ "$venv" == /* ]] || venv="$root/$venv"
 programs="$("$root/scripts/programs")"
-place="$(mktemp -d /tmp/chroma-async-demo.XXXXXX)"
+place="$(mktemp -d -t chroma-async-demo.XXXXXX)"
 started=()
 
 finish() {

@@ -157,7 +157,9 @@ def test_100_megabytes_are_taken_at_once_and_more_is_refused(http: httpx.Client)
     assert len(body) > 100 * 10**6
     assert http.post(f"{COLLECTIONS}/{created['id']}/add", content=body).status_code in (200, 201)
     assert http.get(f"{COLLECTIONS}/{created['id']}/count").json() == rows
-    nearest = http.post(f"{COLLECTIONS}/{created['id']}/query", json={"query_embeddings": [vectors[77].tolist()], "n_results": 1})
+    nearest = http.post(
+        f"{COLLECTIONS}/{created['id']}/query", json={"query_embeddings": [vectors[77].tolist()], "n_results": 1}
+    )
     assert nearest.json()["ids"] == [["77"]]
     refused = http.post(f"{COLLECTIONS}/{created['id']}/add", content=bytes(129 * MIB))
     assert refused.status_code == 413
