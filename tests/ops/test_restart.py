@@ -14,7 +14,7 @@ from tests.ops.proxies import Authority, Programs, caddy, nginx
 
 pytestmark = pytest.mark.timeout(180)
 
-RESTARTS = 3
+RESTARTS = 2
 LOAD_SECONDS = 0.7
 """Before the first restart and between them."""
 
@@ -46,6 +46,6 @@ def test_restart_fails_no_request(programs: Programs, authority: Authority, dire
 def check(load: Load) -> None:
     outcome = load.outcome
     assert outcome.failures == []
-    assert sum(outcome.done.values()) > 200
+    assert sum(outcome.done.values()) > 100
     assert len(outcome.done) == 8
     assert outcome.written <= load.ids()
