@@ -1,6 +1,6 @@
 """The steps of a Dockerfile, one by one, in a root directory of their own: where no container engine is at hand.
 
-The machine's /usr stands in for the base image; everything else of the root is new. What a step may see of the network and of
+The machine's /usr stands in for the base image; everything else of the root is new. What a step sees of the network and of
 the package index is what this machine has.
 """
 
