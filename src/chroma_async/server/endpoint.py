@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from chroma_async.errors import ChromaError, InvalidArgumentError, UnsupportedMediaTypeError
 from chroma_async.protocol import Call, Route, WireRequest, WireResponse
+from chroma_async.protocol.call import KEY_HEADER
 from chroma_async.protocol.results import Columns, GetResult, QueryResult
 from chroma_async.server.answers import empty_response, error_response, send_response, unexpected_response
 from chroma_async.server.body import BodyTimeout, ClientDisconnect, discard_body, read_body
@@ -28,6 +29,7 @@ LARGE_RESULT_ROWS: Final = 256
 LARGE_RESULT_FLOATS: Final = 16 * 1024
 CODEC_THREADS: Final = 2
 PATIENCE_SECONDS: Final = 0.25
+IDEMPOTENCY_KEY: Final = KEY_HEADER.encode()
 
 logger = logging.getLogger("chroma_async.server")
 
@@ -48,11 +50,12 @@ class Endpoint:
     not worth the trip.
     """
 
-    def __init__(self, route: Route, name: str, host: Host) -> None:
+    def __init__(self, route: Route, name: str, host: Host, *, takes_key: bool = False) -> None:
         self._name = name
         self._path_fields = route.path_fields
         self._has_body = route.has_body
         self._query_fields = route.query
+        self._takes_key = takes_key
         self._host = host
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -87,7 +90,9 @@ class Endpoint:
             body = await read_body(receive, bytes_max=settings.body_bytes_max, timeout_seconds=timeout)
         segments: list[str] = scope["path_segments"]
         path = {name: decode_segment(text) for name, text in zip(self._path_fields, segments, strict=True)}
-        return WireRequest(path=path, query=decode_query(scope) if self._query_fields else {}, body=body)
+        query: Mapping[str, str] = decode_query(scope) if self._query_fields else {}
+        key = _header(scope, IDEMPOTENCY_KEY) if self._takes_key else None
+        return WireRequest(path=path, query=query, body=body, idempotency_key=key)
 
     async def _decode(self, decode: Callable[[WireRequest], Call[Any]], request: WireRequest) -> Call[Any]:
         if len(request.body) > LARGE_BODY_BYTES:
@@ -108,7 +113,7 @@ class CallEndpoint(Endpoint):
     """Answers one kind of call."""
 
     def __init__(self, call: type[Call[Any]], host: Host) -> None:
-        super().__init__(call.route, call.__name__, host)
+        super().__init__(call.route, call.__name__, host, takes_key=call.takes_key)
         self._call = call
 
     async def _answer(self, scope: Scope, receive: Receive) -> WireResponse:
@@ -147,6 +152,11 @@ class _Patience:
         assert self._request is not None
         logger.debug("request.abandoned")
         self._request.cancel()
+
+
+def _header(scope: Scope, name: bytes) -> str | None:
+    headers: list[tuple[bytes, bytes]] = scope["headers"]
+    return next((value.decode("latin-1") for key, value in headers if key == name), None)
 
 
 def is_json(scope: Scope) -> bool:
