@@ -94,3 +94,5 @@ class Collection:
     """Metadata fields seen so far and their types (`str`, `int`, `float`, `bool`), in order of appearance."""
     schema: JsonObject | None = None
     """The schema that the collection was created with, as it is shown; None: the default one."""
+    purges: int = 0
+    """How many were asked for, ever; what is done of them, the manifest says."""

@@ -43,6 +43,7 @@ EXPECTED: dict[str, Least] = {
     "CountCollections": "read",
     "ModifyCollection": "write",
     "ReindexCollection": "write",
+    "PurgeCollection": "write",
     "DeleteCollection": "write",
     "AddRecords": "write",
     "UpsertRecords": "write",

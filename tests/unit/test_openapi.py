@@ -133,6 +133,7 @@ def test_answers_of_a_server_are_as_described(server_url: str) -> None:
         ask("POST", RECORDS + "/query", {"query_embeddings": [[1]]})
         ask("GET", RECORDS + "/count")
         ask("GET", RECORDS + "/indexing_status")
+        ask("POST", RECORDS + "/purge", {"wait_seconds": 20})
         ask("POST", RECORDS + "/flush", {"wait": "indexed", "wait_seconds": 5})
         ask("POST", databases + "/{database}/flush", {})
         ask("POST", RECORDS + "/delete", {"ids": ["a"]})

@@ -76,8 +76,8 @@ def rebuild(path: Path, collections: tuple[str, ...]) -> None:
 def purge(path: Path, collections: tuple[str, ...], as_json: bool) -> None:
     """Remove every trace of deleted and replaced records of COLLECTIONS (names or ids; none: all) from the disk.
 
-    Files that hold any are written anew, the log's too. Backups are files of their own. No process may work on the data
-    directory PATH meanwhile.
+    Files that hold any are written anew, the log's too. Backups are files of their own. The data directory PATH may be in
+    use: then the process that compacts it does this.
     """
     import asyncio
 

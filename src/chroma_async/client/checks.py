@@ -11,7 +11,7 @@ import numpy as np
 
 from chroma_async.errors import DuplicateIDError
 from chroma_async.model import STAGES, Stage
-from chroma_async.protocol.records import WAIT_SECONDS_MAX
+from chroma_async.protocol.validation import WAIT_SECONDS_MAX
 from chroma_async.settings import Missing
 
 PLAIN: Final = frozenset({str, bool, int, float})

@@ -80,6 +80,12 @@ class EverythingDeleted(msgspec.Struct, frozen=True):
     database_id: str
 
 
+class PurgeAsked(msgspec.Struct, frozen=True):
+    """Every trace of the collection's deleted and replaced records is to leave the disk."""
+
+    id: CollectionId
+
+
 class RecordsHead(msgspec.Struct, frozen=True):
     """What the catalog learns from a write."""
 
@@ -122,6 +128,7 @@ CatalogEvent: TypeAlias = (
     | CollectionModified
     | CollectionDeleted
     | EverythingDeleted
+    | PurgeAsked
 )
 RecordsEvent: TypeAlias = RecordsWritten | RecordsDeleted
 Event: TypeAlias = CatalogEvent | RecordsEvent
@@ -134,6 +141,7 @@ _KINDS: Final[dict[int, type[Any]]] = {
     5: CollectionModified,
     6: CollectionDeleted,
     7: EverythingDeleted,
+    8: PurgeAsked,
     16: RecordsWritten,
     17: RecordsDeleted,
 }

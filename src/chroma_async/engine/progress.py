@@ -106,6 +106,22 @@ class Progress:
             for waiter in waiters:
                 waiter.outcome.cancel()
 
+    async def until(
+        self, collection_id: CollectionId, is_met: Callable[[Manifest], bool], seconds: float
+    ) -> Manifest | None:
+        """Wait for a manifest of which something holds; None: none came in time, or none will."""
+        deadline = self._clock.monotonic() + seconds
+        while not self._stopped and self._collection(collection_id) is not None:
+            manifest = await self._workers.run(self._reader(collection_id).published)
+            if manifest is None:
+                return None
+            if is_met(manifest):
+                return manifest
+            if self._clock.monotonic() >= deadline:
+                return None
+            await self._clock.sleep(LOOK_SECONDS)
+        return None
+
     def stop(self) -> None:
         """Let nobody wait any more: this process is about to end."""
         self._stopped = True

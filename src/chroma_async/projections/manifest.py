@@ -53,6 +53,19 @@ class SegmentRef(msgspec.Struct, frozen=True):
     slots_crc: int | None = None
 
 
+class PurgeRef(msgspec.Struct, frozen=True):
+    """The newest purge that was done: the number of the last one that it answers, the LSN through which nothing of a record
+    that is gone is left, how many records there were, how many vectors of no record it dropped; and when it ended, in
+    nanoseconds since 1970.
+    """
+
+    number: int
+    applied: Lsn
+    records: int
+    dropped_vectors: int
+    ended_at_ns: int
+
+
 class Manifest(msgspec.Struct, frozen=True):
     """The state of a collection's projections as of `applied` (through).
 
@@ -71,6 +84,7 @@ class Manifest(msgspec.Struct, frozen=True):
     space: Space = "l2"
     pieces: tuple[PieceRef, ...] = ()
     segments: tuple[SegmentRef, ...] = ()
+    purge: PurgeRef | None = None
 
     @property
     def rows(self) -> int:

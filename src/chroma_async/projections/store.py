@@ -29,7 +29,7 @@ from chroma_async.index.hnsw import checksum, empty_graph, grow, load_graph
 from chroma_async.index.usearch import Index
 from chroma_async.model import HnswConfiguration, Lsn, Slots, Space, Vectors
 from chroma_async.projections.blocks import extended, rows_of_a_block
-from chroma_async.projections.manifest import GraphRef, Manifest, PieceRef, SegmentRef
+from chroma_async.projections.manifest import GraphRef, Manifest, PieceRef, PurgeRef, SegmentRef
 from chroma_async.projections.records import RecordTables
 from chroma_async.projections.view import (
     COLUMNS,
@@ -442,6 +442,11 @@ class CollectionStore:
             self.tables.scrub()
             self.sweep()
             return before - self.manifest.rows
+
+    def publish_purge(self, purge: PurgeRef) -> None:
+        """Say that a purge is done, the log's part of it too."""
+        with self.lock:
+            self._publish(msgspec.structs.replace(self.manifest, purge=purge))
 
     def _rewrite_first_with_traces(self) -> bool:
         """Rewrite the first segment that has vectors of no record, or rows beyond the published ones, which a crash left."""

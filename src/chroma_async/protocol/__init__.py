@@ -11,6 +11,7 @@ from chroma_async.protocol.collections import (
     GetCollectionById,
     ListCollections,
     ModifyCollection,
+    PurgeCollection,
     ReindexCollection,
 )
 from chroma_async.protocol.records import (
@@ -57,6 +58,7 @@ CALLS: Final[tuple[type[Call[Any]], ...]] = (
     CountCollections,
     ModifyCollection,
     ReindexCollection,
+    PurgeCollection,
     DeleteCollection,
     AddRecords,
     UpsertRecords,
@@ -99,6 +101,7 @@ __all__ = [
     "ListCollections",
     "ListDatabases",
     "ModifyCollection",
+    "PurgeCollection",
     "QueryRecords",
     "ReindexCollection",
     "Reset",

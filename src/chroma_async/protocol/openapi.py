@@ -18,7 +18,15 @@ from chroma_async.model import STAGES, Collection, Database, JsonObject, Tenant
 from chroma_async.protocol import CALLS
 from chroma_async.protocol.call import Call
 from chroma_async.protocol.embeddings import EmbeddingBatch
-from chroma_async.protocol.results import DeleteResult, FlushResult, GetResult, IndexingStatus, QueryResult, WriteResult
+from chroma_async.protocol.results import (
+    DeleteResult,
+    FlushResult,
+    GetResult,
+    IndexingStatus,
+    PurgeResult,
+    QueryResult,
+    WriteResult,
+)
 from chroma_async.protocol.system import GetPreflight, Heartbeat, Identity
 from chroma_async.protocol.unsupported import UNSUPPORTED
 
@@ -89,6 +97,14 @@ COMPONENTS: Final[dict[type[Any], JsonSchema]] = {
         include=INCLUDED,
     ),
     DeleteResult: _object(deleted=COUNT),
+    PurgeResult: _object(
+        lsn=COUNT,
+        done={"type": "boolean"},
+        applied_lsn=_or_null(COUNT),
+        records=_or_null(COUNT),
+        dropped_vectors=_or_null(COUNT),
+        ended_at=_or_null({"type": "number"}),
+    ),
     FlushResult: _object(lsn=COUNT, reached=STAGE, waiting=_list_of(TEXT)),
     IndexingStatus: _object(
         op_indexing_progress={"type": "number"}, num_unindexed_ops=COUNT, num_indexed_ops=COUNT, total_ops=COUNT

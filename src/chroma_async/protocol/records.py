@@ -32,6 +32,7 @@ from chroma_async.protocol.validation import (
     check_database_in_path,
     check_metadatas,
     check_unsigned,
+    check_wait_seconds,
     parse_collection_id,
 )
 
@@ -45,7 +46,6 @@ LSN_HEADER: Final = "chroma-async-lsn"
 REACHED_HEADER: Final = "chroma-async-reached"
 
 WAIT_SECONDS: Final = 30.0
-WAIT_SECONDS_MAX: Final = 3600.0
 
 
 class RecordsCall(Call[R], Generic[R], frozen=True, kw_only=True):
@@ -87,8 +87,7 @@ class Waiting:
         Raises:
             InvalidArgumentError: a time that is none, or too long.
         """
-        if self.wait_seconds is not None and not 0 <= self.wait_seconds <= WAIT_SECONDS_MAX:
-            raise InvalidArgumentError(f"wait_seconds must be from 0 to {WAIT_SECONDS_MAX:g}. got={self.wait_seconds}")
+        check_wait_seconds(self.wait_seconds)
 
 
 class WriteRecords(Waiting, RecordsCall[WriteResult], frozen=True, kw_only=True):

@@ -50,6 +50,22 @@ class FlushResult:
 
 
 @dataclass(frozen=True, slots=True)
+class PurgeResult:
+    """The receipt of a purge that was asked for at `lsn`; `done`: it is over, and the rest is known.
+
+    No file of the data directory holds a byte of what was deleted or replaced through `applied_lsn`; `records` are left,
+    `dropped_vectors` belonged to none. `ended_at` is in seconds since 1970.
+    """
+
+    lsn: Lsn
+    done: bool
+    applied_lsn: Lsn | None = None
+    records: int | None = None
+    dropped_vectors: int | None = None
+    ended_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class IndexingStatus:
     """How far the indexes have come: an operation is one written or deleted record."""
 

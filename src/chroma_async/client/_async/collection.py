@@ -55,6 +55,7 @@ from chroma_async.protocol import (
     GetIndexingStatus,
     GetRecords,
     ModifyCollection,
+    PurgeCollection,
     QueryRecords,
     ReindexCollection,
     UpdateRecords,
@@ -63,7 +64,7 @@ from chroma_async.protocol import (
 from chroma_async.protocol.collection_json import collection_to_json, updated_configuration
 from chroma_async.protocol.embeddings import EmbeddingBatch
 from chroma_async.protocol.records import WriteRecords
-from chroma_async.protocol.results import FlushResult, IndexingStatus, WriteResult
+from chroma_async.protocol.results import FlushResult, IndexingStatus, PurgeResult, WriteResult
 from chroma_async.protocol.unsupported import (
     AttachFunction,
     CountForks,
@@ -543,6 +544,19 @@ class AsyncCollection:
         )
         await self._transport.send(call)
         self._model = replace(self._model, hnsw=call.applied_to(self._model.hnsw))
+
+    async def purge(self, wait_seconds: float | None = None) -> PurgeResult:
+        """Let every trace of deleted and replaced records leave the disk, and return a receipt. Chroma has nothing like it.
+
+        It is done in any case; `done` says whether that was within `wait_seconds` (600). Backups are files of their own.
+        """
+        call = PurgeCollection(
+            tenant=self.tenant,
+            database=self.database,
+            collection_id=self._model.id,
+            wait_seconds=checked_wait_seconds(wait_seconds),
+        )
+        return await self._transport.send(call)
 
     def _remember(self, done: ModifyCollection, function: EmbeddingCallable | None) -> None:
         update = done.new_configuration

@@ -56,6 +56,7 @@ from chroma_async.protocol import (
     GetIndexingStatus,
     GetRecords,
     ModifyCollection,
+    PurgeCollection,
     QueryRecords,
     ReindexCollection,
     UpdateRecords,
@@ -64,7 +65,7 @@ from chroma_async.protocol import (
 from chroma_async.protocol.collection_json import collection_to_json, updated_configuration
 from chroma_async.protocol.embeddings import EmbeddingBatch
 from chroma_async.protocol.records import WriteRecords
-from chroma_async.protocol.results import FlushResult, IndexingStatus, WriteResult
+from chroma_async.protocol.results import FlushResult, IndexingStatus, PurgeResult, WriteResult
 from chroma_async.protocol.unsupported import (
     AttachFunction,
     CountForks,
@@ -542,6 +543,19 @@ class Collection:
         )
         self._transport.send(call)
         self._model = replace(self._model, hnsw=call.applied_to(self._model.hnsw))
+
+    def purge(self, wait_seconds: float | None = None) -> PurgeResult:
+        """Let every trace of deleted and replaced records leave the disk, and return a receipt. Chroma has nothing like it.
+
+        It is done in any case; `done` says whether that was within `wait_seconds` (600). Backups are files of their own.
+        """
+        call = PurgeCollection(
+            tenant=self.tenant,
+            database=self.database,
+            collection_id=self._model.id,
+            wait_seconds=checked_wait_seconds(wait_seconds),
+        )
+        return self._transport.send(call)
 
     def _remember(self, done: ModifyCollection, function: EmbeddingCallable | None) -> None:
         update = done.new_configuration
