@@ -8,6 +8,7 @@ itself answers for a collection only where it lives.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, cast
 
@@ -29,6 +30,8 @@ from chroma_async.protocol.unsupported import AttachFunction, ForkCollection
 from chroma_async.protocol.v1 import FindCollection
 from chroma_async.server.auth.identity import IDENTITY, Identity
 from chroma_async.server.auth.rules import GET_OR_CREATE, RULES, SEE, Rule
+
+logger = logging.getLogger("chroma_async.auth")
 
 Dispatch = Callable[[Call[Any]], Awaitable[Any]]
 Note = Callable[[Identity, Call[Any], Any], None]
@@ -216,6 +219,7 @@ def _unknown(call: Any) -> NotFoundError:
 
 
 def _denied(identity: Identity, rule: Rule, detail: str = "") -> ChromaAuthError:
+    logger.info("auth.deny identity=%r action=%s%s", identity.name, rule.action, detail and " " + detail)
     return ChromaAuthError(
         f"not allowed: ask for a role that may {rule.action}. identity={identity.name!r}{detail and ' ' + detail}"
     )
