@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, cast
 
 from chroma_async.engine.author import AUTHOR
-from chroma_async.errors import AuthorizationError, ChromaAuthError, NotFoundError
+from chroma_async.errors import AuthorizationError, ChromaAuthError, ChromaError, NotFoundError
 from chroma_async.model import Collection, Database
 from chroma_async.protocol import (
     Call,
@@ -85,6 +85,15 @@ class Guard:
         if not rule.writes:
             return await self._dispatch(call)
         return await self._write(call, identity)
+
+    def refusal_of(self, call: type[Call[Any]]) -> ChromaError | None:
+        """Return why the identity of the request may make no call of this kind, whatever it says; None where some may be."""
+        rule, identity = RULES.get(call), IDENTITY.get()
+        if rule is None or identity is None or not rule.action or identity.performs(rule.action):
+            return None  # some may be allowed, or it is refused later
+        if call is CreateCollection and identity.performs(GET_OR_CREATE):
+            return None
+        return _denied(identity, rule)
 
     async def _write(self, call: Call[Any], identity: Identity) -> Any:
         token = AUTHOR.set(identity.name)
