@@ -41,8 +41,8 @@ def create_app(dispatch: Dispatch, settings: ServerSettings, access: Access | No
         from chroma_async.server.auth.authentication import Authentication
         from chroma_async.server.auth.guard import Guard
 
-        host = Host(Guard(dispatch, dispatch, access.note), settings)
-        app = Application(host, Host(Guard(_refuse, dispatch), settings))
+        guard, refusing = Guard(dispatch, dispatch, access.note), Guard(_refuse, dispatch)
+        app = Application(Host(guard, settings, guard.refusal_of), Host(refusing, settings, refusing.refusal_of))
         app = Authentication(app, access.authenticator, settings.body_timeout_seconds)
     if settings.cors_origins:
         from starlette.middleware.cors import CORSMiddleware

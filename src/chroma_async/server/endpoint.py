@@ -40,6 +40,8 @@ class Host:
 
     dispatch: Dispatch
     settings: ServerSettings
+    refusal_of: Callable[[type[Call[Any]]], ChromaError | None] | None = None
+    """Says of a kind of call whether its caller may make none of it anywhere: then its body need not be decoded."""
     codec_threads: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(CODEC_THREADS))
 
 
@@ -117,6 +119,11 @@ class CallEndpoint(Endpoint):
         self._call = call
 
     async def _answer(self, scope: Scope, receive: Receive) -> WireResponse:
+        if self._host.refusal_of is not None:
+            refusal = self._host.refusal_of(self._call)
+            if refusal is not None:
+                await discard_body(receive, timeout_seconds=self._host.settings.body_timeout_seconds)
+                raise refusal
         call = await self._decode(self._call.decode, await self._read(scope, receive))
         return await self._encode(self._call.encode_result, await self._dispatch(call, receive))
 

@@ -131,9 +131,11 @@ def _checked(stored: str) -> str:
             "chroma-async auth user"
         )
     try:
-        _context().handler(kind).from_string(stored)
+        is_whole = bool(_context().handler(kind).from_string(stored).checksum)
     except (ValueError, TypeError):
-        raise ValueError("the hash is cut off or damaged") from None
+        is_whole = False
+    if not is_whole:
+        raise ValueError("the hash is cut off or damaged")
     _check_backend(kind)
     return stored
 
