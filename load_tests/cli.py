@@ -18,6 +18,7 @@ from rich.console import Console
 
 from load_tests import data, machine
 from load_tests.acceptance.commands import app as accept
+from load_tests.auth import measure_costs, measure_guesses
 from load_tests.bench import Options
 from load_tests.compare import Contestants, compare, started, workload_of
 from load_tests.embedded.measure import PEERS, peer_python, require_engine
@@ -188,6 +189,20 @@ def profile_command(
         _print_profile(profile(_load(data_directory, records), queries))
 
 
+@app.command("auth")
+def auth_command(
+    *,
+    requests: Annotated[int, typer.Option(min=10, help="Requests of a round.")] = 2_000,
+    guesses: Annotated[int, typer.Option(min=10, help="Wrong tokens of each kind.")] = 20_000,
+) -> None:
+    """What authentication costs a request, and whether the time of a refusal tells something. In process."""
+    costs, guessed = measure_costs(requests), measure_guesses(guesses)
+    for cost in costs:
+        console.print(f"{cost.name:36}{cost.microseconds:8.1f} us a request{cost.added:+8.1f}", highlight=False)
+    for guess in guessed:
+        console.print(f"wrong token, {guess.kind:32}{guess.median:8.0f} ns{guess.p90:8.0f} p90", highlight=False)
+
+
 @app.command()
 def smoke(*, url: UrlOption = None, workers: WorkersOption = 2) -> None:
     """Run everything small and short on made-up data; fail if something does not run or answers wrongly."""
@@ -205,6 +220,7 @@ def smoke(*, url: UrlOption = None, workers: WorkersOption = 2) -> None:
         _grow(our_program(workers), data.synthetic(1000, queries=100), plan, Path(results))
         _compare_servers(dataset, options, workers, Path(results))
         _print_profile(profile(dataset, 20))
+        auth_command(requests=50, guesses=50)
     console.print(f"smoke: everything ran, in {time.perf_counter() - started:.1f} s")
 
 

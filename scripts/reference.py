@@ -23,7 +23,7 @@ from chroma_async.core.operators import DOCUMENT_OPERATORS, FIELD_OPERATORS
 from chroma_async.metrics import HttpMetrics, Metrics
 from chroma_async.protocol import CALLS, Call
 from chroma_async.protocol.embeddings import EmbeddingBatch
-from chroma_async.settings import EngineSettings, ServerSettings, describe
+from chroma_async.settings import AuthSettings, EngineSettings, ServerSettings, describe
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 FOLDER: Final = Path("docs/reference")
@@ -181,10 +181,16 @@ and `missing` from its command line, and the defaults of the rest.
 
 Options of `chroma-async run`, where there is one of that name; see [the server](../server.md).
 
-{_settings_table(ServerSettings())}"""
+{_settings_table(ServerSettings())}
+## Who may call
+
+Options of `chroma-async run` with `--auth-` before the name, but for `audit_log` and what comes from Chroma's variables; see
+[who may call](../auth.md).
+
+{_settings_table(AuthSettings())}"""
 
 
-def _settings_table(settings: EngineSettings | ServerSettings) -> str:
+def _settings_table(settings: EngineSettings | ServerSettings | AuthSettings) -> str:
     kinds = get_type_hints(type(settings))
     rows = ((code(name), json_type(kinds[name]), _setting(name, value), text) for name, value, text in describe(settings))
     return table(("setting", "takes", "default", "what it decides"), rows)

@@ -47,10 +47,25 @@ class Metrics:
             registry=self.registry,
         )
         self.committed_lsn = Gauge("chroma_async_committed_lsn", "newest LSN this process knows", registry=self.registry)
+        self.applied_lsn = Gauge(
+            "chroma_async_applied_lsn", "LSN through which all collections are applied", registry=self.registry
+        )
+        self.unapplied_entries = Gauge(
+            "chroma_async_unapplied_entries", "entries that are not applied yet", registry=self.registry
+        )
         self.unapplied_bytes = Gauge(
             "chroma_async_unapplied_bytes", "bytes of entries that are not applied yet", registry=self.registry
         )
-
+        self.lag_seconds = Gauge(
+            "chroma_async_lag_seconds",
+            "age of the oldest entry that is not applied yet, to about a second",
+            registry=self.registry,
+        )
+        self.unindexed_vectors = Gauge(
+            "chroma_async_unindexed_vectors",
+            "vectors for which a graph is due, in the collections that this process has open",
+            registry=self.registry,
+        )
         self.write_limit = Gauge(
             "chroma_async_write_limit",
             "1 while writes are refused because the machine lacks something, by reason",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NewType, TypeAlias
+from typing import Any, Final, Literal, NewType, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,12 @@ CollectionId = NewType("CollectionId", str)
 Space = Literal["l2", "ip", "cosine"]
 Precision = Literal["f32", "bf16", "i8"]
 Operation = Literal["add", "update", "upsert", "delete"]
+
+Stage = Literal["committed", "applied", "indexed"]
+"""How far a write has come. Committed: in the log, at the configured durability, and visible to every later read. Applied:
+in the tables and vector files too. Indexed: its vectors have a graph as well, where one is due; few are scanned, exactly."""
+
+STAGES: Final[tuple[Stage, ...]] = ("committed", "applied", "indexed")
 
 Scalar: TypeAlias = str | bool | int | float
 MetadataValue: TypeAlias = Scalar | Sequence[Scalar]
@@ -88,3 +94,5 @@ class Collection:
     """Metadata fields seen so far and their types (`str`, `int`, `float`, `bool`), in order of appearance."""
     schema: JsonObject | None = None
     """The schema that the collection was created with, as it is shown; None: the default one."""
+    purges: int = 0
+    """How many were asked for, ever; what is done of them, the manifest says."""

@@ -107,6 +107,34 @@ class ServerSettings:
     )
 
 
+TokenHeader = Literal["any", "authorization", "x-chroma-token"]
+
+
+@dataclass(frozen=True, slots=True)
+class AuthSettings:
+    """Whom a server lets in. With no provider (a file of users or tokens, JWTs, or a trusted proxy) everybody."""
+
+    basic_file: str | None = setting(None, "htpasswd file: users with hashed passwords")
+    basic_lines: tuple[str, ...] = setting((), "lines of such a file, from the variables of Chroma")
+    token_file: str | None = setting(None, "file of tokens, hashed, one JSON object a line")
+    token_digests: tuple[str, ...] = setting((), "SHA-256 of single tokens, of CHROMA_ASYNC_AUTH_TOKEN for one")
+    token_name: str = setting("token", "who presents one of the single tokens")
+    token_header: TokenHeader = setting("any", "header of tokens: authorization (Bearer), x-chroma-token, or any of the two")
+    roles_file: str | None = setting(None, "file of roles, one JSON object a line; without it every user may do everything")
+    jwt_jwks: str | None = setting(None, "file or https URL of the public keys of JWTs")
+    jwt_issuer: str | None = setting(None, "issuer that JWTs must name")
+    jwt_audience: str | None = setting(None, "audience that JWTs must be for")
+    jwt_algorithms: tuple[str, ...] = setting(("RS256", "ES256"), "algorithms that JWTs may be signed with")
+    jwt_name_claim: str = setting("sub", "claim of a JWT that names the user")
+    jwt_groups_claim: str = setting("groups", "claim of a JWT that names the user's groups")
+    proxy_header: str | None = setting(None, "header in which a trusted proxy names the user")
+    audit_log: str | None = setting(None, "file to which every accepted write is appended, one JSON object a line")
+    chroma_tokens_file: str | None = setting(None, "Chroma's YAML file of users and tokens")
+    chroma_tokens: str | None = setting(None, "the same from a variable, with hashes")
+    chroma_roles_file: str | None = setting(None, "Chroma's YAML file of roles and users")
+    chroma_roles: str | None = setting(None, "the same from a variable")
+
+
 def describe(settings: object) -> list[tuple[str, Any, str]]:
     """Return name, value and help of each setting."""
     return [(entry.name, getattr(settings, entry.name), entry.metadata["help"]) for entry in fields(settings)]  # type: ignore[arg-type]

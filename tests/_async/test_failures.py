@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 
 import httpx
+import msgspec
 import numpy as np
 import pytest
 from tests.api.raw_server import EMPTY, HEARTBEAT, RawServer, answer, fault, late, raw, reset
@@ -18,6 +19,7 @@ from chroma_async.model import Collection as Model
 from chroma_async.model import CollectionId
 from chroma_async.protocol import Call, GetTenant, Heartbeat, UpsertRecords
 from chroma_async.protocol.embeddings import EmbeddingBatch
+from chroma_async.protocol.results import WriteResult
 
 pytestmark = pytest.mark.anyio
 
@@ -138,6 +140,15 @@ async def test_a_timeout_says_which_one() -> None:
     assert len(server.requests) == 1
 
 
+async def test_a_write_that_waits_leaves_the_server_as_much_longer() -> None:
+    with RawServer(late(0.5, EMPTY)) as server:
+        call = msgspec.structs.replace(UPSERT, wait="applied", wait_seconds=5)
+        assert await ask(server.port, call, read=0.1) == WriteResult(lsn=None, reached="committed")
+    with RawServer(late(0.7, EMPTY)) as server:
+        error = await refused(server, msgspec.structs.replace(UPSERT, wait="applied", wait_seconds=0.2), read=0.1)
+    assert "read timeout of 0.3" in str(error)
+
+
 async def test_nobody_at_the_port_is_named_with_its_cause() -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
@@ -185,6 +196,28 @@ async def test_a_redirect_is_named_and_not_followed() -> None:
 async def test_a_proxys_login_page_is_an_authorization_error() -> None:
     with RawServer(answer(401, "who are you?")) as server:
         assert isinstance(await refused(server, Heartbeat()), errors.AuthorizationError)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "message"),
+    [
+        (401, '{"error": "AuthorizationError", "message": "wrong credentials"}', "AuthorizationError", "wrong credentials"),
+        (403, '{"error": "AuthError", "message": "not allowed"}', "ChromaAuthError", "not allowed"),
+        (401, HTML, "AuthorizationError", "a hop before the server wants credentials"),
+        (403, HTML, "ChromaAuthError", "a hop before the server does not let this through"),
+        (502, HTML, "ServerUnreachableError", "answer of a proxy"),
+        (503, HTML, "ServerUnreachableError", "answer of a proxy"),
+        (504, HTML, "ServerUnreachableError", "answer of a proxy"),
+    ],
+)
+async def test_wrong_password_missing_permission_and_failing_proxy_are_told_apart(
+    status: int, body: str, kind: str, message: str
+) -> None:
+    with RawServer(answer(status, body)) as server:
+        error = await refused(server, UPSERT)
+    assert type(error).__name__ == kind
+    assert message in str(error)
+    assert ("not of the server" in str(error)) == (body == HTML)
 
 
 async def test_names_are_percent_encoded_wholly() -> None:

@@ -329,6 +329,31 @@ async def test_tenants_and_databases_are_kept_apart(client: AsyncClientAPI) -> N
         await admin.get_database(database, tenant)
 
 
+@pytest.mark.reference_differs
+async def test_a_write_says_where_it_stands_and_waits_when_asked_to(docs: AsyncCollection, client: AsyncClientAPI) -> None:
+    first = await docs.upsert("a", [1, 2])
+    second = await docs.update("a", [1, 3], wait="applied", wait_seconds=20)
+    third = await docs.delete("a", wait="indexed")
+    assert (first.reached, second.reached, third.reached) == ("committed", "indexed", "indexed")
+    assert first.lsn is not None
+    assert (second.lsn, third.lsn) == (first.lsn + 1, first.lsn + 2)
+    assert third == {"deleted": 1}
+    flushed = await docs.flush(wait="indexed")
+    assert (flushed.lsn, flushed.reached, flushed.waiting) == (third.lsn, "indexed", [])
+    await docs.add("b", [1, 2])
+    assert (await client.flush()).waiting == []
+    assert (await docs.get_indexing_status()).num_unindexed_ops == 0
+
+
+async def test_what_can_not_be_waited_for_is_refused_before_anything_is_sent(docs: AsyncCollection) -> None:
+    with pytest.raises(ValueError, match=r"wait must be one of committed, applied, indexed\. got='soon'"):
+        await docs.add("a", [1, 2], wait="soon")  # type: ignore[arg-type]
+    for seconds in (-1, 5000, "1", True, float("nan")):
+        with pytest.raises(ValueError, match="wait_seconds must be a number from 0 to 3600"):
+            await docs.flush(wait_seconds=seconds)  # type: ignore[arg-type]
+    assert await docs.count() == 3
+
+
 async def test_a_closed_client_says_so(client: AsyncClientAPI) -> None:
     await client.aclose()
     await client.aclose()

@@ -6,6 +6,7 @@ from __future__ import annotations
 import socket
 
 import httpx
+import msgspec
 import numpy as np
 import pytest
 from tests.api.raw_server import EMPTY, HEARTBEAT, RawServer, answer, fault, late, raw, reset
@@ -19,6 +20,7 @@ from chroma_async.model import Collection as Model
 from chroma_async.model import CollectionId
 from chroma_async.protocol import Call, GetTenant, Heartbeat, UpsertRecords
 from chroma_async.protocol.embeddings import EmbeddingBatch
+from chroma_async.protocol.results import WriteResult
 
 HTML = "<html>\n<head><title>502 Bad Gateway</title></head>\n</html>"
 UUID = "6b8ff5a8-3c8e-4b4e-9d3b-0f1a2b3c4d5e"
@@ -137,6 +139,15 @@ def test_a_timeout_says_which_one() -> None:
     assert len(server.requests) == 1
 
 
+def test_a_write_that_waits_leaves_the_server_as_much_longer() -> None:
+    with RawServer(late(0.5, EMPTY)) as server:
+        call = msgspec.structs.replace(UPSERT, wait="applied", wait_seconds=5)
+        assert ask(server.port, call, read=0.1) == WriteResult(lsn=None, reached="committed")
+    with RawServer(late(0.7, EMPTY)) as server:
+        error = refused(server, msgspec.structs.replace(UPSERT, wait="applied", wait_seconds=0.2), read=0.1)
+    assert "read timeout of 0.3" in str(error)
+
+
 def test_nobody_at_the_port_is_named_with_its_cause() -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
@@ -182,6 +193,28 @@ def test_a_redirect_is_named_and_not_followed() -> None:
 def test_a_proxys_login_page_is_an_authorization_error() -> None:
     with RawServer(answer(401, "who are you?")) as server:
         assert isinstance(refused(server, Heartbeat()), errors.AuthorizationError)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "message"),
+    [
+        (401, '{"error": "AuthorizationError", "message": "wrong credentials"}', "AuthorizationError", "wrong credentials"),
+        (403, '{"error": "AuthError", "message": "not allowed"}', "ChromaAuthError", "not allowed"),
+        (401, HTML, "AuthorizationError", "a hop before the server wants credentials"),
+        (403, HTML, "ChromaAuthError", "a hop before the server does not let this through"),
+        (502, HTML, "ServerUnreachableError", "answer of a proxy"),
+        (503, HTML, "ServerUnreachableError", "answer of a proxy"),
+        (504, HTML, "ServerUnreachableError", "answer of a proxy"),
+    ],
+)
+def test_wrong_password_missing_permission_and_failing_proxy_are_told_apart(
+    status: int, body: str, kind: str, message: str
+) -> None:
+    with RawServer(answer(status, body)) as server:
+        error = refused(server, UPSERT)
+    assert type(error).__name__ == kind
+    assert message in str(error)
+    assert ("not of the server" in str(error)) == (body == HTML)
 
 
 def test_names_are_percent_encoded_wholly() -> None:

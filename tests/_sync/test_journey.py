@@ -326,6 +326,31 @@ def test_tenants_and_databases_are_kept_apart(client: ClientAPI) -> None:
         admin.get_database(database, tenant)
 
 
+@pytest.mark.reference_differs
+def test_a_write_says_where_it_stands_and_waits_when_asked_to(docs: Collection, client: ClientAPI) -> None:
+    first = docs.upsert("a", [1, 2])
+    second = docs.update("a", [1, 3], wait="applied", wait_seconds=20)
+    third = docs.delete("a", wait="indexed")
+    assert (first.reached, second.reached, third.reached) == ("committed", "indexed", "indexed")
+    assert first.lsn is not None
+    assert (second.lsn, third.lsn) == (first.lsn + 1, first.lsn + 2)
+    assert third == {"deleted": 1}
+    flushed = docs.flush(wait="indexed")
+    assert (flushed.lsn, flushed.reached, flushed.waiting) == (third.lsn, "indexed", [])
+    docs.add("b", [1, 2])
+    assert (client.flush()).waiting == []
+    assert (docs.get_indexing_status()).num_unindexed_ops == 0
+
+
+def test_what_can_not_be_waited_for_is_refused_before_anything_is_sent(docs: Collection) -> None:
+    with pytest.raises(ValueError, match=r"wait must be one of committed, applied, indexed\. got='soon'"):
+        docs.add("a", [1, 2], wait="soon")  # type: ignore[arg-type]
+    for seconds in (-1, 5000, "1", True, float("nan")):
+        with pytest.raises(ValueError, match="wait_seconds must be a number from 0 to 3600"):
+            docs.flush(wait_seconds=seconds)  # type: ignore[arg-type]
+    assert docs.count() == 3
+
+
 def test_a_closed_client_says_so(client: ClientAPI) -> None:
     client.close()
     client.close()

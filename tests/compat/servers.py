@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import httpx
@@ -27,12 +27,16 @@ allow_reset: true
 
 
 @contextlib.contextmanager
-def our_server(directory: Path, *options: str, workers: int = 2) -> Iterator[str]:
+def our_server(
+    directory: Path, *options: str, workers: int = 2, environment: Mapping[str, str] | None = None
+) -> Iterator[str]:
     """Run `chroma-async run` and yield its URL; it must stop cleanly when told to."""
     port = _free_port()
     place = ["--path", str(directory / "data"), "--host", "127.0.0.1", "--port", str(port), "--workers", str(workers)]
     log = directory / "server.log"
-    with _running([_executable("chroma-async"), "run", *place, "--allow-reset", *options], port, log) as process:
+    with _running(
+        [_executable("chroma-async"), "run", *place, "--allow-reset", *options], port, log, environment
+    ) as process:
         yield f"http://127.0.0.1:{port}"
         process.send_signal(signal.SIGTERM)
         assert process.wait(STOP_SECONDS_MAX) == 0, f"the server did not stop cleanly\n{_end_of(log)}"
@@ -49,8 +53,11 @@ def chroma_server(directory: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _running(command: list[str], port: int, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def _running(
+    command: list[str], port: int, log: Path, additions: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CHROMA_")}
+    environment.update(additions or {})
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment, cwd=log.parent

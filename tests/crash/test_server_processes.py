@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -302,3 +303,26 @@ def test_refusal_of_a_large_body_reaches_the_client_that_sent_it(start: Callable
         assert client.post("/nothing", content=body).status_code == 404
         assert client.get("/api/v2/heartbeat").status_code == 200
     assert server.stop() == 0
+
+
+def test_a_write_that_waits_is_answered_when_the_server_is_told_to_stop(start: Callable[..., Server]) -> None:
+    server = start("--workers", "1")
+    (compactor,) = server.pids("compactor")
+    with httpx.Client(base_url=server.url, timeout=30) as client:
+        place = COLLECTIONS + "/" + client.post(COLLECTIONS, content=CREATE).json()["id"]
+        os.kill(compactor, signal.SIGSTOP)  # so that nothing is applied
+        try:
+            answers: list[httpx.Response] = []
+            body = {"ids": ["a"], "embeddings": [[1, 2]], "wait": "applied", "wait_seconds": 600}
+            request = threading.Thread(target=lambda: answers.append(client.post(f"{place}/upsert", json=body, timeout=60)))
+            request.start()
+            time.sleep(1)
+            assert not answers
+            server.process.send_signal(signal.SIGTERM)
+            request.join(10)
+            assert [answer.status_code for answer in answers] == [200]
+            assert answers[0].headers["chroma-async-reached"] == "committed"
+            assert int(answers[0].headers["chroma-async-lsn"]) > 0
+        finally:
+            os.kill(compactor, signal.SIGCONT)
+    assert server.process.wait(30) == 0

@@ -129,6 +129,7 @@ def test_tables_of_releases_that_indexed_at_once_are_whole(tmp_path: Path) -> No
     with sqlite3.connect(path) as database:
         database.execute("DROP TABLE text_index")
         database.execute("DROP TABLE outdated_documents")
+        database.execute("PRAGMA user_version = 0")
     reading = RecordTables(path, writable=False)
     assert reading.slots_containing("abc").tolist() == [0]
     reading.close()

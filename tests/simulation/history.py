@@ -35,6 +35,7 @@ from chroma_async.protocol import (
     DeleteRecords,
     GetRecords,
     ListCollections,
+    PurgeCollection,
     QueryRecords,
     UpdateRecords,
     UpsertRecords,
@@ -61,6 +62,8 @@ COVERED = (
     "held view: of a deleted collection",
     "collection: deleted",
     "collection: deleted while entries of it wait",
+    "purge: asked for",
+    "purge: done",
     "compaction: pieces merged",
     "compaction: segment rewritten or dropped",
     "compaction: graph built",
@@ -167,6 +170,7 @@ class History:
             self.wait_and_cut_power: 3,
             self.create: 3,
             self.drop: 2,
+            self.purge: 3,
             self.pass_time: 4,
             self.jump_clock: 2,
             self.write_back: 4,
@@ -259,6 +263,23 @@ class History:
             for held in other.held:
                 if held.collection_id == gone.id:
                     self.look_at(held)
+
+    async def purge(self) -> None:
+        process, call = self.process(), PurgeCollection(**self.collection().address, wait_seconds=0)
+        result = await process.engine.dispatch(call)
+        assert not result.done, "a purge was done when it had just been asked for"
+        self.acknowledge(process, result.lsn)
+        self.note("purge: asked for")
+
+    def check_purges(self, process: SimulatedProcess) -> None:
+        """What was asked for, and not lost with the log's end, is done, and nothing else."""
+        for collection in self.collections:
+            found = process.engine.follower.catalog.collection(collection.id)
+            asked = 0 if found is None else found.purges
+            manifest = self.reader(process, collection).published()
+            done = manifest.purge.number if manifest is not None and manifest.purge is not None else 0
+            assert done == asked, f"purges of {collection.name}: asked {asked}, done {done}"
+            self.note("purge: done", when=bool(done))
 
     async def is_there(self, process: SimulatedProcess, collection: Collection) -> bool:
         try:
@@ -561,6 +582,7 @@ class History:
         for _ in range(200):
             await self.world.compact(process)
         await self.check_invariants()
+        self.check_purges(process)
         for collection in self.collections:
             await self.check_reads(process, collection)
             assert not self.waits(process, collection) or self.reader(process, collection).trim() == 0

@@ -16,6 +16,7 @@ from chroma_async.core.events import (
     DatabaseCreated,
     DatabaseDeleted,
     EverythingDeleted,
+    PurgeAsked,
     RecordsHead,
     TenantCreated,
 )
@@ -55,7 +56,7 @@ def _of_collections(catalog: Catalog, tenant: str, database: str, new: str) -> l
         CollectionCreated(CollectionId(new), name, tenant, database, None, configuration, None, None) for name in free
     ]
     for old in catalog.collections(tenant, database):
-        found.append(CollectionDeleted(old.id))
+        found.extend((CollectionDeleted(old.id), PurgeAsked(old.id)))
         found.extend(CollectionModified(old.id, name, {"m": 1}, configuration, None, None) for name in [*free, old.name])
         found.append(RecordsHead(old.id, "add", 1, 3, {"f": ("int",)}))
         found.append(RecordsHead(old.id, "add", 1, None, {"f": ("str",), "g": ("bool",)}))

@@ -65,6 +65,44 @@ def test_authentication_that_could_not_work_is_refused() -> None:
         request_headers(Settings(chroma_client_auth_provider="x", chroma_client_auth_credentials="y"), None)
 
 
+def test_plain_credentials_travel_like_those_of_settings() -> None:
+    assert request_headers(Settings(), None, ("us er", "p:w ü")) == {"Authorization": "Basic dXMgZXI6cDp3IMO8"}
+    assert request_headers(Settings(), {"X-A": "1"}, None, "tok") == {"Authorization": "Bearer tok", "X-A": "1"}
+    settings = Settings(chroma_auth_token_transport_header="X-Chroma-Token")
+    assert request_headers(settings, None, None, "tok") == {"X-Chroma-Token": "tok"}
+
+
+def test_credentials_in_two_places_are_refused_before_a_server_does() -> None:
+    settings = Settings(chroma_client_auth_provider="token", chroma_client_auth_credentials="t")
+    for arguments in ((Settings(), None, ("a", "b"), "t"), (settings, None, ("a", "b"), None), (settings, None, None, "t")):
+        with pytest.raises(ValueError, match="give one of"):
+            request_headers(*arguments)
+    with pytest.raises(ValueError, match="given twice"):
+        request_headers(Settings(), {"authorization": "Bearer x"}, None, "t")
+
+
+def test_header_that_is_given_twice_is_sent_once() -> None:
+    settings = Settings(
+        chroma_client_auth_provider="token",
+        chroma_client_auth_credentials="old",
+        chroma_server_headers={"x-a": "1", "AUTHORIZATION": "Bearer oldest"},
+    )
+    assert request_headers(settings, {"authorization": "Bearer new"}) == {"x-a": "1", "authorization": "Bearer new"}
+
+
+@pytest.mark.parametrize("token", ["", "a b", "tökén", "a\nb", "a\x7f"])
+def test_tokens_that_no_header_can_carry_are_refused(token: str) -> None:
+    with pytest.raises(ValueError, match="Invalid token"):
+        request_headers(Settings(), None, None, token)
+
+
+def test_users_and_passwords_that_cannot_be_told_apart_are_refused() -> None:
+    with pytest.raises(ValueError, match="colon"):
+        request_headers(Settings(), None, ("a:b", "c"))
+    with pytest.raises(ValueError, match="user:password"):
+        request_headers(Settings(chroma_client_auth_provider="basic", chroma_client_auth_credentials="alone"), None)
+
+
 def test_timeouts_limits_and_certificates_follow_the_settings() -> None:
     assert (chosen_timeout(None).connect, chosen_timeout(None).read) == (10.0, 60.0)
     assert chosen_timeout(3).read == 3

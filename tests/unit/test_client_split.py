@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import orjson
 
@@ -60,3 +61,10 @@ def test_an_update_without_vectors_is_cut_as_well() -> None:
 def test_reads_are_never_cut() -> None:
     call = GetRecords(**PLACE, ids=["a", "b", "c"])
     assert [part for part, _ in encoded_parts(call, body_bytes_max=1)] == [call]
+
+
+def test_only_the_last_part_waits() -> None:
+    call = msgspec.structs.replace(upsert(101), wait="applied", wait_seconds=7.0)
+    sent = [orjson.loads(request.body) for _, request in encoded_parts(call, body_bytes_max=1500)]
+    assert [body.get("wait") for body in sent] == [None] * (len(sent) - 1) + ["applied"]
+    assert sent[-1]["wait_seconds"] == 7.0

@@ -167,9 +167,21 @@ def test_secrets_are_not_stored() -> None:
 
 
 def test_a_stored_configuration_may_not_run_code_of_strangers() -> None:
-    config = {"model_name": "x", "device": "cpu", "normalize_embeddings": False, "kwargs": {"trust_remote_code": True}}
-    with pytest.raises(ValueError, match="trust_remote_code"):
-        SentenceTransformerEmbeddingFunction.build_from_config(config)
+    config = {"model_name": "x", "device": "cpu", "normalize_embeddings": False}
+    asking = {"trust_remote_code": True}
+    places = (
+        {"kwargs": asking},
+        asking,
+        {"model_kwargs": asking},
+        {"kwargs": {"tokenizer_kwargs": asking}},
+        {"kwargs": {"config_kwargs": {"more": [asking]}}},
+        {"trust_remote_code": "yes"},
+    )
+    for place in places:
+        with pytest.raises(ValueError, match="trust_remote_code"):
+            SentenceTransformerEmbeddingFunction.build_from_config({**config, **place})
+    built = SentenceTransformerEmbeddingFunction.build_from_config({**config, "kwargs": {"trust_remote_code": False}})
+    assert built.kwargs == {"trust_remote_code": False}
     with pytest.raises(ValueError, match=r"plain values.*model=object"):
         SentenceTransformerEmbeddingFunction(model=object())
 

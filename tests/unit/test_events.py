@@ -16,13 +16,16 @@ from chroma_async.core.events import (
     DatabaseDeleted,
     Event,
     EverythingDeleted,
+    PurgeAsked,
     RecordsDeleted,
     RecordsHead,
     RecordsWritten,
     TenantCreated,
+    author_of,
     decode,
     decode_head,
     encode,
+    signed,
 )
 from chroma_async.errors import LogCorrupt
 from chroma_async.model import CollectionId
@@ -50,6 +53,7 @@ EVENTS: list[Event] = [
     DatabaseDeleted("d", "t"),
     CollectionDeleted(COLLECTION),
     EverythingDeleted("d"),
+    PurgeAsked(COLLECTION),
     RecordsDeleted(COLLECTION, ["a", "漢字"]),
     written(4),
     written(4, some=True),
@@ -111,3 +115,30 @@ def test_entries_of_older_codecs_are_read_as_if_they_were_new(monkeypatch: pytes
 
 def test_every_older_codec_has_an_upcaster() -> None:
     assert sorted(events.UPCASTERS) == list(range(1, events.CODEC_VERSION))
+
+
+@pytest.mark.parametrize("event", EVENTS)
+def test_author_stands_beside_the_event_and_changes_nothing_of_it(event: Event) -> None:
+    author = 'm"ü\\\n\U0001f600'
+    payload = signed(encode(event), author)
+    assert author_of(payload) == author
+    assert author_of(encode(event)) is None
+    assert decode_head(payload) == decode_head(encode(event))
+    if isinstance(event, RecordsWritten):
+        found = decode(payload)
+        assert isinstance(found, RecordsWritten)
+        assert (found.ids, found.metadatas) == (event.ids, event.metadatas)
+        np.testing.assert_array_equal(found.vectors, event.vectors)
+    else:
+        assert decode(payload) == event
+
+
+def test_entries_without_an_author_are_the_bytes_of_the_first_release() -> None:
+    head = b'{"name":"somebody"}'
+    assert encode(TenantCreated("somebody")) == struct.pack("<BBI", 1, 1, len(head)) + head + struct.pack("<I", 0)
+
+
+def test_an_author_that_is_no_name_is_damage() -> None:
+    head = b'{"name":"somebody","author":7}'
+    with pytest.raises(LogCorrupt, match="head"):
+        author_of(struct.pack("<BBI", CODEC_VERSION, 1, len(head)) + head + struct.pack("<I", 0))

@@ -9,12 +9,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from tests.support.engines import TINY, Records, compactor_at, create_collection, delete_collection, engine_at, settle
+from tests.support.engines import (
+    PATH,
+    TINY,
+    Records,
+    compactor_at,
+    create_collection,
+    delete_collection,
+    engine_at,
+    settle,
+)
+from tests.support.manifests import manifest_of
 
 from chroma_async.cli.commands import app
-from chroma_async.engine.lock import FileCompactorLock
+from chroma_async.engine import open_engine
 from chroma_async.engine.purge import purge
 from chroma_async.errors import FormatError
+from chroma_async.protocol import PurgeCollection
+from chroma_async.protocol.results import PurgeResult
+
+pytestmark = pytest.mark.anyio
 
 NDIM = 8
 COUNT = 60
@@ -134,11 +148,83 @@ def test_command_prints_a_receipt(filled: Filled) -> None:
     assert "things: records=40 dropped_vectors=0" in CliRunner().invoke(app, ["purge", str(filled.path)]).output
 
 
-def test_purge_refuses_a_directory_that_somebody_compacts(filled: Filled) -> None:
-    lock = FileCompactorLock(filled.path)
-    assert lock.try_acquire()
-    with pytest.raises(FormatError, match="stop it first"):
-        asyncio.run(purge(filled.path))
-    lock.release()
+def test_purge_refuses_names_that_are_not_there(filled: Filled) -> None:
     with pytest.raises(FormatError, match="no collection of that name"):
         asyncio.run(purge(filled.path, ["nothing"]))
+
+
+async def test_a_directory_that_is_compacted_is_purged_by_who_compacts_it(filled: Filled) -> None:
+    """Beside reads and writes: what is written meanwhile stays, what is deleted meanwhile is of the next purge."""
+    before = await filled.contents()
+    async with open_engine(filled.path, TINY) as engine:
+        (collection_id,) = engine.follower.catalog.collection_ids()
+        records, stop = Records(engine, collection_id), asyncio.Event()
+
+        async def read() -> int:
+            count = 0
+            while not stop.is_set():
+                result = await records.query(filled.second[:3], n_results=5)
+                assert result.columns[0].ids[0] == filled.ids("first", REPLACED)[0]
+                count += 1
+                await asyncio.sleep(0)
+            return count
+
+        readers = [asyncio.create_task(read()) for _ in range(4)]
+        receipt = await purge(filled.path, settings=TINY)
+        (done,) = receipt.collections
+        stop.set()
+        assert min(await asyncio.gather(*readers)) > 0
+        assert (done.name, done.records) == ("things", len(KEPT) + len(REPLACED))
+        assert done.applied <= receipt.lsn
+        for kind, traces in filled.traces.items():
+            assert {trace: files for trace in traces if (files := found_in(filled.path, trace))} == {}, kind
+        await records.delete(filled.ids("first", KEPT)[:5])
+        call = PurgeCollection(**PATH, collection_id=collection_id, wait_seconds=30)
+        first, second = await asyncio.gather(engine.dispatch(call), engine.dispatch(call))
+        assert (first.done, second.done, second.records) == (True, True, done.records - 5)
+        assert b"metadata of first 000" not in b"".join(p.read_bytes() for p in filled.path.rglob("*") if p.is_file())
+        await records.add(filled.ids("first", KEPT)[:5], filled.first[list(KEPT)[:5]], **filled.columns("first", KEPT[:5]))
+    after = await filled.contents()
+    assert sorted(after[0]) == sorted(before[0])  # type: ignore[index]
+
+
+async def test_a_purge_that_was_asked_for_is_done_by_the_next_who_compacts(filled: Filled) -> None:
+    async with engine_at(filled.path) as engine:
+        (collection_id,) = engine.follower.catalog.collection_ids()
+        call = PurgeCollection(**PATH, collection_id=collection_id, wait_seconds=0.1)
+        result = await engine.dispatch(call)
+        assert (result.done, result.records, result.lsn) == (False, None, engine.follower.position)
+        async with compactor_at(filled.path) as compactor:
+            await compactor.step()  # applies, and perhaps no more
+        async with compactor_at(filled.path) as compactor:
+            await settle(compactor)
+        for traces in filled.traces.values():
+            assert {trace: files for trace in traces if (files := found_in(filled.path, trace))} == {}
+        purged = manifest_of(filled.path, collection_id).purge
+        assert purged is not None
+        assert (purged.number, purged.records) == (1, len(KEPT) + len(REPLACED))
+
+
+async def test_a_purge_waits_for_who_reads_an_old_instant(filled: Filled) -> None:
+    async with open_engine(filled.path, TINY) as engine:
+        (collection_id,) = engine.follower.catalog.collection_ids()
+        reader = engine.follower.sink(collection_id)
+        call = PurgeCollection(**PATH, collection_id=collection_id, wait_seconds=30)
+        view = reader.view(newest=True)
+        held = await asyncio.to_thread(view.__enter__)
+        asked = asyncio.create_task(engine.dispatch(call))
+        await asyncio.sleep(1)
+        assert not asked.done()
+        assert held.image.live == len(KEPT) + len(REPLACED)
+        await asyncio.to_thread(view.__exit__, None, None, None)
+        assert (await asked).done
+
+
+def test_a_collection_that_was_never_written_to_is_purged_too(tmp_path: Path) -> None:
+    async def ask() -> PurgeResult:
+        async with open_engine(tmp_path, TINY) as engine:
+            collection = await create_collection(engine)
+            return await engine.dispatch(PurgeCollection(**PATH, collection_id=collection.id, wait_seconds=20))
+
+    result = asyncio.run(ask())
+    assert (result.done, result.records, result.dropped_vectors) == (True, 0, 0)

@@ -9,24 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.support.engines import PATH, TINY, Records, compactor_at, create_collection, engine_at, settle
+from tests.support.manifests import manifest_of
 
+from chroma_async.engine.engine import Engine
 from chroma_async.errors import InvalidArgumentError
-from chroma_async.projections.manifest import Manifest
-from chroma_async.projections.records import RecordTables
-from chroma_async.protocol import GetCollection, ReindexCollection
+from chroma_async.protocol import FlushCollection, GetCollection, ReindexCollection
 
 pytestmark = pytest.mark.anyio
 
 SETTINGS = replace(TINY, segment_rows_max=400, graph_rows_min=100)
 QUERY = np.array([[0.3, -1.0, 0.2, 0.8]], dtype=np.float32)
-
-
-def manifest_of(directory: Path, collection_id: str) -> Manifest:
-    tables = RecordTables(directory / "collections" / collection_id / "records.sqlite3", writable=False)
-    try:
-        return tables.manifest()
-    finally:
-        tables.close()
 
 
 def expected(vectors: np.ndarray, space: str) -> list[str]:
@@ -36,6 +28,11 @@ def expected(vectors: np.ndarray, space: str) -> list[str]:
     else:
         values = 1 - vectors @ query / np.linalg.norm(vectors, axis=1) / np.linalg.norm(query)
     return [f"r{row}" for row in np.argsort(values, kind="stable")[:10]]
+
+
+async def reached(engine: Engine, collection_id: str) -> str:
+    call = FlushCollection(**PATH, collection_id=collection_id, wait="indexed", wait_seconds=0)
+    return (await engine.dispatch(call)).reached
 
 
 async def test_a_new_space_counts_from_the_swap_on(tmp_path: Path) -> None:
@@ -51,12 +48,12 @@ async def test_a_new_space_counts_from_the_swap_on(tmp_path: Path) -> None:
         await engine.dispatch(call)
         assert (await engine.dispatch(GetCollection(**PATH, name="things"))).hnsw.space == "cosine"
         assert (await records.query(QUERY)).columns[0].ids == expected(vectors, "l2")
-        assert not await engine.is_indexed_as_configured(collection.id)
+        assert await reached(engine, collection.id) == "committed"
         while await compactor.step():
             assert (await records.query(QUERY)).columns[0].ids in (expected(vectors, "l2"), expected(vectors, "cosine"))
         await compactor.index_now()
         assert (await records.query(QUERY)).columns[0].ids == expected(vectors, "cosine")
-        assert await engine.is_indexed_as_configured(collection.id)
+        assert await reached(engine, collection.id) == "indexed"
         manifest = manifest_of(tmp_path, collection.id)
         graphs = [segment.graph for segment in manifest.segments]
         assert manifest.space == "cosine"

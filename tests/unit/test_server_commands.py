@@ -80,6 +80,46 @@ def test_inspection_shows_collections_with_their_size(data: Path) -> None:
     assert cells[:6] == ["default_tenant", "default_database", "docs", "1", "3", "l2"]
 
 
+def test_inspection_shows_how_far_everything_has_come(data: Path) -> None:
+    chroma_async("add", data, "docs", "--create", "--id", "a", "--embedding", "[1, 2, 3]")
+    chroma_async("add", data, "docs", "--id", "b", "--embedding", "[1, 2, 3]")
+    before = json.loads(chroma_async("inspect", data, "--json").stdout)
+    (docs,) = before["collections"]
+    assert (docs["name"], docs["records"], docs["waiting_entries"], docs["applied"]) == ("docs", 2, 2, 0)
+    assert docs["committed"] == before["committed"]
+    assert before["applied"] == docs["committed"] - 2
+    flushed = chroma_async("flush", data, "docs", "--wait", "indexed")
+    assert (flushed.exit_code, flushed.stdout) == (0, f"{data}: indexed lsn={before['committed']}\n")
+    assert chroma_async("flush", data).exit_code == 0
+    after = json.loads(chroma_async("inspect", data, "--json").stdout)
+    (docs,) = after["collections"]
+    assert (docs["waiting_entries"], docs["waiting_bytes"], docs["applied"]) == (0, 0, after["committed"])
+    assert after["applied"] == after["committed"]
+    assert docs["vectors"] == 2
+    assert docs["size_bytes"] > 0
+    assert f"applied_lsn={after['committed']}" in chroma_async("inspect", data).stdout
+
+
+def test_inspection_names_a_damaged_collection_and_shows_the_others(data: Path) -> None:
+    for name in ("good", "damaged"):
+        chroma_async("add", data, name, "--create", "--id", "a", "--embedding", "[1, 2, 3]")
+    chroma_async("flush", data)
+    states = json.loads(chroma_async("inspect", data, "--json").stdout)["collections"]
+    path = next(data / "collections" / item["id"] for item in states if item["name"] == "damaged")
+    (path / "records.sqlite3").write_bytes(b"x" * 8192)
+    result = chroma_async("inspect", data)
+    assert result.exit_code == 0
+    assert [line for line in result.stdout.splitlines() if line.startswith("damaged: damaged: ")]
+    assert "good" in result.stdout
+    flushed = chroma_async("flush", data)
+    assert (flushed.exit_code, flushed.stdout.splitlines()[1]) == (1, "not yet applied: damaged")
+
+
+def test_a_stage_that_does_not_exist_is_refused(data: Path) -> None:
+    result = chroma_async("flush", data, "--wait", "soon")
+    assert (result.exit_code, "applied" in result.stderr) == (2, True)
+
+
 def test_inspection_shows_a_database_without_collections(data: Path) -> None:
     assert "default_database" in chroma_async("inspect", data).stdout
 

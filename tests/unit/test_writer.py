@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.support.engines import (
+    PATH,
     TINY,
     Records,
     compactor_at,
@@ -21,6 +22,8 @@ from tests.support.engines import (
     settle,
 )
 
+from chroma_async.core.events import author_of
+from chroma_async.engine.author import AUTHOR
 from chroma_async.engine.engine import Engine
 from chroma_async.errors import (
     InternalError,
@@ -31,6 +34,7 @@ from chroma_async.errors import (
     UniqueConstraintError,
 )
 from chroma_async.model import Lsn
+from chroma_async.protocol import CountCollections
 from chroma_async.seams import ThreadWorkers
 from chroma_async.wal import MemoryLog, NewEntry
 
@@ -241,3 +245,27 @@ async def test_waiting_writes_are_appended_before_the_engine_closes(tmp_path: Pa
     assert acknowledged > 0
     async with engine_on(MemoryLog(log.state), tmp_path) as engine:
         assert await Records(engine, records.id).count() == 10 * acknowledged
+
+
+async def test_each_entry_keeps_who_wrote_it(tmp_path: Path) -> None:
+    """Also where calls of several authors share a transaction, and where the writer decides what is written."""
+    async with engine_at(tmp_path) as engine:
+        records = Records(engine, (await create_collection(engine)).id)
+
+        async def write_as(author: str | None, record_id: str) -> None:
+            AUTHOR.set(author)
+            await records.add([record_id], [[1.0, 2.0]], metadatas=[{"f": 1}])
+            await records.delete(where={"f": 2})
+
+        authors = ["alice", None, "bob"]
+        before = engine.follower.position
+        await asyncio.gather(*(asyncio.create_task(write_as(author, str(author))) for author in authors))
+        entries = [entry async for entry in engine.log.read(after=before)]
+        assert sorted(str(author_of(entry.payload or b"")) for entry in entries) == ["None", "alice", "bob"]
+        AUTHOR.set("carol")
+        await records.delete(where={"f": 1})
+        await delete_collection(engine)
+        AUTHOR.set(None)
+        added = [entry async for entry in engine.log.read(after=entries[-1].lsn)]
+        assert [author_of(entry.payload or b"") for entry in added] == ["carol", "carol"]
+        assert await records.engine.dispatch(CountCollections(**PATH)) == 0

@@ -7,16 +7,18 @@ import json
 import math
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import click
 
+from chroma_async.cli.audit import audit
+from chroma_async.cli.auth import auth, auth_options, auth_settings
 from chroma_async.cli.backup import backup, restore
-from chroma_async.cli.console import EXIT_FAILED, fail, print_table
+from chroma_async.cli.console import EXIT_FAILED, fail
 from chroma_async.cli.import_chroma import import_chroma
 from chroma_async.cli.network import network_options, network_settings
+from chroma_async.cli.progress import flush, inspect
 from chroma_async.cli.transfer import export_collection, import_collection
 from chroma_async.cli.verify import purge, rebuild, reindex, verify
 from chroma_async.model import DEFAULT_DATABASE, DEFAULT_TENANT
@@ -33,7 +35,21 @@ def app() -> None:
     """An async-first vector database that speaks Chroma's API."""
 
 
-for _command in (backup, restore, verify, rebuild, reindex, purge, export_collection, import_collection, import_chroma):
+for _command in (
+    audit,
+    auth,
+    inspect,
+    flush,
+    backup,
+    restore,
+    verify,
+    rebuild,
+    reindex,
+    purge,
+    export_collection,
+    import_collection,
+    import_chroma,
+):
     app.add_command(_command)
 
 _PATH = click.argument("path", type=click.Path(path_type=Path))
@@ -100,6 +116,7 @@ def _check_interval(_context: click.Context, _option: click.Parameter, seconds: 
     "a request does not say it; by default not for chroma_async's clients and the API v1, but for Chroma's.",
     show_default=False,
 )
+@auth_options
 @click.option("--cors-origin", multiple=True, help="Origin that browsers may call from, or *; repeatable.")
 @click.option(
     "--graceful-seconds",
@@ -125,7 +142,7 @@ def run(
     cors_origin: tuple[str, ...],
     graceful_seconds: float,
     log_level: LogLevel,
-    **network: Any,
+    **options: Any,
 ) -> None:
     """Serve a data directory until told to stop."""
     if sync_interval_seconds is not None and durability != "interval":
@@ -150,10 +167,11 @@ def run(
         graceful_seconds=graceful_seconds,
         cors_origins=cors_origin,
         log_level=log_level,
-        **network_settings(network),
+        **network_settings(options),
     )
+    access = auth_settings(options)
     try:
-        code = run_server(path, engine, server)
+        code = run_server(path, engine, server, auth=access)
     except StartError as error:
         fail(str(error))
     sys.exit(code)
@@ -188,26 +206,6 @@ def healthcheck(url: str, unix_socket: Path | None, timeout: float) -> None:
     if not response.is_success:
         fail(f"not healthy. url={url!r} status={response.status_code}", EXIT_FAILED)
     click.echo("healthy")
-
-
-@app.command()
-@_PATH
-@click.option("--tenant", multiple=True, default=[DEFAULT_TENANT], help="Tenant to look into; repeatable.")
-def inspect(path: Path, tenant: tuple[str, ...]) -> None:
-    """List databases and collections with their number of records and dimension."""
-    from rich.table import Table
-
-    from chroma_async.cli.directory import collections_of, with_engine
-
-    table = Table("tenant", "database", "collection", "records", "dimension", "space", "id")
-    for row in with_engine(path, partial(collections_of, tenants=tenant)):
-        item = row.collection
-        if item is None:
-            table.add_row(row.tenant, row.database, "-", "", "", "", "")
-        else:
-            dimension = "-" if item.dimension is None else str(item.dimension)
-            table.add_row(row.tenant, row.database, item.name, str(row.records), dimension, item.hnsw.space, item.id)
-    print_table(table)
 
 
 @app.command()

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from chroma_async.cli.console import fail, one_line_errors
 from chroma_async.model import Collection
-from chroma_async.protocol import Call, CountRecords, GetCollection, ListCollections, ListDatabases
+from chroma_async.protocol import Call, GetCollection
 from chroma_async.settings import EngineSettings
 
 if TYPE_CHECKING:
     from chroma_async.engine.backup import BackupResult
     from chroma_async.engine.backup_list import Report
+    from chroma_async.engine.state import DirectoryState
 
 R = TypeVar("R")
 
@@ -27,19 +27,24 @@ class Dispatcher(Protocol):
 
     async def backup(self, destination: Path, report: Report | None = None) -> BackupResult: ...
 
+    async def state(self) -> DirectoryState: ...
 
-def with_engine(path: Path, task: Callable[[Dispatcher], Awaitable[R]]) -> R:
-    """Do something with the engine of an existing data directory; errors end the command with one line."""
+
+def with_engine(path: Path, task: Callable[[Dispatcher], Awaitable[R]], *, compact: bool = False) -> R:
+    """Do something with the engine of an existing data directory; errors end the command with one line.
+
+    With `compact`, it compacts meanwhile if nobody else does.
+    """
     if not path.is_dir() or not any(path.iterdir()):
         fail(f"no data directory there; give the --path of a server. path={str(path)!r}")
     with one_line_errors():
-        return asyncio.run(_with_engine(path, task))
+        return asyncio.run(_with_engine(path, task, compact))
 
 
-async def _with_engine(path: Path, task: Callable[[Dispatcher], Awaitable[R]]) -> R:
+async def _with_engine(path: Path, task: Callable[[Dispatcher], Awaitable[R]], compact: bool) -> R:
     from chroma_async.engine import open_engine
 
-    async with open_engine(path, EngineSettings(), compact=False) as engine:
+    async with open_engine(path, EngineSettings(), compact=compact) as engine:
         return await task(engine)
 
 
@@ -50,27 +55,3 @@ async def get_collection(engine: Dispatcher, tenant: str, database: str, name: s
 def address(collection: Collection) -> dict[str, Any]:
     """The fields by which a call on records names its collection."""
     return {"tenant": collection.tenant, "database": collection.database, "collection_id": collection.id}
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A collection, or a database without any."""
-
-    tenant: str
-    database: str
-    collection: Collection | None
-    records: int
-
-
-async def collections_of(engine: Dispatcher, tenants: Sequence[str]) -> list[Row]:
-    """Return what tenants have, by the names of databases and collections."""
-    rows: list[Row] = []
-    for tenant in tenants:
-        for database in await engine.dispatch(ListDatabases(tenant=tenant)):
-            found = await engine.dispatch(ListCollections(tenant=tenant, database=database.name))
-            for item in sorted(found, key=lambda item: item.name):
-                records = await engine.dispatch(CountRecords(**address(item)))
-                rows.append(Row(tenant, database.name, item, records))
-            if not found:
-                rows.append(Row(tenant, database.name, None, 0))
-    return rows

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
 import click
 
 from chroma_async.cli.console import EXIT_FAILED, fail, format_bytes, one_line_errors, print_table, progress_bar
-from chroma_async.model import DEFAULT_DATABASE, DEFAULT_TENANT, CollectionId, Precision, Space
-
-if TYPE_CHECKING:
-    from chroma_async.engine import Engine
+from chroma_async.model import DEFAULT_DATABASE, DEFAULT_TENANT, Precision, Space
 
 
 @click.command()
@@ -79,8 +76,8 @@ def rebuild(path: Path, collections: tuple[str, ...]) -> None:
 def purge(path: Path, collections: tuple[str, ...], as_json: bool) -> None:
     """Remove every trace of deleted and replaced records of COLLECTIONS (names or ids; none: all) from the disk.
 
-    Files that hold any are written anew, the log's too. Backups are files of their own. No process may work on the data
-    directory PATH meanwhile.
+    Files that hold any are written anew, the log's too. Backups are files of their own. The data directory PATH may be in
+    use: then the process that compacts it does this.
     """
     import asyncio
 
@@ -127,7 +124,7 @@ def reindex(
     from chroma_async.cli.directory import get_collection
     from chroma_async.engine import open_engine
     from chroma_async.engine.directory import check_version
-    from chroma_async.protocol import ReindexCollection
+    from chroma_async.protocol import FlushCollection, ReindexCollection
 
     async def work() -> None:
         async with open_engine(path) as engine:
@@ -142,15 +139,11 @@ def reindex(
                 precision=precision,
             )
             await engine.dispatch(call)
-            await _until_swapped(engine, found.id)
+            flush = FlushCollection(tenant=tenant, database=database, collection_id=found.id, wait="indexed")
+            while (await engine.dispatch(flush)).waiting:
+                continue
 
     with one_line_errors():
         check_version(path)
         asyncio.run(work())
     click.echo(f"{collection}: reindexed")
-
-
-async def _until_swapped(engine: Engine, collection_id: str) -> None:
-    """Wait until the index is as the collection is configured, whichever process builds it."""
-    while not await engine.is_indexed_as_configured(CollectionId(collection_id)):
-        await engine.seams.clock.sleep(0.1)

@@ -20,6 +20,10 @@ NOTHING_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeo
 PLAIN_STATUSES: Final = (401, 403, 413, 429)
 """Statuses that mean the same whoever answers; any other answer without Chroma's JSON is a failed hop."""
 
+WHO_ASKS: Final = {
+    401: "a hop before the server wants credentials, or others: what it knows is not what the server knows",
+    403: "a hop before the server does not let this through",
+}
 NOT_THE_SERVER: Final = "this looks like an answer of a proxy, not of the server"
 
 
@@ -84,6 +88,8 @@ def _foreign(response: httpx.Response) -> str:
     details = f"url={response.request.url} status={response.status_code} body={first_line[:LINE_LENGTH_MAX]!r}"
     if where is not None:
         return f"redirected, which is not followed; set host to the final address. {details} location={where}"
+    if response.status_code in WHO_ASKS:
+        return f"{WHO_ASKS[response.status_code]} ({NOT_THE_SERVER}). {details}"
     if response.status_code == 404:
         return f"nothing there speaks this API ({NOT_THE_SERVER}); check host, port and path prefix. {details}"
     return f"{NOT_THE_SERVER}. {details}"

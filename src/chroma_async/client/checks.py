@@ -10,6 +10,8 @@ from typing import Any, Final, TypeGuard, cast, get_args
 import numpy as np
 
 from chroma_async.errors import DuplicateIDError
+from chroma_async.model import STAGES, Stage
+from chroma_async.protocol.validation import WAIT_SECONDS_MAX
 from chroma_async.settings import Missing
 
 PLAIN: Final = frozenset({str, bool, int, float})
@@ -311,3 +313,28 @@ def checked_missing(value: Any) -> Missing | None:
     if value is None or value in get_args(Missing):
         return cast("Missing | None", value)
     raise ValueError(f"missing must be 'include' or 'exclude', or None for the default. got={value!r}")
+
+
+def checked_stage(wait: Any) -> Stage | None:
+    """Return how far a write is to be waited for.
+
+    Raises:
+        ValueError: there is no such stage.
+    """
+    for stage in (None, *STAGES):
+        if wait == stage:
+            return stage
+    raise ValueError(f"wait must be one of {', '.join(STAGES)}. got={wait!r}")
+
+
+def checked_wait_seconds(seconds: Any) -> float | None:
+    """Return how long to wait at most.
+
+    Raises:
+        ValueError: it is no time, or longer than servers wait.
+    """
+    if seconds is None:
+        return None
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= WAIT_SECONDS_MAX:
+        raise ValueError(f"wait_seconds must be a number from 0 to {WAIT_SECONDS_MAX:g}. got={seconds!r}")
+    return float(seconds)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, TypedDict
 
 from chroma_async import model
-from chroma_async.model import JsonObject, Vectors
+from chroma_async.model import JsonObject, Lsn, Stage, Vectors
 from chroma_async.protocol import results as wire
 
 
@@ -35,10 +35,21 @@ class QueryResult(TypedDict):
     included: list[str]
 
 
-class DeleteResult(TypedDict):
-    """How many records were deleted; given ids count whether they existed or not, as with Chroma."""
+class DeleteResult(dict[str, int]):
+    """`deleted`: how many records; given ids count whether they existed or not, as with Chroma.
 
-    deleted: int
+    Beside what Chroma's dictionary holds, it says as `WriteResult` does where the deletion stands in the log (None: nothing
+    was there to delete), and how far it has come.
+    """
+
+    def __init__(self, deleted: int, lsn: Lsn | None = None, reached: Stage = "committed") -> None:
+        super().__init__(deleted=deleted)
+        self.lsn = lsn
+        self.reached: Stage = reached
+
+
+def to_delete_result(result: wire.DeleteResult) -> DeleteResult:
+    return DeleteResult(result.deleted, result.lsn, result.reached)
 
 
 class Tenant(TypedDict):

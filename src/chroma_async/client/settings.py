@@ -15,6 +15,8 @@ WITHOUT_EFFECT: Final = frozenset(
     {
         "anonymized_telemetry",
         "chroma_async_rate_limit_enforcer_impl",
+        "chroma_client_auth_credentials_provider",
+        "chroma_client_auth_protocol_adapter",
         "chroma_collection_assignment_policy_impl",
         "chroma_consumer_impl",
         "chroma_coordinator_host",
@@ -140,29 +142,65 @@ class Settings(_Fields):
         return self.chroma_server_host is not None or (self.chroma_api_impl or "").lower().endswith(("fastapi", "rest"))
 
 
-def request_headers(settings: Settings, headers: dict[str, str] | None) -> dict[str, str]:
-    """Return the headers of every request: the settings', the constructor's, and those that authenticate.
+def request_headers(
+    settings: Settings,
+    headers: dict[str, str] | None,
+    auth: tuple[str, str] | None = None,
+    token: str | None = None,
+) -> dict[str, str]:
+    """Return the headers of every request: the settings', those that authenticate, and the constructor's.
+
+    A header that is given twice is sent once, as it was given last: servers refuse two credentials.
 
     Raises:
-        ValueError: an authentication provider that is not known, or one without credentials.
+        ValueError: an authentication provider that is not known, one without credentials, credentials that no header can
+            carry, or credentials in two places.
     """
-    return {**(settings.chroma_server_headers or {}), **_authentication(settings), **(headers or {})}
+    chosen = _authentication(settings, auth, token)
+    given = {name.lower() for name in headers or {}}
+    if (auth is not None or token is not None) and given & {name.lower() for name in chosen}:
+        raise ValueError("credentials are given twice: as auth or token, and in headers; leave one of them out")
+    merged: dict[str, tuple[str, str]] = {}
+    for source in (settings.chroma_server_headers or {}, chosen, headers or {}):
+        merged.update({name.lower(): (name, value) for name, value in source.items()})
+    return dict(merged.values())
 
 
-def _authentication(settings: Settings) -> dict[str, str]:
+def _authentication(settings: Settings, auth: tuple[str, str] | None, token: str | None) -> dict[str, str]:
     provider, credentials = settings.chroma_client_auth_provider, settings.chroma_client_auth_credentials
+    if (auth is not None) + (token is not None) + (provider is not None) > 1:
+        raise ValueError("give one of auth, token, and chroma_client_auth_provider in the settings")
+    if auth is not None:
+        return _basic(*auth)
+    if token is not None:
+        return _token_header(settings.chroma_auth_token_transport_header, token)
     if provider is None:
         return {}
     if not credentials:
         raise ValueError("chroma_client_auth_provider needs chroma_client_auth_credentials: a token, or user:password")
     if provider in BASIC_PROVIDERS:
-        return {"Authorization": f"Basic {base64.b64encode(credentials.encode()).decode('ascii')}"}
+        return _basic(*_user_and_password(credentials))
     if provider in TOKEN_PROVIDERS:
         return _token_header(settings.chroma_auth_token_transport_header, credentials)
     raise ValueError(f"unknown chroma_client_auth_provider; use 'token' or 'basic'. got={provider!r}")
 
 
+def _user_and_password(credentials: str) -> tuple[str, str]:
+    user, colon, password = credentials.partition(":")
+    if not colon:
+        raise ValueError("chroma_client_auth_credentials must be user:password for the provider 'basic'")
+    return user, password
+
+
+def _basic(user: str, password: str) -> dict[str, str]:
+    if ":" in user:
+        raise ValueError(f"the user's name must not have a colon (RFC 7617). user={user!r}")
+    return {"Authorization": f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode('ascii')}"}
+
+
 def _token_header(header: str | None, token: str) -> dict[str, str]:
+    if not token or not all("!" <= character <= "~" for character in token):
+        raise ValueError("Invalid token. Must contain only ASCII letters, digits, and punctuation.")
     wanted = "authorization" if header is None else str.__str__(header).lower().replace("_", "-")
     if wanted == "authorization":
         return {"Authorization": f"Bearer {token}"}

@@ -34,7 +34,9 @@ def _halves(call: Call[R]) -> tuple[Call[R], ...]:
     if not isinstance(call, WriteRecords) or len(call.ids) < 2:
         return ()
     middle = len(call.ids) // 2
-    return cast("tuple[Call[R], ...]", (_rows(call, 0, middle), _rows(call, middle, len(call.ids))))
+    first, last = _rows(call, 0, middle), _rows(call, middle, len(call.ids))
+    first = msgspec.structs.replace(first, wait=None)  # what the last part has reached, the ones before it have
+    return cast("tuple[Call[R], ...]", (first, last))
 
 
 def _rows(call: WriteRecords, start: int, stop: int) -> WriteRecords:

@@ -16,6 +16,7 @@ from chroma_async.core.events import (
     DatabaseCreated,
     DatabaseDeleted,
     EverythingDeleted,
+    PurgeAsked,
     RecordsDeleted,
     RecordsHead,
     TenantCreated,
@@ -121,6 +122,9 @@ class Catalog:
                 return self._delete([event.id])
             case EverythingDeleted():
                 return self._delete_everything(event)
+            case PurgeAsked():
+                old = self._collections[event.id]
+                return self._put(replace(old, purges=old.purges + 1))
             case RecordsHead():
                 return self._learn(event)
             case RecordsDeleted():

@@ -4,8 +4,9 @@ Layout of an encoded event, integers little-endian:
 
     u8 version | u8 kind | u32 length of head | head (JSON) | u32 length of body | body (JSON) | vectors (float32)
 
-The head is small and holds all that the catalog folds; a follower that keeps no records never decodes the body. Ids, times
-and choices are decided before an event is made: applying it is a pure function of state and event.
+The head is small and holds all that the catalog folds; a follower that keeps no records never decodes the body. It may name
+an `author` besides, where a server knows its callers: no part of the event, so folding passes over it. Ids, times and
+choices are decided before an event is made: applying it is a pure function of state and event.
 """
 
 from __future__ import annotations
@@ -79,6 +80,12 @@ class EverythingDeleted(msgspec.Struct, frozen=True):
     database_id: str
 
 
+class PurgeAsked(msgspec.Struct, frozen=True):
+    """Every trace of the collection's deleted and replaced records is to leave the disk."""
+
+    id: CollectionId
+
+
 class RecordsHead(msgspec.Struct, frozen=True):
     """What the catalog learns from a write."""
 
@@ -121,6 +128,7 @@ CatalogEvent: TypeAlias = (
     | CollectionModified
     | CollectionDeleted
     | EverythingDeleted
+    | PurgeAsked
 )
 RecordsEvent: TypeAlias = RecordsWritten | RecordsDeleted
 Event: TypeAlias = CatalogEvent | RecordsEvent
@@ -133,6 +141,7 @@ _KINDS: Final[dict[int, type[Any]]] = {
     5: CollectionModified,
     6: CollectionDeleted,
     7: EverythingDeleted,
+    8: PurgeAsked,
     16: RecordsWritten,
     17: RecordsDeleted,
 }
@@ -180,6 +189,29 @@ def rewritten(payload: bytes, change: Callable[[dict[str, Any]], dict[str, Any]]
     except (ValueError, KeyError, TypeError) as error:
         raise LogCorrupt(f"entry has a damaged head. version={version} kind={number} reason={error}") from error
     return _PREFIX.pack(version + 1, number, len(head)) + head + payload[start + length :]
+
+
+def signed(payload: bytes, author: str) -> bytes:
+    """Return an encoded event whose head says who wrote it."""
+    version, number, length = _unpacked(payload)
+    start, end = _PREFIX.size, _PREFIX.size + length
+    addition = b',"author":' + orjson.dumps(author) + b"}"
+    prefix = _PREFIX.pack(version, number, length - 1 + len(addition))
+    return b"".join((prefix, memoryview(payload)[start : end - 1], addition, memoryview(payload)[end:]))
+
+
+class _Signature(msgspec.Struct, frozen=True):
+    author: str | None = None
+
+
+def author_of(payload: bytes) -> str | None:
+    """Return who wrote an encoded event; None where nobody was known.
+
+    Raises:
+        LogCorrupt: as `decode_head`.
+    """
+    _, head, _ = _split(_current(payload))
+    return cast("_Signature", _convert(head, _Signature)).author
 
 
 UPCASTERS: Final[dict[int, Callable[[bytes], bytes]]] = {}

@@ -23,10 +23,11 @@ from chroma_async.core.planner import SCAN_BYTES_MAX
 from chroma_async.core.where import DocumentTest, FieldTest, Missing, Where, evaluate, matches
 from chroma_async.engine.open_readers import OpenReaders
 from chroma_async.engine.search import Neighbours, SearchTarget, search
-from chroma_async.errors import ResourceLimitError, StorageCorrupt, UnavailableError
+from chroma_async.errors import FormatError, ResourceLimitError, StorageCorrupt, UnavailableError
 from chroma_async.index.scan import Scan, TailScan
 from chroma_async.model import Collection, HnswConfiguration, Lsn, Mask, Slots, Vectors
 from chroma_async.projections.fold import fold_entry
+from chroma_async.projections.manifest import Manifest
 from chroma_async.projections.records import TRIGRAM, RecordTables, StoredRow, encode_metadata
 from chroma_async.projections.store import CHECK_AT_OPEN_BYTES, RECORDS_FILE
 from chroma_async.projections.view import EMPTY_BASE, Base, load_base
@@ -85,6 +86,8 @@ class CollectionReader:
         self._closed = False
         self._checked = False
         self._refusal: str | None = None
+        self._dropped = Lsn(0)
+        """Entries through this LSN are not kept any more: only a base that holds them may be read."""
         self._offered_bytes = 0
         self._dropped_bytes = 0
 
@@ -92,6 +95,35 @@ class CollectionReader:
     def pending_bytes(self) -> int:
         """Bytes of the entries that wait. Offering and dropping have a counter each: they are done by different threads."""
         return self._offered_bytes - self._dropped_bytes
+
+    @property
+    def manifest(self) -> Manifest:
+        """Of the base that is open; an empty one while none is."""
+        return self._base.manifest
+
+    @property
+    def pending_entries(self) -> int:
+        return len(self._pending)
+
+    def pending(self) -> list[tuple[Lsn, bytes]]:
+        """The entries that may not be applied yet, oldest first."""
+        return list(self._pending)
+
+    @property
+    def oldest_pending(self) -> Lsn | None:
+        """LSN of the oldest entry that may not be applied yet; None: all are."""
+        try:
+            return self._pending[0][0]
+        except IndexError:
+            return None
+
+    @property
+    def newest_pending(self) -> Lsn:
+        """LSN of the newest entry that may not be applied yet; 0: all are."""
+        try:
+            return self._pending[-1][0]
+        except IndexError:
+            return Lsn(0)
 
     @property
     def is_behind(self) -> bool:
@@ -257,10 +289,52 @@ class CollectionReader:
             other.close()
 
     def trim(self) -> int:
-        """Forget entries that the newest base holds by now; return the bytes of those that remain."""
-        if self._pending:
+        """Forget entries that the tables hold by now; return the bytes of those that remain.
+
+        Nothing is opened for that which nobody reads.
+        """
+        if self._pending and self._base.manifest.version:
             self.refresh()
+        elif self._pending:
+            self._forget_applied()
         return self.pending_bytes
+
+    def _forget_applied(self) -> None:
+        """Forget entries that were applied, without a base: whoever reads next loads one that holds them."""
+        if not self._loading.acquire(blocking=False):
+            return
+        try:
+            manifest = self.published()
+            if manifest is None or not manifest.version:
+                return
+            with self._lock:
+                if not self._base.manifest.version:
+                    self._drop_applied(manifest.applied)
+                    self._released = True
+                    self._memtable, self._image = Memtable(applied=Lsn(0), next_slot=0), None
+        finally:
+            self._loading.release()
+
+    def published(self) -> Manifest | None:
+        """The newest manifest, an empty one before the first; None: it can't be read, or the collection was deleted.
+
+        Nothing stays open for it.
+        """
+        if self._closed or self._refusal is not None:
+            return None
+        try:
+            tables = self._borrow()
+            if tables is None:
+                return Manifest()
+            try:
+                return tables.manifest()
+            finally:
+                if self._base.manifest.version:
+                    self._give_back(tables)
+                else:
+                    tables.close()
+        except (StorageCorrupt, FormatError, sqlite3.Error, OSError):
+            return None  # whoever reads will be told
 
     def refresh(self) -> None:
         """Take the newest base. Views go on with the one before meanwhile, and never wait for this.
@@ -382,6 +456,7 @@ class CollectionReader:
                 fold_entry(memtable, lsn, payload, tables)
 
     def _drop_applied(self, applied: Lsn) -> None:
+        self._dropped = max(self._dropped, applied)
         while self._pending and self._pending[0][0] <= applied:
             _, payload = self._pending.popleft()
             self._dropped_bytes += len(payload)
@@ -395,6 +470,8 @@ class CollectionReader:
             if tables.version() <= before.manifest.version:
                 return tables.version() == before.manifest.version
             manifest = tables.manifest()
+            if manifest.applied < self._dropped:
+                return False  # an older instant than entries were forgotten for
             if manifest.applied < self._freed:
                 raise StorageCorrupt(
                     f"the newest records are lost. path={self._directory} applied={manifest.applied} freed={self._freed}"

@@ -20,9 +20,10 @@ from typing import Final, TypeVar
 from chroma_async.core.memtable import IgnoredUpdates, Memtable
 from chroma_async.engine.follower import Follower
 from chroma_async.engine.lock import CompactorLock
-from chroma_async.errors import FormatError, StorageCorrupt
+from chroma_async.errors import FormatError, StorageCorrupt, UnavailableError
 from chroma_async.model import Collection, CollectionId, HnswConfiguration, Lsn
 from chroma_async.projections.fold import fold_entry
+from chroma_async.projections.manifest import PurgeRef
 from chroma_async.projections.store import RECORDS_FILE, REWRITE_ROWS_MIN, CollectionStore
 from chroma_async.seams import Seams, Workers
 from chroma_async.seams.limits import FULL, LimitError, check_room, free_bytes, limit_error
@@ -52,6 +53,9 @@ TEXT_LAG_MAX: Final = 262_144
 
 TEXT_STORES_MAX: Final = 16
 """Collections whose full-text index is looked at in one step."""
+
+PURGE_AGAIN_SECONDS: Final = 1.0
+"""After a purge that met somebody who reads."""
 
 PAUSE_SECONDS_MIN: Final = 0.25
 PAUSE_SECONDS_MAX: Final = 5.0
@@ -143,6 +147,11 @@ class Compactor:
         self._damaged: dict[CollectionId, float] = {}
         self._configured: dict[CollectionId, HnswConfiguration] = {}
         self._noticed = Lsn(-1)
+        self._purges: dict[CollectionId, tuple[int, Lsn]] = {}
+        """Asked for, and not known to be done: the number of the newest, and the LSN through which to apply before it."""
+        self._purged: dict[CollectionId, int] = {}
+        self._purge_again_at = 0.0
+        self._synced = False
         self._stopping = False
         self._limit: LimitError | None = None
         self._follower: Follower[Backlog] = self._new_follower()
@@ -295,14 +304,84 @@ class Compactor:
     async def step(self) -> bool:
         """Do what there is to do, once; say whether there was something."""
         await self._follower.catch_up()
+        self._synced = False
         self._notice_configurations()
         busy = await self._delete_collections()  # first: on a full disk it makes the room that the rest needs
         await self._pay_off()
         for collection_id in list(self._follower.sinks()):
             busy = await self._compact(collection_id) or busy
+        busy = await self._purge_collections() or busy
         busy = await self._index_documents(lag_max=TEXT_LAG_MAX if busy else 0) or busy
         self._start_indexing()
         return busy
+
+    async def _purge_collections(self) -> bool:
+        """Do the purges that were asked for, where all is applied that was written before; say whether there was one.
+
+        The manifest says so at last, after the log's part, so that a successor knows what is left to do. While somebody
+        reads an old instant of the tables or the log, it is tried again later.
+        """
+        if self._seams.clock.monotonic() < self._purge_again_at:
+            return False
+        due = [item for item, (_, asked) in self._purges.items() if self._may_purge(item, asked)]
+        if due:
+            await self._sync_entries()  # a receipt must not outlive what was asked
+        done: dict[CollectionId, PurgeRef] = {}
+        for collection_id in due:
+            number, _ = self._purges[collection_id]
+            with self._guarded(collection_id), self._trying_again_later():
+                purge = await self._work(partial(self._purge, collection_id, number))
+                if purge is None:
+                    self._note_purged(collection_id, number)
+                else:
+                    done[collection_id] = purge
+        if not done:
+            return False
+        with self._trying_again_later():
+            await self._log.scrub()
+        if self._seams.clock.monotonic() < self._purge_again_at:
+            return False
+        for collection_id, purge in done.items():
+            with self._guarded(collection_id):
+                await self._work(partial(self._publish_purge, collection_id, purge))
+                self._note_purged(collection_id, purge.number)
+                self._unindexed.add(collection_id)
+                logger.info("collection.purged collection=%s dropped_vectors=%d", collection_id, purge.dropped_vectors)
+        return True
+
+    @contextmanager
+    def _trying_again_later(self) -> Generator[None]:
+        try:
+            yield
+        except UnavailableError as error:
+            self._purge_again_at = self._seams.clock.monotonic() + PURGE_AGAIN_SECONDS
+            logger.debug("purge.postponed reason=%s", error)
+
+    def _may_purge(self, collection_id: CollectionId, asked: Lsn) -> bool:
+        if self._follower.catalog.collection(collection_id) is None:
+            self._purges.pop(collection_id)
+            return False
+        backlog = self._follower.sinks().get(collection_id)
+        waits = backlog is not None and bool(backlog.entries) and backlog.entries[0][0] <= asked
+        return not waits and collection_id not in self._owed and not self._is_left_alone(collection_id)
+
+    def _purge(self, collection_id: CollectionId, number: int) -> PurgeRef | None:
+        """Purge the files of a collection; None: a predecessor has done it."""
+        store = self._store(collection_id)
+        done = store.manifest.purge
+        if done is not None and done.number >= number:
+            return None
+        dropped = store.purge()
+        manifest = store.manifest
+        return PurgeRef(number, manifest.applied, manifest.live, dropped, self._seams.clock.now_ns())
+
+    def _publish_purge(self, collection_id: CollectionId, purge: PurgeRef) -> None:
+        self._store(collection_id).publish_purge(purge)
+
+    def _note_purged(self, collection_id: CollectionId, number: int) -> None:
+        self._purged[collection_id] = number
+        if self._purges[collection_id][0] <= number:
+            del self._purges[collection_id]
 
     def _notice_configurations(self) -> None:
         """Have another look at the graphs of collections that are configured otherwise than before."""
@@ -311,6 +390,10 @@ class Compactor:
         self._noticed, catalog = self._follower.position, self._follower.catalog
         found = {item: catalog.collection(item) for item in catalog.collection_ids()}
         now = {item: collection.hnsw for item, collection in found.items() if collection is not None}
+        for item, collection in found.items():
+            number = 0 if collection is None else collection.purges
+            if number > self._purged.get(item, 0) and self._purges.get(item, (0, 0))[0] < number:
+                self._purges[item] = (number, self._noticed)
         self._unindexed |= {item for item, hnsw in now.items() if self._configured.get(item, hnsw) != hnsw}
         self._configured = now
 
@@ -348,7 +431,7 @@ class Compactor:
         if collection is None or backlog is None or not backlog.entries or self._is_left_alone(collection_id):
             return False
         entries = self._take(backlog)
-        await self._log.sync()  # what is applied must not outlive its entry: the LSN would be given to another one
+        await self._sync_entries()
         with self._guarded(collection_id):
             applied = await self._work(lambda: self._apply(collection, entries))
         if self._is_left_alone(collection_id):
@@ -359,6 +442,15 @@ class Compactor:
         self._text_behind[collection_id] = None
         await self._truncate(collection_id, applied)
         return True
+
+    async def _sync_entries(self) -> None:
+        """Before any is applied: what is applied must not outlive its entry, whose LSN would be given to another one.
+
+        Once for each step: all entries that wait were read before it.
+        """
+        if not self._synced:
+            await self._log.sync()
+            self._synced = True
 
     async def _index_documents(self, *, lag_max: int) -> bool:
         """Bring full-text indexes that lack more documents than that a step nearer; say whether there was one."""
@@ -431,6 +523,8 @@ class Compactor:
             rows_min = min(REWRITE_ROWS_MIN, self._settings.segment_rows_max)
             while store.rewrite_segments(rows_min=rows_min) and not self._stopping:
                 pass
+            if len(self._text_behind) >= OPEN_STORES_MAX:  # it would be closed before its turn comes
+                store.index_documents(TEXT_CHUNK_DOCUMENTS)
             return store.applied
 
     def _store(self, collection_id: CollectionId) -> CollectionStore:

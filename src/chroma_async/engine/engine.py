@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary
 
 from chroma_async.core.catalog import Catalog
 from chroma_async.core.events import DatabaseCreated, TenantCreated
+from chroma_async.core.watermarks import Lag
 from chroma_async.engine.backup import BackupResult, back_up
 from chroma_async.engine.backup_list import Report
 from chroma_async.engine.batch import QueryBatcher
@@ -33,12 +34,13 @@ from chroma_async.engine.handlers.tenants import happened
 from chroma_async.engine.here import Here
 from chroma_async.engine.lock import CompactorLock, FileCompactorLock
 from chroma_async.engine.open_readers import OpenReaders
+from chroma_async.engine.progress import Progress, vectors_due
 from chroma_async.engine.reads import PacedRunner
+from chroma_async.engine.state import CollectionState, DirectoryState, state_of
 from chroma_async.engine.writer import Decision, Proposal, Writer
-from chroma_async.errors import InternalError, NotFoundError, RateLimitError, StorageCorrupt, UnavailableError
+from chroma_async.errors import InternalError, RateLimitError, StorageCorrupt, UnavailableError
 from chroma_async.metrics import Metrics
 from chroma_async.model import DEFAULT_DATABASE, DEFAULT_DATABASE_ID, DEFAULT_TENANT, CollectionId, Lsn
-from chroma_async.projections.store import RECORDS_FILE, is_built_as
 from chroma_async.protocol import Call
 from chroma_async.protocol.records import RecordsCall
 from chroma_async.seams import Seams, ThreadWorkers, Workers
@@ -85,6 +87,14 @@ class Engine:
             log, self.follower, clock, self.metrics, directory, settings.disk_reserve_bytes, appended=appended
         )
         self._reads: WeakKeyDictionary[CollectionReader, tuple[PacedRunner, QueryBatcher]] = WeakKeyDictionary()
+        self.progress = Progress(
+            clock,
+            workers,
+            settings.graph_rows_min,
+            lambda name: self.follower.catalog.collection(name),
+            self.follower.sink,
+        )
+        self._lag = Lag()
         self._here = Here(self)
         self._ready = False
         self._process = os.getpid()
@@ -125,6 +135,7 @@ class Engine:
         """Append what is waiting, then let go of everything. With durability `interval`, everything is safe after it."""
         self._ready = False
         await self.writer.close()
+        await self.progress.close()
         await self._stop_tasks()
         if self._fsync is not None:
             await self._fsync.sync()
@@ -134,6 +145,7 @@ class Engine:
         """Let go of everything at once, as the end of the process would: nothing that waits is appended."""
         self._ready = False
         self.writer.abandon()
+        await self.progress.close()
         await self._stop_tasks()
         self.follower.close()
 
@@ -198,6 +210,37 @@ class Engine:
         """
         return await back_up(self.directory, self.log, destination, self.workers, self.seams.clock, report)
 
+    async def state(self) -> DirectoryState:
+        """Look at how far everything has come, collection by collection, in the order of their names."""
+        await self.follower.catch_up()
+        catalog = self.follower.catalog
+        found = [item for name in catalog.collection_ids() if (item := catalog.collection(name)) is not None]
+        found.sort(key=lambda item: (item.tenant, item.database, item.name))
+        states: list[CollectionState] = []
+        for item in found:
+            reader, directory = self.follower.sink(item.id), self.directory / COLLECTIONS / item.id
+            states.append(await self.workers.run(partial(state_of, item, reader, directory)))
+        await self._trimmed_bytes()
+        return DirectoryState(
+            oldest=await self.log.oldest(),
+            applied=self.applied,
+            committed=self.follower.position,
+            log_bytes=await self.log.size_bytes(),
+            collections=states,
+            empty_databases=self._empty_databases(),
+        )
+
+    def _empty_databases(self) -> list[tuple[str, str]]:
+        catalog = self.follower.catalog
+        databases = [database for tenant in catalog.tenants() for database in catalog.databases(tenant.name)]
+        return [(item.tenant, item.name) for item in databases if not catalog.collections(item.tenant, item.name)]
+
+    @property
+    def applied(self) -> Lsn:
+        """LSN through which all collections have applied everything, as far as this process has looked."""
+        waiting = [lsn for reader in self.follower.sinks().values() if (lsn := reader.oldest_pending) is not None]
+        return Lsn(min(waiting) - 1) if waiting else self.follower.position
+
     def runner(self, collection_id: CollectionId) -> PacedRunner:
         """Where this collection's reads run."""
         return self._reads_of(collection_id)[0]
@@ -213,19 +256,6 @@ class Engine:
             runner = PacedRunner(self.workers, self.settings.brief_seconds)
             found = self._reads[reader] = (runner, QueryBatcher(runner))
         return found
-
-    async def is_indexed_as_configured(self, collection_id: CollectionId) -> bool:
-        """Whether the graphs that are published were built as the collection is configured now.
-
-        Raises:
-            NotFoundError: there is no such collection any more.
-        """
-        await self.follower.catch_up()
-        collection = self.follower.catalog.collection(collection_id)
-        if collection is None:
-            raise NotFoundError(f"Collection [{collection_id}] does not exist")
-        path = self.directory / COLLECTIONS / collection_id / RECORDS_FILE
-        return await self.workers.run(lambda: not path.exists() or is_built_as(path, collection.hnsw))
 
     # ---- back-pressure
 
@@ -269,9 +299,19 @@ class Engine:
         for reader in list(self.follower.sinks().values()):
             if reader.pending_bytes:
                 await self._attempt(reader.trim)
-        unapplied = self._unapplied_bytes()
-        self.metrics.unapplied_bytes.set(unapplied)
-        return unapplied
+        return self._unapplied_bytes()
+
+    def _note_watermarks(self) -> None:
+        """Tell the metrics how far everything has come; once a second."""
+        applied, readers = self.applied, self.follower.sinks().values()
+        self._lag.note(self.follower.position, applied, self.seams.clock.monotonic())
+        self.metrics.committed_lsn.set(self.follower.position)
+        self.metrics.applied_lsn.set(applied)
+        self.metrics.unapplied_entries.set(sum(reader.pending_entries for reader in readers))
+        self.metrics.unapplied_bytes.set(self._unapplied_bytes())
+        self.metrics.lag_seconds.set(self._lag.seconds)
+        due = sum(vectors_due(reader.manifest, self.settings.graph_rows_min) for reader in readers)
+        self.metrics.unindexed_vectors.set(due)
 
     async def _release_stale(self) -> None:
         idle = self.open_readers.tick()
@@ -291,6 +331,7 @@ class Engine:
                     _ = self.writer.limit  # looks whether it is over, and says so
                     await self._release_stale()
                     await self._trimmed_bytes()
+                    self._note_watermarks()
             except Exception:
                 logger.exception("follow.failed")
 

@@ -15,6 +15,7 @@ from chroma_async.engine.batch import QueryJob, search_alone
 from chroma_async.engine.collection import CollectionReader
 from chroma_async.engine.follower import Follower
 from chroma_async.engine.handlers import HANDLERS
+from chroma_async.engine.progress import Progress
 from chroma_async.engine.reads import DirectRunner
 from chroma_async.engine.writer import Writer
 from chroma_async.errors import StorageCorrupt
@@ -24,6 +25,7 @@ from chroma_async.protocol.records import RecordsCall
 from chroma_async.protocol.results import QueryResult
 from chroma_async.seams import InlineWorkers, Seams, Workers
 from chroma_async.settings import EngineSettings
+from chroma_async.wal import LogStore
 
 if TYPE_CHECKING:
     from chroma_async.engine.engine import Engine
@@ -64,6 +66,14 @@ class Here:
     @property
     def writer(self) -> Writer:
         return self.engine.writer
+
+    @property
+    def log(self) -> LogStore:
+        return self.engine.log
+
+    @property
+    def progress(self) -> Progress:
+        return self.engine.progress
 
     @property
     def is_ready(self) -> bool:

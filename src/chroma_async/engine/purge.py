@@ -15,10 +15,13 @@ import msgspec
 
 from chroma_async.engine.compactor import COLLECTIONS, COMPACTOR_THREADS, Compactor
 from chroma_async.engine.directory import check_version
+from chroma_async.engine.engine import open_engine
 from chroma_async.engine.lock import FileCompactorLock
 from chroma_async.engine.verify import Report, chosen_collections, compacting_alone, size_of
-from chroma_async.model import Collection
+from chroma_async.errors import UnavailableError
+from chroma_async.model import Collection, Lsn
 from chroma_async.projections.store import RECORDS_FILE, CollectionStore
+from chroma_async.protocol import PurgeCollection
 from chroma_async.seams import Seams, SystemFiles, ThreadWorkers
 from chroma_async.settings import EngineSettings
 from chroma_async.wal import SqliteLog
@@ -53,29 +56,20 @@ async def purge(
     """Leave no bytes of deleted or replaced records in the files of these collections, and none in the log.
 
     `names` are those of collections, or their ids; without any, all of them are meant. What deleted collections held is
-    gone from the log as well.
+    gone from the log as well. Where a process compacts the directory, it is asked to do so, and waited for.
 
     Raises:
-        FormatError: it is no data directory; or another process compacts it; or no collection has that name.
+        FormatError: it is no data directory; or no collection has that name.
         UnavailableError: somebody reads a file whose journal has to be emptied. Nothing is lost; stop that, and try again.
+            Or the process that compacts was not done in time.
         StorageCorrupt: the only copy of something is damaged.
     """
     check_version(directory)
     begun, before = time.monotonic(), size_of(directory)
-    with compacting_alone(directory) as lock:
-        log = await SqliteLog.open(directory, durability="commit", create=False)
-        try:
-            await _apply_all(directory, log, lock, settings or EngineSettings())
-            chosen = chosen_collections(directory, names)
-            purged: list[PurgedCollection] = []
-            for number, collection in enumerate(chosen):
-                if report is not None:
-                    report(f"purging {collection.name}", number, len(chosen))
-                purged.append(_purge(directory, collection, settings or EngineSettings()))
-            await log.scrub()
-            lsn = log.barrier()
-        finally:
-            await log.close()
+    if _is_compacted(directory):
+        purged, lsn = await _ask(directory, names, report)
+    else:
+        purged, lsn = await _purge_alone(directory, names, settings or EngineSettings(), report)
     return Receipt(
         path=str(directory),
         ended_at=time.time(),
@@ -86,6 +80,51 @@ async def purge(
         bytes_after=size_of(directory),
         collections=tuple(purged),
     )
+
+
+def _is_compacted(directory: Path) -> bool:
+    lock = FileCompactorLock(directory)
+    if not lock.try_acquire():
+        return True
+    lock.release()
+    return False
+
+
+async def _ask(directory: Path, names: Sequence[str], report: Report | None) -> tuple[list[PurgedCollection], Lsn]:
+    """Let the process that compacts purge the collections, one by one."""
+    chosen, purged = chosen_collections(directory, names), list[PurgedCollection]()
+    async with open_engine(directory, compact=False) as engine:
+        for number, item in enumerate(chosen):
+            if report is not None:
+                report(f"purging {item.name}", number, len(chosen))
+            call = PurgeCollection(tenant=item.tenant, database=item.database, collection_id=item.id)
+            result = await engine.dispatch(call)
+            if not result.done:
+                raise UnavailableError(
+                    f"the purge was asked for, and is not done yet; it goes on, ask again. collection={item.name!r}"
+                )
+            done = (result.applied_lsn or 0, result.records or 0, result.dropped_vectors or 0)
+            purged.append(PurgedCollection(item.name, item.id, *done))
+        return purged, engine.follower.position
+
+
+async def _purge_alone(
+    directory: Path, names: Sequence[str], settings: EngineSettings, report: Report | None
+) -> tuple[list[PurgedCollection], Lsn]:
+    with compacting_alone(directory) as lock:
+        log = await SqliteLog.open(directory, durability="commit", create=False)
+        try:
+            await _apply_all(directory, log, lock, settings)
+            chosen = chosen_collections(directory, names)
+            purged: list[PurgedCollection] = []
+            for number, collection in enumerate(chosen):
+                if report is not None:
+                    report(f"purging {collection.name}", number, len(chosen))
+                purged.append(_purge(directory, collection, settings))
+            await log.scrub()
+            return purged, log.barrier()
+        finally:
+            await log.close()
 
 
 async def _apply_all(directory: Path, log: SqliteLog, lock: FileCompactorLock, settings: EngineSettings) -> None:

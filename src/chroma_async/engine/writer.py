@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
 from chroma_async.core.catalog import Catalog, Rows
-from chroma_async.core.events import CatalogEvent, RecordsDeleted, RecordsHead, encode
+from chroma_async.core.events import CatalogEvent, RecordsDeleted, RecordsHead, encode, signed
+from chroma_async.engine.author import AUTHOR
 from chroma_async.engine.follower import Follower
 from chroma_async.errors import ChromaError, InsufficientStorageError, LogConflict, ResourceLimitError, UnavailableError
 from chroma_async.metrics import Metrics
@@ -58,11 +59,13 @@ class Proposal(Generic[R]):
     """A write that waits. `decide` is pure and may refuse by raising a ChromaError.
 
     `prepare` runs before it, with the log's turn held and everything known, when the decision needs to look at records.
+    `author` is whoever the proposal was made for.
     """
 
     decide: Callable[[Catalog], Decision[R]]
     size_bytes: int = 0
     prepare: Callable[[], Awaitable[None]] | None = None
+    author: str | None = field(default_factory=AUTHOR.get)
     outcome: asyncio.Future[R] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
@@ -282,7 +285,8 @@ class _Draft:
             return
         for append in decision.appends:
             self.rows.update(self.catalog.apply(append.head))
-            self.entries.append(NewEntry(append.payload, self._now_ns, append.collection))
+            payload = append.payload if proposal.author is None else signed(append.payload, proposal.author)
+            self.entries.append(NewEntry(payload, self._now_ns, append.collection))
         lsn = Lsn(self._position + len(self.entries))
         self._answers.append((proposal, decision.answer(lsn)))
 

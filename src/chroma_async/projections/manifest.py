@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 from chroma_async.errors import FormatError, StorageCorrupt
-from chroma_async.model import Lsn, Precision, Space
+from chroma_async.model import HnswConfiguration, Lsn, Precision, Space
 
 FORMAT: Final = 1
 
@@ -33,6 +33,10 @@ class GraphRef(msgspec.Struct, frozen=True):
     ef_construction: int = 100
     precision: Precision | None = None
 
+    def is_built_as(self, configuration: HnswConfiguration) -> bool:
+        wanted = (configuration.max_neighbors, configuration.ef_construction, configuration.precision)
+        return (self.max_neighbors, self.ef_construction, self.precision) == wanted
+
 
 class SegmentRef(msgspec.Struct, frozen=True):
     """A directory with vectors and their slots; `rows` of them are published. A sealed one takes no more.
@@ -47,6 +51,19 @@ class SegmentRef(msgspec.Struct, frozen=True):
     graph: GraphRef | None = None
     block_rows: int = 0
     slots_crc: int | None = None
+
+
+class PurgeRef(msgspec.Struct, frozen=True):
+    """The newest purge that was done: the number of the last one that it answers, the LSN through which nothing of a record
+    that is gone is left, how many records there were, how many vectors of no record it dropped; and when it ended, in
+    nanoseconds since 1970.
+    """
+
+    number: int
+    applied: Lsn
+    records: int
+    dropped_vectors: int
+    ended_at_ns: int
 
 
 class Manifest(msgspec.Struct, frozen=True):
@@ -67,10 +84,17 @@ class Manifest(msgspec.Struct, frozen=True):
     space: Space = "l2"
     pieces: tuple[PieceRef, ...] = ()
     segments: tuple[SegmentRef, ...] = ()
+    purge: PurgeRef | None = None
 
     @property
     def rows(self) -> int:
         return sum(segment.rows for segment in self.segments)
+
+    def is_built_as(self, configuration: HnswConfiguration) -> bool:
+        """Whether the graphs were built for this configuration, and distances are taken in its space."""
+        graphs = [segment.graph for segment in self.segments if segment.graph is not None]
+        same_space = not self.rows or self.space == configuration.space
+        return same_space and all(graph.is_built_as(configuration) for graph in graphs)
 
     def files(self) -> frozenset[str]:
         """Names of the files and directories that this manifest reaches, relative to the collection's directory."""

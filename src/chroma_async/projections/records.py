@@ -56,6 +56,9 @@ CREATE TABLE IF NOT EXISTS vector_sums (
 ) WITHOUT ROWID;
 """
 
+SCHEMA_VERSION: Final = 1
+"""SQLite's `user_version` of tables that are whole: those need no look at each of them when they are opened."""
+
 ROWS_AT_ONCE: Final = 4096
 
 ADD_CHECKSUMS: Final = "ALTER TABLE {table} ADD COLUMN crc INTEGER"
@@ -101,14 +104,17 @@ class RecordTables:
             raise
 
     def _prepare(self) -> None:
-        self._connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-        self._connection.execute("PRAGMA journal_mode = WAL")
         self._connection.execute("PRAGMA synchronous = FULL")
         self._connection.execute(f"PRAGMA journal_size_limit = {JOURNAL_BYTES_MAX}")
-        self._connection.executescript(SCHEMA)
+        if self._number("PRAGMA user_version") == SCHEMA_VERSION:
+            return
+        self._connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        self._connection.execute("PRAGMA journal_mode = WAL")
+        self._connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
         for table in ("records", "manifest"):
             if not self._has_checksums(table):
                 self._connection.execute(ADD_CHECKSUMS.format(table=table))
+        self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def _has_checksums(self, table: str) -> bool:
         columns = self._connection.execute("SELECT name FROM pragma_table_info(?)", (table,))

@@ -29,7 +29,7 @@ from chroma_async.index.hnsw import checksum, empty_graph, grow, load_graph
 from chroma_async.index.usearch import Index
 from chroma_async.model import HnswConfiguration, Lsn, Slots, Space, Vectors
 from chroma_async.projections.blocks import extended, rows_of_a_block
-from chroma_async.projections.manifest import GraphRef, Manifest, PieceRef, SegmentRef
+from chroma_async.projections.manifest import GraphRef, Manifest, PieceRef, PurgeRef, SegmentRef
 from chroma_async.projections.records import RecordTables
 from chroma_async.projections.view import (
     COLUMNS,
@@ -300,7 +300,7 @@ class CollectionStore:
             built[segment.number] = _graph_ref(path, segment.rows, configuration)
 
     def _is_built_otherwise(self, configuration: HnswConfiguration) -> bool:
-        return not _agrees(self.manifest, configuration)
+        return not self.manifest.is_built_as(configuration)
 
     def _swap_graphs(self, built: Mapping[int, GraphRef], space: Space) -> None:
         segments = tuple(msgspec.structs.replace(item, graph=built.get(item.number)) for item in self.manifest.segments)
@@ -368,7 +368,7 @@ class CollectionStore:
         self, segment: SegmentRef, begun: GraphRef | None, ndim: int, configuration: HnswConfiguration
     ) -> tuple[Index, int]:
         """The graph to be grown, and the rows in it: none, when there is none or it is damaged."""
-        if begun is None or not _is_built_as(begun, configuration) or not self._is_whole(segment, begun):
+        if begun is None or not begun.is_built_as(configuration) or not self._is_whole(segment, begun):
             return empty_graph(ndim, configuration), 0
         return load_graph(graph_path(self.directory, segment, begun), configuration), begun.rows
 
@@ -442,6 +442,11 @@ class CollectionStore:
             self.tables.scrub()
             self.sweep()
             return before - self.manifest.rows
+
+    def publish_purge(self, purge: PurgeRef) -> None:
+        """Say that a purge is done, the log's part of it too."""
+        with self.lock:
+            self._publish(msgspec.structs.replace(self.manifest, purge=purge))
 
     def _rewrite_first_with_traces(self) -> bool:
         """Rewrite the first segment that has vectors of no record, or rows beyond the published ones, which a crash left."""
@@ -574,30 +579,10 @@ class CollectionStore:
         return self.manifest.applied
 
 
-def is_built_as(records: Path, configuration: HnswConfiguration) -> bool:
-    """Whether the published graphs of the collection with these tables were built for this configuration."""
-    tables = RecordTables(records, writable=False)
-    try:
-        return _agrees(tables.manifest(), configuration)
-    finally:
-        tables.close()
-
-
-def _agrees(manifest: Manifest, configuration: HnswConfiguration) -> bool:
-    graphs = [segment.graph for segment in manifest.segments if segment.graph is not None]
-    same_space = not manifest.rows or manifest.space == configuration.space
-    return same_space and all(_is_built_as(graph, configuration) for graph in graphs)
-
-
 def _graph_ref(path: Path, rows: int, configuration: HnswConfiguration) -> GraphRef:
     return GraphRef(
         path.name, rows, checksum(path), configuration.max_neighbors, configuration.ef_construction, configuration.precision
     )
-
-
-def _is_built_as(graph: GraphRef, configuration: HnswConfiguration) -> bool:
-    wanted = (configuration.max_neighbors, configuration.ef_construction, configuration.precision)
-    return (graph.max_neighbors, graph.ef_construction, graph.precision) == wanted
 
 
 def _crc(array: npt.NDArray[Any], before: int = 0) -> int:

@@ -11,12 +11,15 @@ from chroma_async.protocol.collections import (
     GetCollectionById,
     ListCollections,
     ModifyCollection,
+    PurgeCollection,
     ReindexCollection,
 )
 from chroma_async.protocol.records import (
     AddRecords,
     CountRecords,
     DeleteRecords,
+    FlushCollection,
+    FlushDatabase,
     GetIndexingStatus,
     GetRecords,
     QueryRecords,
@@ -55,6 +58,7 @@ CALLS: Final[tuple[type[Call[Any]], ...]] = (
     CountCollections,
     ModifyCollection,
     ReindexCollection,
+    PurgeCollection,
     DeleteCollection,
     AddRecords,
     UpsertRecords,
@@ -64,6 +68,8 @@ CALLS: Final[tuple[type[Call[Any]], ...]] = (
     QueryRecords,
     CountRecords,
     GetIndexingStatus,
+    FlushCollection,
+    FlushDatabase,
 )
 """The catalogue: the server's routes, the handlers and the documentation follow it. Literal paths stand before patterns."""
 
@@ -80,6 +86,8 @@ __all__ = [
     "DeleteCollection",
     "DeleteDatabase",
     "DeleteRecords",
+    "FlushCollection",
+    "FlushDatabase",
     "GetCollection",
     "GetCollectionById",
     "GetDatabase",
@@ -93,6 +101,7 @@ __all__ = [
     "ListCollections",
     "ListDatabases",
     "ModifyCollection",
+    "PurgeCollection",
     "QueryRecords",
     "ReindexCollection",
     "Reset",

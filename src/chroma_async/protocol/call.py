@@ -116,6 +116,11 @@ class Call(msgspec.Struct, Generic[R], frozen=True, kw_only=True):
         body = orjson.dumps(present, default=_encode_custom, option=ENCODE_OPTIONS) if self.route.has_body else b""
         return WireRequest(path=path, query=query, body=body)
 
+    @property
+    def patience_seconds(self) -> float:
+        """How long the answer may take beyond the time for the work itself, because the call asks to wait."""
+        return 0.0
+
     def validate(self) -> None:
         """Check all that needs no state. Every call is validated once, by the engine.
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
+import msgspec
 import orjson
 
 from chroma_async.errors import InvalidArgumentError
@@ -17,13 +18,17 @@ from chroma_async.protocol.collection_json import (
     collection_to_json,
 )
 from chroma_async.protocol.embedding_function import check_embedding_function
+from chroma_async.protocol.results import PurgeResult
 from chroma_async.protocol.schema import Count, parse_schema
 from chroma_async.protocol.validation import (
     check_collection_metadata,
     check_database_in_path,
     check_name,
+    check_wait_seconds,
     parse_collection_id,
 )
+
+PURGE_SECONDS: Final = 600.0
 
 
 class CollectionCall(Call[Collection], frozen=True, kw_only=True):
@@ -194,6 +199,32 @@ class ReindexCollection(EmptyResultCall, frozen=True, kw_only=True):
                 return replace(changed, precision=None)
             raise InvalidArgumentError(f"precision i8 is for cosine: choose bf16 or f32. space={changed.space!r}")
         return changed
+
+
+class PurgeCollection(Call[PurgeResult], frozen=True, kw_only=True):
+    """Let every trace of deleted and replaced records leave the disk. Ours, not Chroma's.
+
+    It is in the log before it is answered, and done in any case; the answer waits for it, no longer than so long.
+    """
+
+    route: ClassVar = Route("POST", COLLECTION + "/purge")
+    tenant: str
+    database: str
+    collection_id: str
+    wait_seconds: float | None = None
+
+    def validate(self) -> None:
+        check_database_in_path(self.database)
+        parse_collection_id(self.collection_id)
+        check_wait_seconds(self.wait_seconds)
+
+    @property
+    def patience_seconds(self) -> float:
+        return PURGE_SECONDS if self.wait_seconds is None else self.wait_seconds
+
+    @classmethod
+    def decode_result(cls, response: WireResponse) -> PurgeResult:
+        return msgspec.json.decode(response.body, type=PurgeResult)
 
 
 class DeleteCollection(EmptyResultCall, frozen=True, kw_only=True):

@@ -14,11 +14,19 @@ from typing import Any, Final, cast, get_args, get_origin
 import msgspec
 import numpy as np
 
-from chroma_async.model import Collection, Database, JsonObject, Tenant
+from chroma_async.model import STAGES, Collection, Database, JsonObject, Tenant
 from chroma_async.protocol import CALLS
 from chroma_async.protocol.call import Call
 from chroma_async.protocol.embeddings import EmbeddingBatch
-from chroma_async.protocol.results import DeleteResult, GetResult, IndexingStatus, QueryResult, WriteResult
+from chroma_async.protocol.results import (
+    DeleteResult,
+    FlushResult,
+    GetResult,
+    IndexingStatus,
+    PurgeResult,
+    QueryResult,
+    WriteResult,
+)
 from chroma_async.protocol.system import GetPreflight, Heartbeat, Identity
 from chroma_async.protocol.unsupported import UNSUPPORTED
 
@@ -75,6 +83,7 @@ COLLECTION: Final = _object(
     version=COUNT,
 )
 INCLUDED: Final = _list_of(TEXT)
+STAGE: Final[JsonSchema] = {"type": "string", "enum": list(STAGES)}
 
 COMPONENTS: Final[dict[type[Any], JsonSchema]] = {
     Collection: COLLECTION,
@@ -88,6 +97,15 @@ COMPONENTS: Final[dict[type[Any], JsonSchema]] = {
         include=INCLUDED,
     ),
     DeleteResult: _object(deleted=COUNT),
+    PurgeResult: _object(
+        lsn=COUNT,
+        done={"type": "boolean"},
+        applied_lsn=_or_null(COUNT),
+        records=_or_null(COUNT),
+        dropped_vectors=_or_null(COUNT),
+        ended_at=_or_null({"type": "number"}),
+    ),
+    FlushResult: _object(lsn=COUNT, reached=STAGE, waiting=_list_of(TEXT)),
     IndexingStatus: _object(
         op_indexing_progress={"type": "number"}, num_unindexed_ops=COUNT, num_indexed_ops=COUNT, total_ops=COUNT
     ),

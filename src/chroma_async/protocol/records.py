@@ -10,16 +10,18 @@ import orjson
 
 from chroma_async.core.where import Missing
 from chroma_async.errors import InvalidArgumentError, MalformedRequestError
-from chroma_async.model import Lsn, Operation
-from chroma_async.protocol.call import COLLECTION, Call, Route, WireResponse
+from chroma_async.model import STAGES, Lsn, Operation, Stage
+from chroma_async.protocol.call import COLLECTION, DATABASE, Call, Route, WireResponse
 from chroma_async.protocol.embeddings import EMPTY_VECTOR, EmbeddingBatch, require_finite, unequal_lengths
 from chroma_async.protocol.explain import PREFIX
 from chroma_async.protocol.results import (
     DeleteResult,
+    FlushResult,
     GetResult,
     IndexingStatus,
     QueryResult,
     WriteResult,
+    decode_flush,
     decode_get,
     decode_query,
     encode_get,
@@ -30,6 +32,7 @@ from chroma_async.protocol.validation import (
     check_database_in_path,
     check_metadatas,
     check_unsigned,
+    check_wait_seconds,
     parse_collection_id,
 )
 
@@ -40,6 +43,9 @@ ReadLevel = Literal["index_and_wal", "index_only", "index_and_bounded_wal"]
 GET_INCLUDE: Final[tuple[Include, ...]] = ("documents", "metadatas")
 QUERY_INCLUDE: Final[tuple[Include, ...]] = ("documents", "metadatas", "distances")
 LSN_HEADER: Final = "chroma-async-lsn"
+REACHED_HEADER: Final = "chroma-async-reached"
+
+WAIT_SECONDS: Final = 30.0
 
 
 class RecordsCall(Call[R], Generic[R], frozen=True, kw_only=True):
@@ -61,7 +67,30 @@ class RecordsCall(Call[R], Generic[R], frozen=True, kw_only=True):
         """
 
 
-class WriteRecords(RecordsCall[WriteResult], frozen=True, kw_only=True):
+class Waiting:
+    """What calls have in common whose answer may wait until writes are further than in the log. The fields are their own."""
+
+    __slots__ = ()
+    wait: Stage | None
+    wait_seconds: float | None
+
+    @property
+    def patience_seconds(self) -> float:
+        """How long the answer may take beyond the time for the work itself."""
+        if self.wait is None or self.wait == "committed":
+            return 0.0
+        return WAIT_SECONDS if self.wait_seconds is None else self.wait_seconds
+
+    def validate_wait(self) -> None:
+        """Check the fields.
+
+        Raises:
+            InvalidArgumentError: a time that is none, or too long.
+        """
+        check_wait_seconds(self.wait_seconds)
+
+
+class WriteRecords(Waiting, RecordsCall[WriteResult], frozen=True, kw_only=True):
     """A batch of records; the parallel lists have one item per id."""
 
     operation: ClassVar[Operation]
@@ -70,9 +99,15 @@ class WriteRecords(RecordsCall[WriteResult], frozen=True, kw_only=True):
     documents: list[str | None] | None = None
     metadatas: list[dict[str, Any] | None] | None = None
     uris: list[str | None] | None = None
+    wait: Stage | None = None
+    wait_seconds: float | None = None
 
     def validate_fields(self) -> None:
         self.checked_metadatas()
+
+    def validate(self) -> None:
+        super().validate()
+        self.validate_wait()
 
     def checked_metadatas(self) -> CheckedMetadatas:
         """Check the body, as `validate_fields` does, and return what was found out about the metadata."""
@@ -105,12 +140,24 @@ class WriteRecords(RecordsCall[WriteResult], frozen=True, kw_only=True):
 
     @classmethod
     def encode_result(cls, result: WriteResult) -> WireResponse:
-        headers = {} if result.lsn is None else {LSN_HEADER: str(result.lsn)}
-        return WireResponse(status=cls.route.status, body=b"{}", headers=headers)
+        return WireResponse(status=cls.route.status, body=b"{}", headers=_progress_headers(result))
 
     @classmethod
     def decode_result(cls, response: WireResponse) -> WriteResult:
-        return WriteResult(lsn=_lsn(response.headers))
+        return WriteResult(lsn=_lsn(response.headers), reached=_reached(response.headers))
+
+
+def _progress_headers(result: WriteResult | DeleteResult) -> Mapping[str, str]:
+    return {} if result.lsn is None else {LSN_HEADER: str(result.lsn), REACHED_HEADER: result.reached}
+
+
+def _reached(headers: Mapping[str, str]) -> Stage:
+    """What a server does not say is what an answer means anyway."""
+    text = headers.get(REACHED_HEADER)
+    for stage in STAGES:
+        if stage == text:
+            return stage
+    return "committed"
 
 
 def _lsn(headers: Mapping[str, str]) -> Lsn | None:
@@ -160,7 +207,7 @@ class FilteredCall(RecordsCall[R], Generic[R], frozen=True, kw_only=True):
         return self.missing or setting or self.missing_default
 
 
-class DeleteRecords(FilteredCall[DeleteResult], frozen=True, kw_only=True):
+class DeleteRecords(Waiting, FilteredCall[DeleteResult], frozen=True, kw_only=True):
     """Delete by ids, by filter, or by both (their intersection)."""
 
     route: ClassVar = Route("POST", COLLECTION + "/delete")
@@ -168,6 +215,12 @@ class DeleteRecords(FilteredCall[DeleteResult], frozen=True, kw_only=True):
     where: Any = None
     where_document: Any = None
     limit: int | None = None
+    wait: Stage | None = None
+    wait_seconds: float | None = None
+
+    def validate(self) -> None:
+        super().validate()
+        self.validate_wait()
 
     def validate_fields(self) -> None:
         check_unsigned(self.limit, "limit")
@@ -181,12 +234,13 @@ class DeleteRecords(FilteredCall[DeleteResult], frozen=True, kw_only=True):
 
     @classmethod
     def encode_result(cls, result: DeleteResult) -> WireResponse:
-        headers = {} if result.lsn is None else {LSN_HEADER: str(result.lsn)}
-        return WireResponse(status=200, body=orjson.dumps({"deleted": result.deleted}), headers=headers)
+        body = orjson.dumps({"deleted": result.deleted})
+        return WireResponse(status=200, body=body, headers=_progress_headers(result))
 
     @classmethod
     def decode_result(cls, response: WireResponse) -> DeleteResult:
-        return DeleteResult(deleted=orjson.loads(response.body).get("deleted", 0), lsn=_lsn(response.headers))
+        deleted = orjson.loads(response.body).get("deleted", 0)
+        return DeleteResult(deleted=deleted, lsn=_lsn(response.headers), reached=_reached(response.headers))
 
 
 class GetRecords(FilteredCall[GetResult], frozen=True, kw_only=True):
@@ -266,3 +320,39 @@ class GetIndexingStatus(RecordsCall[IndexingStatus], frozen=True, kw_only=True):
     def decode_result(cls, response: WireResponse) -> IndexingStatus:
         fields = cast("dict[str, Any]", orjson.loads(response.body))
         return IndexingStatus(fields["num_indexed_ops"], fields["num_unindexed_ops"])
+
+
+class FlushCollection(Waiting, RecordsCall[FlushResult], frozen=True, kw_only=True):
+    """Fsync the log, and wait until all that was acknowledged before is applied, or indexed; Chroma has nothing like it."""
+
+    route: ClassVar = Route("POST", COLLECTION + "/flush")
+    safe_to_repeat: ClassVar = True
+    wait: Stage | None = "applied"
+    wait_seconds: float | None = None
+
+    def validate(self) -> None:
+        super().validate()
+        self.validate_wait()
+
+    @classmethod
+    def decode_result(cls, response: WireResponse) -> FlushResult:
+        return decode_flush(response.body)
+
+
+class FlushDatabase(Waiting, Call[FlushResult], frozen=True, kw_only=True):
+    """The same for all collections of a database."""
+
+    route: ClassVar = Route("POST", DATABASE + "/flush")
+    safe_to_repeat: ClassVar = True
+    tenant: str
+    database: str
+    wait: Stage | None = "applied"
+    wait_seconds: float | None = None
+
+    def validate(self) -> None:
+        check_database_in_path(self.database)
+        self.validate_wait()
+
+    @classmethod
+    def decode_result(cls, response: WireResponse) -> FlushResult:
+        return decode_flush(response.body)

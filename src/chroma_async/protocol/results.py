@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from chroma_async.model import JsonObject, Lsn, Vectors
+from chroma_async.model import JsonObject, Lsn, Stage, Vectors
 
 StoredMetadata: TypeAlias = "bytes | JsonObject | None"
 """Metadata as JSON bytes (from the engine) or as an object (from the wire)."""
@@ -27,15 +27,42 @@ def metadata_object(stored: StoredMetadata) -> JsonObject | None:
 
 @dataclass(frozen=True, slots=True)
 class WriteResult:
-    """Where a write stands in the log; None from a server that does not say."""
+    """Where a write stands in the log, None from a server that does not say; and how far it has come."""
 
     lsn: Lsn | None
+    reached: Stage = "committed"
 
 
 @dataclass(frozen=True, slots=True)
 class DeleteResult:
     deleted: int
     lsn: Lsn | None
+    reached: Stage = "committed"
+
+
+@dataclass(frozen=True, slots=True)
+class FlushResult:
+    """How far everything has come that was acknowledged by `lsn`, and the names of the collections that are no further."""
+
+    lsn: Lsn
+    reached: Stage
+    waiting: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class PurgeResult:
+    """The receipt of a purge that was asked for at `lsn`; `done`: it is over, and the rest is known.
+
+    No file of the data directory holds a byte of what was deleted or replaced through `applied_lsn`; `records` are left,
+    `dropped_vectors` belonged to none. `ended_at` is in seconds since 1970.
+    """
+
+    lsn: Lsn
+    done: bool
+    applied_lsn: Lsn | None = None
+    records: int | None = None
+    dropped_vectors: int | None = None
+    ended_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +131,11 @@ def encode_get(result: GetResult) -> bytes:
         },
         option=OPTIONS,
     )
+
+
+def decode_flush(body: bytes) -> FlushResult:
+    fields = cast("dict[str, Any]", orjson.loads(body))
+    return FlushResult(lsn=Lsn(fields["lsn"]), reached=fields["reached"], waiting=fields["waiting"])
 
 
 def decode_get(body: bytes) -> GetResult:

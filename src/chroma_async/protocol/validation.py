@@ -20,6 +20,8 @@ from chroma_async.model import CollectionId, Json
 NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{1,510}[a-zA-Z0-9]")
 INT64_MIN: Final = -(2**63)
 INT64_MAX: Final = 2**63 - 1
+WAIT_SECONDS_MAX: Final = 3600.0
+
 U32_MAX: Final = 2**32 - 1
 RESERVED: Final = "chroma:"
 """What the names of Chroma's own metadata fields begin with."""
@@ -326,3 +328,9 @@ def _describe(value: object) -> str:
 
 
 _NOUNS: Final[Mapping[type, str]] = {dict: "an object", list: "a list", tuple: "a list", type(None): "null"}
+
+
+def check_wait_seconds(seconds: float | None) -> None:
+    """Refuse a time to wait that is none, or too long."""
+    if seconds is not None and not 0 <= seconds <= WAIT_SECONDS_MAX:
+        raise InvalidArgumentError(f"wait_seconds must be from 0 to {WAIT_SECONDS_MAX:g}. got={seconds}")

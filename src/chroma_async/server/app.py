@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -10,11 +11,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from chroma_async.metrics import HttpMetrics
 from chroma_async.protocol import CALLS, Call, Heartbeat, WireResponse
 from chroma_async.protocol.call import API_V2
-from chroma_async.protocol.records import LSN_HEADER
+from chroma_async.protocol.records import LSN_HEADER, REACHED_HEADER
 from chroma_async.protocol.unsupported import UNSUPPORTED
 from chroma_async.protocol.v1 import API_V1, LEGACY_ROUTES
-from chroma_async.server.answers import TRACE_HEADER, empty_response, send_response
-from chroma_async.server.body import BodyTimeout, ClientDisconnect, EndlessBodyError, discard_body
+from chroma_async.server.answers import TRACE_HEADER, answer_unread, empty_response, send_response
 from chroma_async.server.endpoint import CallEndpoint, Dispatch, Host
 from chroma_async.server.forwarded import Forwarded
 from chroma_async.server.legacy import LegacyCallEndpoint
@@ -25,29 +25,43 @@ from chroma_async.server.routing import PathTable
 from chroma_async.server.shared_metrics import METRICS_PATH, MetricsPage
 from chroma_async.settings import ServerSettings
 
+if TYPE_CHECKING:  # loaded where it is asked for
+    from chroma_async.server.auth.build import Access
+
 OPENAPI_PATH: Final = "/openapi.json"
 DOCS_PATH: Final = "/docs"
 
-EXPOSED_HEADERS: Final = (TRACE_HEADER, LSN_HEADER, "x-request-id", "retry-after")
+EXPOSED_HEADERS: Final = (TRACE_HEADER, LSN_HEADER, REACHED_HEADER, "x-request-id", "retry-after")
 """What programs in browsers may read, beside what they always may."""
 
 
 def create_app(
     dispatch: Dispatch,
     settings: ServerSettings,
+    access: Access | None = None,
+    *,
     life: Life | None = None,
     metrics: MetricsPage | None = None,
 ) -> ASGIApp:
     """Return the application that answers every call of the catalogue by `dispatch`, with pages that describe them.
 
-    `life` answers the probes, `metrics` the scrapes. What is not configured has no layer.
+    With `access`, only those who are known and may. `life` answers the probes, `metrics` the scrapes. What is not
+    configured has no layer.
 
     Raises:
         ValueError: a setting that can't be meant so.
     """
-    app: ASGIApp = Application(Host(dispatch, settings), life or Life(), metrics)
-    if settings.requests_per_second is not None or settings.concurrency is not None:
-        app = Limits(app, settings)
+    app: ASGIApp
+    extra = _pages(life or Life(), metrics)
+    if access is None:
+        app = _limited(Application(Host(dispatch, settings), Host(_refuse, settings), extra), settings)
+    else:
+        from chroma_async.server.auth.authentication import Authentication
+        from chroma_async.server.auth.guard import Guard
+
+        host = Host(Guard(dispatch, dispatch, access.note), settings)
+        app = _limited(Application(host, Host(Guard(_refuse, dispatch), settings), extra), settings)
+        app = Authentication(app, access.authenticator, settings.body_timeout_seconds)
     if settings.cors_origins:
         from starlette.middleware.cors import CORSMiddleware
 
@@ -65,16 +79,27 @@ def create_app(
     return app
 
 
-class Application:
-    """Hands each request to the endpoint of its path and method."""
+def _limited(app: ASGIApp, settings: ServerSettings) -> ASGIApp:
+    limited = settings.requests_per_second is not None or settings.concurrency is not None
+    return Limits(app, settings) if limited else app
 
-    def __init__(self, host: Host, life: Life, metrics: MetricsPage | None) -> None:
+
+def _pages(life: Life, metrics: MetricsPage | None) -> dict[str, ASGIApp]:
+    """What is answered beside the calls, by path."""
+    pages: dict[str, ASGIApp] = {LIVE_PATH: Probe(_alive), READY_PATH: Probe(life.not_ready)}
+    if metrics is not None:
+        pages[METRICS_PATH] = metrics
+    return pages
+
+
+class Application:
+    """Hands each request to the endpoint of its path and method; `nobody` answers the calls that are always refused."""
+
+    def __init__(self, host: Host, nobody: Host, pages: Mapping[str, ASGIApp]) -> None:
         self._refusal = Refusal(host.settings)
-        self._paths = _call_routes(host, self._refusal)
-        for path, reason in ((LIVE_PATH, _alive), (READY_PATH, life.not_ready)):
-            self._paths.setdefault(path, MethodTable(self._refusal)).setdefault("GET", Probe(reason))
-        if metrics is not None:
-            self._paths.setdefault(METRICS_PATH, MethodTable(self._refusal)).setdefault("GET", metrics)
+        self._paths = _call_routes(host, nobody, self._refusal)
+        for path, page in pages.items():
+            self._paths.setdefault(path, MethodTable(self._refusal)).setdefault("GET", page)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -111,15 +136,7 @@ class Refusal:
 
     async def answer(self, response: WireResponse, receive: Receive, send: Send) -> None:
         """Answer a request whose body does not matter."""
-        try:
-            await discard_body(receive, timeout_seconds=self._timeout_seconds)
-        except ClientDisconnect:
-            return
-        except BodyTimeout:
-            response = empty_response(408, connection="close")
-        except EndlessBodyError:
-            response = empty_response(413, connection="close")
-        await send_response(send, response)
+        await answer_unread(receive, send, response, timeout_seconds=self._timeout_seconds)
 
 
 class MethodTable:
@@ -161,8 +178,7 @@ def _alive() -> None:
     return None
 
 
-def _call_routes(host: Host, refusal: Refusal) -> PathTable[MethodTable]:
-    nobody = Host(_refuse, host.settings)
+def _call_routes(host: Host, nobody: Host, refusal: Refusal) -> PathTable[MethodTable]:
     paths: PathTable[MethodTable] = PathTable()
 
     def add(path: str, method: str, endpoint: ASGIApp) -> None:

@@ -23,7 +23,7 @@ import msgspec
 
 from chroma_async.errors import FormatError, LogCorrupt, LogHole, StorageCorrupt
 from chroma_async.server.memory import give_back
-from chroma_async.settings import EngineSettings, ServerSettings
+from chroma_async.settings import AuthSettings, EngineSettings, ServerSettings
 
 Role = Literal["worker", "compactor"]
 
@@ -59,6 +59,7 @@ class Orders:
     metrics: str | None = None
     engine: EngineSettings = field(default_factory=EngineSettings)
     server: ServerSettings = field(default_factory=ServerSettings)
+    auth: AuthSettings = field(default_factory=AuthSettings)
 
     @property
     def descriptors(self) -> tuple[int, int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final, cast
 from urllib.parse import parse_qsl, unquote_to_bytes
 
@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from chroma_async.errors import ChromaError, InvalidArgumentError, UnsupportedMediaTypeError
 from chroma_async.protocol import Call, Route, WireRequest, WireResponse
 from chroma_async.protocol.results import Columns, GetResult, QueryResult
-from chroma_async.server.answers import empty_response, error_response, send_response, unexpected_response
+from chroma_async.server.answers import empty_response, error_response, send_response, unexpected_response, with_close
 from chroma_async.server.body import BodyTimeout, ClientDisconnect, EndlessBodyError, discard_body, read_body
 from chroma_async.server.observe import BODY_BYTES, CALL, REQUEST_ID
 from chroma_async.settings import ServerSettings
@@ -63,7 +63,7 @@ class Endpoint:
         except ChromaError as error:
             response = self._refusal(error, scope.get(REQUEST_ID))
             if isinstance(error, EndlessBodyError):
-                response = replace(response, headers={**response.headers, "connection": "close"})
+                response = with_close(response)
         except ClientDisconnect:
             return
         except BodyTimeout:

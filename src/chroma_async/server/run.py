@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import ipaddress
 import logging
 import os
 import resource
@@ -25,7 +26,7 @@ from chroma_async.server.memory import keep_blocks
 from chroma_async.server.shared_metrics import metrics_directory
 from chroma_async.server.supervisor import Child, GaveUp, NeverBegan, RestartPolicy, Supervisor
 from chroma_async.server.tls import TlsError, tls_context
-from chroma_async.settings import EngineSettings, HttpServer, ServerSettings
+from chroma_async.settings import AuthSettings, EngineSettings, HttpServer, ServerSettings
 
 EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1
@@ -37,14 +38,24 @@ class StartError(Exception):
     """The server can't start; the message is one line for the person who started it."""
 
 
-def run_server(path: Path, engine: EngineSettings, server: ServerSettings, *, begin: Begin = BEGIN) -> int:
+def run_server(
+    path: Path,
+    engine: EngineSettings,
+    server: ServerSettings,
+    *,
+    auth: AuthSettings | None = None,
+    begin: Begin = BEGIN,
+) -> int:
     """Serve a data directory until SIGTERM, SIGINT or SIGHUP; return the exit code. `begin` starts its processes.
 
     Raises:
-        StartError: the address or the directory can't be used, or the HTTP server is not installed; nothing was started.
+        StartError: the address, the directory or a file of credentials can't be used, or the HTTP server is not installed;
+            nothing was started.
     """
     configure_logs(server.log_level, server.access_log)
     _check_server(server.http_server)
+    auth = auth or AuthSettings()
+    _check_access(auth, server)
     scheme = _check_tls(server)
     with _listening(server) as bound, ExitStack() as stack:
         check_directory(path.absolute(), allow_network=engine.allow_network_file_system)
@@ -62,6 +73,7 @@ def run_server(path: Path, engine: EngineSettings, server: ServerSettings, *, be
             metrics=stack.enter_context(metrics_directory()) if server.metrics else None,
             engine=engine,
             server=server,
+            auth=auth,
         )
         try:
             orderly = asyncio.run(_supervise(orders, begin, url_of(bound, scheme)))
@@ -101,6 +113,32 @@ def _check_tls(server: ServerSettings) -> str:
         return "http" if tls_context(server) is None else "https"
     except TlsError as error:
         raise StartError(str(error)) from error
+
+
+def _check_access(auth: AuthSettings, server: ServerSettings) -> None:
+    """Read every file that says who may come in: better no server than one that lets nobody in, or everybody."""
+    access = None
+    if auth != AuthSettings():
+        from chroma_async.server.auth.build import build_access
+        from chroma_async.server.auth.provider import AuthConfigError
+
+        try:
+            access = build_access(auth, server.trusted_proxies, check=True)
+        except AuthConfigError as error:
+            raise StartError(str(error)) from error
+    if access is None and server.unix_socket is None and not _is_loopback(server.host):
+        logger.warning(
+            "auth.none host=%s reason='whoever reaches the port may do everything; see docs/auth.md'", server.host
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def check_directory(path: Path, *, allow_network: bool = False) -> None:

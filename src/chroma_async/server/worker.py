@@ -7,16 +7,19 @@ import sys
 from collections.abc import Awaitable
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from starlette.types import ASGIApp
 
-from chroma_async.engine import open_engine
+from chroma_async.engine import Engine, open_engine
 from chroma_async.server.app import create_app
-from chroma_async.server.child import Duty
+from chroma_async.server.child import Duty, Orders
 from chroma_async.server.life import CompactorWatch, Life
 from chroma_async.server.shared_metrics import MetricsPage
-from chroma_async.settings import HttpServer, ServerSettings
+from chroma_async.settings import AuthSettings, HttpServer, ServerSettings
+
+if TYPE_CHECKING:  # loaded where it is asked for
+    from chroma_async.server.auth.build import Access
 
 SWITCH_SECONDS: Final = 0.0005
 """How long a searching thread may keep the interpreter from the event loop; answers would feel the usual 5 ms."""
@@ -55,14 +58,15 @@ async def work(duty: Duty) -> None:
     async with open_engine(Path(orders.path), settings, compact=False) as engine:
         life = Life(lambda: None if engine.is_ready else "the engine is not open", CompactorWatch(Path(orders.path)))
         metrics = None if orders.metrics is None else MetricsPage.shared(orders.metrics)
-        app = create_app(engine.dispatch, orders.server, life, metrics)
+        app = create_app(engine.dispatch, orders.server, _access(orders), life=life, metrics=metrics)
         stop = asyncio.Event()
-        draining = asyncio.create_task(_drain(duty, life, stop))
+        tasks = [asyncio.create_task(_drain(duty, life, stop)), asyncio.create_task(_end_waits(engine, stop))]
         duty.report_ready()
         try:
             await serve(app, orders.server, orders.socket, stop, life.draining)
         finally:
-            draining.cancel()
+            for task in tasks:
+                task.cancel()
 
 
 async def _drain(duty: Duty, life: Life, stop: asyncio.Event) -> None:
@@ -71,6 +75,20 @@ async def _drain(duty: Duty, life: Life, stop: asyncio.Event) -> None:
     life.draining.set()
     await asyncio.sleep(duty.orders.server.drain_seconds)
     stop.set()
+
+
+async def _end_waits(engine: Engine, stop: asyncio.Event) -> None:
+    """Answer writes that wait for the compactor, as soon as this process stops listening."""
+    await stop.wait()
+    engine.progress.stop()
+
+
+def _access(orders: Orders) -> Access | None:
+    if orders.auth == AuthSettings():
+        return None
+    from chroma_async.server.auth.build import build_access
+
+    return build_access(orders.auth, orders.server.trusted_proxies)
 
 
 def serve_by(name: HttpServer) -> Serve:

@@ -10,7 +10,14 @@ from uuid import UUID
 
 from chroma_async.client._async.collection import AsyncCollection, DataLoader
 from chroma_async.client.address import DEFAULT_HOST, DEFAULT_PORT
-from chroma_async.client.checks import checked_metadata, checked_missing, checked_name, checked_optional_count
+from chroma_async.client.checks import (
+    checked_metadata,
+    checked_missing,
+    checked_name,
+    checked_optional_count,
+    checked_stage,
+    checked_wait_seconds,
+)
 from chroma_async.client.colours import AsyncCaller, AsyncConnectable, AsyncLock
 from chroma_async.client.configuration import chosen_function, to_input
 from chroma_async.client.embedding import DEFAULT_EMBEDDING, EmbeddingArgument, require_same
@@ -28,7 +35,7 @@ from chroma_async.client.retry import RetryPolicy
 from chroma_async.client.settings import Settings, request_headers
 from chroma_async.client.transports.base import AsyncTransport
 from chroma_async.client.transports.embedded import AsyncEmbeddedTransport, engine_opener
-from chroma_async.model import DEFAULT_DATABASE, DEFAULT_TENANT
+from chroma_async.model import DEFAULT_DATABASE, DEFAULT_TENANT, Stage
 from chroma_async.model import Collection as Model
 from chroma_async.protocol import (
     Call,
@@ -38,6 +45,7 @@ from chroma_async.protocol import (
     CreateTenant,
     DeleteCollection,
     DeleteDatabase,
+    FlushDatabase,
     GetCollection,
     GetCollectionById,
     GetDatabase,
@@ -50,6 +58,7 @@ from chroma_async.protocol import (
     ListDatabases,
     Reset,
 )
+from chroma_async.protocol.results import FlushResult
 from chroma_async.protocol.system import Identity
 from chroma_async.settings import EngineSettings, Missing
 
@@ -154,6 +163,19 @@ class AsyncClientAPI(AsyncConnectable):
     async def get_user_identity(self) -> Identity:
         """Return who the server thinks we are."""
         return await self.transport.send(GetIdentity())
+
+    async def flush(self, wait: Stage = "applied", wait_seconds: float | None = None) -> FlushResult:
+        """Make durable all that was acknowledged before, and wait until all collections of the database have applied it.
+
+        See `AsyncCollection.flush`; `waiting` names the collections that have not come so far within `wait_seconds` (30).
+        """
+        call = FlushDatabase(
+            tenant=self.tenant,
+            database=self.database,
+            wait=checked_stage(wait),
+            wait_seconds=checked_wait_seconds(wait_seconds),
+        )
+        return await self._send(call)
 
     async def reset(self) -> bool:
         """Delete everything, in all tenants.
@@ -321,7 +343,8 @@ class AsyncClient(AsyncClientAPI):
 class AsyncHttpClient(AsyncClientAPI):
     """A client of a server, ours or Chroma's.
 
-    `host` is a name, or a URL with scheme, port and path prefix (`https://db.example.org/vectors`). `timeout` is in seconds,
+    `host` is a name, or a URL with scheme, port and path prefix (`https://db.example.org/vectors`). Who asks is said by
+    `auth`, a user's name and password, by `token`, by the settings as for Chroma, or by `headers`. `timeout` is in seconds,
     or an `httpx.Timeout`; by default 10 to connect and 60 for an answer. `retries` is the number of further attempts when a
     request could not be delivered, was refused for now, or, for calls that are safe to repeat, got no answer. `limits` says
     how many connections there may be, and how many idle ones are kept.
@@ -338,12 +361,15 @@ class AsyncHttpClient(AsyncClientAPI):
         database: str = DEFAULT_DATABASE,
         *,
         timeout: float | httpx.Timeout | None = None,
+        auth: tuple[str, str] | None = None,
+        token: str | None = None,
         retries: int = 2,
         limits: httpx.Limits | None = None,
         missing: Missing | None = None,
     ) -> None:
         settings = settings or Settings()
-        transport = _http_transport(host, port, ssl, headers, settings, timeout, retries, limits)
+        sent = request_headers(settings, headers, auth, token)
+        transport = _http_transport(host, port, ssl, sent, settings, timeout, retries, limits)
         super().__init__(transport, settings, tenant, database, missing)
 
 
@@ -490,7 +516,7 @@ def _http_transport(
     host: str,
     port: int,
     ssl: bool,
-    headers: dict[str, str] | None,
+    headers: dict[str, str],
     settings: Settings,
     timeout: float | httpx.Timeout | None = None,
     retries: int = 2,
@@ -500,7 +526,7 @@ def _http_transport(
 
     return AsyncHttpTransport(
         server_address(host, port, ssl, settings),
-        headers=request_headers(settings, headers),
+        headers=headers,
         timeout=chosen_timeout(timeout),
         retry=RetryPolicy(retries=retries),
         limits=chosen_limits(limits, settings),
@@ -512,6 +538,6 @@ def _transport_of(settings: Settings) -> AsyncTransport:
     if settings.means_http:
         if settings.chroma_server_host is None:
             raise ValueError(f"settings need chroma_server_host. chroma_api_impl={settings.chroma_api_impl!r}")
-        return _http_transport(DEFAULT_HOST, DEFAULT_PORT, False, None, settings)
+        return _http_transport(DEFAULT_HOST, DEFAULT_PORT, False, request_headers(settings, None), settings)
     path = data_directory(settings.persist_directory) if settings.is_persistent else None
     return AsyncEmbeddedTransport(engine_opener(path, engine_settings(settings, None)))

@@ -17,7 +17,9 @@ from chroma_async.client.checks import (
     checked_missing,
     checked_optional_count,
     checked_read_ids,
+    checked_stage,
     checked_texts,
+    checked_wait_seconds,
     checked_where,
     checked_where_document,
 )
@@ -32,19 +34,28 @@ from chroma_async.client.embedding import (
     resolve,
 )
 from chroma_async.client.records import WHAT_TO_PASS, Inputs, Records, checked_records, listed_images
-from chroma_async.client.results import DeleteResult, GetResult, QueryResult, to_get_result, to_query_result
+from chroma_async.client.results import (
+    DeleteResult,
+    GetResult,
+    QueryResult,
+    to_delete_result,
+    to_get_result,
+    to_query_result,
+)
 from chroma_async.client.transports.base import AsyncTransport
 from chroma_async.client.types import ReadLevel
 from chroma_async.client.vectors import to_matrix
 from chroma_async.model import Collection as Model
-from chroma_async.model import JsonObject, Precision, Space, Vectors
+from chroma_async.model import JsonObject, Precision, Space, Stage, Vectors
 from chroma_async.protocol import (
     AddRecords,
     CountRecords,
     DeleteRecords,
+    FlushCollection,
     GetIndexingStatus,
     GetRecords,
     ModifyCollection,
+    PurgeCollection,
     QueryRecords,
     ReindexCollection,
     UpdateRecords,
@@ -53,7 +64,7 @@ from chroma_async.protocol import (
 from chroma_async.protocol.collection_json import collection_to_json, updated_configuration
 from chroma_async.protocol.embeddings import EmbeddingBatch
 from chroma_async.protocol.records import WriteRecords
-from chroma_async.protocol.results import IndexingStatus
+from chroma_async.protocol.results import FlushResult, IndexingStatus, PurgeResult, WriteResult
 from chroma_async.protocol.unsupported import (
     AttachFunction,
     CountForks,
@@ -81,6 +92,11 @@ class AsyncCollection:
 
     Writes are acknowledged when they are durable and visible to every later read. A write is atomic, unless it is so large
     that over HTTP it would pass 40 MiB: then it travels in parts, each of which is atomic.
+
+    A write's result has its `lsn`, the position in the log, and how far it has `reached`: "committed", unless `wait` asks
+    for more. With `wait="applied"` it returns when the write is in the tables and vector files, with `wait="indexed"` when
+    it is in the graph too where one is due, and after `wait_seconds` (30) in any case: what it has not reached then it will
+    reach later, and nothing of it is lost. Reads see a write as soon as it is committed; waiting makes them no more right.
 
     `missing` says whether `$ne`, `$nin`, `$not_contains` and `$not_regex` match records that lack the field or the document:
     "exclude" or "include". Without it the client's counts, then the engine's setting or the server's option; else they are
@@ -171,11 +187,14 @@ class AsyncCollection:
         documents: Any = None,
         images: Any = None,
         uris: Any = None,
-    ) -> None:
+        *,
+        wait: Stage | None = None,
+        wait_seconds: float | None = None,
+    ) -> WriteResult:
         """Add records; one whose id exists already keeps its first value.
 
         Without `embeddings`, the embedding function embeds the documents (or images, or what the data loader makes of the
-        URIs). A batch of any size is taken; see the class for what is atomic.
+        URIs). A batch of any size is taken; see the class for what is atomic, and for `wait`.
 
         Raises:
             ValueError: lists of different lengths, or values of wrong types; the message says which.
@@ -184,7 +203,8 @@ class AsyncCollection:
             NotFoundError: the collection was deleted.
         """
         records = checked_records(ids, embeddings, metadatas, documents, images, uris)
-        await self._transport.send(self._write(AddRecords, records, await self._vectors(records)))
+        vectors = await self._vectors(records)
+        return await self._transport.send(self._write(AddRecords, records, vectors, wait, wait_seconds))
 
     async def upsert(
         self,
@@ -194,13 +214,17 @@ class AsyncCollection:
         documents: Any = None,
         images: Any = None,
         uris: Any = None,
-    ) -> None:
+        *,
+        wait: Stage | None = None,
+        wait_seconds: float | None = None,
+    ) -> WriteResult:
         """Add records, or replace those that exist; metadata merges field by field, and a None value deletes a field.
 
         Raises: as `add`.
         """
         records = checked_records(ids, embeddings, metadatas, documents, images, uris)
-        await self._transport.send(self._write(UpsertRecords, records, await self._vectors(records)))
+        vectors = await self._vectors(records)
+        return await self._transport.send(self._write(UpsertRecords, records, vectors, wait, wait_seconds))
 
     async def update(
         self,
@@ -210,7 +234,10 @@ class AsyncCollection:
         documents: Any = None,
         images: Any = None,
         uris: Any = None,
-    ) -> None:
+        *,
+        wait: Stage | None = None,
+        wait_seconds: float | None = None,
+    ) -> WriteResult:
         """Change records; what is not given stays, unknown ids are ignored. New documents are embedded anew.
 
         Raises: as `add`.
@@ -218,9 +245,11 @@ class AsyncCollection:
         records = checked_records(ids, embeddings, metadatas, documents, images, uris)
         embeds = records.vectors is not None or records.documents is not None or records.images is not None
         vectors = await self._vectors(records) if embeds else None
-        await self._transport.send(self._write(UpdateRecords, records, vectors))
+        return await self._transport.send(self._write(UpdateRecords, records, vectors, wait, wait_seconds))
 
-    def _write(self, kind: type[WriteT], records: Records, vectors: Vectors | None) -> WriteT:
+    def _write(
+        self, kind: type[WriteT], records: Records, vectors: Vectors | None, wait: Stage | None, wait_seconds: float | None
+    ) -> WriteT:
         return kind(
             tenant=self.tenant,
             database=self.database,
@@ -230,6 +259,8 @@ class AsyncCollection:
             documents=records.documents,
             metadatas=records.metadatas,
             uris=records.uris,
+            wait=checked_stage(wait),
+            wait_seconds=checked_wait_seconds(wait_seconds),
         )
 
     async def delete(
@@ -240,6 +271,8 @@ class AsyncCollection:
         limit: int | None = None,
         *,
         missing: Missing | None = None,
+        wait: Stage | None = None,
+        wait_seconds: float | None = None,
     ) -> DeleteResult:
         """Delete the records with these ids, those that match the filters, or those that do both; at most `limit`.
 
@@ -260,9 +293,10 @@ class AsyncCollection:
             limit=checked_optional_count(limit, "limit"),
             missing=self._chosen(missing),
             missing_default=MISSING_DEFAULT,
+            wait=checked_stage(wait),
+            wait_seconds=checked_wait_seconds(wait_seconds),
         )
-        result = await self._transport.send(call)
-        return DeleteResult(deleted=result.deleted)
+        return to_delete_result(await self._transport.send(call))
 
     async def get(
         self,
@@ -357,6 +391,20 @@ class AsyncCollection:
         return await self._transport.send(
             GetIndexingStatus(tenant=self.tenant, database=self.database, collection_id=self._model.id)
         )
+
+    async def flush(self, wait: Stage = "applied", wait_seconds: float | None = None) -> FlushResult:
+        """Make durable all that was acknowledged before, whatever the durability, and wait until it is applied, or indexed.
+
+        After `wait_seconds` (30) the answer says how far it has come, in `reached`. Chroma has nothing like it.
+        """
+        call = FlushCollection(
+            tenant=self.tenant,
+            database=self.database,
+            collection_id=self._model.id,
+            wait=checked_stage(wait),
+            wait_seconds=checked_wait_seconds(wait_seconds),
+        )
+        return await self._transport.send(call)
 
     async def search(self, searches: Any, read_level: Any = ReadLevel.INDEX_AND_WAL) -> JsonObject:
         """Send Chroma's hybrid searches: dictionaries in the form of its API, or objects with `to_dict()`; one or a list.
@@ -496,6 +544,19 @@ class AsyncCollection:
         )
         await self._transport.send(call)
         self._model = replace(self._model, hnsw=call.applied_to(self._model.hnsw))
+
+    async def purge(self, wait_seconds: float | None = None) -> PurgeResult:
+        """Let every trace of deleted and replaced records leave the disk, and return a receipt. Chroma has nothing like it.
+
+        It is done in any case; `done` says whether that was within `wait_seconds` (600). Backups are files of their own.
+        """
+        call = PurgeCollection(
+            tenant=self.tenant,
+            database=self.database,
+            collection_id=self._model.id,
+            wait_seconds=checked_wait_seconds(wait_seconds),
+        )
+        return await self._transport.send(call)
 
     def _remember(self, done: ModifyCollection, function: EmbeddingCallable | None) -> None:
         update = done.new_configuration

@@ -84,10 +84,11 @@ class HttpTransport:
         pool = self._opened()
         headers = {"Content-Type": "application/json"} if call.route.has_body else None
         url = self._address.url(call.route, request)
+        timeout = _extended(self._timeout, call.patience_seconds)
         try:
-            response = pool.request(call.route.method, url, content=request.body or None, headers=headers)
+            response = pool.request(call.route.method, url, content=request.body or None, headers=headers, timeout=timeout)
         except httpx.RequestError as error:
-            return explain_silence(call, error, self._address, self._timeout)
+            return explain_silence(call, error, self._address, timeout)
         return response if response.is_success else read_failure(call, response)
 
     def _opened(self) -> httpx.Client:
@@ -107,3 +108,10 @@ class HttpTransport:
         return httpx.Client(
             headers=self._headers, timeout=self._timeout, limits=self._limits, verify=self._verify, transport=transport
         )
+
+
+def _extended(timeout: httpx.Timeout, seconds: float) -> httpx.Timeout:
+    """A timeout that leaves the server this much longer for its answer."""
+    if not seconds or timeout.read is None:
+        return timeout
+    return httpx.Timeout(connect=timeout.connect, read=timeout.read + seconds, write=timeout.write, pool=timeout.pool)

@@ -76,8 +76,18 @@ class SentenceTransformerEmbeddingFunction(EmbeddingFunction):
 
     @staticmethod
     def build_from_config(config: dict[str, Any]) -> SentenceTransformerEmbeddingFunction:
+        if _asks_for_remote_code(config):
+            raise ValueError("a stored configuration may not ask for trust_remote_code, in whatever place")
         named = dict(config)
         kwargs: dict[str, Any] = named.pop("kwargs", None) or {}
-        if kwargs.get("trust_remote_code"):
-            raise ValueError("a stored configuration may not ask for trust_remote_code")
         return SentenceTransformerEmbeddingFunction(**named, **kwargs)
+
+
+def _asks_for_remote_code(value: object) -> bool:
+    """Whether a stored value would let code of a model run: the library looks for that in several of its arguments."""
+    if isinstance(value, dict):
+        entries = cast("dict[str, object]", value)
+        return any(
+            (name == "trust_remote_code" and bool(item)) or _asks_for_remote_code(item) for name, item in entries.items()
+        )
+    return isinstance(value, list) and any(_asks_for_remote_code(item) for item in cast("list[object]", value))

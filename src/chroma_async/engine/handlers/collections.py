@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from chroma_async.core.catalog import Catalog
-from chroma_async.core.events import CollectionCreated, CollectionDeleted, CollectionModified
+from chroma_async.core.events import CollectionCreated, CollectionDeleted, CollectionModified, PurgeAsked
 from chroma_async.engine.handlers.registry import Context, handles, require_collection
 from chroma_async.engine.handlers.tenants import happened
 from chroma_async.engine.writer import Append, Decision, Proposal
 from chroma_async.errors import InvalidArgumentError, NotFoundError, UniqueConstraintError
-from chroma_async.model import Collection, CollectionId
+from chroma_async.model import Collection, CollectionId, Lsn
+from chroma_async.projections.manifest import Manifest
 from chroma_async.protocol import (
     CountCollections,
     CreateCollection,
@@ -17,9 +18,11 @@ from chroma_async.protocol import (
     GetCollectionById,
     ListCollections,
     ModifyCollection,
+    PurgeCollection,
     ReindexCollection,
 )
 from chroma_async.protocol.collection_json import resolve_creation, updated_settings
+from chroma_async.protocol.results import PurgeResult
 from chroma_async.protocol.schema import updated_schema
 from chroma_async.protocol.v1 import FindCollection
 from chroma_async.protocol.validation import normalise_collection_metadata, parse_collection_id
@@ -131,6 +134,26 @@ async def reindex_collection(context: Context, call: ReindexCollection) -> None:
         return happened(event)
 
     await context.writer.submit(Proposal(decide))
+
+
+@handles(PurgeCollection)
+async def purge_collection(context: Context, call: PurgeCollection) -> PurgeResult:
+    """Ask the compactor, by an entry of the log, and wait until it is done."""
+
+    def decide(catalog: Catalog) -> Decision[tuple[Lsn, Collection]]:
+        old = require_collection(catalog, call)
+        return Decision([Append.of_catalog(PurgeAsked(old.id))], lambda lsn: (lsn, old))
+
+    lsn, old = await context.writer.submit(Proposal(decide))
+
+    def is_done(manifest: Manifest) -> bool:
+        return manifest.purge is not None and manifest.purge.number > old.purges
+
+    manifest = await context.progress.until(old.id, is_done, call.patience_seconds)
+    if manifest is None or manifest.purge is None:
+        return PurgeResult(lsn, done=False)
+    purge = manifest.purge
+    return PurgeResult(lsn, True, purge.applied, purge.records, purge.dropped_vectors, purge.ended_at_ns / 1e9)
 
 
 @handles(DeleteCollection)

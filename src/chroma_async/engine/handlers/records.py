@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final, TypeVar, cast
 
@@ -15,16 +16,19 @@ from chroma_async.core.where import Where, conjoin, parse_where, parse_where_doc
 from chroma_async.engine.batch import QueryJob
 from chroma_async.engine.collection import View
 from chroma_async.engine.handlers.registry import Context, handles, require_collection
+from chroma_async.engine.progress import lowest
 from chroma_async.engine.reads import Kind
 from chroma_async.engine.search import Neighbours
 from chroma_async.engine.writer import Append, Decision, Proposal
-from chroma_async.errors import InvalidDimensionException
-from chroma_async.model import Collection, MetadataPatch, Slots, Vectors
+from chroma_async.errors import InvalidDimensionException, NotFoundError
+from chroma_async.model import STAGES, Collection, MetadataPatch, Slots, Vectors
 from chroma_async.projections.records import StoredRow
 from chroma_async.protocol import (
     AddRecords,
     CountRecords,
     DeleteRecords,
+    FlushCollection,
+    FlushDatabase,
     GetIndexingStatus,
     GetRecords,
     QueryRecords,
@@ -32,19 +36,21 @@ from chroma_async.protocol import (
     UpsertRecords,
 )
 from chroma_async.protocol.embeddings import NO_VECTORS
-from chroma_async.protocol.records import RecordsCall, WriteRecords
+from chroma_async.protocol.records import RecordsCall, Waiting, WriteRecords
 from chroma_async.protocol.results import (
     Columns,
     DeleteResult,
+    FlushResult,
     GetResult,
     IndexingStatus,
     QueryResult,
     WriteResult,
 )
 from chroma_async.protocol.schema import check_filter_allowed
-from chroma_async.protocol.validation import CheckedMetadatas
+from chroma_async.protocol.validation import CheckedMetadatas, parse_collection_id
 
 T = TypeVar("T")
+Outcome = TypeVar("Outcome", WriteResult, DeleteResult)
 
 ENCODE_INLINE_BYTES: Final = 256 * 2**10
 """Smaller batches are encoded on the event loop: a trip to a worker thread would cost more."""
@@ -81,7 +87,17 @@ async def write(context: Context, call: WriteRecords) -> WriteResult:
         _check_dimension(now, _dimension(call))
         return Decision([append], WriteResult)
 
-    return await context.writer.submit(Proposal(decide, size_bytes=len(append.payload)))
+    result = await context.writer.submit(Proposal(decide, size_bytes=len(append.payload)))
+    return result if call.wait is None else await _waited(context, call, result)
+
+
+async def _waited(context: Context, call: WriteRecords | DeleteRecords, result: Outcome) -> Outcome:
+    """Wait until what was written has come as far as the call asks, and say how far it has come."""
+    if result.lsn is None or call.wait is None:
+        return result
+    collection_id = parse_collection_id(call.collection_id)
+    reached = await context.progress.wait(collection_id, result.lsn, call.wait, call.patience_seconds)
+    return replace(result, reached=reached)
 
 
 def _dimension(call: WriteRecords) -> int | None:
@@ -140,20 +156,22 @@ async def delete(context: Context, call: DeleteRecords) -> DeleteResult:
         return DeleteResult(deleted=0, lsn=None)
     if where is None:
         ids = call.ids or []
-        return await context.writer.submit(Proposal(lambda catalog: _decide_delete(catalog, call, ids)))
+        result = await context.writer.submit(Proposal(lambda catalog: _decide_delete(catalog, call, ids)))
+        return await _waited(context, call, result)
     matched: list[str] = []
 
     async def match() -> None:
         matched[:] = await _read_view(context, collection, lambda view: _matching_ids(view, call, where, context), None)
 
-    return await context.writer.submit(Proposal(lambda catalog: _decide_delete(catalog, call, matched), prepare=match))
+    result = await context.writer.submit(Proposal(lambda catalog: _decide_delete(catalog, call, matched), prepare=match))
+    return await _waited(context, call, result)
 
 
 def _decide_delete(catalog: Catalog, call: DeleteRecords, ids: Sequence[str]) -> Decision[DeleteResult]:
     collection = require_collection(catalog, call)
     count = len(ids)
     if not ids:
-        return Decision([], lambda lsn: DeleteResult(deleted=0, lsn=lsn))
+        return Decision([], lambda _: DeleteResult(deleted=0, lsn=None))
     event = RecordsDeleted(collection.id, list(dict.fromkeys(ids)))
     return Decision([Append(event, encode(event), collection.id)], lambda lsn: DeleteResult(deleted=count, lsn=lsn))
 
@@ -161,6 +179,38 @@ def _decide_delete(catalog: Catalog, call: DeleteRecords, ids: Sequence[str]) ->
 def _matching_ids(view: View, call: DeleteRecords, where: Where, context: Context) -> list[str]:
     slots = view.slots(call.ids, where, call.missing_by(context.settings.missing))
     return [row[1] for row in view.rows(slots if call.limit is None else slots[: call.limit])]
+
+
+# ---- flush
+
+
+@handles(FlushCollection)
+async def flush_collection(context: Context, call: FlushCollection) -> FlushResult:
+    """Flush one collection."""
+    return await _flush(context, [_find(context, call)], call)
+
+
+@handles(FlushDatabase)
+async def flush_database(context: Context, call: FlushDatabase) -> FlushResult:
+    """Flush all collections of a database."""
+    catalog = context.follower.catalog
+    if catalog.database(call.tenant, call.database) is None:
+        raise NotFoundError(f"Database [{call.database}] not found.")
+    return await _flush(context, catalog.collections(call.tenant, call.database), call)
+
+
+async def _flush(context: Context, collections: Sequence[Collection], call: Waiting) -> FlushResult:
+    """Make durable all that was acknowledged before, whatever the durability; then wait until it is applied, or indexed.
+
+    One collection is applied when the newest entry of its own is: nothing of it comes later.
+    """
+    lsn = context.follower.position
+    await context.log.sync()
+    wanted = call.wait or "committed"
+    targets = {item.id: context.follower.sink(item.id).newest_pending for item in collections}
+    reached = await context.progress.wait_for_all(targets, wanted, call.patience_seconds)
+    behind = [item.name for item in collections if STAGES.index(reached[item.id]) < STAGES.index(wanted)]
+    return FlushResult(lsn, lowest(reached.values(), wanted), sorted(behind))
 
 
 # ---- reads

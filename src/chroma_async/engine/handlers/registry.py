@@ -9,6 +9,7 @@ from chroma_async.core.catalog import Catalog
 from chroma_async.engine.batch import QueryJob
 from chroma_async.engine.collection import CollectionReader
 from chroma_async.engine.follower import Follower
+from chroma_async.engine.progress import Progress
 from chroma_async.engine.reads import ReadRunner
 from chroma_async.engine.writer import Writer
 from chroma_async.errors import NotFoundError
@@ -18,6 +19,7 @@ from chroma_async.protocol.results import QueryResult
 from chroma_async.protocol.validation import parse_collection_id
 from chroma_async.seams import Seams, Workers
 from chroma_async.settings import EngineSettings
+from chroma_async.wal import LogStore
 
 R = TypeVar("R")
 C = TypeVar("C", bound=Call[Any])
@@ -42,6 +44,10 @@ class Context(Protocol):
     def follower(self) -> Follower[CollectionReader]: ...
     @property
     def writer(self) -> Writer: ...
+    @property
+    def log(self) -> LogStore: ...
+    @property
+    def progress(self) -> Progress: ...
     @property
     def is_ready(self) -> bool: ...
     def runner(self, collection_id: CollectionId) -> ReadRunner: ...

@@ -1,0 +1,100 @@
+"""`inspect` and `flush`: how far everything has come, and to make it come further."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from chroma_async.cli.console import EXIT_FAILED, format_bytes, print_table
+from chroma_async.model import DEFAULT_DATABASE, DEFAULT_TENANT, STAGES, Stage
+
+if TYPE_CHECKING:
+    from chroma_async.cli.directory import Dispatcher
+    from chroma_async.engine.state import CollectionState
+    from chroma_async.protocol.results import FlushResult
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--tenant", multiple=True, help="Tenant to look into; repeatable.  [default: all]", show_default=False)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with LSNs and sizes of each collection in full.")
+def inspect(path: Path, tenant: tuple[str, ...], as_json: bool) -> None:
+    """List the collections of the data directory PATH, which may be in use, and how far each has come.
+
+    Committed entries are in the log; applied ones in the tables too; vectors in graphs are searched by them, the others are
+    scanned.
+    """
+    import msgspec
+    from rich.table import Table
+
+    from chroma_async.cli.directory import with_engine
+
+    state = with_engine(path, lambda engine: engine.state())
+    rows = [row for row in state.collections if not tenant or row.tenant in tenant]
+    if as_json:
+        click.echo(msgspec.json.encode(replace(state, collections=rows)).decode())
+        return
+    table = Table(
+        "tenant", "database", "collection", "records", "dimension", "space", "applied", "waiting", "in graphs", "size", "id"
+    )
+    for row in rows:
+        table.add_row(row.tenant, row.database, row.name, *_cells(row), row.id)
+    for owner, database in state.empty_databases:
+        if not tenant or owner in tenant:
+            table.add_row(owner, database, "-", *[""] * 8)
+    print_table(table)
+    for row in rows:
+        if row.problem is not None:
+            click.echo(f"{row.name}: damaged: {row.problem}")
+    click.echo(
+        f"log: oldest_lsn={state.oldest} applied_lsn={state.applied} committed_lsn={state.committed} "
+        f"size={format_bytes(state.log_bytes)}"
+    )
+
+
+def _cells(row: CollectionState) -> tuple[str, ...]:
+    dimension = "-" if row.dimension is None else str(row.dimension)
+    if row.problem is not None:
+        return "?", dimension, row.space, "?", "?", "?", format_bytes(row.size_bytes)
+    return (
+        str(row.records),
+        dimension,
+        row.space,
+        f"{row.applied}/{row.committed}",
+        f"{row.waiting_entries} ({format_bytes(row.waiting_bytes)})" if row.waiting_entries else "-",
+        f"{row.in_graphs}/{row.vectors}",
+        format_bytes(row.size_bytes),
+    )
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("collection", required=False)
+@click.option("--wait", type=click.Choice(STAGES), default="applied", help="How far.")
+@click.option("--wait-seconds", type=click.FloatRange(0, 3600), default=600.0, help="How long at most.")
+@click.option("--tenant", default=DEFAULT_TENANT, help="Tenant of the collection.")
+@click.option("--database", default=DEFAULT_DATABASE, help="Database of the collection.")
+def flush(path: Path, collection: str | None, wait: Stage, wait_seconds: float, tenant: str, database: str) -> None:
+    """Fsync the log of the data directory PATH, and wait until COLLECTION, or all of a database, has applied what it holds.
+
+    The directory may be in use; where nobody compacts it, this command does. The exit code is 0 when all has come so far.
+    """
+    from chroma_async.cli.directory import address, get_collection, with_engine
+    from chroma_async.protocol import FlushCollection, FlushDatabase
+
+    async def ask(engine: Dispatcher) -> FlushResult:
+        if collection is None:
+            whole = FlushDatabase(tenant=tenant, database=database, wait=wait, wait_seconds=wait_seconds)
+            return await engine.dispatch(whole)
+        found = await get_collection(engine, tenant, database, collection)
+        return await engine.dispatch(FlushCollection(**address(found), wait=wait, wait_seconds=wait_seconds))
+
+    result = with_engine(path, ask, compact=True)
+    click.echo(f"{path}: {result.reached} lsn={result.lsn}")
+    if result.waiting:
+        click.echo(f"not yet {wait}: {', '.join(result.waiting)}")
+        sys.exit(EXIT_FAILED)

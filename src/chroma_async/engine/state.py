@@ -1,0 +1,92 @@
+"""How a directory is doing: how far the log, the tables and the graphs of each collection have come."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from chroma_async.engine.collection import CollectionReader
+from chroma_async.model import Collection, Lsn
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionState:
+    """One collection. `problem` says why the rest is not known.
+
+    `committed` is the LSN of its newest entry, `applied` that through which its tables and vector files have come; both are
+    0 before the first. `vectors` counts those in its files, the replaced ones too, and `in_graphs` those of them that a
+    graph covers; the others are scanned.
+    """
+
+    tenant: str
+    database: str
+    name: str
+    id: str
+    space: str
+    dimension: int | None
+    records: int = 0
+    committed: Lsn = Lsn(0)  # noqa: RUF009
+    applied: Lsn = Lsn(0)  # noqa: RUF009
+    waiting_entries: int = 0
+    waiting_bytes: int = 0
+    segments: int = 0
+    vectors: int = 0
+    in_graphs: int = 0
+    size_bytes: int = 0
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryState:
+    """All of it. `oldest` is the oldest entry that the log keeps; `applied` the LSN through which everything is applied."""
+
+    oldest: Lsn
+    applied: Lsn
+    committed: Lsn
+    log_bytes: int
+    collections: Sequence[CollectionState]
+    empty_databases: Sequence[tuple[str, str]]
+    """Tenant and name of those that have no collection."""
+
+
+def state_of(collection: Collection, reader: CollectionReader, directory: Path) -> CollectionState:
+    """Look at one collection. For a worker thread."""
+    known: dict[str, Any] = {
+        "tenant": collection.tenant,
+        "database": collection.database,
+        "name": collection.name,
+        "id": collection.id,
+        "space": collection.hnsw.space,
+        "dimension": collection.dimension,
+        "size_bytes": _size_bytes(directory),
+    }
+    try:
+        with reader.view(newest=True) as view:
+            manifest, records = view.image.base.manifest, view.image.live
+    except Exception as error:
+        return CollectionState(**known, problem=str(error))
+    waiting = [len(payload) for lsn, payload in reader.pending() if lsn > manifest.applied]
+    return CollectionState(
+        **known,
+        records=records,
+        committed=max(manifest.applied, reader.newest_pending),
+        applied=manifest.applied,
+        waiting_entries=len(waiting),
+        waiting_bytes=sum(waiting),
+        segments=len(manifest.segments),
+        vectors=manifest.rows,
+        in_graphs=sum(segment.graph.rows for segment in manifest.segments if segment.graph is not None),
+    )
+
+
+def _size_bytes(directory: Path) -> int:
+    """What the files of a collection take on the disk; those that go meanwhile take nothing."""
+    total = 0
+    for path in directory.rglob("*"):
+        try:
+            total += path.stat().st_blocks * 512
+        except FileNotFoundError:
+            continue
+    return total

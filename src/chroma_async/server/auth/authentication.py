@@ -1,0 +1,342 @@
+"""The layer that finds out who calls, in front of all but the probes. It fails closed: no answer without an identity."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from chroma_async.errors import AuthorizationError, ChromaError, RateLimitError, UnavailableError
+from chroma_async.protocol import WireResponse
+from chroma_async.seams import ThreadWorkers, Workers
+from chroma_async.server.answers import answer_unread, error_response
+from chroma_async.server.auth.identity import IDENTITY, Identity
+from chroma_async.server.auth.provider import CannotDecide, Credential, Provider, Rejected, Scheme
+from chroma_async.server.auth.rules import PUBLIC_PATHS
+from chroma_async.server.auth.throttle import Slot, Throttle, source_of
+
+VERIFYING_THREADS: Final = 2
+REMEMBERED_MAX: Final = 10_000
+SLOW_SECONDS: Final = 1.0
+WAITING_MAX: Final = 256
+CREDENTIAL_BYTES_MAX: Final = 8_192 + 64
+TOKEN_HEADER: Final = b"x-chroma-token"
+AUTHORIZATION: Final = b"authorization"
+
+IDENTITY_IN_SCOPE: Final = "chroma_async.identity"
+PEER_IN_SCOPE: Final = "chroma_async.peer"
+
+logger = logging.getLogger("chroma_async.auth")
+
+
+@dataclass(slots=True)
+class _Remembered:
+    """Who presented a credential. `generation` is that of the provider, which forgets by changing it."""
+
+    identity: Identity
+    provider: Provider
+    generation: object
+    until: float
+    slides_seconds: float
+
+
+class Authenticator:
+    """Finds out whose the credential of a request is.
+
+    A right one is remembered by its keyed hash, whose key is random and never leaves the process. For how long it counts
+    without being verified again, the provider says; afterwards, that it was right once lets it pass the crowd of wrong ones.
+
+    One that costs something to verify is verified in a thread: once, however often it comes at the same time, and to its end
+    whether or not its sender waits. The throttle bounds how many there are. One that costs nothing is verified at once, and
+    who sends too many wrong ones waits for the answer.
+    """
+
+    def __init__(
+        self,
+        providers: Sequence[Provider],
+        *,
+        name_header: str | None = None,
+        workers: Callable[[Provider], Workers] | None = None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._providers = providers
+        self._by_scheme: dict[Scheme, list[Provider]] = {}
+        for provider in providers:
+            for scheme in provider.schemes:
+                self._by_scheme.setdefault(scheme, []).append(provider)
+        self._name_header = None if name_header is None else name_header.lower().encode("latin-1")
+        self._headers = self._read_headers()
+        self._make_workers = workers or _threads
+        self._workers: dict[str, Workers] = {}
+        self._now = now
+        self._key = secrets.token_bytes(32)
+        self._remembered: OrderedDict[bytes, _Remembered] = OrderedDict()
+        self._pending: dict[bytes, asyncio.Task[Identity]] = {}
+        self.throttle = Throttle()
+        self._waiting = 0
+        challenges = dict.fromkeys(provider.challenge for provider in providers if provider.challenge)
+        self._challenge = ", ".join(challenges)
+
+    def __len__(self) -> int:
+        """How many credentials are remembered."""
+        return len(self._remembered)
+
+    def _read_headers(self) -> frozenset[bytes]:
+        """The headers that a provider reads; others may hold what somebody else's door needs."""
+        found: set[bytes] = set()
+        if "basic" in self._by_scheme or "bearer" in self._by_scheme:
+            found.add(AUTHORIZATION)
+        if "token" in self._by_scheme:
+            found.add(TOKEN_HEADER)
+        if self._name_header is not None:
+            found.add(self._name_header)
+        return frozenset(found)
+
+    # ---- one request
+
+    async def identify(self, scope: Scope) -> Identity:
+        """Return who sent a request.
+
+        Raises:
+            AuthorizationError: no credential, more than one, or a wrong one.
+            RateLimitError: too many wrong ones came from there.
+            UnavailableError: it can't be told now.
+        """
+        name, value = self._presented(scope)
+        peer = _peer(scope)
+        key = hashlib.blake2b(name + b"\0" + value, key=self._key, digest_size=16).digest()
+        now = self._now()
+        found = self._remembered.get(key)
+        if found is not None and self._still_counts(found, now):
+            return found.identity
+        credential = self._credential(name, value, peer)
+        return await self._verify(credential, key, source_of(_client(scope)))
+
+    def _presented(self, scope: Scope) -> tuple[bytes, bytes]:
+        """The one header that holds a credential."""
+        wanted = self._headers
+        found: tuple[bytes, bytes] | None = None
+        headers: list[tuple[bytes, bytes]] = scope["headers"]
+        for header in headers:
+            if header[0] in wanted:
+                if found is not None:
+                    raise AuthorizationError(f"more than one credential: send one header of {self._header_names()}, once")
+                found = header
+        if found is None:
+            raise AuthorizationError(f"no credentials: send one header of {self._header_names()}")
+        if len(found[1]) > CREDENTIAL_BYTES_MAX:
+            raise AuthorizationError("the credential is too long")
+        return found
+
+    def _header_names(self) -> str:
+        return ", ".join(sorted(name.decode("latin-1") for name in self._headers))
+
+    def _still_counts(self, found: _Remembered, now: float) -> bool:
+        try:
+            counts = now < found.until and found.generation == found.provider.generation
+        except CannotDecide as error:
+            raise _cannot_decide(error) from error
+        if counts and found.slides_seconds:
+            found.until = now + found.slides_seconds
+        return counts
+
+    def _credential(self, name: bytes, value: bytes, peer: str) -> Credential:
+        if name == self._name_header:
+            return Credential("peer", value, peer)
+        if name == TOKEN_HEADER:
+            return Credential("token", value.strip(), peer)
+        scheme, _, rest = value.strip().partition(b" ")
+        kind = scheme.lower()
+        if kind == b"basic":
+            return Credential("basic", rest.strip(), peer)
+        if kind == b"bearer":
+            return Credential("bearer", rest.strip(), peer)
+        raise AuthorizationError("the Authorization header must begin with Basic or Bearer")
+
+    # ---- verifying
+
+    async def _verify(self, credential: Credential, key: bytes, source: str) -> Identity:
+        was_right = key in self._remembered
+        reasons: list[str] = []
+        undecided: CannotDecide | None = None
+        providers = self._by_scheme.get(credential.scheme, [])
+        slot: Slot = (source, "")
+        for provider in providers:
+            try:
+                if not provider.is_slow:
+                    self._check_patience(was_right)
+                    await self._prepare(provider, credential)
+                    return self._keep(key, self._decide(provider, credential))
+                slot = (source, provider.slot(credential))
+                return await self._verify_in_thread(provider, credential, key, slot, was_right)
+            except Rejected as error:
+                reasons.append(f"{provider.name}: {error}")
+            except CannotDecide as error:
+                undecided = error
+        if undecided is not None:
+            raise _cannot_decide(undecided)
+        self._remembered.pop(key, None)
+        reason = "; ".join(reasons) or f"no provider takes {credential.scheme}"
+        logger.warning("auth.fail source=%s user=%r reason=%r", source, slot[1], reason)
+        if not any(provider.is_slow for provider in providers):
+            await self._slow_down(slot)
+        raise AuthorizationError("wrong credentials")
+
+    async def _verify_in_thread(
+        self, provider: Provider, credential: Credential, key: bytes, slot: Slot, was_right: bool
+    ) -> Identity:
+        pending = self._pending.get(key)
+        if pending is None:
+            wait = 0 if was_right else self.throttle.wait_seconds(slot, self._now())
+            if wait:
+                logger.info("auth.slow source=%s user=%r wait_seconds=%d", *slot, wait)
+                raise _TooMany(wait)
+            self.throttle.begin(slot, self._now())
+            pending = self._pending[key] = asyncio.create_task(self._attempt(provider, credential, key, slot))
+            pending.add_done_callback(_look_at_outcome)
+        return await asyncio.shield(pending)
+
+    async def _attempt(self, provider: Provider, credential: Credential, key: bytes, slot: Slot) -> Identity:
+        wrong = False
+        try:
+            workers = self._workers.get(provider.name)
+            if workers is None:
+                workers = self._workers[provider.name] = self._make_workers(provider)
+            return self._keep(key, await workers.run(lambda: self._decide(provider, credential)))
+        except Rejected:
+            wrong = True
+            raise
+        finally:
+            self.throttle.end(slot, self._now(), wrong=wrong)
+            del self._pending[key]
+
+    async def _prepare(self, provider: Provider, credential: Credential) -> None:
+        try:
+            await provider.prepare(credential)
+        except (Rejected, CannotDecide):
+            raise
+        except Exception as error:
+            raise _unforeseen(provider, error) from error
+
+    def _decide(self, provider: Provider, credential: Credential) -> _Remembered:
+        """Ask the provider. What it can't foresee is not decided, and that opens nothing."""
+        try:
+            generation = provider.generation
+            verified = provider.verify(credential)
+        except (Rejected, CannotDecide):
+            raise
+        except Exception as error:
+            raise _unforeseen(provider, error) from error
+        slides = verified.seconds if verified.slides else 0.0
+        return _Remembered(verified.identity, provider, generation, self._now() + verified.seconds, slides)
+
+    def _keep(self, key: bytes, found: _Remembered) -> Identity:
+        if found.until > self._now():
+            self._remembered[key] = found
+            self._remembered.move_to_end(key)
+            while len(self._remembered) > REMEMBERED_MAX:
+                self._remembered.popitem(last=False)
+        return found.identity
+
+    # ---- guessers of what costs nothing to verify
+
+    def _check_patience(self, was_right: bool) -> None:
+        """While as many guessers are kept waiting as may be, only credentials that were right before are looked at."""
+        if self._waiting >= WAITING_MAX and not was_right:
+            raise _TooMany(1)
+
+    async def _slow_down(self, slot: Slot) -> None:
+        """Keep who sends too many wrong credentials waiting for the answer."""
+        wait = self.throttle.wait_seconds(slot, self._now())
+        self.throttle.fail(slot, self._now())
+        if wait:
+            self._waiting += 1
+            try:
+                await asyncio.sleep(SLOW_SECONDS)
+            finally:
+                self._waiting -= 1
+
+    # ---- refusals
+
+    def refusal(self, error: ChromaError) -> WireResponse:
+        """Return the answer for who was not identified."""
+        response = error_response(error)
+        if isinstance(error, AuthorizationError) and self._challenge:
+            return replace(response, headers={**response.headers, "www-authenticate": self._challenge})
+        return response
+
+
+def _threads(provider: Provider) -> Workers:
+    return ThreadWorkers(VERIFYING_THREADS, f"chroma_async.auth.{provider.name}")
+
+
+class _TooMany(RateLimitError):
+    """Wrong credentials came too often; as other clients know it by its name and status."""
+
+    def __init__(self, wait_seconds: int) -> None:
+        super().__init__("too many wrong credentials from there: wait, then try again")
+        self.retry_after_seconds = wait_seconds
+
+
+def _unforeseen(provider: Provider, error: Exception) -> CannotDecide:
+    logger.error("auth.error provider=%s", provider.name, exc_info=error)
+    return CannotDecide(f"the provider {provider.name} failed")
+
+
+def _cannot_decide(error: CannotDecide) -> UnavailableError:
+    logger.error("auth.undecided reason=%s", error)
+    return UnavailableError("credentials can't be verified now; the server's log says why")
+
+
+def _look_at_outcome(task: asyncio.Task[Identity]) -> None:
+    """Nobody may be waiting any more; then an error is not lost but meant for nobody."""
+    if not task.cancelled():
+        task.exception()
+
+
+def _client(scope: Scope) -> str:
+    client = scope.get("client")
+    return str(client[0]) if client else ""
+
+
+def _peer(scope: Scope) -> str:
+    return str(scope.get(PEER_IN_SCOPE) or _client(scope))
+
+
+class Authentication:
+    """Lets requests through that say who sends them: with the identity in the scope, and in `IDENTITY`.
+
+    Of those to public paths it asks nothing. All others, to whatever path, are answered here when they have no identity.
+    """
+
+    def __init__(self, app: ASGIApp, authenticator: Authenticator, timeout_seconds: float) -> None:
+        self._app = app
+        self._authenticator = authenticator
+        self._timeout_seconds = timeout_seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or (scope["raw_path"] in PUBLIC_PATHS and scope["method"] in ("GET", "HEAD")):
+            await self._app(scope, receive, send)  # what is not HTTP has no routes
+            return
+        try:
+            identity = await self._authenticator.identify(scope)
+        except ChromaError as error:
+            await self._refuse(self._authenticator.refusal(error), receive, send)
+            return
+        scope[IDENTITY_IN_SCOPE] = identity
+        token = IDENTITY.set(identity)
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            IDENTITY.reset(token)
+
+    async def _refuse(self, response: WireResponse, receive: Receive, send: Send) -> None:
+        await answer_unread(receive, send, response, timeout_seconds=self._timeout_seconds)

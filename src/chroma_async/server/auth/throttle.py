@@ -1,0 +1,106 @@
+"""Wrong credentials are slowed down where they come from, in memory that is bounded."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Final
+
+FREE_FAILURES: Final = 10
+"""Wrong credentials in a row that a source may send before it has to wait."""
+
+FAILURES_PER_SECOND: Final = 1.0
+PENDING_MAX: Final = 64
+PENDING_PER_SLOT_MAX: Final = 4
+SLOTS_MAX: Final = 10_000
+
+Slot = tuple[str, str]
+"""A source, and the user that it tries to be: none for all users that there are not."""
+
+
+@dataclass(slots=True)
+class _Account:
+    allowance: float
+    counted_at: float
+    pending: int = 0
+
+
+class Throttle:
+    """Says whether a credential that costs something to verify may be verified now.
+
+    Each slot has an allowance of wrong credentials, which grows again with time. One that has used it up is told to wait, so
+    a guesser of one user's password shuts out nobody but that user, from that address, until the guessing ends. The oldest
+    slots are forgotten when there are too many; then what is pending at once, in all and per slot, is what bounds the work.
+    """
+
+    def __init__(self, slots_max: int = SLOTS_MAX) -> None:
+        self._accounts: OrderedDict[Slot, _Account] = OrderedDict()
+        self._slots_max = slots_max
+        self._pending = 0
+
+    def __len__(self) -> int:
+        return len(self._accounts)
+
+    def wait_seconds(self, slot: Slot, now: float) -> int:
+        """Return the whole seconds that a slot has to wait before it may try again; 0: it may try now."""
+        account = self._accounts.get(slot)
+        if self._pending >= PENDING_MAX:
+            return 1
+        if account is None:
+            return 0
+        if account.pending >= PENDING_PER_SLOT_MAX:
+            return 1
+        self._grow(account, now)
+        missing = 1.0 - account.allowance
+        return 0 if missing <= 0 else max(1, math.ceil(missing / FAILURES_PER_SECOND))
+
+    def begin(self, slot: Slot, now: float) -> None:
+        """Count an attempt that has begun."""
+        account = self._account(slot, now)
+        account.pending += 1
+        self._pending += 1
+
+    def end(self, slot: Slot, now: float, *, wrong: bool) -> None:
+        """Count how an attempt that had begun came out."""
+        account = self._account(slot, now)
+        account.pending = max(0, account.pending - 1)
+        self._pending -= 1
+        if wrong:
+            self._fail(account, now)
+
+    def fail(self, slot: Slot, now: float) -> None:
+        """Count a wrong credential that cost nothing to verify."""
+        self._fail(self._account(slot, now), now)
+
+    def _fail(self, account: _Account, now: float) -> None:
+        self._grow(account, now)
+        account.allowance = max(0.0, account.allowance - 1.0)
+
+    def _grow(self, account: _Account, now: float) -> None:
+        grown = account.allowance + (now - account.counted_at) * FAILURES_PER_SECOND
+        account.allowance = min(float(FREE_FAILURES), grown)
+        account.counted_at = now
+
+    def _account(self, slot: Slot, now: float) -> _Account:
+        account = self._accounts.get(slot)
+        if account is None:
+            account = self._accounts[slot] = _Account(float(FREE_FAILURES), now)
+            if len(self._accounts) > self._slots_max:
+                self._accounts.popitem(last=False)
+        self._accounts.move_to_end(slot)
+        return account
+
+
+def source_of(address: str) -> str:
+    """Return whom an address is counted as: for IPv6 its network, since one customer usually has 2^64 addresses of it."""
+    if ":" not in address:
+        return address
+    try:
+        found = ipaddress.IPv6Address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if found.ipv4_mapped is not None:
+        return str(found.ipv4_mapped)
+    return str(ipaddress.IPv6Network((found, 64), strict=False))

@@ -1,0 +1,284 @@
+"""Writes that wait until they have come further than into the log, and flush."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.support.engines import (
+    PATH,
+    TINY,
+    Records,
+    as_batch,
+    compactor_at,
+    create_collection,
+    delete_collection,
+    engine_at,
+    settle,
+)
+from tests.support.manifests import manifest_of
+
+from chroma_async.engine import Engine, open_engine
+from chroma_async.errors import InvalidArgumentError, MalformedRequestError, NotFoundError
+from chroma_async.protocol import AddRecords, DeleteRecords, FlushCollection, FlushDatabase, WireRequest
+from chroma_async.protocol.results import FlushResult, WriteResult
+from chroma_async.settings import EngineSettings
+
+pytestmark = pytest.mark.anyio
+
+SETTINGS = replace(TINY, graph_rows_min=100, segment_rows_max=400, apply_bytes_max=2**20)
+
+
+async def add(engine: Engine, collection_id: str, first: int, count: int, **wait: Any) -> WriteResult:
+    vectors = np.random.default_rng(first).standard_normal((count, 4)).astype(np.float32)
+    ids = [f"r{row}" for row in range(first, first + count)]
+    call = AddRecords(**PATH, collection_id=collection_id, ids=ids, embeddings=as_batch(vectors), **wait)
+    return await engine.dispatch(call)
+
+
+async def flush(engine: Engine, **wait: Any) -> FlushResult:
+    return await engine.dispatch(FlushDatabase(**PATH, **wait))
+
+
+async def test_a_write_that_does_not_wait_says_that_it_is_committed(tmp_path: Path) -> None:
+    async with engine_at(tmp_path, SETTINGS) as engine:
+        collection = await create_collection(engine)
+        first = await add(engine, collection.id, 0, 1)
+        second = await add(engine, collection.id, 1, 1, wait="committed", wait_seconds=30)
+        assert (first.reached, second.reached) == ("committed", "committed")
+        assert first.lsn is not None
+        assert second.lsn == first.lsn + 1
+
+
+async def test_a_write_waits_until_it_is_applied(tmp_path: Path) -> None:
+    async with engine_at(tmp_path, SETTINGS) as engine, compactor_at(tmp_path, SETTINGS) as compactor:
+        collection = await create_collection(engine)
+        waiting = asyncio.create_task(add(engine, collection.id, 0, 5, wait="applied"))
+        await asyncio.sleep(0.2)
+        assert not waiting.done()
+        assert await Records(engine, collection.id).count() == 5  # it is visible all the same
+        await settle(compactor)
+        result = await waiting
+        assert result.reached == "indexed"  # so few need no graph
+        assert manifest_of(tmp_path, collection.id).applied == result.lsn
+
+
+async def test_a_write_waits_for_the_graph_that_is_due(tmp_path: Path) -> None:
+    async with engine_at(tmp_path, SETTINGS) as engine, compactor_at(tmp_path, SETTINGS) as compactor:
+        collection = await create_collection(engine)
+        waiting = asyncio.create_task(add(engine, collection.id, 0, 150, wait="indexed"))
+        applied = asyncio.create_task(add(engine, collection.id, 150, 1, wait="applied"))
+        await asyncio.sleep(0.05)
+        await compactor._follower.catch_up()
+        assert await compactor._compact(collection.id)
+        assert (await applied).reached == "applied"
+        await asyncio.sleep(0.2)
+        assert not waiting.done()
+        await settle(compactor)
+        await compactor.index_now()
+        assert (await waiting).reached == "indexed"
+        assert [segment.graph and segment.graph.rows for segment in manifest_of(tmp_path, collection.id).segments] == [151]
+
+
+async def test_a_deletion_waits_too(tmp_path: Path) -> None:
+    async with engine_at(tmp_path, SETTINGS) as engine, compactor_at(tmp_path, SETTINGS) as compactor:
+        collection = await create_collection(engine)
+        await add(engine, collection.id, 0, 5)
+        for target in ({"ids": ["r1"]}, {"where_document": {"$not_contains": "x"}}):
+            call = DeleteRecords(**PATH, collection_id=collection.id, **target, wait="applied")
+            waiting = asyncio.create_task(engine.dispatch(call))
+            await asyncio.sleep(0.1)
+            assert not waiting.done()
+            await settle(compactor)
+            result = await waiting
+            assert manifest_of(tmp_path, collection.id).applied == result.lsn
+        await create_collection(engine, "other")  # its entry is the log's newest, and none of this collection's
+        call = DeleteRecords(**PATH, collection_id=collection.id, where={"a": 1}, wait="applied")
+        nothing = await asyncio.wait_for(engine.dispatch(call), 5)
+        assert (nothing.deleted, nothing.lsn) == (0, None)
+
+
+async def test_who_waits_too_long_is_told_how_far_it_came_and_nothing_is_lost(tmp_path: Path) -> None:
+    async with engine_at(tmp_path, SETTINGS) as engine, compactor_at(tmp_path, SETTINGS) as compactor:
+        collection = await create_collection(engine)
+        started = time.monotonic()
+        result = await add(engine, collection.id, 0, 150, wait="indexed", wait_seconds=0.2)
+        assert 0.2 <= time.monotonic() - started < 5
+        assert result.reached == "committed"
+        await compactor._follower.catch_up()
+        assert await compactor._compact(collection.id)
+        assert (await flush(engine, wait="indexed", wait_seconds=0)) == FlushResult(result.lsn, "applied", ["things"])
+        await settle(compactor)
+        await compactor.index_now()
+        assert (await flush(engine, wait="indexed", wait_seconds=0)) == FlushResult(result.lsn, "indexed", [])
+
+
+async def test_flush_is_over_when_each_collection_has_applied_its_own(tmp_path: Path) -> None:
+    """A quiet collection never applies the LSNs of others, and is not waited for."""
+    async with engine_at(tmp_path, SETTINGS) as engine, compactor_at(tmp_path, SETTINGS) as compactor:
+        ids = [(await create_collection(engine, name)).id for name in ("one", "two", "three")]
+        await add(engine, ids[0], 0, 3)
+        await settle(compactor)
+        result = await add(engine, ids[1], 0, 3)
+        waiting = asyncio.create_task(flush(engine))
+        one = await engine.dispatch(FlushCollection(**PATH, collection_id=ids[0]))
+        assert (one.reached, one.waiting) == ("indexed", [])
+        await asyncio.sleep(0.2)
+        assert not waiting.done()
+        await settle(compactor)
+        assert await waiting == FlushResult(result.lsn, "indexed", [])
+
+
+async def test_what_is_written_later_is_not_waited_for(tmp_path: Path) -> None:
+    async with engine_at(tmp_path, SETTINGS) as engine, compactor_at(tmp_path, SETTINGS) as compactor:
+        collection = await create_collection(engine)
+        await add(engine, collection.id, 0, 120)
+        await settle(compactor)
+        await compactor.index_now()
+        await add(engine, collection.id, 120, 20)
+        waiting = asyncio.create_task(flush(engine, wait="indexed"))
+        await asyncio.sleep(0.01)
+        await settle(compactor)
+        await asyncio.sleep(0.2)
+        await add(engine, collection.id, 140, 200)
+        assert (await waiting).reached == "indexed"
+
+
+async def test_a_collection_that_is_deleted_is_not_waited_for(tmp_path: Path) -> None:
+    async with engine_at(tmp_path, SETTINGS) as engine:
+        collection = await create_collection(engine)
+        waiting = asyncio.create_task(add(engine, collection.id, 0, 3, wait="applied"))
+        await asyncio.sleep(0.1)
+        await delete_collection(engine)
+        assert (await asyncio.wait_for(waiting, 5)).reached == "committed"
+
+
+async def test_a_damaged_collection_is_named_at_once(tmp_path: Path) -> None:
+    async with engine_at(tmp_path, SETTINGS) as engine, compactor_at(tmp_path, SETTINGS) as compactor:
+        collection = await create_collection(engine)
+        await add(engine, collection.id, 0, 3)
+        await settle(compactor)
+    (tmp_path / "collections" / collection.id / "records.sqlite3").write_bytes(b"x" * 8192)
+    async with engine_at(tmp_path, SETTINGS) as engine:
+        result = await asyncio.wait_for(flush(engine), 5)
+        assert (result.reached, result.waiting) == ("committed", ["things"])
+
+
+async def test_nobody_waits_for_an_engine_that_stops(tmp_path: Path) -> None:
+    async with engine_at(tmp_path, SETTINGS) as engine:
+        collection = await create_collection(engine)
+        waiting = asyncio.create_task(add(engine, collection.id, 0, 3, wait="applied"))
+        await asyncio.sleep(0.1)
+        engine.progress.stop()
+        assert (await asyncio.wait_for(waiting, 5)).reached == "committed"
+        assert (await asyncio.wait_for(add(engine, collection.id, 3, 3, wait="applied"), 5)).reached == "committed"
+    async with engine_at(tmp_path, SETTINGS) as engine:
+        waiting = asyncio.create_task(flush(engine))
+        await asyncio.sleep(0.1)
+    assert (await asyncio.wait_for(waiting, 5)).reached == "committed"
+
+
+async def test_who_gave_up_leaves_nothing_behind(tmp_path: Path) -> None:
+    async with engine_at(tmp_path, SETTINGS) as engine:
+        collection = await create_collection(engine)
+        waiting = asyncio.create_task(add(engine, collection.id, 0, 3, wait="applied"))
+        await asyncio.sleep(0.1)
+        waiting.cancel()
+        await asyncio.sleep(0.2)
+        assert (engine.progress._waiters, engine.progress._looking) == ([], None)
+
+
+@pytest.mark.parametrize("durability", ["commit", "interval", "off"])
+async def test_many_writers_wait_beside_a_compactor_of_its_own(tmp_path: Path, durability: Any) -> None:
+    settings = EngineSettings(durability=durability)
+    async with open_engine(tmp_path, settings) as engine:
+        collection = await create_collection(engine)
+        results = await asyncio.gather(
+            *(add(engine, collection.id, 10 * number, 10, wait="indexed", wait_seconds=20) for number in range(20))
+        )
+        assert {result.reached for result in results} == {"indexed"}
+        applied = manifest_of(tmp_path, collection.id).applied
+        assert applied >= max(result.lsn or 0 for result in results)
+        assert (await flush(engine, wait="committed")).waiting == []
+
+
+async def test_flush_of_what_is_not_there_is_refused(tmp_path: Path) -> None:
+    async with engine_at(tmp_path, SETTINGS) as engine:
+        with pytest.raises(NotFoundError, match="nowhere"):
+            await engine.dispatch(FlushDatabase(tenant=PATH["tenant"], database="nowhere"))
+        missing = "00000000-0000-4000-8000-000000000000"
+        with pytest.raises(NotFoundError, match=missing):
+            await engine.dispatch(FlushCollection(**PATH, collection_id=missing))
+
+
+@pytest.mark.parametrize("seconds", [-1, 3601, float("nan")])
+async def test_a_time_to_wait_that_is_none_is_refused_before_anything_is_written(tmp_path: Path, seconds: float) -> None:
+    async with engine_at(tmp_path, SETTINGS) as engine:
+        collection = await create_collection(engine)
+        with pytest.raises(InvalidArgumentError, match="wait_seconds must be from 0 to 3600"):
+            await add(engine, collection.id, 0, 1, wait="applied", wait_seconds=seconds)
+        with pytest.raises(InvalidArgumentError, match="wait_seconds"):
+            await flush(engine, wait_seconds=seconds)
+        assert await Records(engine, collection.id).count() == 0
+
+
+def test_a_stage_that_does_not_exist_is_refused() -> None:
+    path = {**PATH, "collection_id": "00000000-0000-4000-8000-000000000000"}
+    with pytest.raises(MalformedRequestError, match="wait"):
+        FlushCollection.decode(WireRequest(path, {}, b'{"wait": "eventually"}'))
+
+
+async def test_metrics_tell_how_far_everything_has_come(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, follow_interval_seconds=0.002)
+
+    async def told(engine: Engine, **expected: float) -> None:
+        found: dict[str, float | None] = {}
+        for _ in range(500):
+            found = {name: engine.metrics.registry.get_sample_value(f"chroma_async_{name}") for name in expected}
+            if found == expected:
+                return
+            await asyncio.sleep(0.01)
+        assert found == expected
+
+    async with engine_at(tmp_path, settings) as engine, compactor_at(tmp_path, settings) as compactor:
+        collection = await create_collection(engine)
+        last = (await add(engine, collection.id, 0, 150)).lsn or 0
+        await add(engine, collection.id, 150, 1)
+        await told(engine, committed_lsn=last + 1, applied_lsn=last - 1, unapplied_entries=2)
+        lag = engine.metrics.registry.get_sample_value("chroma_async_lag_seconds")
+        await asyncio.sleep(0.1)
+        assert (engine.metrics.registry.get_sample_value("chroma_async_lag_seconds") or 0) > (lag or 0)
+        await compactor._follower.catch_up()
+        assert await compactor._compact(collection.id)
+        await Records(engine, collection.id).count()
+        await told(engine, applied_lsn=last + 1, unapplied_entries=0, unapplied_bytes=0, lag_seconds=0)
+        await Records(engine, collection.id).query([[1, 2, 3, 4]])
+        await told(engine, unindexed_vectors=151)
+        await compactor.index_now()
+        await asyncio.sleep(0.05)
+        await Records(engine, collection.id).query([[1, 2, 3, 4]])
+        await told(engine, unindexed_vectors=0)
+
+
+async def test_what_nobody_reads_is_forgotten_when_it_is_applied_without_being_opened(tmp_path: Path) -> None:
+    """And read rightly all the same, also by a reader that looked at older tables."""
+    async with engine_at(tmp_path, SETTINGS) as engine, compactor_at(tmp_path, SETTINGS) as compactor:
+        collections = [await create_collection(engine, f"things{number}") for number in range(5)]
+        for number, collection in enumerate(collections):
+            await add(engine, collection.id, 10 * number, 10)
+        await settle(compactor)
+        assert await engine._trimmed_bytes() == 0
+        assert len(engine.open_readers) == 0
+        readers = [engine.follower.sink(collection.id) for collection in collections]
+        assert [reader.manifest.version for reader in readers] == [0] * 5
+        await add(engine, collections[0].id, 100, 5)
+        assert await Records(engine, collections[0].id).count() == 15
+        for collection in collections[1:]:
+            records = Records(engine, collection.id)
+            assert await records.count() == 10
+            assert len((await records.get()).columns.ids) == 10
