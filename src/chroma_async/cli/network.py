@@ -55,7 +55,6 @@ _OPTIONS: Final = (
         "trusted_proxies",
         multiple=True,
         callback=_trusted,
-        envvar="CHROMA_ASYNC_TRUSTED_PROXY",
         help="Address or network whose forwarding headers are believed, or unix for every unix socket; repeatable.",
     ),
     click.option(
