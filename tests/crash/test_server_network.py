@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 import os
 import re
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from tests.api.raw_server import RawServer, answer
 
 import chroma_async
 
@@ -197,3 +199,13 @@ def test_json_access_log_is_json_line_by_line(start: Callable[..., Server]) -> N
     assert server.stop() == 0
     (line,) = server.log().splitlines()
     assert json.loads(line)["path"] == "/api/v2/heartbeat"
+
+
+def test_spans_reach_the_collector_at_the_latest_when_the_server_stops(start: Callable[..., Server]) -> None:
+    with RawServer(answer(200)) as collector:
+        environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.port}"}
+        server = start("--port", "0", "--workers", "1", environment=environment)
+        assert httpx.get(server.url + "/api/v2/heartbeat").headers["x-request-id"]
+        assert server.stop() == 0
+        sent = [request for request in collector.requests if request.target == "/v1/traces"]
+    assert any(b"Heartbeat" in (gzip.decompress(r.body) if r.body[:2] == b"\x1f\x8b" else r.body) for r in sent)

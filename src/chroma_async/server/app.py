@@ -26,6 +26,8 @@ from chroma_async.server.shared_metrics import METRICS_PATH, MetricsPage
 from chroma_async.settings import ServerSettings
 
 if TYPE_CHECKING:  # loaded where it is asked for
+    from opentelemetry.trace import Tracer
+
     from chroma_async.server.auth.build import Access
 
 OPENAPI_PATH: Final = "/openapi.json"
@@ -42,11 +44,12 @@ def create_app(
     *,
     life: Life | None = None,
     metrics: MetricsPage | None = None,
+    tracer: Tracer | None = None,
 ) -> ASGIApp:
     """Return the application that answers every call of the catalogue by `dispatch`, with pages that describe them.
 
-    With `access`, only those who are known and may. `life` answers the probes, `metrics` the scrapes. What is not
-    configured has no layer.
+    With `access`, only those who are known and may. `life` answers the probes, `metrics` the scrapes, `tracer` makes
+    spans. What is not configured has no layer.
 
     Raises:
         ValueError: a setting that can't be meant so.
@@ -74,7 +77,11 @@ def create_app(
         )
     if settings.root_path or settings.trusted_proxies:
         app = Forwarded(app, settings)
-    if settings.access_log or settings.request_ids or metrics:
+    if tracer is not None:
+        from chroma_async.server.tracing import Traced
+
+        app = Traced(app, tracer)
+    if settings.access_log or settings.request_ids or metrics or tracer:
         app = Observed(app, settings.access_log, HttpMetrics() if metrics else None)
     return app
 

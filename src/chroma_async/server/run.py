@@ -26,6 +26,7 @@ from chroma_async.server.memory import keep_blocks
 from chroma_async.server.shared_metrics import metrics_directory
 from chroma_async.server.supervisor import Child, GaveUp, NeverBegan, RestartPolicy, Supervisor
 from chroma_async.server.tls import TlsError, tls_context
+from chroma_async.server.tracing import TracingError, check_tracing
 from chroma_async.settings import AuthSettings, EngineSettings, HttpServer, ServerSettings
 
 EXIT_OK: Final = 0
@@ -57,6 +58,10 @@ def run_server(
     auth = auth or AuthSettings()
     _check_access(auth, server)
     scheme = _check_tls(server)
+    try:
+        check_tracing()
+    except TracingError as error:
+        raise StartError(str(error)) from error
     with _listening(server) as bound, ExitStack() as stack:
         check_directory(path.absolute(), allow_network=engine.allow_network_file_system)
         keep_blocks()
