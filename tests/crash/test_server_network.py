@@ -209,3 +209,13 @@ def test_spans_reach_the_collector_at_the_latest_when_the_server_stops(start: Ca
         assert server.stop() == 0
         sent = [request for request in collector.requests if request.target == "/v1/traces"]
     assert any(b"Heartbeat" in (gzip.decompress(r.body) if r.body[:2] == b"\x1f\x8b" else r.body) for r in sent)
+
+
+def test_chromas_client_takes_a_base_url_with_a_path(start: Callable[..., Server]) -> None:
+    server = start("--port", "0", "--workers", "1", "--root-path", "/chroma")
+    host, port = server.url + "/chroma", server.url.rpartition(":")[2]
+    program = f"import chromadb; client = chromadb.HttpClient(host={host!r}, port={port})\n"
+    program += "docs = client.create_collection('docs', embedding_function=None)\n"
+    program += "docs.add(ids=['a'], embeddings=[[1.0, 2.0]]); print(docs.count(), client.get_version())"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert result.stdout.startswith("1 "), result.stderr
