@@ -20,7 +20,7 @@ import numpy as np
 import chroma_async
 from chroma_async import errors
 from chroma_async.core.operators import DOCUMENT_OPERATORS, FIELD_OPERATORS
-from chroma_async.metrics import Metrics
+from chroma_async.metrics import HttpMetrics, Metrics
 from chroma_async.protocol import CALLS, Call
 from chroma_async.protocol.embeddings import EmbeddingBatch
 from chroma_async.settings import AuthSettings, EngineSettings, ServerSettings, describe
@@ -272,13 +272,16 @@ def _tree(cls: type[errors.ChromaError]) -> list[type[errors.ChromaError]]:
 
 def metrics_page() -> str:
     # Labels are known to the metric, but not to what `collect` returns before anything was counted.
-    found: list[Any] = [item for item in vars(Metrics()).values() if hasattr(item, "_labelnames")]
+    found: list[Any] = [
+        item for table in (Metrics(), HttpMetrics()) for item in vars(table).values() if hasattr(item, "_labelnames")
+    ]
     rows = (
         (code(_metric_name(item)), item._type, ", ".join(map(code, item._labelnames)), item._documentation) for item in found
     )
     return f"""# Metrics
 
-Each engine counts in a registry of its own, `engine.metrics.registry`; two engines of one process share nothing.
+Each engine counts in a registry of its own, `engine.metrics.registry`; two engines of one process share nothing. A server's
+processes count together when it was started with `--metrics`, and `GET /metrics` shows their sums.
 
 {table(("metric", "kind", "labels", "what it says"), rows)}"""
 

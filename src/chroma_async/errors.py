@@ -49,7 +49,7 @@ class ChromaError(Exception):
     wire_name: ClassVar[str] = "ChromaError"
     status: ClassVar[int] = 500
     retryable: ClassVar[bool] = False
-    retry_after_seconds: ClassVar[int] = 1
+    retry_after_seconds: int = 1
 
     def __init__(self, message: str = "") -> None:
         super().__init__(message)

@@ -84,3 +84,46 @@ class Metrics:
             raise
         self.calls.labels(name, "ok").inc()
         self.call_seconds.labels(name).observe(time.perf_counter() - begin)
+
+
+class HttpMetrics:
+    """The metrics of one HTTP server. `call` is empty for a request that is no call, such as one of an unknown path."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self.registry = registry or CollectorRegistry()
+        self.requests = Counter(
+            "chroma_async_http_requests_total", "requests answered, by status", ["call", "status"], registry=self.registry
+        )
+        self.seconds = Histogram(
+            "chroma_async_http_request_seconds",
+            "time from the head of a request to the end of its answer",
+            ["call"],
+            buckets=LATENCY_BUCKETS_SECONDS,
+            registry=self.registry,
+        )
+        self.in_flight = Gauge(
+            "chroma_async_http_requests_in_flight",
+            "requests that are being answered",
+            registry=self.registry,
+            multiprocess_mode="livesum",
+        )
+        self.received = Counter(
+            "chroma_async_http_received_bytes_total", "bytes of the bodies of requests", ["call"], registry=self.registry
+        )
+        self.sent = Counter(
+            "chroma_async_http_sent_bytes_total", "bytes of the bodies of answers", ["call"], registry=self.registry
+        )
+        self._of: dict[tuple[str, int], tuple[Counter, Histogram, Counter, Counter]] = {}
+
+    def count(self, call: str, status: int, seconds: float, received_bytes: int, sent_bytes: int) -> None:
+        """Count a request that is over."""
+        found = self._of.get((call, status))
+        if found is None:
+            of_call = self.seconds.labels(call), self.received.labels(call), self.sent.labels(call)
+            found = self._of[call, status] = (self.requests.labels(call, str(status)), *of_call)
+        requests, times, received, sent = found
+        requests.inc()
+        times.observe(seconds)
+        if received_bytes:
+            received.inc(received_bytes)
+        sent.inc(sent_bytes)

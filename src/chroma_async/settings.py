@@ -57,6 +57,8 @@ class EngineSettings:
 
 HttpServer = Literal["hypercorn", "uvicorn"]
 LogLevel = Literal["debug", "info", "warning", "error"]
+AccessLogForm = Literal["text", "json"]
+ProxyHeaders = Literal["x-forwarded", "forwarded"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +74,37 @@ class ServerSettings:
     keep_alive_seconds: float = setting(120.0, "how long an idle connection stays open")
     graceful_seconds: float = setting(25.0, "how long requests may go on after a stop was asked for")
     cors_origins: tuple[str, ...] = setting((), "origins that browsers may call from; * for every one")
-    trusted_proxies: tuple[str, ...] = setting(
-        (), "addresses, networks like 10.0.0.0/8, or unix, whose word on who their clients are counts"
-    )
-    access_log: bool = setting(False, "whether every request is logged")
+    access_log: AccessLogForm | None = setting(None, "how every request is logged: text or json; null: not at all")
     log_level: LogLevel = setting("info", "least severe level that is logged")
+    unix_socket: str | None = setting(None, "path of a unix socket to listen on, instead of host and port")
+    root_path: str = setting(
+        "", "path under which a proxy offers the server, such as /chroma; taken off requests that have it"
+    )
+    trusted_proxies: tuple[str, ...] = setting(
+        (), "addresses, networks (10.0.0.0/8) and unix (every unix socket) whose forwarding headers are believed"
+    )
+    proxy_headers: ProxyHeaders = setting(
+        "x-forwarded", "which forwarding headers trusted proxies set: X-Forwarded-For and its kin, or Forwarded (RFC 7239)"
+    )
+    tls_certificate: str | None = setting(
+        None, "PEM file of the server's certificate and its chain; the server then speaks TLS"
+    )
+    tls_key: str | None = setting(None, "PEM file of the certificate's key, without a password")
+    tls_client_ca: str | None = setting(None, "PEM file of CAs; clients must then show a certificate of one of them")
+    head_seconds: float = setting(20.0, "how long the head of a request may take to arrive, from its first byte")
+    requests_per_second: float | None = setting(
+        None, "requests that each identity, or else each address, may send to a worker in a second; more get status 429"
+    )
+    concurrency: int | None = setting(
+        None, "requests of each identity, or else each address, that a worker answers at once; more get status 429"
+    )
+    request_ids: bool = setting(
+        False, "whether every answer names its request's id, X-Request-Id; an access log does that too"
+    )
+    metrics: bool = setting(False, "whether GET /metrics answers with what all processes have counted, for Prometheus")
+    drain_seconds: float = setting(
+        0.5, "how long requests are still accepted after a stop was asked for, while /readyz says that it comes"
+    )
 
 
 TokenHeader = Literal["any", "authorization", "x-chroma-token"]

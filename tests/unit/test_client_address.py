@@ -56,3 +56,15 @@ def test_settings_count_where_an_argument_was_left_out() -> None:
     assert server_address("other", 7, False, settings).base_url == "https://other:7"
     with pytest.raises(ValueError, match="/api/v2"):
         server_address("localhost", 8000, False, Settings(chroma_server_api_default_path="/api/v1"))
+
+
+def test_unix_socket_is_a_host() -> None:
+    address = parse_address("unix:///run/chroma async.sock")
+    assert address.unix_socket == "/run/chroma async.sock"
+    assert address.base_url == "http://localhost:80"
+    assert address.where == "unix:///run/chroma async.sock"
+    for wrong in ("unix://", "unix://relative.sock"):
+        with pytest.raises(ValueError, match="absolute path"):
+            parse_address(wrong)
+    with pytest.raises(ValueError, match="without TLS"):
+        parse_address("unix:///run/x.sock", ssl=True)

@@ -272,7 +272,7 @@ async def test_body_above_the_limit_is_413_and_is_read_to_its_end() -> None:
     assert response.status_code == 413
     assert response.json() == {
         "error": "ChromaError",
-        "message": "Failed to buffer the request body: length limit exceeded",
+        "message": "Failed to buffer the request body: length limit exceeded. bytes_max=3000",
     }
     assert read == 10_000
 
@@ -374,14 +374,6 @@ async def test_browsers_may_call_only_from_allowed_origins() -> None:
         assert "access-control-allow-origin" not in other.headers
     async with client_of(Recorder()) as client:
         assert "access-control-allow-origin" not in (await client.options("/api/v2/reset", headers=preflight)).headers
-
-
-async def test_access_log_has_one_line_a_request(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, logger="chroma_async.access"):
-        async with client_of(Recorder(NotFoundError("no")), access_log=True) as client:
-            await client.get("/api/v2/tenants/a%0Ab")
-    (line,) = [record.getMessage() for record in caplog.records if record.name == "chroma_async.access"]
-    assert line.startswith("request.done method=GET path=/api/v2/tenants/a%0Ab status=404 seconds=")
 
 
 class Connection:

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from chroma_async.model import Tenant
 from chroma_async.protocol import GetTenant, Heartbeat
 from chroma_async.server.app import create_app
+from chroma_async.server.life import Life
 from chroma_async.server.worker import serve_by
 from chroma_async.settings import HttpServer, ServerSettings
 
@@ -59,12 +60,14 @@ def serve(request: pytest.FixtureRequest) -> Callable[..., Any]:
     name: HttpServer = request.param
 
     @asynccontextmanager
-    async def serve(app: ASGIApp | None = None, **settings: Any) -> AsyncIterator[Running]:
+    async def serve(
+        app: ASGIApp | None = None, *, draining: asyncio.Event | None = None, **settings: Any
+    ) -> AsyncIterator[Running]:
         stop = asyncio.Event()
         with socket.create_server(("127.0.0.1", 0)) as listening:
             chosen = ServerSettings(**settings)
             served = app or create_app(dispatch, chosen)
-            serving = asyncio.ensure_future(serve_by(name)(served, chosen, os.dup(listening.fileno()), stop))
+            serving = asyncio.ensure_future(serve_by(name)(served, chosen, os.dup(listening.fileno()), stop, draining))
             try:
                 yield Running(listening.getsockname()[1], stop, serving)
             finally:
@@ -243,3 +246,116 @@ async def test_client_that_leaves_is_told_to_the_application(serve: Callable[...
         writer.close()
         async with asyncio.timeout(5):
             await left.wait()
+
+
+@pytest.mark.parametrize(
+    "target",
+    [b"http://x/api/v2/heartbeat", b"HTTP://other:80/api/v2/heartbeat?a=1", b"https://x/api/v2/heartbeat"],
+)
+async def test_target_may_name_scheme_and_host(serve: Callable[..., Any], target: bytes) -> None:
+    async with serve() as server:
+        request = b"GET %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % target
+        assert (await server.ask(request)).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("target", [b"http://x", b"http:/x", b"*"])
+async def test_target_that_names_no_path_of_ours_is_not_found(serve: Callable[..., Any], target: bytes) -> None:
+    async with serve() as server:
+        answer = await server.ask(b"GET %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % target)
+        assert answer[9:12] in (b"404", b"400"), answer
+
+
+async def test_readiness_goes_before_everything_else(serve: Callable[..., Any]) -> None:
+    life = Life()
+    chosen = ServerSettings()
+    async with serve(create_app(dispatch, chosen, life=life), draining=life.draining) as server:
+        reader, writer = await server.connect()
+        writer.write(b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 ")
+        assert b"connection: close" not in head.lower()
+        await reader.readuntil(b"}")
+        life.draining.set()
+        assert b'"reason":"draining"' in await server.ask(b"GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert (await server.ask(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+        writer.write(HEARTBEAT)
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 ")
+        assert head.lower().count(b"connection: close") == 1
+        async with asyncio.timeout(5):
+            await reader.read()
+        writer.close()
+
+
+@pytest.mark.parametrize("serve", ["hypercorn"], indirect=True)
+async def test_http_2_goes_on_while_the_server_drains(serve: Callable[..., Any]) -> None:
+    life = Life()
+    chosen = ServerSettings()
+    async with (
+        serve(create_app(dispatch, chosen, life=life), draining=life.draining, keep_alive_seconds=1.0) as server,
+        httpx.AsyncClient(http1=False, http2=True) as client,
+    ):
+        url = f"http://127.0.0.1:{server.port}"
+        assert (await client.get(url + "/readyz")).status_code == 200
+        life.draining.set()
+        answer = await client.get(url + "/readyz")
+        assert (answer.status_code, "connection" in answer.headers) == (503, False)
+
+
+@pytest.mark.parametrize("serve", ["hypercorn"], indirect=True)
+async def test_status_408_arrives_over_http_2(serve: Callable[..., Any]) -> None:
+    async def trickle() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.sleep(2)
+
+    async with (
+        serve(body_timeout_seconds=0.2, keep_alive_seconds=1.0) as server,
+        httpx.AsyncClient(http1=False, http2=True) as client,
+    ):
+        url = f"http://127.0.0.1:{server.port}/api/v2/tenants"
+        assert (await client.post(url, content=trickle())).status_code == 408
+
+
+@pytest.mark.parametrize("before", [b"", HEARTBEAT], ids=["first", "later"])
+async def test_head_that_trickles_is_ended_in_time(serve: Callable[..., Any], before: bytes) -> None:
+    async with serve(head_seconds=0.5, keep_alive_seconds=60.0) as server:
+        reader, writer = await server.connect()
+        writer.write(before)
+        if before:
+            await reader.readuntil(b"}")
+        ended = asyncio.ensure_future(reader.read())
+        began = time.monotonic()
+        for byte in HEARTBEAT[:30]:
+            writer.write(bytes([byte]))
+            await asyncio.wait({ended}, timeout=0.1)
+            if ended.done():
+                break
+        assert ended.done()
+        assert 0.3 < time.monotonic() - began < 2.5
+        assert isinstance(ended.exception(), ConnectionResetError | None)
+        writer.close()
+
+
+async def test_connection_that_idles_has_longer_than_a_head(serve: Callable[..., Any]) -> None:
+    async with serve(head_seconds=0.2, keep_alive_seconds=60.0) as server:
+        reader, writer = await server.connect()
+        for _ in range(3):
+            writer.write(HEARTBEAT)
+            assert await reader.readuntil(b"}")
+            await asyncio.sleep(0.4)
+        writer.close()
+
+
+async def test_body_that_trickles_is_ended_in_time(serve: Callable[..., Any]) -> None:
+    async with serve(body_timeout_seconds=0.3) as server:
+        reader, writer = await server.connect()
+        writer.write(b"POST /api/v2/tenants HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n")
+        ended = asyncio.ensure_future(reader.read())
+        for _ in range(30):
+            writer.write(b" ")
+            await asyncio.wait({ended}, timeout=0.1)
+            if ended.done():
+                break
+        assert ended.done()
+        assert ended.result().startswith(b"HTTP/1.1 408 ")
+        writer.close()

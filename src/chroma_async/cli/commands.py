@@ -15,8 +15,10 @@ import click
 from chroma_async.cli.audit import audit
 from chroma_async.cli.auth import auth, auth_options, auth_settings
 from chroma_async.cli.backup import backup, restore
+from chroma_async.cli.config import config_command
 from chroma_async.cli.console import EXIT_FAILED, fail
 from chroma_async.cli.import_chroma import import_chroma
+from chroma_async.cli.network import network_options, network_settings
 from chroma_async.cli.progress import flush, inspect
 from chroma_async.cli.transfer import export_collection, import_collection
 from chroma_async.cli.verify import purge, rebuild, reindex, verify
@@ -115,7 +117,6 @@ def _check_interval(_context: click.Context, _option: click.Parameter, seconds: 
     show_default=False,
 )
 @auth_options
-@click.option("--trusted-proxy", multiple=True, help="Address or network of a proxy whose word counts, or unix; repeatable.")
 @click.option("--cors-origin", multiple=True, help="Origin that browsers may call from, or *; repeatable.")
 @click.option(
     "--graceful-seconds",
@@ -123,7 +124,7 @@ def _check_interval(_context: click.Context, _option: click.Parameter, seconds: 
     default=_SERVER.graceful_seconds,
     help="How long requests may go on after a stop was asked for.",
 )
-@click.option("--access-log", is_flag=True, help="Log every request.")
+@network_options
 @click.option(
     "--log-level", type=click.Choice(get_args(LogLevel)), default=_SERVER.log_level, help="Least severe level to log."
 )
@@ -138,10 +139,8 @@ def run(
     durability: Durability,
     sync_interval_seconds: float | None,
     missing: Missing | None,
-    trusted_proxy: tuple[str, ...],
     cors_origin: tuple[str, ...],
     graceful_seconds: float,
-    access_log: bool,
     log_level: LogLevel,
     **options: Any,
 ) -> None:
@@ -166,10 +165,9 @@ def run(
         workers=workers,
         http_server=http_server,
         graceful_seconds=graceful_seconds,
-        trusted_proxies=trusted_proxy,
         cors_origins=cors_origin,
-        access_log=access_log,
         log_level=log_level,
+        **network_settings(options),
     )
     access = auth_settings(options)
     try:
@@ -177,6 +175,9 @@ def run(
     except StartError as error:
         fail(str(error))
     sys.exit(code)
+
+
+app.add_command(config_command(run))
 
 
 @app.command()
@@ -188,14 +189,21 @@ def version() -> None:
 
 
 @app.command()
-@click.option("--url", default=f"http://localhost:{_SERVER.port}", help="Where the server listens.")
+@click.option(
+    "--url", default=f"http://localhost:{_SERVER.port}", help="Where the server listens, with its path if it has one."
+)
+@click.option("--unix-socket", type=click.Path(path_type=Path), help="Unix socket on which it listens.")
 @click.option("--timeout", type=click.FloatRange(0.1), default=5.0, help="Seconds to wait for an answer.")
-def healthcheck(url: str, timeout: float) -> None:
+def healthcheck(url: str, unix_socket: Path | None, timeout: float) -> None:
     """Ask a server whether it can read and write; the exit code is 0 if so."""
     import httpx
 
+    transport = None if unix_socket is None else httpx.HTTPTransport(uds=str(unix_socket))
     try:
-        response = httpx.get(f"{url.rstrip('/')}/api/v2/healthcheck", timeout=timeout)
+        with httpx.Client(transport=transport, timeout=timeout) as client:
+            response = client.get(f"{url.rstrip('/')}/api/v2/healthcheck")
+            if response.status_code in (401, 403):  # it is there, and asks for credentials: what follows needs none
+                response = client.get(f"{url.rstrip('/')}/readyz")
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         fail(f"no answer. url={url!r} ({error or type(error).__name__})", EXIT_FAILED)
     if not response.is_success:

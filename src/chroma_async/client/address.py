@@ -10,21 +10,31 @@ from chroma_async.protocol import Route, WireRequest
 
 DEFAULT_HOST: Final = "localhost"
 DEFAULT_PORT: Final = 8000
+UNIX: Final = "unix://"
 API_PATHS: Final = ("/api/v2", "/api/v1")
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """`prefix` is the path before `/api/v2`, empty or with a leading and no trailing slash."""
+    """`prefix` is the path before `/api/v2`, empty or with a leading and no trailing slash.
+
+    `unix_socket` is the path of the socket to connect to; scheme, host and port are then only what the request says.
+    """
 
     scheme: str
     host: str
     port: int
     prefix: str = ""
+    unix_socket: str | None = None
+
+    @property
+    def where(self) -> str:
+        """Where connections go, for messages."""
+        return self.location if self.unix_socket is None else f"unix://{self.unix_socket}"
 
     @property
     def location(self) -> str:
-        """host:port, for messages and URLs; IPv6 in brackets."""
+        """host:port, for URLs; IPv6 in brackets."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
@@ -55,10 +65,13 @@ def parse_address(host: str, port: int | str = DEFAULT_PORT, ssl: bool = False) 
 
     `host` is a name or IP address, `name:port`, or a URL with scheme, and there with port and path prefix if wanted. A URL
     without a port means the scheme's own port (80 or 443) unless `port` says another one than the default.
+    `unix:///run/chroma.sock` is a unix socket of this machine.
 
     Raises:
         ValueError: what is wrong with the host.
     """
+    if host.startswith(UNIX):
+        return _from_socket(host.removeprefix(UNIX), ssl)
     if "://" in host:
         return _from_url(host, int(port), ssl)
     if "/" in host:
@@ -70,6 +83,14 @@ def parse_address(host: str, port: int | str = DEFAULT_PORT, ssl: bool = False) 
     if colon and number.isdigit() and (":" not in name or name.endswith("]")):
         return Address(scheme, name.strip("[]"), int(number))
     return Address(scheme, host.strip("[]"), int(port))
+
+
+def _from_socket(path: str, ssl: bool) -> Address:
+    if not path.startswith("/") or ssl:
+        raise ValueError(
+            f"a unix socket is an absolute path, without TLS: unix:///run/x.sock. host={UNIX + path!r} ssl={ssl}"
+        )
+    return Address("http", "localhost", 80, unix_socket=path)
 
 
 def _from_url(url: str, port: int, ssl: bool) -> Address:

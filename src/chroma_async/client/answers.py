@@ -98,7 +98,7 @@ def _foreign(response: httpx.Response) -> str:
 def explain_silence(error: httpx.RequestError, address: Address, timeout: httpx.Timeout, *, safe_to_repeat: bool) -> Failure:
     """Return the failure that no answer means: which hop, which timeout, and whether the call may have been done."""
     nothing_sent = isinstance(error, NOTHING_SENT)
-    message = f"{_what_failed(error, timeout)}. server={address.location} url={address.base_url} cause={_cause(error)}"
+    message = f"{_what_failed(error, timeout)}. server={address.where} url={address.base_url} cause={_cause(error)}"
     if not nothing_sent and not safe_to_repeat:
         message = f"{message}; the call may have been carried out: look before sending it again"
     return Failure(

@@ -168,7 +168,7 @@ def _operation(call: type[Call[Any]]) -> JsonObject:
         "summary": _summary(call),
         "parameters": [_parameter(call, name, "path") for name in route.path_fields]
         + [_parameter(call, name, "query") for name in route.query],
-        "responses": {"default": refusal},
+        "responses": {str(status): refusal for status in _refusals(call)},
     }
     if supported:
         operation["responses"][str(route.status)] = {"description": "Done.", "content": _json(_answer(call))}
@@ -178,6 +178,20 @@ def _operation(call: type[Call[Any]]) -> JsonObject:
     if body is not None:
         operation["requestBody"] = {"required": True, "content": _json(body)}
     return operation
+
+
+def _refusals(call: type[Call[Any]]) -> list[int]:
+    """Statuses of the errors that a call may be answered by, beside those that a proxy makes."""
+    found = {401, 403, 429, 500, 503}
+    if call.route.path_fields or call.route.query:
+        found |= {400, 404}
+    if call.route.has_body:
+        found |= {400, 404, 408, 413, 415, 422}
+    if call.route.method != "GET":
+        found |= {408, 409, 507}
+    if call in UNSUPPORTED:
+        found |= {404, 501}
+    return sorted(found)
 
 
 def _json(schema: JsonSchema) -> JsonObject:

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Final, cast
 
+from chroma_async.server.tls import HANDSHAKE_SECONDS, ServerContext
 from chroma_async.server.transport import HeldTransport
 
 PAUSE_SECONDS: Final = 0.0003
@@ -36,8 +37,16 @@ class FairServer:
     `count` says how many connections are open.
     """
 
-    def __init__(self, make: Callable[[], asyncio.BaseProtocol], count: Callable[[], int], listening: socket.socket) -> None:
+    def __init__(
+        self,
+        make: Callable[[], asyncio.BaseProtocol],
+        count: Callable[[], int],
+        listening: socket.socket,
+        tls: ServerContext | None = None,
+    ) -> None:
         self._make = make
+        self._tls = tls
+        self._handshakes: set[asyncio.Task[None]] = set()
         self._count = count
         self._listening = listening
         self._accepting = asyncio.create_task(self._accept(), name="chroma_async.accept")
@@ -46,6 +55,8 @@ class FairServer:
         self._accepting.cancel()
 
     async def wait_closed(self) -> None:
+        for handshake in self._handshakes:
+            handshake.cancel()
         with suppress(asyncio.CancelledError):
             await self._accepting
         self._listening.close()
@@ -59,9 +70,21 @@ class FairServer:
             except OSError:  # the client left already, or there are no descriptors for now
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
-            with suppress(OSError):
-                await loop.connect_accepted_socket(self._make, connection)
+            if self._tls is None:
+                with suppress(OSError):
+                    await loop.connect_accepted_socket(self._make, connection)
+            else:
+                handshake = asyncio.create_task(self._shake_hands(connection, self._tls))
+                self._handshakes.add(handshake)
+                handshake.add_done_callback(self._handshakes.discard)
             await asyncio.sleep(PAUSE_SECONDS * min(self._count(), PAUSES_MAX))
+
+    async def _shake_hands(self, connection: socket.socket, tls: ServerContext) -> None:
+        """Begin TLS, while others are accepted: a client may be slow, or speak something else."""
+        loop = asyncio.get_running_loop()
+        tls.refresh()
+        with suppress(OSError):
+            await loop.connect_accepted_socket(self._make, connection, ssl=tls, ssl_handshake_timeout=HANDSHAKE_SECONDS)
 
 
 class StreamProtocol(asyncio.StreamReaderProtocol):
@@ -72,8 +95,8 @@ class StreamProtocol(asyncio.StreamReaderProtocol):
         super().connection_made(cast("asyncio.Transport", held))
 
 
-async def start_server(serve: Serve, *, sock: socket.socket, **_: Any) -> FairServer:
-    """Take the arguments of `asyncio.start_server` that a plain socket needs."""
+async def start_server(serve: Serve, *, sock: socket.socket, ssl: ServerContext | None = None, **_: Any) -> FairServer:
+    """Take the arguments of `asyncio.start_server` that matter here."""
     open_now = 0
 
     async def counted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -87,4 +110,4 @@ async def start_server(serve: Serve, *, sock: socket.socket, **_: Any) -> FairSe
     def make() -> StreamProtocol:
         return StreamProtocol(asyncio.StreamReader(), counted)
 
-    return FairServer(make, lambda: open_now, sock)
+    return FairServer(make, lambda: open_now, sock, ssl)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import secrets
+from dataclasses import replace
 from typing import Final
 
 import orjson
-from starlette.types import Send
+from starlette.types import Receive, Send
 
 from chroma_async.errors import ChromaError, InternalError
 from chroma_async.protocol import WireResponse
+from chroma_async.server.body import BodyTimeout, ClientDisconnect, EndlessBodyError, discard_body
 
 TRACE_HEADER: Final = "chroma-trace-id"
 _JSON: Final = (b"content-type", b"application/json")
@@ -29,19 +31,37 @@ async def send_response(send: Send, response: WireResponse) -> None:
     await send({"type": "http.response.body", "body": response.body})
 
 
+async def answer_unread(receive: Receive, send: Send, response: WireResponse, *, timeout_seconds: float) -> None:
+    """Send an answer that does not depend on the request's body, which is read and thrown away first."""
+    try:
+        await discard_body(receive, timeout_seconds=timeout_seconds)
+    except ClientDisconnect:
+        return
+    except BodyTimeout:
+        response = empty_response(408, connection="close")
+    except EndlessBodyError:
+        response = with_close(response)
+    await send_response(send, response)
+
+
+def with_close(response: WireResponse) -> WireResponse:
+    """The same answer, after which the connection ends."""
+    return replace(response, headers={**response.headers, "connection": "close"})
+
+
 def empty_response(status: int, **headers: str) -> WireResponse:
     """An answer of HTTP rather than of the API: unknown path, wrong method, a body that never came."""
     return WireResponse(status=status, body=b"", headers=headers)
 
 
-def error_response(error: ChromaError) -> WireResponse:
-    """Return the answer that a client turns back into this error."""
-    return _error_response(error, secrets.token_hex(16))
+def error_response(error: ChromaError, trace: str | None = None) -> WireResponse:
+    """Return the answer that a client turns back into this error. `trace` is the request's id, if it has one."""
+    return _error_response(error, trace or secrets.token_hex(16))
 
 
-def unexpected_response(error: Exception, call: str) -> WireResponse:
+def unexpected_response(error: Exception, call: str, trace: str | None = None) -> WireResponse:
     """Log an error that nobody foresaw, and answer without its details: they may hold what a caller mustn't see."""
-    trace = secrets.token_hex(16)
+    trace = trace or secrets.token_hex(16)
     logger.error("request.failed call=%s trace_id=%s", call, trace, exc_info=error)
     return _error_response(InternalError(f"internal error; the server's log has the details. trace_id={trace}"), trace)
 

@@ -2,47 +2,69 @@
 
 from __future__ import annotations
 
-import logging
-import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+import orjson
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from chroma_async.metrics import HttpMetrics
 from chroma_async.protocol import CALLS, Call, Heartbeat, WireResponse
 from chroma_async.protocol.call import API_V2
 from chroma_async.protocol.records import LSN_HEADER, REACHED_HEADER
 from chroma_async.protocol.unsupported import UNSUPPORTED
 from chroma_async.protocol.v1 import API_V1, LEGACY_ROUTES
-from chroma_async.server.answers import TRACE_HEADER, empty_response, send_response
-from chroma_async.server.body import BodyTimeout, ClientDisconnect, discard_body
+from chroma_async.server.answers import TRACE_HEADER, answer_unread, empty_response, send_response
 from chroma_async.server.endpoint import CallEndpoint, Dispatch, Host
+from chroma_async.server.forwarded import Forwarded
 from chroma_async.server.legacy import LegacyCallEndpoint
+from chroma_async.server.life import LIVE_PATH, READY_PATH, Life, Reason
+from chroma_async.server.limits import Limits
+from chroma_async.server.observe import Observed
 from chroma_async.server.routing import PathTable
+from chroma_async.server.shared_metrics import METRICS_PATH, MetricsPage
 from chroma_async.settings import ServerSettings
 
 if TYPE_CHECKING:  # loaded where it is asked for
+    from opentelemetry.trace import Tracer
+
     from chroma_async.server.auth.build import Access
 
 OPENAPI_PATH: Final = "/openapi.json"
 DOCS_PATH: Final = "/docs"
 
-access_logger = logging.getLogger("chroma_async.access")
+EXPOSED_HEADERS: Final = (TRACE_HEADER, LSN_HEADER, REACHED_HEADER, "x-request-id", "retry-after")
+"""What programs in browsers may read, beside what they always may."""
 
 
-def create_app(dispatch: Dispatch, settings: ServerSettings, access: Access | None = None) -> ASGIApp:
+def create_app(
+    dispatch: Dispatch,
+    settings: ServerSettings,
+    access: Access | None = None,
+    *,
+    life: Life | None = None,
+    metrics: MetricsPage | None = None,
+    tracer: Tracer | None = None,
+) -> ASGIApp:
     """Return the application that answers every call of the catalogue by `dispatch`, with pages that describe them.
 
-    With `access`, only those who are known and may.
+    With `access`, only those who are known and may. `life` answers the probes, `metrics` the scrapes, `tracer` makes
+    spans. What is not configured has no layer.
+
+    Raises:
+        ValueError: a setting that can't be meant so.
     """
     app: ASGIApp
+    extra = _pages(life or Life(), metrics)
     if access is None:
-        app = Application(Host(dispatch, settings), Host(_refuse, settings))
+        app = _limited(Application(Host(dispatch, settings), Host(_refuse, settings), extra), settings)
     else:
         from chroma_async.server.auth.authentication import Authentication
         from chroma_async.server.auth.guard import Guard
 
         guard, refusing = Guard(dispatch, dispatch, access.note), Guard(_refuse, dispatch)
-        app = Application(Host(guard, settings, guard.refusal_of), Host(refusing, settings, refusing.refusal_of))
+        host = Host(guard, settings, guard.refusal_of)
+        app = _limited(Application(host, Host(refusing, settings, refusing.refusal_of), extra), settings)
         app = Authentication(app, access.authenticator, settings.body_timeout_seconds)
     if settings.cors_origins:
         from starlette.middleware.cors import CORSMiddleware
@@ -52,17 +74,40 @@ def create_app(dispatch: Dispatch, settings: ServerSettings, access: Access | No
             allow_origins=settings.cors_origins,
             allow_methods=["*"],
             allow_headers=["*"],
-            expose_headers=[TRACE_HEADER, LSN_HEADER, REACHED_HEADER],
+            expose_headers=EXPOSED_HEADERS,
         )
-    return AccessLog(app) if settings.access_log else app
+    if settings.root_path or settings.trusted_proxies:
+        app = Forwarded(app, settings)
+    if tracer is not None:
+        from chroma_async.server.tracing import Traced
+
+        app = Traced(app, tracer)
+    if settings.access_log or settings.request_ids or metrics or tracer:
+        app = Observed(app, settings.access_log, HttpMetrics() if metrics else None)
+    return app
+
+
+def _limited(app: ASGIApp, settings: ServerSettings) -> ASGIApp:
+    limited = settings.requests_per_second is not None or settings.concurrency is not None
+    return Limits(app, settings) if limited else app
+
+
+def _pages(life: Life, metrics: MetricsPage | None) -> dict[str, ASGIApp]:
+    """What is answered beside the calls, by path."""
+    pages: dict[str, ASGIApp] = {LIVE_PATH: Probe(_alive), READY_PATH: Probe(life.not_ready)}
+    if metrics is not None:
+        pages[METRICS_PATH] = metrics
+    return pages
 
 
 class Application:
     """Hands each request to the endpoint of its path and method; `nobody` answers the calls that are always refused."""
 
-    def __init__(self, host: Host, nobody: Host) -> None:
+    def __init__(self, host: Host, nobody: Host, pages: Mapping[str, ASGIApp]) -> None:
         self._refusal = Refusal(host.settings)
         self._paths = _call_routes(host, nobody, self._refusal)
+        for path, page in pages.items():
+            self._paths.setdefault(path, MethodTable(self._refusal)).setdefault("GET", page)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -99,13 +144,7 @@ class Refusal:
 
     async def answer(self, response: WireResponse, receive: Receive, send: Send) -> None:
         """Answer a request whose body does not matter."""
-        try:
-            await discard_body(receive, timeout_seconds=self._timeout_seconds)
-        except ClientDisconnect:
-            return
-        except BodyTimeout:
-            response = empty_response(408, connection="close")
-        await send_response(send, response)
+        await answer_unread(receive, send, response, timeout_seconds=self._timeout_seconds)
 
 
 class MethodTable:
@@ -130,30 +169,21 @@ class MethodTable:
             await endpoint(scope, receive, send)
 
 
-class AccessLog:
-    """Logs every request when it is done, with its path as it was sent: an encoded newline stays encoded."""
+class Probe:
+    """Answers whether a process lives, or is ready: status 200, or 503 with the reason why not."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def __init__(self, reason: Reason) -> None:
+        self._reason = reason
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        started = time.perf_counter()
-        status = 0
+        reason = self._reason()
+        body = {"status": "ok"} if reason is None else {"status": "unavailable", "reason": reason}
+        headers = {"cache-control": "no-store"}
+        await send_response(send, WireResponse(200 if reason is None else 503, orjson.dumps(body), headers))
 
-        async def send_and_note(message: Message) -> None:
-            nonlocal status
-            status = message.get("status", status)
-            await send(message)
 
-        try:
-            await self._app(scope, receive, send_and_note)
-        finally:
-            method, path = scope["method"], scope["raw_path"].decode("latin-1")
-            seconds = time.perf_counter() - started
-            access_logger.info("request.done method=%s path=%s status=%d seconds=%.6f", method, path, status, seconds)
+def _alive() -> None:
+    return None
 
 
 def _call_routes(host: Host, nobody: Host, refusal: Refusal) -> PathTable[MethodTable]:
@@ -183,7 +213,7 @@ class _Page:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         from chroma_async.server.pages import pages
 
-        await pages()[self._path](scope, receive, send)
+        await pages(scope.get("root_path", ""))[self._path](scope, receive, send)
 
 
 async def _refuse(call: Call[Any]) -> Any:

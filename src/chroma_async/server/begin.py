@@ -20,6 +20,7 @@ from typing import Final, NoReturn
 
 from chroma_async.server.child import STOPPING_SIGNALS, Orders, Role, Work, run_child
 from chroma_async.server.logs import configure_logs
+from chroma_async.server.shared_metrics import share_metrics
 from chroma_async.settings import HttpServer
 
 Begin = Callable[[Orders], int]
@@ -125,6 +126,8 @@ def _close_all_but(wanted: Container[int]) -> None:
 def _do(orders: Orders) -> int:
     gc.set_threshold(*GC_THRESHOLDS)
     _show_role(orders)
+    if orders.metrics is not None:
+        share_metrics(orders.metrics, orders.name)
     return run_child(orders, _works()[orders.role])
 
 
@@ -140,7 +143,7 @@ def _show_role(orders: Orders) -> None:
 def main() -> int:
     """Be an executed child."""
     orders = Orders.from_argument(sys.argv[1])
-    configure_logs(orders.server.log_level)
+    configure_logs(orders.server.log_level, orders.server.access_log)
     return _do(orders)
 
 

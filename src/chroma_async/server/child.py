@@ -44,13 +44,19 @@ logger = logging.getLogger("chroma_async.server")
 
 @dataclass(frozen=True, slots=True)
 class Orders:
-    """All that a child process needs to know. `socket`, `lifeline` and `status` are numbers of descriptors."""
+    """All that a child process needs to know. `socket`, `lifeline` and `status` are numbers of descriptors.
+
+    `name` is one that no other child has at the same time, and its replacement inherits; `metrics` is the directory in which
+    all of them count.
+    """
 
     role: Role
     path: str
     socket: int
     lifeline: int
     status: int
+    name: str = ""
+    metrics: str | None = None
     engine: EngineSettings = field(default_factory=EngineSettings)
     server: ServerSettings = field(default_factory=ServerSettings)
     auth: AuthSettings = field(default_factory=AuthSettings)
@@ -130,7 +136,8 @@ def reason_of(error: Exception, path: str) -> str:
 
 def _watch_lifeline(loop: asyncio.AbstractEventLoop, duty: Duty) -> None:
     """Stop when the parent dies: in order if possible, but within some seconds even if the event loop hangs."""
-    seconds_max = duty.orders.server.graceful_seconds + _ORPHAN_SECONDS
+    server = duty.orders.server
+    seconds_max = server.drain_seconds + server.graceful_seconds + _ORPHAN_SECONDS
 
     def watch() -> None:
         while os.read(duty.orders.lifeline, 1024):

@@ -17,8 +17,9 @@ from chroma_async.errors import ChromaError, InvalidArgumentError, UnsupportedMe
 from chroma_async.protocol import Call, Route, WireRequest, WireResponse
 from chroma_async.protocol.call import KEY_HEADER
 from chroma_async.protocol.results import Columns, GetResult, QueryResult
-from chroma_async.server.answers import empty_response, error_response, send_response, unexpected_response
-from chroma_async.server.body import BodyTimeout, ClientDisconnect, discard_body, read_body
+from chroma_async.server.answers import empty_response, error_response, send_response, unexpected_response, with_close
+from chroma_async.server.body import BodyTimeout, ClientDisconnect, EndlessBodyError, discard_body, read_body
+from chroma_async.server.observe import BODY_BYTES, CALL, REQUEST_ID
 from chroma_async.settings import ServerSettings
 
 Dispatch = Callable[[Call[Any]], Awaitable[Any]]
@@ -61,23 +62,26 @@ class Endpoint:
         self._host = host
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope[CALL] = self._name
         try:
             response = await self._answer(scope, receive)
         except ChromaError as error:
-            response = self._refusal(error)
+            response = self._refusal(error, scope.get(REQUEST_ID))
+            if isinstance(error, EndlessBodyError):
+                response = with_close(response)
         except ClientDisconnect:
             return
         except BodyTimeout:
             response = empty_response(408, connection="close")
         except Exception as error:
-            response = unexpected_response(error, self._name)
+            response = unexpected_response(error, self._name, scope.get(REQUEST_ID))
         await send_response(send, response)
 
     async def _answer(self, scope: Scope, receive: Receive) -> WireResponse:
         raise NotImplementedError
 
-    def _refusal(self, error: ChromaError) -> WireResponse:
-        return error_response(error)
+    def _refusal(self, error: ChromaError, trace: str | None) -> WireResponse:
+        return error_response(error, trace)
 
     async def _read(self, scope: Scope, receive: Receive) -> WireRequest:
         settings = self._host.settings
@@ -90,6 +94,7 @@ class Endpoint:
             raise UnsupportedMediaTypeError("Expected request with `Content-Type: application/json`")
         else:
             body = await read_body(receive, bytes_max=settings.body_bytes_max, timeout_seconds=timeout)
+            scope[BODY_BYTES] = len(body)
         segments: list[str] = scope["path_segments"]
         path = {name: decode_segment(text) for name, text in zip(self._path_fields, segments, strict=True)}
         query: Mapping[str, str] = decode_query(scope) if self._query_fields else {}

@@ -36,8 +36,8 @@ class LegacyCallEndpoint(Endpoint):
         place = {"tenant": found.tenant, "database": found.database}
         return replace(request, path={**request.path, **place})
 
-    def _refusal(self, error: ChromaError) -> WireResponse:
-        return error_response(legacy_error(error))
+    def _refusal(self, error: ChromaError, trace: str | None) -> WireResponse:
+        return error_response(legacy_error(error), trace)
 
 
 def _user_agent(scope: Scope) -> str:

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
+import stat
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Final
 
 LISTEN_BACKLOG: Final = 2048
+
+SOCKET_MASK: Final = 0o117
+"""Owner and group may connect to a unix socket, nobody else."""
+
+FIRST_INHERITED: Final = 3
+"""Descriptor of the first socket that systemd hands over, `SD_LISTEN_FDS_START` of sd_listen_fds(3)."""
 
 
 class ListenError(Exception):
@@ -35,10 +47,90 @@ def listen(host: str, port: int) -> socket.socket:
     return bound
 
 
-def url_of(bound: socket.socket) -> str:
-    """Return the URL at which a client on this machine reaches the socket."""
+@contextmanager
+def listen_unix(path: Path) -> Generator[socket.socket]:
+    """A unix socket that owner and group may connect to. It is removed at the end; one that nobody listens on, before.
+
+    Raises:
+        ListenError: another server listens there, something else is there, or it can't be made.
+    """
+    _remove_stale(path)
+    bound = socket.socket(socket.AF_UNIX)
+    before = os.umask(SOCKET_MASK)
+    try:
+        bound.bind(str(path))
+        bound.listen(LISTEN_BACKLOG)
+        made = _identity(path)
+    except OSError as error:
+        bound.close()
+        reason = error.strerror or error
+        raise ListenError(f"can't make the socket; choose another --unix-socket. path={str(path)!r} ({reason})") from error
+    finally:
+        os.umask(before)
+    with bound:
+        try:
+            yield bound
+        finally:
+            if _identity(path) == made:  # not one that somebody else has put in its place
+                with suppress(FileNotFoundError):
+                    path.unlink()
+
+
+def _remove_stale(path: Path) -> None:
+    try:
+        mode = path.lstat().st_mode
+    except OSError:
+        return  # there is nothing, or binding says what is wrong
+    if not stat.S_ISSOCK(mode):
+        raise ListenError(f"something else is there; choose another --unix-socket. path={str(path)!r}")
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError as error:
+            if error.errno != errno.ECONNREFUSED:
+                raise ListenError(f"can't tell whose socket it is; remove it. path={str(path)!r} ({error})") from error
+        else:
+            raise ListenError(f"another server listens there; choose another --unix-socket. path={str(path)!r}")
+    path.unlink(missing_ok=True)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def inherited() -> socket.socket | None:
+    """Return the listening socket that systemd has handed over to this process, None when it has not.
+
+    Raises:
+        ListenError: it is several, or none that listens.
+    """
+    if os.environ.get("LISTEN_PID") != str(os.getpid()):
+        return None
+    count = os.environ.get("LISTEN_FDS", "")
+    for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
+        os.environ.pop(name, None)  # nor do children take them for theirs
+    if count != "1":
+        raise ListenError(f"one listening socket can be taken over; name one in the socket unit. LISTEN_FDS={count!r}")
+    try:
+        taken = socket.socket(fileno=os.dup(FIRST_INHERITED))
+        os.close(FIRST_INHERITED)
+        if not taken.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            raise ListenError("the socket that was handed over does not listen; use ListenStream= and Accept=no")
+    except OSError as error:
+        raise ListenError(f"descriptor 3 is no socket, though LISTEN_FDS says so ({error.strerror})") from error
+    return taken
+
+
+def url_of(bound: socket.socket, scheme: str = "http") -> str:
+    """Return the URL at which a client on this machine reaches the socket: `unix:///run/...` for a unix socket."""
+    if bound.family == socket.AF_UNIX:
+        return f"unix://{os.path.abspath(bound.getsockname())}"
     host, port = bound.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def _resolve(host: str, port: int) -> tuple[int, int, int, str, tuple[str, int] | tuple[str, int, int, int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
-from chroma_async.settings import LogLevel
+from chroma_async.settings import AccessLogForm, LogLevel
 
 
 class _Formatter(logging.Formatter):
@@ -19,10 +19,17 @@ class _Formatter(logging.Formatter):
         self.converter = time.gmtime
 
 
-def configure_logs(level: LogLevel) -> None:
-    """Send everything from `level` on to standard error; called once, by each process for itself."""
+def configure_logs(level: LogLevel, access_log: AccessLogForm | None = None) -> None:
+    """Send everything from `level` on to standard error, and requests at any level; called by each process for itself."""
     handler = logging.StreamHandler()
     handler.setFormatter(_Formatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.getLogger("hypercorn").setLevel("WARNING")
     logging.getLogger("asyncio").setLevel("WARNING")
+    access = logging.getLogger("chroma_async.access")
+    access.setLevel("INFO" if access_log is not None else "WARNING")
+    if access_log == "json":
+        alone = logging.StreamHandler()
+        alone.setFormatter(logging.Formatter("%(message)s"))
+        access.handlers = [alone]
+        access.propagate = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import importlib.metadata
 from collections.abc import Iterator
-from functools import cache
+from functools import lru_cache
 from typing import Final
 
 import orjson
@@ -15,6 +15,8 @@ from starlette.types import ASGIApp
 from chroma_async.model import JsonObject
 from chroma_async.protocol.openapi import openapi_document
 from chroma_async.server.app import DOCS_PATH, OPENAPI_PATH
+
+ROOT_PATHS_MAX: Final = 8
 
 _PAGE: Final = """<!DOCTYPE html>
 <html lang="en">
@@ -32,15 +34,17 @@ _PAGE: Final = """<!DOCTYPE html>
 """
 
 
-@cache
-def pages() -> dict[str, ASGIApp]:
-    """Return what answers a GET, by path."""
+@lru_cache(ROOT_PATHS_MAX)
+def pages(root_path: str = "") -> dict[str, ASGIApp]:
+    """Return what answers a GET, by path, of a server that clients find under `root_path`."""
     version = importlib.metadata.version("chroma-async")
     document = openapi_document(version)
+    if root_path:
+        document["servers"] = [{"url": root_path}]
     page = _PAGE.format(version=html.escape(version), rows="\n".join(_rows(document)))
     return {
         OPENAPI_PATH: Response(orjson.dumps(document), media_type="application/json"),
-        DOCS_PATH: RedirectResponse(DOCS_PATH + "/", status_code=303),
+        DOCS_PATH: RedirectResponse(f"{root_path}{DOCS_PATH}/", status_code=303),
         DOCS_PATH + "/": HTMLResponse(page),
     }
 

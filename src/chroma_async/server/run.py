@@ -8,7 +8,9 @@ import ipaddress
 import logging
 import os
 import resource
-from contextlib import suppress
+import socket
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -18,10 +20,13 @@ from chroma_async.errors import FormatError
 from chroma_async.seams import SystemFiles
 from chroma_async.server.begin import BEGIN, Begin, fork, preload
 from chroma_async.server.child import STOPPING_SIGNALS, Orders, Role, reason_of
-from chroma_async.server.listen import ListenError, listen, url_of
+from chroma_async.server.listen import ListenError, inherited, listen, listen_unix, url_of
 from chroma_async.server.logs import configure_logs
 from chroma_async.server.memory import keep_blocks
+from chroma_async.server.shared_metrics import metrics_directory
 from chroma_async.server.supervisor import Child, GaveUp, NeverBegan, RestartPolicy, Supervisor
+from chroma_async.server.tls import TlsError, tls_context
+from chroma_async.server.tracing import TracingError, check_tracing
 from chroma_async.settings import AuthSettings, EngineSettings, HttpServer, ServerSettings
 
 EXIT_OK: Final = 0
@@ -48,15 +53,16 @@ def run_server(
         StartError: the address, the directory or a file of credentials can't be used, or the HTTP server is not installed;
             nothing was started.
     """
-    configure_logs(server.log_level)
+    configure_logs(server.log_level, server.access_log)
     _check_server(server.http_server)
     auth = auth or AuthSettings()
     _check_access(auth, server)
+    scheme = _check_tls(server)
     try:
-        bound = listen(server.host, server.port)
-    except ListenError as error:
+        check_tracing()
+    except TracingError as error:
         raise StartError(str(error)) from error
-    with bound:
+    with _listening(server) as bound, ExitStack() as stack:
         check_directory(path.absolute(), allow_network=engine.allow_network_file_system)
         keep_blocks()
         _raise_descriptor_limit()
@@ -69,12 +75,13 @@ def run_server(
             socket=bound.fileno(),
             lifeline=lifeline,
             status=-1,
+            metrics=stack.enter_context(metrics_directory()) if server.metrics else None,
             engine=engine,
             server=server,
             auth=auth,
         )
         try:
-            orderly = asyncio.run(_supervise(orders, begin, url_of(bound)))
+            orderly = asyncio.run(_supervise(orders, begin, url_of(bound, scheme)))
         except NeverBegan as error:
             raise StartError(str(error)) from error
         except GaveUp as error:
@@ -83,9 +90,34 @@ def run_server(
     return EXIT_OK if orderly else EXIT_FAILED
 
 
+@contextmanager
+def _listening(server: ServerSettings) -> Generator[socket.socket]:
+    """The socket that systemd has handed over, a unix socket, or one of TCP."""
+    with ExitStack() as stack:
+        try:
+            taken = inherited()
+            if taken is not None:
+                bound = stack.enter_context(taken)
+            elif server.unix_socket is not None:
+                bound = stack.enter_context(listen_unix(Path(server.unix_socket)))
+            else:
+                bound = stack.enter_context(listen(server.host, server.port))
+        except ListenError as error:
+            raise StartError(str(error)) from error
+        yield bound
+
+
 def _check_server(name: HttpServer) -> None:
     if name == "uvicorn" and not all(map(importlib.util.find_spec, ("uvicorn", "httptools"))):
         raise StartError("uvicorn is not installed: pip install 'chroma-async[uvicorn]', or choose another --server")
+
+
+def _check_tls(server: ServerSettings) -> str:
+    """Return the scheme of the server's URLs."""
+    try:
+        return "http" if tls_context(server) is None else "https"
+    except TlsError as error:
+        raise StartError(str(error)) from error
 
 
 def _check_access(auth: AuthSettings, server: ServerSettings) -> None:
@@ -99,7 +131,7 @@ def _check_access(auth: AuthSettings, server: ServerSettings) -> None:
             access = build_access(auth, server.trusted_proxies, check=True)
         except AuthConfigError as error:
             raise StartError(str(error)) from error
-    if access is None and not _is_loopback(server.host):
+    if access is None and server.unix_socket is None and not _is_loopback(server.host):
         logger.warning(
             "auth.none host=%s reason='whoever reaches the port may do everything; see docs/auth.md'", server.host
         )
@@ -133,11 +165,13 @@ async def _supervise(orders: Orders, begin: Begin, url: str) -> bool:
         loop.add_signal_handler(number, stop.set)
     policy = RestartPolicy()
 
-    def child(role: Role) -> Child:
-        return Child(role, lambda status: begin(replace(orders, role=role, status=status)), policy)
+    def child(role: Role, name: str) -> Child:
+        return Child(role, lambda status: begin(replace(orders, role=role, name=name, status=status)), policy)
 
-    workers = [child("worker") for _ in range(orders.server.workers)]
-    supervisor = Supervisor(workers, child("compactor"), orders.server.graceful_seconds)
+    workers = [child("worker", f"worker-{number}") for number in range(orders.server.workers)]
+    supervisor = Supervisor(
+        workers, child("compactor", "compactor"), orders.server.drain_seconds + orders.server.graceful_seconds
+    )
     return await supervisor.run(stop, lambda: _print_welcome(orders, url))
 
 

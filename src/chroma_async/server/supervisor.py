@@ -137,10 +137,10 @@ class Child:
 class Supervisor:
     """Keeps workers and the compactor running until told to stop."""
 
-    def __init__(self, workers: Sequence[Child], compactor: Child, graceful_seconds: float) -> None:
+    def __init__(self, workers: Sequence[Child], compactor: Child, stop_seconds: float) -> None:
         self._workers = workers
         self._compactor = compactor
-        self._patience_seconds = graceful_seconds + _KILL_AFTER_SECONDS
+        self._patience_seconds = stop_seconds + _KILL_AFTER_SECONDS
         self._stopping = asyncio.Event()
 
     async def run(self, stop: asyncio.Event, on_ready: Callable[[], None]) -> bool:

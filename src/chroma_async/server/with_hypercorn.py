@@ -5,28 +5,44 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from collections.abc import Callable
 from typing import Any, Final, cast
+from urllib.parse import unquote
 
 import hypercorn.asyncio.run as hypercorn_run
 from hypercorn.asyncio import serve as hypercorn_serve  # pyright: ignore[reportUnknownVariableType]
-from hypercorn.asyncio.tcp_server import TCPServer
+from hypercorn.asyncio.tcp_server import MAX_RECV, TCPServer
 from hypercorn.config import Config
-from hypercorn.events import Event, Updated
-from starlette.types import ASGIApp
+from hypercorn.events import Closed, Event, RawData, Updated
+from hypercorn.protocol.h11 import H11Protocol
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chroma_async.server.accept import HEAD_BYTES_MAX, start_server
+from chroma_async.server.heads import AMBIGUOUS, is_ambiguous
+from chroma_async.server.tls import ServerContext, tls_context
 from chroma_async.settings import ServerSettings
 
 _CLOSE_SECONDS: Final = 1.0
+
+Header = tuple[bytes, bytes]
 
 
 class Settings(Config):
     """Hypercorn's settings, and what the connections of one server share."""
 
-    def __init__(self, stop: asyncio.Event) -> None:
+    def __init__(self, stop: asyncio.Event, head_seconds: float) -> None:
         super().__init__()
         self.stop = stop
+        self.head_seconds = head_seconds
         self.idle: set[IdleTimer] = set()
+        self.tls: ServerContext | None = None
+
+    @property
+    def ssl_enabled(self) -> bool:
+        return self.tls is not None
+
+    def create_ssl_context(self) -> ServerContext | None:
+        return self.tls
 
 
 class IdleTimer:
@@ -39,12 +55,24 @@ class IdleTimer:
         self._connection = connection
         self._settings = settings
         self._timer: asyncio.TimerHandle | None = None
+        self.restarts = 0
+        self._hurried = 0
 
     async def restart(self, *_: object) -> None:
         """Begin to count anew."""
-        await self.stop()
-        seconds = 0.0 if self._settings.stop.is_set() else self._settings.keep_alive_timeout
-        self._timer = self._connection.loop.call_later(seconds, self.expire)
+        self.restarts += 1
+        self._begin(self._settings.keep_alive_timeout)
+
+    def hurry(self, restarts: int) -> None:
+        """Part of a head has come, and nothing else since there were so many restarts: the rest has less time."""
+        if self._timer is not None and self.restarts == restarts and self._hurried != restarts:
+            self._hurried = restarts
+            self._begin(self._settings.head_seconds)
+
+    def _begin(self, seconds: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._connection.loop.call_later(0.0 if self._settings.stop.is_set() else seconds, self.expire)
         self._settings.idle.add(self)
 
     async def stop(self) -> None:
@@ -77,7 +105,17 @@ class Connection(TCPServer):
         self._closing = self.loop.create_task(self._initiate_server_close())
 
     async def _read_data(self) -> None:
-        await super()._read_data()
+        timer = cast("IdleTimer", self.idle_task)
+        while not self.reader.at_eof():
+            try:
+                data = await self.reader.read(MAX_RECV)
+            except OSError:
+                break
+            restarts = timer.restarts
+            await self.protocol.handle(RawData(data))
+            if data and isinstance(self.protocol.protocol, H11Protocol):
+                timer.hurry(restarts)
+        await self.protocol.handle(Closed())
         self._is_over = True
         await self.idle_task.stop()
 
@@ -102,8 +140,77 @@ class AsyncioOfHypercorn:
         return getattr(asyncio, name)
 
 
-async def serve(app: ASGIApp, settings: ServerSettings, descriptor: int, stop: asyncio.Event) -> None:
+class Front:
+    """Stands before the application, for what Hypercorn leaves to it.
+
+    A target may name scheme and host (RFC 9112, 3.2.2). `Connection` is no header of HTTP/2; Hypercorn would send nothing at
+    all. And of HTTP/1.1 the answers say from `draining` on that their connection ends with them.
+    """
+
+    def __init__(self, app: ASGIApp, draining: asyncio.Event) -> None:
+        self._app = app
+        self._draining = draining
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            if is_ambiguous(scope["http_version"], scope["headers"]):
+                await _refuse(send)
+                return
+            if not scope["raw_path"].startswith(b"/"):
+                _drop_authority(scope)
+            if scope["http_version"] == "2":
+                send = _Edited(send, _without_connection)
+            elif self._draining.is_set():
+                send = _Edited(send, _with_close)
+        await self._app(scope, receive, send)
+
+
+async def _refuse(send: Send) -> None:
+    headers = [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(AMBIGUOUS)), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": 400, "headers": headers})
+    await send({"type": "http.response.body", "body": AMBIGUOUS})
+
+
+def _drop_authority(scope: Scope) -> None:
+    """Leave the path of `http://host/path`."""
+    scheme, found, rest = scope["raw_path"].partition(b"://")
+    if found and scheme.lower() in (b"http", b"https"):
+        scope["raw_path"] = b"/" + rest.partition(b"/")[2]
+        scope["path"] = unquote(scope["raw_path"].decode("ascii"))
+
+
+class _Edited:
+    """Sends an answer with other headers."""
+
+    __slots__ = ("_edit", "_send")
+
+    def __init__(self, send: Send, edit: Callable[[list[Header]], list[Header]]) -> None:
+        self._send = send
+        self._edit = edit
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = self._edit(list(message["headers"]))
+        await self._send(message)
+
+
+def _without_connection(headers: list[Header]) -> list[Header]:
+    return [header for header in headers if header[0] != b"connection"]
+
+
+def _with_close(headers: list[Header]) -> list[Header]:
+    return [*_without_connection(headers), (b"connection", b"close")]
+
+
+async def serve(
+    app: ASGIApp,
+    settings: ServerSettings,
+    descriptor: int,
+    stop: asyncio.Event,
+    draining: asyncio.Event | None = None,
+) -> None:
     """Serve until `stop` is set, and finish the requests that have begun, within the graceful timeout."""
+    app = Front(app, draining or stop)
     cast("Any", hypercorn_run).TCPServer = connect
     cast("Any", hypercorn_run).asyncio = AsyncioOfHypercorn()
     config = _config(settings, descriptor, stop)
@@ -124,8 +231,9 @@ async def serve(app: ASGIApp, settings: ServerSettings, descriptor: int, stop: a
 
 
 def _config(settings: ServerSettings, descriptor: int, stop: asyncio.Event) -> Settings:
-    config = Settings(stop)
+    config = Settings(stop, min(settings.head_seconds, settings.keep_alive_seconds))
     config.bind = [f"fd://{descriptor}"]
+    config.tls = tls_context(settings)
     config.keep_alive_timeout = settings.keep_alive_seconds
     config.keep_alive_max_requests = sys.maxsize
     config.graceful_timeout = settings.graceful_seconds

@@ -18,10 +18,20 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from chroma_async.server.accept import HEAD_BYTES_MAX, FairServer
+from chroma_async.server.heads import AMBIGUOUS, is_ambiguous
+from chroma_async.server.tls import ServerContext, tls_context
 from chroma_async.server.transport import HeldTransport
 from chroma_async.settings import ServerSettings
 
 _STATUS_HEAD_TOO_LARGE: Final = 431
+
+
+class Config(uvicorn.Config):
+    """uvicorn's settings, how long a head may take, and whether connections are to end with their next answer."""
+
+    draining: asyncio.Event
+    head_seconds: float
+    tls: ServerContext | None
 
 
 class Connection(HttpToolsProtocol):
@@ -29,6 +39,10 @@ class Connection(HttpToolsProtocol):
 
     _head_bytes = 0
     _in_head = True
+
+    @property
+    def _config(self) -> Config:
+        return cast("Config", self.config)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(cast("asyncio.Transport", HeldTransport(transport, self.loop)))
@@ -41,12 +55,16 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         # uvicorn forgets its timer with the first byte.
         timer, self.timeout_keep_alive_task = self.timeout_keep_alive_task, None
+        begins = not self._head_bytes
         self._head_bytes += len(data)
         super().data_received(data)
         if not self._in_head:
             if timer is not None:
                 timer.cancel()
             return
+        if begins and self._head_bytes and timer is not None:
+            timer.cancel()
+            timer = self.loop.call_later(self._config.head_seconds, self.timeout_keep_alive_handler)
         self.timeout_keep_alive_task = timer
         if self._head_bytes > HEAD_BYTES_MAX and not self.transport.is_closing():
             self.transport.write(STATUS_LINE[_STATUS_HEAD_TOO_LARGE] + b"content-length: 0\r\nconnection: close\r\n\r\n")
@@ -54,7 +72,12 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        if is_ambiguous(cast("Any", self.parser).get_http_version(), self.headers):
+            raise ValueError(AMBIGUOUS)  # which the parser stops at, and uvicorn answers with status 400
         super().on_headers_complete()
+
+        if self._config.draining.is_set():
+            self.cycle.keep_alive = False
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
@@ -79,13 +102,24 @@ class Server(uvicorn.Server):
         def count() -> int:
             return len(self.server_state.connections)
 
-        self.servers = [cast("Any", FairServer(make, count, listening)) for listening in sockets]
+        tls = cast("Config", self.config).tls
+        self.servers = [cast("Any", FairServer(make, count, listening, tls)) for listening in sockets]
         self.started = True
 
 
-async def serve(app: ASGIApp, settings: ServerSettings, descriptor: int, stop: asyncio.Event) -> None:
+async def serve(
+    app: ASGIApp,
+    settings: ServerSettings,
+    descriptor: int,
+    stop: asyncio.Event,
+    draining: asyncio.Event | None = None,
+) -> None:
     """Serve until `stop` is set, and finish the requests that have begun, within the graceful timeout."""
-    server = Server(_config(app, settings))
+    config = _config(app, settings)
+    config.draining = draining or stop
+    config.tls = tls_context(settings)
+    config.head_seconds = min(settings.head_seconds, settings.keep_alive_seconds)
+    server = Server(config)
 
     async def tell() -> None:
         await stop.wait()
@@ -97,9 +131,9 @@ async def serve(app: ASGIApp, settings: ServerSettings, descriptor: int, stop: a
     telling.cancel()
 
 
-def _config(app: ASGIApp, settings: ServerSettings) -> uvicorn.Config:
+def _config(app: ASGIApp, settings: ServerSettings) -> Config:
     logging.getLogger("uvicorn").setLevel(logging.ERROR)
-    return uvicorn.Config(
+    return Config(
         cast("Any", app),
         http=Connection,
         ws="none",

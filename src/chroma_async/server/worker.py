@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from starlette.types import ASGIApp
 
 from chroma_async.engine import Engine, open_engine
 from chroma_async.server.app import create_app
 from chroma_async.server.child import Duty, Orders
+from chroma_async.server.life import CompactorWatch, Life
+from chroma_async.server.shared_metrics import MetricsPage
+from chroma_async.server.tracing import tracer_provider
 from chroma_async.settings import AuthSettings, HttpServer, ServerSettings
 
 if TYPE_CHECKING:  # loaded where it is asked for
@@ -26,8 +29,21 @@ BRIEF_SECONDS: Final = 0.01
 """A worker's loop has nothing to do but answer requests, so a read that is over sooner may run on it. With a limit of half
 of this, busy workers could get stuck in threads that fight for the interpreter."""
 
-Serve = Callable[[ASGIApp, ServerSettings, int, asyncio.Event], Awaitable[None]]
-"""Serves an application on the socket of a descriptor until told to stop, and finishes the requests that have begun."""
+
+class Serve(Protocol):
+    """Serves an application on the socket of a descriptor until `stop`, and finishes the requests that have begun.
+
+    From `draining` on, answers say that their connection ends with them.
+    """
+
+    def __call__(
+        self,
+        app: ASGIApp,
+        settings: ServerSettings,
+        descriptor: int,
+        stop: asyncio.Event,
+        draining: asyncio.Event | None = None,
+    ) -> Awaitable[None]: ...
 
 
 async def work(duty: Duty) -> None:
@@ -41,17 +57,33 @@ async def work(duty: Duty) -> None:
     sys.setswitchinterval(SWITCH_SECONDS)
     settings = replace(orders.engine, brief_seconds=BRIEF_SECONDS)
     async with open_engine(Path(orders.path), settings, compact=False) as engine:
-        app = create_app(engine.dispatch, orders.server, _access(orders))
+        life = Life(lambda: None if engine.is_ready else "the engine is not open", CompactorWatch(Path(orders.path)))
+        metrics = None if orders.metrics is None else MetricsPage.shared(orders.metrics)
+        provider = tracer_provider()
+        tracer = None if provider is None else provider.get_tracer("chroma_async")
+        app = create_app(engine.dispatch, orders.server, _access(orders), life=life, metrics=metrics, tracer=tracer)
+        stop = asyncio.Event()
+        tasks = [asyncio.create_task(_drain(duty, life, stop)), asyncio.create_task(_end_waits(engine, stop))]
         duty.report_ready()
-        stopping = asyncio.create_task(_end_waits(engine, duty.stop))
         try:
-            await serve(app, orders.server, orders.socket, duty.stop)
+            await serve(app, orders.server, orders.socket, stop, life.draining)
         finally:
-            stopping.cancel()
+            for task in tasks:
+                task.cancel()
+            if provider is not None:
+                await asyncio.to_thread(provider.shutdown)  # which sends what waits
+
+
+async def _drain(duty: Duty, life: Life, stop: asyncio.Event) -> None:
+    """Let readiness go first: whoever probes it, and connections that are kept, can turn elsewhere before they must."""
+    await duty.stop.wait()
+    life.draining.set()
+    await asyncio.sleep(duty.orders.server.drain_seconds)
+    stop.set()
 
 
 async def _end_waits(engine: Engine, stop: asyncio.Event) -> None:
-    """Answer writes that wait for the compactor, as soon as this process is to stop."""
+    """Answer writes that wait for the compactor, as soon as this process stops listening."""
     await stop.wait()
     engine.progress.stop()
 

@@ -116,7 +116,11 @@ class AsyncHttpTransport:
             return self._pool
 
     def _new_pool(self) -> httpx.AsyncClient:
-        return httpx.AsyncClient(headers=self._headers, timeout=self._timeout, limits=self._limits, verify=self._verify)
+        socket = self._address.unix_socket
+        transport = None if socket is None else httpx.AsyncHTTPTransport(uds=socket, limits=self._limits)
+        return httpx.AsyncClient(
+            headers=self._headers, timeout=self._timeout, limits=self._limits, verify=self._verify, transport=transport
+        )
 
 
 def _extended(timeout: httpx.Timeout, seconds: float) -> httpx.Timeout:

@@ -115,7 +115,11 @@ class HttpTransport:
             return self._pool
 
     def _new_pool(self) -> httpx.Client:
-        return httpx.Client(headers=self._headers, timeout=self._timeout, limits=self._limits, verify=self._verify)
+        socket = self._address.unix_socket
+        transport = None if socket is None else httpx.HTTPTransport(uds=socket, limits=self._limits)
+        return httpx.Client(
+            headers=self._headers, timeout=self._timeout, limits=self._limits, verify=self._verify, transport=transport
+        )
 
 
 def _extended(timeout: httpx.Timeout, seconds: float) -> httpx.Timeout:

@@ -1,0 +1,331 @@
+"""Requests that try to be understood in two ways, to reach what they may not, or to keep the server busy.
+
+Figures of a run: `CASES` of smuggling, each for both HTTP servers; `JSON_BOMBS` and `PATTERNS` each for a real engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from chroma_async.engine import open_engine
+from chroma_async.server.app import create_app
+from chroma_async.server.worker import serve_by
+from chroma_async.settings import EngineSettings, HttpServer, ServerSettings
+
+pytestmark = pytest.mark.anyio
+
+COLLECTIONS = "/api/v2/tenants/default_tenant/databases/default_database/collections"
+
+POST = b"POST /first HTTP/1.1\r\nHost: x\r\n"
+SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
+
+CASES = {
+    "length and chunks": POST + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + SMUGGLED,
+    "chunks and length": POST + b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n" + SMUGGLED,
+    "two lengths": POST + b"Content-Length: 0\r\nContent-Length: %d\r\n\r\n" % len(SMUGGLED) + SMUGGLED,
+    "list of lengths": POST + b"Content-Length: 0, %d\r\n\r\n" % len(SMUGGLED) + SMUGGLED,
+    "length with a sign": POST + b"Content-Length: +0\r\n\r\n" + SMUGGLED,
+    "negative length": POST + b"Content-Length: -1\r\n\r\n" + SMUGGLED,
+    "length in hexadecimal": POST + b"Content-Length: 0x0\r\n\r\n" + SMUGGLED,
+    "length with a blank": POST + b"Content-Length: 0 0\r\n\r\n" + SMUGGLED,
+    "empty length": POST + b"Content-Length:\r\n\r\n" + SMUGGLED,
+    "length that is too long": POST + b"Content-Length: " + b"9" * 40 + b"\r\n\r\n" + SMUGGLED,
+    "unknown coding": POST + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n" + SMUGGLED,
+    "coding in front": POST + b"Transfer-Encoding: identity, chunked\r\n\r\n0\r\n\r\n" + SMUGGLED,
+    "coding behind": POST + b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n" + SMUGGLED,
+    "two codings": POST + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n" + SMUGGLED,
+    "coding behind a tabulator": POST + b"Transfer-Encoding:\x0bchunked\r\n\r\n0\r\n\r\n" + SMUGGLED,
+    "blank before the colon": POST + b"Content-Length : %d\r\n\r\n" % len(SMUGGLED) + SMUGGLED,
+    "folded coding": POST + b"Transfer-Encoding:\r\n chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n" + SMUGGLED,
+    "blank before a name": POST + b" Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + SMUGGLED,
+    "zero byte in a value": POST + b"X: a\x00b\r\n\r\n" + SMUGGLED,
+    "carriage return in a value": POST + b"X: a\rTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + SMUGGLED,
+    "zero byte in a name": POST + b"Transfer-\x00Encoding: chunked\r\n\r\n0\r\n\r\n" + SMUGGLED,
+    "name without a colon": POST + b"Transfer-Encoding\r\n\r\n" + SMUGGLED,
+    "empty name": POST + b": chunked\r\n\r\n" + SMUGGLED,
+    "size of a chunk with a sign": POST + b"Transfer-Encoding: chunked\r\n\r\n+0\r\n\r\n" + SMUGGLED,
+    "negative size of a chunk": POST + b"Transfer-Encoding: chunked\r\n\r\n-1\r\n\r\n" + SMUGGLED,
+    "size of a chunk with 0x": POST + b"Transfer-Encoding: chunked\r\n\r\n0x0\r\n\r\n" + SMUGGLED,
+    "size of a chunk that is too large": POST + b"Transfer-Encoding: chunked\r\n\r\n" + b"F" * 30 + b"\r\n\r\n" + SMUGGLED,
+    "chunk that is longer than it says": POST + b"Transfer-Encoding: chunked\r\n\r\n1\r\nabc\r\n0\r\n\r\n" + SMUGGLED,
+    "line feed in an extension": POST + b"Transfer-Encoding: chunked\r\n\r\n2;\nxx\r\n0\r\n\r\n" + SMUGGLED,
+    "version that is none": b"GET /first HTTP/1.1 x\r\nHost: x\r\n\r\n" + SMUGGLED,
+    "version of the future": b"GET /first HTTP/3.7\r\nHost: x\r\n\r\n" + SMUGGLED,
+    "two hosts": b"GET /first HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n" + SMUGGLED,
+    "no host": b"GET /first HTTP/1.1\r\n\r\n" + SMUGGLED,
+    "blank in the target": b"GET /fir st HTTP/1.1\r\nHost: x\r\n\r\n" + SMUGGLED,
+    "zero byte in the target": b"GET /fir\x00st HTTP/1.1\r\nHost: x\r\n\r\n" + SMUGGLED,
+    "method that is none": b"GE(T /first HTTP/1.1\r\nHost: x\r\n\r\n" + SMUGGLED,
+}
+"""None of these may be followed by the request that they carry: two parties could disagree on where it begins."""
+
+
+@asynccontextmanager
+async def serving(name: HttpServer, app: ASGIApp) -> AsyncIterator[int]:
+    stop = asyncio.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        settings = ServerSettings(keep_alive_seconds=2.0)
+        running = asyncio.ensure_future(serve_by(name)(app, settings, os.dup(listening.fileno()), stop))
+        try:
+            yield listening.getsockname()[1]
+        finally:
+            stop.set()
+            await running
+
+
+async def exchange(port: int, data: bytes) -> bytes:
+    """Send, and return all that is answered until the connection ends."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(data)
+    received = b""
+    try:
+        async with asyncio.timeout(10):
+            while piece := await reader.read(65536):
+                received += piece
+    except ConnectionResetError:
+        pass
+    writer.close()
+    return received
+
+
+class Witness:
+    """Notes which paths it was asked for, with which body, and answers."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[bytes, bytes]] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        body = b""
+        while (message := await receive())["type"] == "http.request":
+            body += message.get("body", b"")
+            if not message.get("more_body"):
+                break
+        self.seen.append((scope["raw_path"], body))
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("name", ["hypercorn", "uvicorn"])
+async def test_no_request_hides_in_another(name: HttpServer, case: str) -> None:
+    witness = Witness()
+    async with serving(name, witness) as port:
+        answer = await exchange(port, CASES[case])
+    assert b"/smuggled" not in [path for path, _ in witness.seen], (witness.seen, answer)
+    assert answer.count(b"HTTP/1.1 ") <= 1, answer
+
+
+@pytest.mark.parametrize("name", ["hypercorn", "uvicorn"])
+async def test_what_is_merely_unusual_is_still_served(name: HttpServer) -> None:
+    witness = Witness()
+    requests = [
+        b"GET /old HTTP/1.0\r\n\r\n",
+        b"POST /chunks HTTP/1.1\r\nhost: x\r\ntransfer-encoding: Chunked\r\nConnection: close\r\n\r\n"
+        b"1;a=b\r\nz\r\n0\r\nT: t\r\n\r\n",
+        b"GET /twice HTTP/1.1\r\nHost: x\r\nX-A: 1\r\nX-A: 2\r\nConnection: close\r\n\r\n",
+    ]
+    async with serving(name, witness) as port:
+        answers = [await exchange(port, request) for request in requests]
+    assert [answer[9:12] for answer in answers] == [b"200"] * 3, answers
+    assert witness.seen == [(b"/old", b""), (b"/chunks", b"z"), (b"/twice", b"")]
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[httpx.AsyncClient]:
+    """A real engine with one collection, `/docs`, of one record."""
+    async with open_engine(None, EngineSettings(), compact=True) as engine:
+        app = create_app(engine.dispatch, ServerSettings(root_path="/chroma"))
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server") as client:
+            yield client
+
+
+@pytest.fixture
+async def docs(client: httpx.AsyncClient) -> str:
+    made = (await client.post(COLLECTIONS, json={"name": "docs"})).json()
+    path = f"{COLLECTIONS}/{made['id']}"
+    records = {"ids": ["a"], "embeddings": [[1.0, 2.0]], "documents": ["a" * 5_000 + "!"], "metadatas": [{"n": 1}]}
+    assert (await client.post(path + "/add", json=records)).status_code == 201
+    return path
+
+
+PATHS = {
+    "/api/v2/tenants/../reset": 404,
+    "/api/v2/tenants/%2e%2e/reset": 404,
+    "/api/v2/./heartbeat": 404,
+    "/api/v2//heartbeat": 404,
+    "//api/v2/heartbeat": 404,
+    "/api%2Fv2%2Fheartbeat": 404,
+    "/api/v2/heartbeat/": 404,
+    "/api/v2/heartbeat%00": 404,
+    "/api/v2/heartbeat;x=1": 404,
+    "/api/v2/heartbeat%3Fx": 404,
+    "/api\\v2\\heartbeat": 404,
+    "/chroma/chroma/api/v2/heartbeat": 404,
+    "/chroma/api/v2/heartbeat": 200,
+    "/chroma/../api/v2/heartbeat": 404,
+    "/%63hroma/api/v2/heartbeat": 404,
+    "/api/v2/tenants/..%2F..%2Freset": 404,
+    "/api/v2/tenants/%2e%2e": 404,
+    "/api/v2/tenants/%ff": 400,
+    "/api/v2/tenants/%C0%AE%C0%AE": 400,
+    "/api/v2/tenants/%zz": 404,
+    "/api/v2/tenants/" + "x" * 30_000: 404,
+    "/" * 5_000: 404,
+    COLLECTIONS + "/..%2f..%2fdefault_database": 404,
+}
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path[:40])
+async def test_a_path_means_what_its_segments_say(client: httpx.AsyncClient, path: str) -> None:
+    """Nothing is resolved or decoded before a path is taken apart: what a proxy let pass is what is asked for."""
+    status = await raw_status(client, "GET", path)
+    assert status == PATHS[path]
+
+
+async def raw_status(client: httpx.AsyncClient, method: str, path: str) -> int:
+    """The status of a request whose path is sent as it is: httpx would resolve it first."""
+    app: Any = client._transport.app  # type: ignore[attr-defined]
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    raw = path.encode("latin-1")
+    scope = {"type": "http", "http_version": "1.1", "method": method, "headers": [], "query_string": b"", "client": None}
+    await app({**scope, "raw_path": raw, "path": httpx.URL("http://x").copy_with(raw_path=b"/").path}, receive, send)
+    return int(sent[0]["status"])
+
+
+DEEP = 100_000
+JSON_BOMBS = {
+    "deep list": b'{"ids":' + b"[" * DEEP + b"]" * DEEP + b"}",
+    "deep object": b'{"where":' + b'{"a":' * DEEP + b"1" + b"}" * DEEP + b"}",
+    "deep list without an end": b'{"ids":' + b"[" * DEEP,
+    "deep filter": b'{"where":' + b'{"$and":[{"n":1},' * 5_000 + b'{"n":1}' + b"]}" * 5_000 + b"}",
+    "deep filter below the parser's limit": b'{"where":' + b'{"$and":[{"n":1},' * 400 + b'{"n":1}' + b"]}" * 400 + b"}",
+    "deep filter of documents": b'{"where_document":'
+    + b'{"$or":[{"$contains":"a"},' * 400
+    + b'{"$contains":"a"}'
+    + b"]}" * 400
+    + b"}",
+    "wide filter": b'{"where":{"$or":[' + b",".join(b'{"n":%d}' % n for n in range(20_000)) + b"]}}",
+    "wide list of values": b'{"where":{"n":{"$in":[' + b",".join(b"%d" % n for n in range(200_000)) + b"]}}}",
+    "huge integer": b'{"limit":' + b"9" * 100_000 + b"}",
+    "huge integer in a filter": b'{"where":{"n":' + b"9" * 4_000 + b"}}",
+    "huge exponent": b'{"where":{"n":1e999999}}',
+    "negative exponent": b'{"where":{"n":1e-999999}}',
+    "huge float": b'{"limit":1e400}',
+    "fraction": b'{"limit":1.5}',
+    "negative": b'{"limit":-1}',
+    "beyond 32 bits": b'{"offset":4294967296}',
+    "NaN": b'{"where":{"n":NaN}}',
+    "Infinity": b'{"where":{"n":-Infinity}}',
+    "duplicate keys": b'{"limit":0,"limit":1}',
+    "duplicate keys of a filter": b'{"where":{"n":1,"n":2}}',
+    "many duplicate keys": b"{" + b",".join([b'"ids":["a"]'] * 20_000) + b"}",
+    "many keys": b"{" + b",".join(b'"k%d":0' % n for n in range(100_000)) + b"}",
+    "long key": b'{"' + b"k" * 1_000_000 + b'":1}',
+    "long text": b'{"ids":["' + b"x" * 5_000_000 + b'"]}',
+    "lone surrogate": b'{"ids":["\\ud800"]}',
+    "zero character": b'{"ids":["a\\u0000b"]}',
+    "not UTF-8": b'{"ids":["\xff"]}',
+    "byte order mark": b'\xef\xbb\xbf{"ids":["a"]}',
+    "UTF-16": '{"ids":["a"]}'.encode("utf-16"),
+    "trailing text": b'{"ids":["a"]}{"ids":["b"]}',
+    "comment": b'{"ids":["a"] /* */}',
+    "single quotes": b"{'ids':['a']}",
+    "blanks": b" " * 5_000_000 + b"{}",
+    "nothing": b"",
+    "text": b'"ids"',
+    "list": b"[]",
+    "null": b"null",
+    "prototype": b'{"__proto__":{"limit":0},"constructor":1}',
+}
+
+
+@pytest.mark.parametrize("bomb", JSON_BOMBS)
+async def test_json_bombs_are_answered_at_once_and_never_by_5xx(client: httpx.AsyncClient, docs: str, bomb: str) -> None:
+    for endpoint in ("/get", "/query", "/delete", "/upsert"):
+        began = time.monotonic()
+        answer = await client.post(docs + endpoint, content=JSON_BOMBS[bomb])
+        assert answer.status_code < 500, (endpoint, answer.text[:500])
+        assert time.monotonic() - began < 5
+    assert (await client.get("/api/v2/heartbeat")).status_code == 200
+
+
+EMBEDDINGS = {
+    "huge number": b"[[1e39,1]]",
+    "NaN": b"[[NaN,1]]",
+    "ragged": b"[[1],[1,2]]",
+    "deep": b"[" * 5_000 + b"1" + b"]" * 5_000,
+    "empty": b"[[]]",
+    "texts": b'[["1","2"]]',
+    "not base64": b'["!!!!"]',
+    "base64 of three bytes": b'["AAAA"]',
+    "base64 of NaN": b'["AADAfwAAwH8="]',
+    "other dimension": b"[[1,2,3]]",
+    "a million numbers": b"[[" + b"0," * 999_999 + b"0]]",
+    "integers beyond 64 bits": b"[[" + b"9" * 400 + b",1]]",
+}
+
+
+@pytest.mark.parametrize("bomb", EMBEDDINGS)
+async def test_vectors_that_are_none_are_refused(client: httpx.AsyncClient, docs: str, bomb: str) -> None:
+    added = await client.post(docs + "/upsert", content=b'{"ids":["a"],"embeddings":' + EMBEDDINGS[bomb] + b"}")
+    asked = await client.post(docs + "/query", content=b'{"query_embeddings":' + EMBEDDINGS[bomb] + b"}")
+    assert 400 <= added.status_code < 500, added.text[:300]
+    assert asked.status_code < 500, asked.text[:300]  # Chroma, too, takes a query that is too large for float32
+    assert (await client.post(docs + "/get", json={"include": ["embeddings"]})).json()["embeddings"] == [[1.0, 2.0]]
+
+
+PATTERNS = [
+    "(a+)+$",
+    "(a|a)*$",
+    "(a|aa)+$",
+    "(.*)*x",
+    "([a-zA-Z]+)*$",
+    "^(([a-z])+.)+[A-Z]([a-z])+$",
+    "(a*)*b" * 20,
+    "a{1000}{1000}",
+    "(" * 2_000 + "a" + ")" * 2_000,
+    "((a{100}){100}){100}",
+    "(?:" * 500 + "a" + ")*" * 500,
+    "[" + "a-z" * 5_000 + "]",
+    "|".join(f"a{number}" for number in range(20_000)),
+    ".*" * 1_000 + "x",
+    "a?" * 1_000 + "a" * 1_000,
+    "\\p{L}{1000}",
+    "(?=a)b",
+    "(a)\\1",
+    "(?<n>a)(?P<n>b)",
+    "[",
+    "\\",
+    "*",
+    "a{99999999999}",
+    "(?i)" + "\u212a" * 1_000,
+    "\x00",
+]
+
+
+@pytest.mark.parametrize("pattern", PATTERNS, ids=lambda pattern: pattern[:20])
+async def test_patterns_take_no_more_time_than_they_read(client: httpx.AsyncClient, docs: str, pattern: str) -> None:
+    for operator in ("$regex", "$not_regex"):
+        began = time.monotonic()
+        answer = await client.post(docs + "/get", json={"where_document": {operator: pattern}})
+        assert answer.status_code < 500, answer.text[:300]
+        assert time.monotonic() - began < 3
