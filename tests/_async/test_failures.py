@@ -17,7 +17,7 @@ from chroma_async.client.colours import AsyncCaller
 from chroma_async.client.retry import RetryPolicy
 from chroma_async.model import Collection as Model
 from chroma_async.model import CollectionId
-from chroma_async.protocol import Call, GetTenant, Heartbeat, UpsertRecords
+from chroma_async.protocol import Call, GetIdentity, GetTenant, Heartbeat, UpsertRecords
 from chroma_async.protocol.embeddings import EmbeddingBatch
 from chroma_async.protocol.results import WriteResult
 
@@ -131,6 +131,28 @@ async def test_a_write_whose_connection_broke_may_have_been_done_and_is_not_repe
     assert isinstance(error, errors.ServerUnreachableError)
     assert "may have been carried out" in str(error)
     assert len(server.requests) == 1
+
+
+async def test_a_write_is_repeated_with_its_key_where_the_server_keeps_keys() -> None:
+    keeps = answer(200, '{"user_id": "", "tenant": "t", "databases": []}', chroma_async_idempotency="1")
+    with RawServer(keeps, reset, EMPTY, EMPTY) as server:
+        transport = AsyncHttpTransport(
+            parse_address("127.0.0.1", server.port),
+            headers={},
+            timeout=httpx.Timeout(5.0),
+            retry=RetryPolicy(retries=2, first_wait_seconds=0.01),
+            limits=httpx.Limits(),
+        )
+        await transport.send(GetIdentity())
+        assert (await transport.send(UPSERT)).reached == "committed"
+        await transport.send(msgspec.structs.replace(UPSERT, idempotency_key="mine"))
+        await transport.aclose()
+        keys = [request.headers.get("idempotency-key") for request in server.requests]
+    assert keys[0] is None
+    assert keys[1] is not None
+    assert keys[1] == keys[2]
+    assert keys[3] == "mine"
+    assert b"idempotency" not in server.requests[3].body
 
 
 async def test_a_timeout_says_which_one() -> None:

@@ -345,6 +345,16 @@ async def test_a_write_says_where_it_stands_and_waits_when_asked_to(docs: AsyncC
     assert (await docs.get_indexing_status()).num_unindexed_ops == 0
 
 
+@pytest.mark.reference_differs
+async def test_a_write_with_a_key_happens_once(docs: AsyncCollection) -> None:
+    first = await docs.upsert("a", [1, 2], idempotency_key="once")
+    await docs.upsert("a", [3, 4])
+    assert await docs.upsert("a", [1, 2], idempotency_key="once") == first
+    assert (await docs.get("a", include=["embeddings"]))["embeddings"].tolist() == [[3, 4]]  # type: ignore[union-attr]
+    with pytest.raises(errors.ChromaError, match="used for another write"):
+        await docs.delete("a", idempotency_key="once")
+
+
 async def test_what_can_not_be_waited_for_is_refused_before_anything_is_sent(docs: AsyncCollection) -> None:
     with pytest.raises(ValueError, match=r"wait must be one of committed, applied, indexed\. got='soon'"):
         await docs.add("a", [1, 2], wait="soon")  # type: ignore[arg-type]

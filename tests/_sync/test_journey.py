@@ -342,6 +342,16 @@ def test_a_write_says_where_it_stands_and_waits_when_asked_to(docs: Collection, 
     assert (docs.get_indexing_status()).num_unindexed_ops == 0
 
 
+@pytest.mark.reference_differs
+def test_a_write_with_a_key_happens_once(docs: Collection) -> None:
+    first = docs.upsert("a", [1, 2], idempotency_key="once")
+    docs.upsert("a", [3, 4])
+    assert docs.upsert("a", [1, 2], idempotency_key="once") == first
+    assert (docs.get("a", include=["embeddings"]))["embeddings"].tolist() == [[3, 4]]  # type: ignore[union-attr]
+    with pytest.raises(errors.ChromaError, match="used for another write"):
+        docs.delete("a", idempotency_key="once")
+
+
 def test_what_can_not_be_waited_for_is_refused_before_anything_is_sent(docs: Collection) -> None:
     with pytest.raises(ValueError, match=r"wait must be one of committed, applied, indexed\. got='soon'"):
         docs.add("a", [1, 2], wait="soon")  # type: ignore[arg-type]

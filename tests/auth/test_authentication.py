@@ -20,12 +20,14 @@ from chroma_async.seams import InlineWorkers, Workers
 from chroma_async.server.auth import authentication as layer
 from chroma_async.server.auth.authentication import Authentication, Authenticator
 from chroma_async.server.auth.basic import BasicProvider, htpasswd_line, parse_htpasswd
+from chroma_async.server.auth.build import build_access
 from chroma_async.server.auth.files import FixedValue
 from chroma_async.server.auth.identity import IDENTITY, Identity
 from chroma_async.server.auth.lines import EVERYTHING, TokenEntry, digest_of
 from chroma_async.server.auth.provider import Credential, Provider, Rejected, Scheme, Verified
 from chroma_async.server.auth.throttle import FREE_FAILURES, PENDING_MAX, SLOTS_MAX, Throttle, source_of
 from chroma_async.server.auth.tokens import TokenProvider
+from chroma_async.settings import AuthSettings
 
 pytestmark = pytest.mark.anyio
 
@@ -515,3 +517,47 @@ def test_identity_without_a_grant_may_nothing() -> None:
     assert nobody.reach("collection:get", "t", "d") == "none"
     assert not nobody.allows("collection:get", "t", "d", "c")
     assert not nobody.allows_everywhere("system:reset")
+
+
+@pytest.mark.parametrize("server", ["hypercorn", "uvicorn"])
+def test_both_servers_hand_on_what_the_layer_needs(server: str, tmp_path: Path) -> None:
+    """Raw headers of a socket: doubled, of another case, and not ASCII."""
+    import socket
+
+    from tests.compat.servers import our_server
+
+    from chroma_async.server.auth.lines import token_line
+
+    file = write(tmp_path / "tokens", token_line("a", TOKEN, "admin"))
+    with our_server(tmp_path, "--auth-token-file", str(file), "--server", server, workers=1) as url:
+
+        def status(*headers: bytes) -> bytes:
+            host, _, port = url.removeprefix("http://").partition(":")
+            head = b"GET /api/v2/auth/identity HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" + b"".join(
+                header + b"\r\n" for header in headers
+            )
+            with socket.create_connection((host, int(port)), 10) as connection:
+                connection.sendall(head + b"\r\n")
+                return connection.recv(12)[9:12]
+
+        right = f"Bearer {TOKEN}".encode()
+        assert status() == b"401"
+        assert status(b"Authorization: " + right) == b"200"
+        assert status(b"AUTHORIZATION:" + right) == b"200"
+        assert status(b"authorization: " + right, b"Authorization: " + right) == b"401"
+        assert status(b"authorization: " + right, b"X-Chroma-Token: x") == b"401"
+        assert status(b"x-chroma-token: " + TOKEN.encode()) == b"200"
+        assert status(b"x-chroma-token: \xff\xfe") in (b"401", b"400")
+        assert status(b"Authorization : " + right) in (b"400", b"401")
+        assert status(b"Authorization: Bearer\r\n " + TOKEN.encode()) in (b"400", b"401", b"200")
+
+
+async def test_worker_that_starts_while_a_file_is_missing_refuses_until_it_is_there(tmp_path: Path) -> None:
+    path = tmp_path / "users"
+    access = build_access(AuthSettings(basic_file=str(path)))
+    assert access is not None
+    async with client_of(access.authenticator) as client:
+        assert (await client.get("/x", headers=as_user("alice"))).status_code == 503
+        write(path, htpasswd_line("alice", "password of alice", 5))
+        await asyncio.sleep(1.05)
+        assert (await client.get("/x", headers=as_user("alice"))).text == "alice"

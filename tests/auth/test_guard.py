@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 from tests.support.engines import PATH, TINY, as_batch
@@ -36,10 +37,16 @@ from chroma_async.protocol import (
     Reset,
 )
 from chroma_async.protocol.v1 import FindCollection
+from chroma_async.server.app import create_app
+from chroma_async.server.auth.authentication import Authenticator
+from chroma_async.server.auth.build import Access
+from chroma_async.server.auth.files import FixedValue
 from chroma_async.server.auth.guard import Guard
 from chroma_async.server.auth.identity import IDENTITY, Grant, Identity, matches
-from chroma_async.server.auth.lines import parse_roles, parse_tokens, token_line
+from chroma_async.server.auth.lines import EVERYTHING, make_token, parse_roles, parse_tokens, token_line
 from chroma_async.server.auth.rules import ROLES, RULES
+from chroma_async.server.auth.tokens import TokenProvider
+from chroma_async.settings import ServerSettings
 
 pytestmark = pytest.mark.anyio
 
@@ -240,6 +247,49 @@ async def test_accepted_writes_are_noted_and_signed_and_others_are_not(house: Ho
     await house.create("unsigned")
     entries = [entry async for entry in house.engine.log.read(after=before)]
     assert [author_of(entry.payload or b"") for entry in entries] == ["news", None]
+
+
+async def test_kinds_of_calls_that_are_never_allowed_are_refused_before_their_bodies_are_decoded(house: House) -> None:
+    reader = Identity("reader", (Grant(READ, ("acme",)),))
+    maker = Identity("maker", (Grant(frozenset({"db:get_or_create_collection"})),))
+
+    def refused(identity: Identity | None, call: type[Call[Any]]) -> bool:
+        token = IDENTITY.set(identity)
+        try:
+            return house.guard.refusal_of(call) is not None
+        finally:
+            IDENTITY.reset(token)
+
+    assert [refused(reader, call) for call in (AddRecords, CreateCollection, Reset)] == [True] * 3
+    assert [refused(reader, call) for call in (CountRecords, GetIdentity, Heartbeat, FindCollection)] == [False] * 4
+    assert [refused(NEWS, call) for call in (AddRecords, CreateCollection, CreateTenant)] == [False, False, True]
+    assert [refused(maker, call) for call in (CreateCollection, AddRecords)] == [False, True]
+    assert not refused(None, AddRecords)  # the guard itself refuses what nobody sends
+
+
+async def test_reader_is_refused_whatever_the_body_and_the_body_is_read(house: House) -> None:
+    """A refusal that comes while a client still writes is often lost."""
+    token = make_token()
+    entries = parse_tokens(token_line("reader", token, "read"))
+    provider = TokenProvider(FixedValue(entries), FixedValue(EVERYTHING))
+    app = create_app(house.engine.dispatch, ServerSettings(), Access(Authenticator([provider])))
+    read = 0
+
+    async def body() -> AsyncIterator[bytes]:
+        nonlocal read
+        for _ in range(100):
+            read += 1
+            yield b"no JSON at all, and much of it " * 1000
+
+    news = await house.create("news-1")
+    path = f"/api/v2/tenants/acme/databases/main/collections/{news.id}"
+    headers = {"X-Chroma-Token": token, "Content-Type": "application/json"}
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server", headers=headers) as client:
+        answer = await client.post(f"{path}/add", content=body())
+        assert (answer.status_code, answer.json()["error"], read) == (403, "AuthError", 100)
+        assert (await client.post(f"{path}/get", content=b"{")).status_code == 400
+        assert (await client.post(f"{path}/search", content=b"{")).status_code == 400
+        assert (await client.post(f"{path}/fork", content=b"{")).status_code == 403
 
 
 async def test_nothing_is_made_from_a_stored_embedding_function(house: House) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from tests.unit.test_server_start import assert_one_line
 from chroma_async.engine.author import AUTHOR
 from chroma_async.server.auth.basic import htpasswd_line
 from chroma_async.server.auth.lines import make_token, token_line
+from chroma_async.server.run import _check_access
+from chroma_async.settings import AuthSettings, ServerSettings
 
 COLLECTIONS = "/api/v2/tenants/default_tenant/databases/default_database/collections"
 
@@ -262,3 +265,44 @@ def test_audit_of_what_is_not_there_says_so(tmp_path: Path, arguments: tuple[str
     asyncio.run(write_as(tmp_path / "data"))
     assert_one_line(command("audit", tmp_path / "data", *arguments), 2, word)
     assert_one_line(command("audit", tmp_path), 2, "not a data directory")
+
+
+def test_server_that_lets_everybody_in_loads_nothing_of_this() -> None:
+    code = """
+import os, sys
+from chroma_async.cli.auth import auth_settings, _OPTIONS
+from chroma_async.server import app, run, worker, child
+from chroma_async.settings import AuthSettings, EngineSettings, ServerSettings
+
+async def dispatch(call): ...
+
+found = auth_settings({name: None for name in _OPTIONS}, {"PATH": "x", "CHROMA_SERVER_HOST": "x"})
+assert found == AuthSettings()
+run._check_access(found, ServerSettings())
+orders = child.Orders("worker", "x", 0, 0, 0)
+application = app.create_app(dispatch, ServerSettings())
+assert worker._access(orders) is None
+assert type(application).__name__ == "Application"
+print([name for name in sys.modules if name.startswith("chroma_async.server.auth") or name == "passlib"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_server_that_everybody_reaches_and_that_asks_nobody_says_so(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    def said(host: str, auth: AuthSettings | None = None) -> bool:
+        caplog.clear()
+        _check_access(auth or AuthSettings(), ServerSettings(host=host))
+        return "auth.none" in caplog.text
+
+    assert [said(host) for host in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "::", "db.example.org")] == [
+        False,
+        False,
+        False,
+        True,
+        True,
+        True,
+    ]
+    assert not said("0.0.0.0", AuthSettings(basic_file=file(tmp_path, htpasswd_line("a", "b", 5))))

@@ -737,3 +737,15 @@ async def test_close_lets_a_running_append_finish_and_turns_away_those_that_wait
 async def test_open_log_knows_its_logs_by_name(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="choose one of sqlite, memory"):
         await open_log("paper", tmp_path)
+
+
+async def test_an_operation_is_found_by_the_beginning_of_its_id_within_the_window(log: LogStore) -> None:
+    assert await log.operation("a/") is None
+    await log.append([entry(operation="a/1"), entry(operation="b/2"), entry()], after=Lsn(0))
+    assert await log.operation("a/") == ("a/1", Lsn(1))
+    assert await log.operation("b/2") == ("b/2", Lsn(2))
+    assert await log.operation("a/2") is None
+    assert await log.operation("c") is None
+    assert await log.operation("/") is None
+    await log.truncate_collection(A, through=Lsn(2))
+    assert await log.operation("a/") == ("a/1", Lsn(1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 import os
 import re
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from tests.api.raw_server import RawServer, answer
 
 import chroma_async
 
@@ -197,3 +199,23 @@ def test_json_access_log_is_json_line_by_line(start: Callable[..., Server]) -> N
     assert server.stop() == 0
     (line,) = server.log().splitlines()
     assert json.loads(line)["path"] == "/api/v2/heartbeat"
+
+
+def test_spans_reach_the_collector_at_the_latest_when_the_server_stops(start: Callable[..., Server]) -> None:
+    with RawServer(answer(200)) as collector:
+        environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.port}"}
+        server = start("--port", "0", "--workers", "1", environment=environment)
+        assert httpx.get(server.url + "/api/v2/heartbeat").headers["x-request-id"]
+        assert server.stop() == 0
+        sent = [request for request in collector.requests if request.target == "/v1/traces"]
+    assert any(b"Heartbeat" in (gzip.decompress(r.body) if r.body[:2] == b"\x1f\x8b" else r.body) for r in sent)
+
+
+def test_chromas_client_takes_a_base_url_with_a_path(start: Callable[..., Server]) -> None:
+    server = start("--port", "0", "--workers", "1", "--root-path", "/chroma")
+    host, port = server.url + "/chroma", server.url.rpartition(":")[2]
+    program = f"import chromadb; client = chromadb.HttpClient(host={host!r}, port={port})\n"
+    program += "docs = client.create_collection('docs', embedding_function=None)\n"
+    program += "docs.add(ids=['a'], embeddings=[[1.0, 2.0]]); print(docs.count(), client.get_version())"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert result.stdout.startswith("1 "), result.stderr

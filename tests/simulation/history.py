@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from tests.simulation.disk import Fault
 from tests.simulation.oracle import Oracle
@@ -62,6 +63,8 @@ COVERED = (
     "held view: of a deleted collection",
     "collection: deleted",
     "collection: deleted while entries of it wait",
+    "write: sent again after it happened",
+    "write: sent again after it failed",
     "purge: asked for",
     "purge: done",
     "compaction: pieces merged",
@@ -152,6 +155,7 @@ class History:
             self.write_together: 10,
             self.write_and_cancel: 5,
             self.write_and_fail: 3,
+            self.write_again: 4,
             self.delete: 8,
             self.delete_and_add_again: 4,
             self.read: 18,
@@ -364,6 +368,33 @@ class History:
             remember()
         await self.check_reads(process, collection)
         await self.world.crash(process)
+
+    async def write_again(self) -> None:
+        """A caller that is not sure sends its write again, with its key, to whichever process: it happens once."""
+        collection, process = self.collection(), self.process()
+        made, remember = self.batch(collection)
+        call = msgspec.structs.replace(made, idempotency_key=f"key-{len(self.steps)}")
+        before = self.world.log.barrier()
+        fault = self.world.medium.faults.append = self.rng.choice([None, "full", "unanswered"])
+        refusal = await self.refusal_of(process, call)
+        happened = self.world.log.barrier() > before
+        assert (refusal is not None, happened) == (fault is not None, fault != "full")
+        if happened:
+            remember()
+            self.note("write: sent again after it happened")
+        if fault is not None or self.rng.random() < 0.3:
+            await self.world.crash(process)
+        other = self.process() if self.world.processes else await self.world.start_process()
+        if self.rng.random() < 0.5:
+            await self.send(other, *self.batch(collection))
+        result = await other.engine.dispatch(call)
+        self.acknowledge(other, result.lsn)
+        if happened:
+            assert result.lsn == before + 1, f"sent again, and told {result.lsn} instead of {before + 1}"
+        else:
+            remember()
+            self.note("write: sent again after it failed")
+        await self.check_reads(other, collection)
 
     async def refusal_of(self, process: SimulatedProcess, call: Call[Any]) -> ChromaError | None:
         try:

@@ -68,3 +68,10 @@ def test_only_the_last_part_waits() -> None:
     sent = [orjson.loads(request.body) for _, request in encoded_parts(call, body_bytes_max=1500)]
     assert [body.get("wait") for body in sent] == [None] * (len(sent) - 1) + ["applied"]
     assert sent[-1]["wait_seconds"] == 7.0
+
+
+def test_parts_have_keys_of_their_own_which_are_the_same_again() -> None:
+    call = msgspec.structs.replace(upsert(101), idempotency_key="key")
+    keys = [[request.idempotency_key for _, request in encoded_parts(call, body_bytes_max=1500)] for _ in range(2)]
+    assert keys[0] == keys[1]
+    assert len(set(keys[0])) == len(keys[0]) > 4

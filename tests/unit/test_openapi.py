@@ -15,6 +15,7 @@ from chroma_async.protocol import CALLS
 from chroma_async.protocol.openapi import openapi_document
 from chroma_async.protocol.unsupported import UNSUPPORTED
 from chroma_async.server.app import create_app
+from chroma_async.server.auth.rules import RULES
 from chroma_async.settings import ServerSettings
 
 DOCUMENT = openapi_document("1.2.3")
@@ -169,3 +170,12 @@ async def test_document_and_page_are_served_as_chroma_serves_them() -> None:
         assert "src=" not in page.text
         assert (await client.head("/openapi.json")).status_code == 200
         assert (await client.post("/openapi.json")).status_code == 405
+
+
+def test_credentials_are_described_and_asked_of_all_but_the_public_calls() -> None:
+    schemes = DOCUMENT["components"]["securitySchemes"]
+    assert DOCUMENT["security"] == [{}, *({name: []} for name in schemes)]
+    open_to_all = {
+        found["operationId"] for path in DOCUMENT["paths"].values() for found in path.values() if found.get("security") == []
+    }
+    assert open_to_all == {call.__name__ for call, rule in RULES.items() if rule.place == "public"}

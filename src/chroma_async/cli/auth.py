@@ -52,13 +52,17 @@ def auth_options(command: F) -> F:
 
 def auth_settings(options: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> AuthSettings:
     """Return the settings that options and the variables of Chroma mean; end with one line when they can't be followed."""
+    environment = os.environ if environment is None else environment
+    looks_like_auth = [name for name in map(str.upper, environment) if name.startswith("CHROMA") and "AUTH" in name]
+    if not looks_like_auth and not any(options[name] for name in (*_PROVIDERS, "audit_log")):
+        return AuthSettings()  # whoever lets everybody in loads nothing of all this
     from chroma_async.server.auth.chroma import settings_from_environment
     from chroma_async.server.auth.provider import AuthConfigError
 
     given = _settings(options)
     ours = [PREFIX + name.upper() for name in _OPTIONS]
     try:
-        found = settings_from_environment(os.environ if environment is None else environment, ours)
+        found = settings_from_environment(environment, ours)
     except (AuthConfigError, ValueError) as error:
         fail(str(error))
     if found is None:

@@ -15,6 +15,7 @@ import click
 from chroma_async.cli.audit import audit
 from chroma_async.cli.auth import auth, auth_options, auth_settings
 from chroma_async.cli.backup import backup, restore
+from chroma_async.cli.config import config_command
 from chroma_async.cli.console import EXIT_FAILED, fail
 from chroma_async.cli.import_chroma import import_chroma
 from chroma_async.cli.network import network_options, network_settings
@@ -69,7 +70,7 @@ def _check_interval(_context: click.Context, _option: click.Parameter, seconds: 
     return seconds
 
 
-@app.command(context_settings={"auto_envvar_prefix": "CHROMA_ASYNC"})
+@app.command()
 @click.option(
     "--path",
     type=click.Path(path_type=Path),
@@ -84,7 +85,6 @@ def _check_interval(_context: click.Context, _option: click.Parameter, seconds: 
     "http_server",
     type=click.Choice(get_args(HttpServer)),
     default=_SERVER.http_server,
-    envvar="CHROMA_ASYNC_SERVER",
     help="Who speaks HTTP; uvicorn is faster, and an extra.",
 )
 @click.option("--allow-reset", is_flag=True, help="Let clients delete everything by reset().")
@@ -167,7 +167,7 @@ def run(
         graceful_seconds=graceful_seconds,
         cors_origins=cors_origin,
         log_level=log_level,
-        **network_settings({name: options[name] for name in options if name in ServerSettings.__dataclass_fields__}),
+        **network_settings(options),
     )
     access = auth_settings(options)
     try:
@@ -175,6 +175,9 @@ def run(
     except StartError as error:
         fail(str(error))
     sys.exit(code)
+
+
+app.add_command(config_command(run))
 
 
 @app.command()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final, TypeVar, get_args
 
 import click
 
+from chroma_async.cli.console import fail
 from chroma_async.settings import AccessLogForm, ProxyHeaders, ServerSettings
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -32,7 +34,7 @@ def _trusted(context: click.Context, parameter: click.Parameter, value: tuple[st
     try:
         TrustedPeers(value)
     except ValueError as error:
-        raise click.BadParameter(str(error)) from error
+        fail(f"--trusted-proxy: {error}")
     return value
 
 
@@ -53,7 +55,6 @@ _OPTIONS: Final = (
         "trusted_proxies",
         multiple=True,
         callback=_trusted,
-        envvar="CHROMA_ASYNC_TRUSTED_PROXY",
         help="Address or network whose forwarding headers are believed, or unix for every unix socket; repeatable.",
     ),
     click.option(
@@ -123,5 +124,7 @@ def network_options(command: F) -> F:
 
 
 def network_settings(values: dict[str, Any]) -> dict[str, Any]:
-    """Return options as `ServerSettings` takes them: paths as texts, which may travel to child processes."""
-    return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+    """Return what of all options is for `ServerSettings`; paths as texts, which may travel to child processes."""
+    known = {entry.name for entry in fields(ServerSettings)}
+    found = {name: value for name, value in values.items() if name in known}
+    return {name: str(value) if isinstance(value, Path) else value for name, value in found.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar, cast
+from typing import Final, TypeVar, cast
 
 import httpx
 import orjson
@@ -50,12 +50,12 @@ def read_result(call: Call[R], response: httpx.Response) -> R:
         raise errors.ServerUnreachableError(_foreign(response)) from error
 
 
-def read_failure(call: Call[Any], response: httpx.Response) -> Failure:
+def read_failure(response: httpx.Response, *, safe_to_repeat: bool) -> Failure:
     """Return the failure that an answer outside 2xx means."""
     status = response.status_code
     return Failure(
         error=_error(response),
-        repeatable=may_repeat(status, call.safe_to_repeat),
+        repeatable=may_repeat(status, safe_to_repeat),
         asked_seconds=asked_wait_seconds(response.headers.get("retry-after")),
     )
 
@@ -95,15 +95,15 @@ def _foreign(response: httpx.Response) -> str:
     return f"{NOT_THE_SERVER}. {details}"
 
 
-def explain_silence(call: Call[Any], error: httpx.RequestError, address: Address, timeout: httpx.Timeout) -> Failure:
+def explain_silence(error: httpx.RequestError, address: Address, timeout: httpx.Timeout, *, safe_to_repeat: bool) -> Failure:
     """Return the failure that no answer means: which hop, which timeout, and whether the call may have been done."""
     nothing_sent = isinstance(error, NOTHING_SENT)
     message = f"{_what_failed(error, timeout)}. server={address.where} url={address.base_url} cause={_cause(error)}"
-    if not nothing_sent and not call.safe_to_repeat:
+    if not nothing_sent and not safe_to_repeat:
         message = f"{message}; the call may have been carried out: look before sending it again"
     return Failure(
         error=errors.ServerUnreachableError(message),
-        repeatable=nothing_sent or call.safe_to_repeat,
+        repeatable=nothing_sent or safe_to_repeat,
         cause=error,
     )
 

@@ -36,6 +36,9 @@ def _halves(call: Call[R]) -> tuple[Call[R], ...]:
     middle = len(call.ids) // 2
     first, last = _rows(call, 0, middle), _rows(call, middle, len(call.ids))
     first = msgspec.structs.replace(first, wait=None)  # what the last part has reached, the ones before it have
+    if call.idempotency_key is not None:
+        first = msgspec.structs.replace(first, idempotency_key=f"{call.idempotency_key}.0")
+        last = msgspec.structs.replace(last, idempotency_key=f"{call.idempotency_key}.1")
     return cast("tuple[Call[R], ...]", (first, last))
 
 

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from chroma_async.core.catalog import Catalog, Rows
 from chroma_async.core.events import CatalogEvent, RecordsDeleted, RecordsHead, encode, signed
@@ -26,6 +26,7 @@ from chroma_async.seams.limits import LimitError, check_room, is_over, limit_err
 from chroma_async.wal import LogStore, NewEntry
 
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 
 BATCH_ENTRIES_MAX: Final = 256
 BATCH_BYTES_MAX: Final = 32 * 2**20
@@ -40,6 +41,7 @@ class Append:
     head: CatalogEvent | RecordsHead | RecordsDeleted
     payload: bytes
     collection: CollectionId | None
+    operation_id: str | None = None
 
     @classmethod
     def of_catalog(cls, event: CatalogEvent) -> Append:
@@ -65,8 +67,24 @@ class Proposal(Generic[R]):
     decide: Callable[[Catalog], Decision[R]]
     size_bytes: int = 0
     prepare: Callable[[], Awaitable[None]] | None = None
+    repeats: Repeats[R] | None = None
     author: str | None = field(default_factory=AUTHOR.get)
     outcome: asyncio.Future[R] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+class Repeats(Protocol[R_co]):
+    """What makes a write that is sent again the same write: its entry has an operation id that begins with `prefix`."""
+
+    @property
+    def prefix(self) -> str: ...
+
+    def answer(self, operation_id: str, lsn: Lsn) -> R_co:
+        """Return the answer once more.
+
+        Raises:
+            ChromaError: it was another write.
+        """
+        ...
 
 
 class OutcomeUnknown(Exception):
@@ -170,10 +188,15 @@ class Writer:
         if self._inbox[0].prepare is not None:
             return [self._inbox.pop(0)]
         count = size = 0
+        prefixes: set[str] = set()
         for proposal in self._inbox[:BATCH_ENTRIES_MAX]:
             size += proposal.size_bytes
             if proposal.prepare is not None or (count and size > BATCH_BYTES_MAX):
                 break
+            if proposal.repeats is not None:
+                if proposal.repeats.prefix in prefixes:
+                    break  # it has to see what comes of the one before
+                prefixes.add(proposal.repeats.prefix)
             count += 1
         group, self._inbox = self._inbox[:count], self._inbox[count:]
         return group
@@ -217,6 +240,24 @@ class Writer:
         return group
 
     async def _append(self, group: Sequence[Proposal[Any]]) -> list[tuple[Proposal[Any], Any]]:
+        repeated = [answer for proposal in group if (answer := await self._repeated(proposal)) is not None]
+        group = [proposal for proposal in group if all(proposal is not done for done, _ in repeated)]
+        return repeated + await self._append_new(group) if group else repeated
+
+    async def _repeated(self, proposal: Proposal[Any]) -> tuple[Proposal[Any], Any] | None:
+        """The answer to what was appended before."""
+        if proposal.repeats is None:
+            return None
+        found = await self._log.operation(proposal.repeats.prefix)
+        if found is None:
+            return None
+        await self._log.sync()  # who wrote it may not have fsynced it
+        try:
+            return proposal, proposal.repeats.answer(*found)
+        except ChromaError as error:
+            return proposal, error
+
+    async def _append_new(self, group: Sequence[Proposal[Any]]) -> list[tuple[Proposal[Any], Any]]:
         while True:
             await self._follower.catch_up()
             for proposal in group:
@@ -286,7 +327,7 @@ class _Draft:
         for append in decision.appends:
             self.rows.update(self.catalog.apply(append.head))
             payload = append.payload if proposal.author is None else signed(append.payload, proposal.author)
-            self.entries.append(NewEntry(payload, self._now_ns, append.collection))
+            self.entries.append(NewEntry(payload, self._now_ns, append.collection, append.operation_id))
         lsn = Lsn(self._position + len(self.entries))
         self._answers.append((proposal, decision.answer(lsn)))
 

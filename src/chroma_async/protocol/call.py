@@ -30,6 +30,9 @@ DATABASE = TENANT + "/databases/{database}"
 COLLECTIONS = DATABASE + "/collections"
 COLLECTION = COLLECTIONS + "/{collection_id}"
 
+KEY_FIELD: Final = "idempotency_key"
+KEY_HEADER: Final = "idempotency-key"
+
 LOOK_FOR_DUPLICATES_BYTES_MAX: Final = 16 * 2**10
 """Bodies in which fields that are given twice are looked for; in larger ones the last value counts."""
 
@@ -59,6 +62,8 @@ class WireRequest:
     path: Mapping[str, str]
     query: Mapping[str, str]
     body: bytes = b""
+    idempotency_key: str | None = None
+    """What the header of that name says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +80,14 @@ class Call(msgspec.Struct, Generic[R], frozen=True, kw_only=True):
     plain JSON.
 
     `safe_to_repeat` says whether sending it twice changes no more than sending it once, so that a client may retry;
-    `vectors_may_be_null` whether a list of embeddings may have gaps.
+    `takes_key` whether it has an `idempotency_key`, which makes it so where the server keeps keys; `vectors_may_be_null`
+    whether a list of embeddings may have gaps.
     """
 
     route: ClassVar[Route]
     safe_to_repeat: ClassVar[bool] = False
     vectors_may_be_null: ClassVar[bool] = False
+    takes_key: ClassVar[bool] = False
 
     @classmethod
     def decode(cls, request: WireRequest) -> Self:
@@ -93,6 +100,8 @@ class Call(msgspec.Struct, Generic[R], frozen=True, kw_only=True):
         fields: dict[str, Any] = dict(decode_body(cls, request.body)) if cls.route.has_body else {}
         fields.update(_decode_query(cls, request.query))
         fields.update(request.path)
+        if cls.takes_key:
+            fields[KEY_FIELD] = request.idempotency_key
         return cls.from_fields(fields)
 
     @classmethod
@@ -113,8 +122,9 @@ class Call(msgspec.Struct, Generic[R], frozen=True, kw_only=True):
         present = {name: value for name, value in fields.items() if value is not None}
         path = {name: str(present.pop(name)) for name in self.route.path_fields}
         query = {name: _query_text(present.pop(name)) for name in self.route.query if name in present}
+        key = present.pop(KEY_FIELD, None) if self.takes_key else None
         body = orjson.dumps(present, default=_encode_custom, option=ENCODE_OPTIONS) if self.route.has_body else b""
-        return WireRequest(path=path, query=query, body=body)
+        return WireRequest(path=path, query=query, body=body, idempotency_key=key)
 
     @property
     def patience_seconds(self) -> float:

@@ -27,7 +27,7 @@ from chroma_async.protocol.results import (
     QueryResult,
     WriteResult,
 )
-from chroma_async.protocol.system import GetPreflight, Heartbeat, Identity
+from chroma_async.protocol.system import GetPreflight, GetVersion, Heartbeat, Identity
 from chroma_async.protocol.unsupported import UNSUPPORTED
 
 JsonSchema = dict[str, Any]
@@ -128,6 +128,13 @@ SPECIAL: Final[dict[type[Call[Any]], JsonSchema]] = {
 
 ERROR: Final = _object(error={"type": "string", "description": "name of the class of errors"}, message=TEXT)
 
+SECURITY: Final[JsonObject] = {
+    "password": {"type": "http", "scheme": "basic"},
+    "bearer": {"type": "http", "scheme": "bearer", "description": "a token, or a JWT"},
+    "token": {"type": "apiKey", "in": "header", "name": "X-Chroma-Token"},
+}
+"""How callers may say who they are, if a server asks them; it may take only some of these."""
+
 
 @cache
 def openapi_document(version: str) -> JsonObject:
@@ -146,7 +153,8 @@ def openapi_document(version: str) -> JsonObject:
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "paths": dict(sorted(paths.items())),
-        "components": {"schemas": components},
+        "components": {"schemas": components, "securitySchemes": SECURITY},
+        "security": [{}, *({name: []} for name in SECURITY)],
     }
 
 
@@ -164,6 +172,8 @@ def _operation(call: type[Call[Any]]) -> JsonObject:
     }
     if supported:
         operation["responses"][str(route.status)] = {"description": "Done.", "content": _json(_answer(call))}
+    if call in (Heartbeat, GetVersion):
+        operation["security"] = []
     body = _body(call) if route.has_body else None
     if body is not None:
         operation["requestBody"] = {"required": True, "content": _json(body)}

@@ -45,6 +45,8 @@ QUERY_INCLUDE: Final[tuple[Include, ...]] = ("documents", "metadatas", "distance
 LSN_HEADER: Final = "chroma-async-lsn"
 REACHED_HEADER: Final = "chroma-async-reached"
 
+KEY_LENGTH_MAX: Final = 255
+
 WAIT_SECONDS: Final = 30.0
 
 
@@ -90,10 +92,30 @@ class Waiting:
         check_wait_seconds(self.wait_seconds)
 
 
-class WriteRecords(Waiting, RecordsCall[WriteResult], frozen=True, kw_only=True):
+class Keyed:
+    """What writes have in common that may carry a key, so that the same one, sent again, is not carried out again."""
+
+    __slots__ = ()
+    idempotency_key: str | None
+
+    def validate_key(self) -> None:
+        """Check the field.
+
+        Raises:
+            InvalidArgumentError: a key that could not travel in a header, or is too long.
+        """
+        key = self.idempotency_key
+        if key is not None and (not 1 <= len(key) <= KEY_LENGTH_MAX or not all("!" <= mark <= "~" for mark in key)):
+            raise InvalidArgumentError(
+                f"an Idempotency-Key has 1 to {KEY_LENGTH_MAX} visible ASCII characters, without spaces. got={key[:80]!r}"
+            )
+
+
+class WriteRecords(Keyed, Waiting, RecordsCall[WriteResult], frozen=True, kw_only=True):
     """A batch of records; the parallel lists have one item per id."""
 
     operation: ClassVar[Operation]
+    takes_key: ClassVar = True
     ids: list[str]
     embeddings: EmbeddingBatch | None
     documents: list[str | None] | None = None
@@ -101,6 +123,7 @@ class WriteRecords(Waiting, RecordsCall[WriteResult], frozen=True, kw_only=True)
     uris: list[str | None] | None = None
     wait: Stage | None = None
     wait_seconds: float | None = None
+    idempotency_key: str | None = None
 
     def validate_fields(self) -> None:
         self.checked_metadatas()
@@ -108,6 +131,7 @@ class WriteRecords(Waiting, RecordsCall[WriteResult], frozen=True, kw_only=True)
     def validate(self) -> None:
         super().validate()
         self.validate_wait()
+        self.validate_key()
 
     def checked_metadatas(self) -> CheckedMetadatas:
         """Check the body, as `validate_fields` does, and return what was found out about the metadata."""
@@ -207,20 +231,23 @@ class FilteredCall(RecordsCall[R], Generic[R], frozen=True, kw_only=True):
         return self.missing or setting or self.missing_default
 
 
-class DeleteRecords(Waiting, FilteredCall[DeleteResult], frozen=True, kw_only=True):
+class DeleteRecords(Keyed, Waiting, FilteredCall[DeleteResult], frozen=True, kw_only=True):
     """Delete by ids, by filter, or by both (their intersection)."""
 
     route: ClassVar = Route("POST", COLLECTION + "/delete")
+    takes_key: ClassVar = True
     ids: list[str] | None = None
     where: Any = None
     where_document: Any = None
     limit: int | None = None
     wait: Stage | None = None
     wait_seconds: float | None = None
+    idempotency_key: str | None = None
 
     def validate(self) -> None:
         super().validate()
         self.validate_wait()
+        self.validate_key()
 
     def validate_fields(self) -> None:
         check_unsigned(self.limit, "limit")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Final, cast
 
 import orjson
 
 from chroma_async.protocol.call import API_V2, Call, Route, WireResponse
+
+OPERATIONS_HEADER: Final = "chroma-async-idempotency"
+"""Of the answer to `GetIdentity`, from a server that carries out a write with an Idempotency-Key once."""
 
 
 class Heartbeat(Call[int], frozen=True, kw_only=True):
@@ -58,6 +61,12 @@ class GetIdentity(Call[Identity], frozen=True, kw_only=True):
 
     route: ClassVar = Route("GET", API_V2 + "/auth/identity")
     safe_to_repeat: ClassVar = True
+
+    @classmethod
+    def encode_result(cls, result: Identity) -> WireResponse:
+        """What the server keeps of keys is said here, where clients ask first."""
+        answer = super().encode_result(result)
+        return replace(answer, headers={OPERATIONS_HEADER: "1"})
 
     @classmethod
     def decode_result(cls, response: WireResponse) -> Identity:

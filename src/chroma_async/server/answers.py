@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import secrets
+from dataclasses import replace
 from typing import Final
 
 import orjson
-from starlette.types import Send
+from starlette.types import Receive, Send
 
 from chroma_async.errors import ChromaError, InternalError
 from chroma_async.protocol import WireResponse
+from chroma_async.server.body import BodyTimeout, ClientDisconnect, EndlessBodyError, discard_body
 
 TRACE_HEADER: Final = "chroma-trace-id"
 _JSON: Final = (b"content-type", b"application/json")
@@ -27,6 +29,24 @@ async def send_response(send: Send, response: WireResponse) -> None:
         headers.extend((name.encode("latin-1"), value.encode("latin-1")) for name, value in response.headers.items())
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
     await send({"type": "http.response.body", "body": response.body})
+
+
+async def answer_unread(receive: Receive, send: Send, response: WireResponse, *, timeout_seconds: float) -> None:
+    """Send an answer that does not depend on the request's body, which is read and thrown away first."""
+    try:
+        await discard_body(receive, timeout_seconds=timeout_seconds)
+    except ClientDisconnect:
+        return
+    except BodyTimeout:
+        response = empty_response(408, connection="close")
+    except EndlessBodyError:
+        response = with_close(response)
+    await send_response(send, response)
+
+
+def with_close(response: WireResponse) -> WireResponse:
+    """The same answer, after which the connection ends."""
+    return replace(response, headers={**response.headers, "connection": "close"})
 
 
 def empty_response(status: int, **headers: str) -> WireResponse:

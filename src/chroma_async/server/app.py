@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -13,8 +14,7 @@ from chroma_async.protocol.call import API_V2
 from chroma_async.protocol.records import LSN_HEADER, REACHED_HEADER
 from chroma_async.protocol.unsupported import UNSUPPORTED
 from chroma_async.protocol.v1 import API_V1, LEGACY_ROUTES
-from chroma_async.server.answers import TRACE_HEADER, empty_response, send_response
-from chroma_async.server.body import BodyTimeout, ClientDisconnect, EndlessBodyError, discard_body
+from chroma_async.server.answers import TRACE_HEADER, answer_unread, empty_response, send_response
 from chroma_async.server.endpoint import CallEndpoint, Dispatch, Host
 from chroma_async.server.forwarded import Forwarded
 from chroma_async.server.legacy import LegacyCallEndpoint
@@ -26,6 +26,8 @@ from chroma_async.server.shared_metrics import METRICS_PATH, MetricsPage
 from chroma_async.settings import ServerSettings
 
 if TYPE_CHECKING:  # loaded where it is asked for
+    from opentelemetry.trace import Tracer
+
     from chroma_async.server.auth.build import Access
 
 OPENAPI_PATH: Final = "/openapi.json"
@@ -38,32 +40,31 @@ EXPOSED_HEADERS: Final = (TRACE_HEADER, LSN_HEADER, REACHED_HEADER, "x-request-i
 def create_app(
     dispatch: Dispatch,
     settings: ServerSettings,
+    access: Access | None = None,
+    *,
     life: Life | None = None,
     metrics: MetricsPage | None = None,
-    access: Access | None = None,
+    tracer: Tracer | None = None,
 ) -> ASGIApp:
     """Return the application that answers every call of the catalogue by `dispatch`, with pages that describe them.
 
-    With `access`, only those who are known and may. `life` answers the probes, `metrics` the scrapes. What is not configured
-    has no layer.
+    With `access`, only those who are known and may. `life` answers the probes, `metrics` the scrapes, `tracer` makes
+    spans. What is not configured has no layer.
 
     Raises:
         ValueError: a setting that can't be meant so.
     """
     app: ASGIApp
-    life = life or Life()
+    extra = _pages(life or Life(), metrics)
     if access is None:
-        app = Application(Host(dispatch, settings), Host(_refuse, settings), life, metrics)
+        app = _limited(Application(Host(dispatch, settings), Host(_refuse, settings), extra), settings)
     else:
+        from chroma_async.server.auth.authentication import Authentication
         from chroma_async.server.auth.guard import Guard
 
-        host = Host(Guard(dispatch, dispatch, access.note), settings)
-        app = Application(host, Host(Guard(_refuse, dispatch), settings), life, metrics)
-    if settings.requests_per_second is not None or settings.concurrency is not None:
-        app = Limits(app, settings)
-    if access is not None:
-        from chroma_async.server.auth.authentication import Authentication
-
+        guard, refusing = Guard(dispatch, dispatch, access.note), Guard(_refuse, dispatch)
+        host = Host(guard, settings, guard.refusal_of)
+        app = _limited(Application(host, Host(refusing, settings, refusing.refusal_of), extra), settings)
         app = Authentication(app, access.authenticator, settings.body_timeout_seconds)
     if settings.cors_origins:
         from starlette.middleware.cors import CORSMiddleware
@@ -77,21 +78,36 @@ def create_app(
         )
     if settings.root_path or settings.trusted_proxies:
         app = Forwarded(app, settings)
-    if settings.access_log or settings.request_ids or metrics:
+    if tracer is not None:
+        from chroma_async.server.tracing import Traced
+
+        app = Traced(app, tracer)
+    if settings.access_log or settings.request_ids or metrics or tracer:
         app = Observed(app, settings.access_log, HttpMetrics() if metrics else None)
     return app
+
+
+def _limited(app: ASGIApp, settings: ServerSettings) -> ASGIApp:
+    limited = settings.requests_per_second is not None or settings.concurrency is not None
+    return Limits(app, settings) if limited else app
+
+
+def _pages(life: Life, metrics: MetricsPage | None) -> dict[str, ASGIApp]:
+    """What is answered beside the calls, by path."""
+    pages: dict[str, ASGIApp] = {LIVE_PATH: Probe(_alive), READY_PATH: Probe(life.not_ready)}
+    if metrics is not None:
+        pages[METRICS_PATH] = metrics
+    return pages
 
 
 class Application:
     """Hands each request to the endpoint of its path and method; `nobody` answers the calls that are always refused."""
 
-    def __init__(self, host: Host, nobody: Host, life: Life, metrics: MetricsPage | None) -> None:
+    def __init__(self, host: Host, nobody: Host, pages: Mapping[str, ASGIApp]) -> None:
         self._refusal = Refusal(host.settings)
         self._paths = _call_routes(host, nobody, self._refusal)
-        for path, reason in ((LIVE_PATH, _alive), (READY_PATH, life.not_ready)):
-            self._paths.setdefault(path, MethodTable(self._refusal)).setdefault("GET", Probe(reason))
-        if metrics is not None:
-            self._paths.setdefault(METRICS_PATH, MethodTable(self._refusal)).setdefault("GET", metrics)
+        for path, page in pages.items():
+            self._paths.setdefault(path, MethodTable(self._refusal)).setdefault("GET", page)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -128,15 +144,7 @@ class Refusal:
 
     async def answer(self, response: WireResponse, receive: Receive, send: Send) -> None:
         """Answer a request whose body does not matter."""
-        try:
-            await discard_body(receive, timeout_seconds=self._timeout_seconds)
-        except ClientDisconnect:
-            return
-        except BodyTimeout:
-            response = empty_response(408, connection="close")
-        except EndlessBodyError:
-            response = empty_response(413, connection="close")
-        await send_response(send, response)
+        await answer_unread(receive, send, response, timeout_seconds=self._timeout_seconds)
 
 
 class MethodTable:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final, cast
 from urllib.parse import parse_qsl, unquote_to_bytes
 
@@ -15,8 +15,9 @@ from starlette.types import Receive, Scope, Send
 
 from chroma_async.errors import ChromaError, InvalidArgumentError, UnsupportedMediaTypeError
 from chroma_async.protocol import Call, Route, WireRequest, WireResponse
+from chroma_async.protocol.call import KEY_HEADER
 from chroma_async.protocol.results import Columns, GetResult, QueryResult
-from chroma_async.server.answers import empty_response, error_response, send_response, unexpected_response
+from chroma_async.server.answers import empty_response, error_response, send_response, unexpected_response, with_close
 from chroma_async.server.body import BodyTimeout, ClientDisconnect, EndlessBodyError, discard_body, read_body
 from chroma_async.server.observe import BODY_BYTES, CALL, REQUEST_ID
 from chroma_async.settings import ServerSettings
@@ -29,6 +30,7 @@ LARGE_RESULT_ROWS: Final = 256
 LARGE_RESULT_FLOATS: Final = 16 * 1024
 CODEC_THREADS: Final = 2
 PATIENCE_SECONDS: Final = 0.25
+IDEMPOTENCY_KEY: Final = KEY_HEADER.encode()
 
 logger = logging.getLogger("chroma_async.server")
 
@@ -39,6 +41,8 @@ class Host:
 
     dispatch: Dispatch
     settings: ServerSettings
+    refusal_of: Callable[[type[Call[Any]]], ChromaError | None] | None = None
+    """Says of a kind of call whether its caller may make none of it anywhere: then its body need not be decoded."""
     codec_threads: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(CODEC_THREADS))
 
 
@@ -49,11 +53,12 @@ class Endpoint:
     not worth the trip.
     """
 
-    def __init__(self, route: Route, name: str, host: Host) -> None:
+    def __init__(self, route: Route, name: str, host: Host, *, takes_key: bool = False) -> None:
         self._name = name
         self._path_fields = route.path_fields
         self._has_body = route.has_body
         self._query_fields = route.query
+        self._takes_key = takes_key
         self._host = host
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -63,7 +68,7 @@ class Endpoint:
         except ChromaError as error:
             response = self._refusal(error, scope.get(REQUEST_ID))
             if isinstance(error, EndlessBodyError):
-                response = replace(response, headers={**response.headers, "connection": "close"})
+                response = with_close(response)
         except ClientDisconnect:
             return
         except BodyTimeout:
@@ -92,7 +97,9 @@ class Endpoint:
             scope[BODY_BYTES] = len(body)
         segments: list[str] = scope["path_segments"]
         path = {name: decode_segment(text) for name, text in zip(self._path_fields, segments, strict=True)}
-        return WireRequest(path=path, query=decode_query(scope) if self._query_fields else {}, body=body)
+        query: Mapping[str, str] = decode_query(scope) if self._query_fields else {}
+        key = _header(scope, IDEMPOTENCY_KEY) if self._takes_key else None
+        return WireRequest(path=path, query=query, body=body, idempotency_key=key)
 
     async def _decode(self, decode: Callable[[WireRequest], Call[Any]], request: WireRequest) -> Call[Any]:
         if len(request.body) > LARGE_BODY_BYTES:
@@ -113,10 +120,15 @@ class CallEndpoint(Endpoint):
     """Answers one kind of call."""
 
     def __init__(self, call: type[Call[Any]], host: Host) -> None:
-        super().__init__(call.route, call.__name__, host)
+        super().__init__(call.route, call.__name__, host, takes_key=call.takes_key)
         self._call = call
 
     async def _answer(self, scope: Scope, receive: Receive) -> WireResponse:
+        if self._host.refusal_of is not None:
+            refusal = self._host.refusal_of(self._call)
+            if refusal is not None:
+                await discard_body(receive, timeout_seconds=self._host.settings.body_timeout_seconds)
+                raise refusal
         call = await self._decode(self._call.decode, await self._read(scope, receive))
         return await self._encode(self._call.encode_result, await self._dispatch(call, receive))
 
@@ -152,6 +164,11 @@ class _Patience:
         assert self._request is not None
         logger.debug("request.abandoned")
         self._request.cancel()
+
+
+def _header(scope: Scope, name: bytes) -> str | None:
+    headers: list[tuple[bytes, bytes]] = scope["headers"]
+    return next((value.decode("latin-1") for key, value in headers if key == name), None)
 
 
 def is_json(scope: Scope) -> bool:

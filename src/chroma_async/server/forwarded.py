@@ -188,6 +188,7 @@ def _prefix(text: str) -> str | None:
     return text.rstrip("/") if _PREFIX.fullmatch(text) and ".." not in segments and "." not in segments else None
 
 
+@lru_cache(PEERS_MAX)
 def _address(hop: str) -> tuple[str, int] | None:
     """Address and port of `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1` or `[2001:db8::1]:80`; port 0 where none is said.
 

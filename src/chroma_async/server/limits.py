@@ -16,8 +16,7 @@ from typing import Final
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chroma_async.errors import RateLimitError
-from chroma_async.server.answers import empty_response, error_response, send_response
-from chroma_async.server.body import BodyTimeout, ClientDisconnect, EndlessBodyError, discard_body
+from chroma_async.server.answers import answer_unread, error_response
 from chroma_async.server.life import PROBE_PATHS
 from chroma_async.server.observe import IDENTITY, REQUEST_ID
 from chroma_async.settings import ServerSettings
@@ -103,15 +102,7 @@ class Limits:
 
     async def _refuse(self, refusal: RateLimitError, scope: Scope, receive: Receive, send: Send) -> None:
         response = error_response(refusal, scope.get(REQUEST_ID))
-        try:
-            await discard_body(receive, timeout_seconds=self._timeout_seconds)
-        except ClientDisconnect:
-            return
-        except BodyTimeout:
-            response = empty_response(408, connection="close")
-        except EndlessBodyError:
-            response = empty_response(413, connection="close")
-        await send_response(send, response)
+        await answer_unread(receive, send, response, timeout_seconds=self._timeout_seconds)
 
 
 def client_key(scope: Scope) -> str:

@@ -26,6 +26,7 @@ from chroma_async.server.memory import keep_blocks
 from chroma_async.server.shared_metrics import metrics_directory
 from chroma_async.server.supervisor import Child, GaveUp, NeverBegan, RestartPolicy, Supervisor
 from chroma_async.server.tls import TlsError, tls_context
+from chroma_async.server.tracing import TracingError, check_tracing
 from chroma_async.settings import AuthSettings, EngineSettings, HttpServer, ServerSettings
 
 EXIT_OK: Final = 0
@@ -57,6 +58,10 @@ def run_server(
     auth = auth or AuthSettings()
     _check_access(auth, server)
     scheme = _check_tls(server)
+    try:
+        check_tracing()
+    except TracingError as error:
+        raise StartError(str(error)) from error
     with _listening(server) as bound, ExitStack() as stack:
         check_directory(path.absolute(), allow_network=engine.allow_network_file_system)
         keep_blocks()
@@ -107,6 +112,14 @@ def _check_server(name: HttpServer) -> None:
         raise StartError("uvicorn is not installed: pip install 'chroma-async[uvicorn]', or choose another --server")
 
 
+def _check_tls(server: ServerSettings) -> str:
+    """Return the scheme of the server's URLs."""
+    try:
+        return "http" if tls_context(server) is None else "https"
+    except TlsError as error:
+        raise StartError(str(error)) from error
+
+
 def _check_access(auth: AuthSettings, server: ServerSettings) -> None:
     """Read every file that says who may come in: better no server than one that lets nobody in, or everybody."""
     access = None
@@ -118,7 +131,7 @@ def _check_access(auth: AuthSettings, server: ServerSettings) -> None:
             access = build_access(auth, server.trusted_proxies, check=True)
         except AuthConfigError as error:
             raise StartError(str(error)) from error
-    if access is None and not _is_loopback(server.host):
+    if access is None and server.unix_socket is None and not _is_loopback(server.host):
         logger.warning(
             "auth.none host=%s reason='whoever reaches the port may do everything; see docs/auth.md'", server.host
         )
@@ -131,14 +144,6 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def _check_tls(server: ServerSettings) -> str:
-    """Return the scheme of the server's URLs."""
-    try:
-        return "http" if tls_context(server) is None else "https"
-    except TlsError as error:
-        raise StartError(str(error)) from error
 
 
 def check_directory(path: Path, *, allow_network: bool = False) -> None:

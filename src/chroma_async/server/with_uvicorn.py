@@ -86,7 +86,7 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
-        if is_ambiguous(self.parser.get_http_version(), self.headers):
+        if is_ambiguous(cast("Any", self.parser).get_http_version(), self.headers):
             raise ValueError(AMBIGUOUS)  # which the parser stops at, and uvicorn answers with status 400
         super().on_headers_complete()
 

@@ -16,6 +16,7 @@ from chroma_async.server.app import create_app
 from chroma_async.server.child import Duty, Orders
 from chroma_async.server.life import CompactorWatch, Life
 from chroma_async.server.shared_metrics import MetricsPage
+from chroma_async.server.tracing import tracer_provider
 from chroma_async.settings import AuthSettings, HttpServer, ServerSettings
 
 if TYPE_CHECKING:  # loaded where it is asked for
@@ -58,15 +59,19 @@ async def work(duty: Duty) -> None:
     async with open_engine(Path(orders.path), settings, compact=False) as engine:
         life = Life(lambda: None if engine.is_ready else "the engine is not open", CompactorWatch(Path(orders.path)))
         metrics = None if orders.metrics is None else MetricsPage.shared(orders.metrics)
-        app = create_app(engine.dispatch, orders.server, life, metrics, _access(orders))
+        provider = tracer_provider()
+        tracer = None if provider is None else provider.get_tracer("chroma_async")
+        app = create_app(engine.dispatch, orders.server, _access(orders), life=life, metrics=metrics, tracer=tracer)
         stop = asyncio.Event()
-        duty.report_ready()
         tasks = [asyncio.create_task(_drain(duty, life, stop)), asyncio.create_task(_end_waits(engine, stop))]
+        duty.report_ready()
         try:
             await serve(app, orders.server, orders.socket, stop, life.draining)
         finally:
             for task in tasks:
                 task.cancel()
+            if provider is not None:
+                await asyncio.to_thread(provider.shutdown)  # which sends what waits
 
 
 async def _drain(duty: Duty, life: Life, stop: asyncio.Event) -> None:
@@ -78,7 +83,7 @@ async def _drain(duty: Duty, life: Life, stop: asyncio.Event) -> None:
 
 
 async def _end_waits(engine: Engine, stop: asyncio.Event) -> None:
-    """Answer writes that wait for the compactor, as soon as this process is to stop."""
+    """Answer writes that wait for the compactor, as soon as this process stops listening."""
     await stop.wait()
     engine.progress.stop()
 

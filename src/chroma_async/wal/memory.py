@@ -151,6 +151,12 @@ class MemoryLog:
         for key in [key for key, value in rows.items() if value is None]:
             now.rows.pop(key, None)
 
+    async def operation(self, prefix: str) -> tuple[str, Lsn] | None:
+        """See `LogStore.operation`."""
+        self._check_open()
+        found = self.state.image.operations.items()
+        return next(((known, Lsn(lsn)) for known, lsn in found if known.startswith(prefix)), None)
+
     async def read(self, *, after: Lsn, through: Lsn | None = None) -> AsyncIterator[Entry]:
         """See `LogStore.read`. Ends, at the latest, with what was the newest entry when the read began."""
         self._check_open()

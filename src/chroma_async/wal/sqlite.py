@@ -168,6 +168,7 @@ DELETE FROM entries WHERE lsn <= ? AND lsn < coalesce(
 ) AND lsn < (SELECT min(lsn) FROM entries) + ?
 """
 
+_OPERATION = "SELECT operation_id, lsn FROM operations WHERE operation_id >= ? AND operation_id < ? LIMIT 1"
 _FORGET_OPERATIONS = "DELETE FROM operations WHERE lsn <= (SELECT newest FROM bounds) - ?"
 
 
@@ -304,6 +305,13 @@ class SqliteLog:
         if any(lsn is not None for lsn in known):
             raise mixed_operations(entries, known) from refusal
         raise refusal
+
+    async def operation(self, prefix: str) -> tuple[str, Lsn] | None:
+        """See `LogStore.operation`."""
+        self._check_open()
+        beyond = prefix[:-1] + chr(ord(prefix[-1]) + 1)
+        found = await _fetched(self._reader, _OPERATION, (prefix, beyond))
+        return next(((str(row[0]), Lsn(int(row[1]))) for row in found), None)
 
     async def _known(self, operation_id: str) -> int | None:
         found = await self._writer.execute_fetchall("SELECT lsn FROM operations WHERE operation_id = ?", (operation_id,))

@@ -99,6 +99,13 @@ class LogStore(Protocol):
         """
         ...
 
+    async def operation(self, prefix: str) -> tuple[str, Lsn] | None:
+        """Return an operation id that begins so, of an entry within the window, and the entry's LSN; None: there is none.
+
+        With the log's turn held, nothing is appended between the answer and an append.
+        """
+        ...
+
     def read(self, *, after: Lsn, through: Lsn | None = None) -> AsyncIterator[Entry]: ...
 
     def barrier(self) -> Lsn: ...

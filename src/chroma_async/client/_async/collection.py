@@ -98,6 +98,10 @@ class AsyncCollection:
     it is in the graph too where one is due, and after `wait_seconds` (30) in any case: what it has not reached then it will
     reach later, and nothing of it is lost. Reads see a write as soon as it is committed; waiting makes them no more right.
 
+    A write with an `idempotency_key` is carried out once, however often it is sent, within the newest 100,000 entries of the
+    log: also after a crash, by another process, through another worker. Over HTTP each write has one, so that the client can
+    send it again when a connection breaks; give your own where your program may start over.
+
     `missing` says whether `$ne`, `$nin`, `$not_contains` and `$not_regex` match records that lack the field or the document:
     "exclude" or "include". Without it the client's counts, then the engine's setting or the server's option; else they are
     excluded.
@@ -190,6 +194,7 @@ class AsyncCollection:
         *,
         wait: Stage | None = None,
         wait_seconds: float | None = None,
+        idempotency_key: str | None = None,
     ) -> WriteResult:
         """Add records; one whose id exists already keeps its first value.
 
@@ -204,7 +209,7 @@ class AsyncCollection:
         """
         records = checked_records(ids, embeddings, metadatas, documents, images, uris)
         vectors = await self._vectors(records)
-        return await self._transport.send(self._write(AddRecords, records, vectors, wait, wait_seconds))
+        return await self._transport.send(self._write(AddRecords, records, vectors, wait, wait_seconds, idempotency_key))
 
     async def upsert(
         self,
@@ -217,6 +222,7 @@ class AsyncCollection:
         *,
         wait: Stage | None = None,
         wait_seconds: float | None = None,
+        idempotency_key: str | None = None,
     ) -> WriteResult:
         """Add records, or replace those that exist; metadata merges field by field, and a None value deletes a field.
 
@@ -224,7 +230,7 @@ class AsyncCollection:
         """
         records = checked_records(ids, embeddings, metadatas, documents, images, uris)
         vectors = await self._vectors(records)
-        return await self._transport.send(self._write(UpsertRecords, records, vectors, wait, wait_seconds))
+        return await self._transport.send(self._write(UpsertRecords, records, vectors, wait, wait_seconds, idempotency_key))
 
     async def update(
         self,
@@ -237,6 +243,7 @@ class AsyncCollection:
         *,
         wait: Stage | None = None,
         wait_seconds: float | None = None,
+        idempotency_key: str | None = None,
     ) -> WriteResult:
         """Change records; what is not given stays, unknown ids are ignored. New documents are embedded anew.
 
@@ -245,10 +252,16 @@ class AsyncCollection:
         records = checked_records(ids, embeddings, metadatas, documents, images, uris)
         embeds = records.vectors is not None or records.documents is not None or records.images is not None
         vectors = await self._vectors(records) if embeds else None
-        return await self._transport.send(self._write(UpdateRecords, records, vectors, wait, wait_seconds))
+        return await self._transport.send(self._write(UpdateRecords, records, vectors, wait, wait_seconds, idempotency_key))
 
     def _write(
-        self, kind: type[WriteT], records: Records, vectors: Vectors | None, wait: Stage | None, wait_seconds: float | None
+        self,
+        kind: type[WriteT],
+        records: Records,
+        vectors: Vectors | None,
+        wait: Stage | None,
+        wait_seconds: float | None,
+        idempotency_key: str | None,
     ) -> WriteT:
         return kind(
             tenant=self.tenant,
@@ -261,6 +274,7 @@ class AsyncCollection:
             uris=records.uris,
             wait=checked_stage(wait),
             wait_seconds=checked_wait_seconds(wait_seconds),
+            idempotency_key=idempotency_key,
         )
 
     async def delete(
@@ -273,6 +287,7 @@ class AsyncCollection:
         missing: Missing | None = None,
         wait: Stage | None = None,
         wait_seconds: float | None = None,
+        idempotency_key: str | None = None,
     ) -> DeleteResult:
         """Delete the records with these ids, those that match the filters, or those that do both; at most `limit`.
 
@@ -295,6 +310,7 @@ class AsyncCollection:
             missing_default=MISSING_DEFAULT,
             wait=checked_stage(wait),
             wait_seconds=checked_wait_seconds(wait_seconds),
+            idempotency_key=idempotency_key,
         )
         return to_delete_result(await self._transport.send(call))
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from ssl import SSLContext
 from typing import TypeVar
 
@@ -15,6 +17,8 @@ from chroma_async.client.colours import AsyncLock, async_current_loop, async_sle
 from chroma_async.client.retry import RetryPolicy
 from chroma_async.client.split import encoded_parts
 from chroma_async.protocol import Call, WireRequest
+from chroma_async.protocol.call import KEY_HEADER
+from chroma_async.protocol.system import OPERATIONS_HEADER
 
 R = TypeVar("R")
 
@@ -24,7 +28,8 @@ class AsyncHttpTransport:
 
     A request is sent again when nothing of it had left (no connection), when the server refused it (429), and, for calls
     that are safe to repeat, when the connection broke or a hop answered 502, 503 or 504; `RetryPolicy` says how often.
-    Writes whose body would pass 40 MiB travel in several requests.
+    Writes of records are safe to repeat where the server says that it keeps their keys, as ours does. Those whose body would
+    pass 40 MiB travel in several requests.
     """
 
     def __init__(
@@ -47,6 +52,7 @@ class AsyncHttpTransport:
         self._pool: httpx.AsyncClient | None = None
         self._pool_loop: object = None
         self._closed = False
+        self._server_keeps_keys = False
 
     async def open(self) -> None:
         await self._opened()
@@ -70,6 +76,8 @@ class AsyncHttpTransport:
 
     async def _send_part(self, call: Call[R], request: WireRequest) -> R:
         attempt = 0
+        if call.takes_key and request.idempotency_key is None:
+            request = replace(request, idempotency_key=uuid.uuid4().hex)
         while True:
             outcome = await self._attempt(call, request)
             if isinstance(outcome, httpx.Response):
@@ -82,7 +90,10 @@ class AsyncHttpTransport:
 
     async def _attempt(self, call: Call[R], request: WireRequest) -> httpx.Response | Failure:
         pool = await self._opened()
-        headers = {"Content-Type": "application/json"} if call.route.has_body else None
+        headers = {"Content-Type": "application/json"} if call.route.has_body else {}
+        if request.idempotency_key is not None:
+            headers[KEY_HEADER] = request.idempotency_key
+        safe_to_repeat = call.safe_to_repeat or (call.takes_key and self._server_keeps_keys)
         url = self._address.url(call.route, request)
         timeout = _extended(self._timeout, call.patience_seconds)
         try:
@@ -90,8 +101,9 @@ class AsyncHttpTransport:
                 call.route.method, url, content=request.body or None, headers=headers, timeout=timeout
             )
         except httpx.RequestError as error:
-            return explain_silence(call, error, self._address, timeout)
-        return response if response.is_success else read_failure(call, response)
+            return explain_silence(error, self._address, timeout, safe_to_repeat=safe_to_repeat)
+        self._server_keeps_keys = self._server_keeps_keys or OPERATIONS_HEADER in response.headers
+        return response if response.is_success else read_failure(response, safe_to_repeat=safe_to_repeat)
 
     async def _opened(self) -> httpx.AsyncClient:
         loop = await async_current_loop()

@@ -99,6 +99,10 @@ class Collection:
     it is in the graph too where one is due, and after `wait_seconds` (30) in any case: what it has not reached then it will
     reach later, and nothing of it is lost. Reads see a write as soon as it is committed; waiting makes them no more right.
 
+    A write with an `idempotency_key` is carried out once, however often it is sent, within the newest 100,000 entries of the
+    log: also after a crash, by another process, through another worker. Over HTTP each write has one, so that the client can
+    send it again when a connection breaks; give your own where your program may start over.
+
     `missing` says whether `$ne`, `$nin`, `$not_contains` and `$not_regex` match records that lack the field or the document:
     "exclude" or "include". Without it the client's counts, then the engine's setting or the server's option; else they are
     excluded.
@@ -191,6 +195,7 @@ class Collection:
         *,
         wait: Stage | None = None,
         wait_seconds: float | None = None,
+        idempotency_key: str | None = None,
     ) -> WriteResult:
         """Add records; one whose id exists already keeps its first value.
 
@@ -205,7 +210,7 @@ class Collection:
         """
         records = checked_records(ids, embeddings, metadatas, documents, images, uris)
         vectors = self._vectors(records)
-        return self._transport.send(self._write(AddRecords, records, vectors, wait, wait_seconds))
+        return self._transport.send(self._write(AddRecords, records, vectors, wait, wait_seconds, idempotency_key))
 
     def upsert(
         self,
@@ -218,6 +223,7 @@ class Collection:
         *,
         wait: Stage | None = None,
         wait_seconds: float | None = None,
+        idempotency_key: str | None = None,
     ) -> WriteResult:
         """Add records, or replace those that exist; metadata merges field by field, and a None value deletes a field.
 
@@ -225,7 +231,7 @@ class Collection:
         """
         records = checked_records(ids, embeddings, metadatas, documents, images, uris)
         vectors = self._vectors(records)
-        return self._transport.send(self._write(UpsertRecords, records, vectors, wait, wait_seconds))
+        return self._transport.send(self._write(UpsertRecords, records, vectors, wait, wait_seconds, idempotency_key))
 
     def update(
         self,
@@ -238,6 +244,7 @@ class Collection:
         *,
         wait: Stage | None = None,
         wait_seconds: float | None = None,
+        idempotency_key: str | None = None,
     ) -> WriteResult:
         """Change records; what is not given stays, unknown ids are ignored. New documents are embedded anew.
 
@@ -246,10 +253,16 @@ class Collection:
         records = checked_records(ids, embeddings, metadatas, documents, images, uris)
         embeds = records.vectors is not None or records.documents is not None or records.images is not None
         vectors = self._vectors(records) if embeds else None
-        return self._transport.send(self._write(UpdateRecords, records, vectors, wait, wait_seconds))
+        return self._transport.send(self._write(UpdateRecords, records, vectors, wait, wait_seconds, idempotency_key))
 
     def _write(
-        self, kind: type[WriteT], records: Records, vectors: Vectors | None, wait: Stage | None, wait_seconds: float | None
+        self,
+        kind: type[WriteT],
+        records: Records,
+        vectors: Vectors | None,
+        wait: Stage | None,
+        wait_seconds: float | None,
+        idempotency_key: str | None,
     ) -> WriteT:
         return kind(
             tenant=self.tenant,
@@ -262,6 +275,7 @@ class Collection:
             uris=records.uris,
             wait=checked_stage(wait),
             wait_seconds=checked_wait_seconds(wait_seconds),
+            idempotency_key=idempotency_key,
         )
 
     def delete(
@@ -274,6 +288,7 @@ class Collection:
         missing: Missing | None = None,
         wait: Stage | None = None,
         wait_seconds: float | None = None,
+        idempotency_key: str | None = None,
     ) -> DeleteResult:
         """Delete the records with these ids, those that match the filters, or those that do both; at most `limit`.
 
@@ -296,6 +311,7 @@ class Collection:
             missing_default=MISSING_DEFAULT,
             wait=checked_stage(wait),
             wait_seconds=checked_wait_seconds(wait_seconds),
+            idempotency_key=idempotency_key,
         )
         return to_delete_result(self._transport.send(call))
 

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import random
+import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from ssl import SSLContext
 from typing import TypeVar
 
@@ -16,6 +18,8 @@ from chroma_async.client.colours import Lock, current_loop, sleep
 from chroma_async.client.retry import RetryPolicy
 from chroma_async.client.split import encoded_parts
 from chroma_async.protocol import Call, WireRequest
+from chroma_async.protocol.call import KEY_HEADER
+from chroma_async.protocol.system import OPERATIONS_HEADER
 
 R = TypeVar("R")
 
@@ -25,7 +29,8 @@ class HttpTransport:
 
     A request is sent again when nothing of it had left (no connection), when the server refused it (429), and, for calls
     that are safe to repeat, when the connection broke or a hop answered 502, 503 or 504; `RetryPolicy` says how often.
-    Writes whose body would pass 40 MiB travel in several requests.
+    Writes of records are safe to repeat where the server says that it keeps their keys, as ours does. Those whose body would
+    pass 40 MiB travel in several requests.
     """
 
     def __init__(
@@ -48,6 +53,7 @@ class HttpTransport:
         self._pool: httpx.Client | None = None
         self._pool_loop: object = None
         self._closed = False
+        self._server_keeps_keys = False
 
     def open(self) -> None:
         self._opened()
@@ -71,6 +77,8 @@ class HttpTransport:
 
     def _send_part(self, call: Call[R], request: WireRequest) -> R:
         attempt = 0
+        if call.takes_key and request.idempotency_key is None:
+            request = replace(request, idempotency_key=uuid.uuid4().hex)
         while True:
             outcome = self._attempt(call, request)
             if isinstance(outcome, httpx.Response):
@@ -83,14 +91,18 @@ class HttpTransport:
 
     def _attempt(self, call: Call[R], request: WireRequest) -> httpx.Response | Failure:
         pool = self._opened()
-        headers = {"Content-Type": "application/json"} if call.route.has_body else None
+        headers = {"Content-Type": "application/json"} if call.route.has_body else {}
+        if request.idempotency_key is not None:
+            headers[KEY_HEADER] = request.idempotency_key
+        safe_to_repeat = call.safe_to_repeat or (call.takes_key and self._server_keeps_keys)
         url = self._address.url(call.route, request)
         timeout = _extended(self._timeout, call.patience_seconds)
         try:
             response = pool.request(call.route.method, url, content=request.body or None, headers=headers, timeout=timeout)
         except httpx.RequestError as error:
-            return explain_silence(call, error, self._address, timeout)
-        return response if response.is_success else read_failure(call, response)
+            return explain_silence(error, self._address, timeout, safe_to_repeat=safe_to_repeat)
+        self._server_keeps_keys = self._server_keeps_keys or OPERATIONS_HEADER in response.headers
+        return response if response.is_success else read_failure(response, safe_to_repeat=safe_to_repeat)
 
     def _opened(self) -> httpx.Client:
         loop = current_loop()

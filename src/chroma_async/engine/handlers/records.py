@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, Final, TypeVar, cast
 
 import numpy as np
+import orjson
 
 from chroma_async.core.catalog import Catalog
 from chroma_async.core.events import RecordsDeleted, RecordsHead, RecordsWritten, WriteOperation, encode
@@ -18,6 +19,7 @@ from chroma_async.engine.collection import View
 from chroma_async.engine.handlers.registry import Context, handles, require_collection
 from chroma_async.engine.progress import lowest
 from chroma_async.engine.reads import Kind
+from chroma_async.engine.repeats import KeyedWrite, keyed
 from chroma_async.engine.search import Neighbours
 from chroma_async.engine.writer import Append, Decision, Proposal
 from chroma_async.errors import InvalidDimensionException, NotFoundError
@@ -80,6 +82,9 @@ async def write(context: Context, call: WriteRecords) -> WriteResult:
         append = _checked(collection, call)
     else:
         append = await context.workers.run(lambda: _checked(collection, call))
+    repeats = keyed(call.idempotency_key, collection.id, append.payload, lambda lsn, _: WriteResult(lsn))
+    if repeats is not None:
+        append = replace(append, operation_id=repeats.operation_id())
     await context.wait_for_room(size)
 
     def decide(catalog: Catalog) -> Decision[WriteResult]:
@@ -87,7 +92,7 @@ async def write(context: Context, call: WriteRecords) -> WriteResult:
         _check_dimension(now, _dimension(call))
         return Decision([append], WriteResult)
 
-    result = await context.writer.submit(Proposal(decide, size_bytes=len(append.payload)))
+    result = await context.writer.submit(Proposal(decide, size_bytes=len(append.payload), repeats=repeats))
     return result if call.wait is None else await _waited(context, call, result)
 
 
@@ -154,26 +159,38 @@ async def delete(context: Context, call: DeleteRecords) -> DeleteResult:
     check_filter_allowed(collection, where)
     if call.ids is None and where is None:
         return DeleteResult(deleted=0, lsn=None)
+    repeats = keyed(call.idempotency_key, collection.id, _content(call), lambda lsn, count: DeleteResult(count, lsn))
     if where is None:
         ids = call.ids or []
-        result = await context.writer.submit(Proposal(lambda catalog: _decide_delete(catalog, call, ids)))
+        decide = partial(_decide_delete, call=call, ids=ids, repeats=repeats)
+        result = await context.writer.submit(Proposal(decide, repeats=repeats))
         return await _waited(context, call, result)
     matched: list[str] = []
 
     async def match() -> None:
         matched[:] = await _read_view(context, collection, lambda view: _matching_ids(view, call, where, context), None)
 
-    result = await context.writer.submit(Proposal(lambda catalog: _decide_delete(catalog, call, matched), prepare=match))
+    decide = partial(_decide_delete, call=call, ids=matched, repeats=repeats)
+    result = await context.writer.submit(Proposal(decide, prepare=match, repeats=repeats))
     return await _waited(context, call, result)
 
 
-def _decide_delete(catalog: Catalog, call: DeleteRecords, ids: Sequence[str]) -> Decision[DeleteResult]:
+def _content(call: DeleteRecords) -> bytes:
+    return orjson.dumps([call.ids, call.where, call.where_document, call.limit], option=orjson.OPT_SORT_KEYS)
+
+
+def _decide_delete(
+    catalog: Catalog, call: DeleteRecords, ids: Sequence[str], repeats: KeyedWrite[DeleteResult] | None
+) -> Decision[DeleteResult]:
+    """A deletion of nothing is no entry, unless it has a key: sent again, it must not find what was added meanwhile."""
     collection = require_collection(catalog, call)
     count = len(ids)
-    if not ids:
+    if not ids and repeats is None:
         return Decision([], lambda _: DeleteResult(deleted=0, lsn=None))
     event = RecordsDeleted(collection.id, list(dict.fromkeys(ids)))
-    return Decision([Append(event, encode(event), collection.id)], lambda lsn: DeleteResult(deleted=count, lsn=lsn))
+    operation_id = None if repeats is None else repeats.operation_id(count)
+    append = Append(event, encode(event), collection.id, operation_id)
+    return Decision([append], lambda lsn: DeleteResult(deleted=count, lsn=lsn))
 
 
 def _matching_ids(view: View, call: DeleteRecords, where: Where, context: Context) -> list[str]:

@@ -17,12 +17,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from chroma_async.errors import AuthorizationError, ChromaError, RateLimitError, UnavailableError
 from chroma_async.protocol import WireResponse
 from chroma_async.seams import ThreadWorkers, Workers
-from chroma_async.server.answers import empty_response, error_response, send_response
+from chroma_async.server.answers import answer_unread, error_response
 from chroma_async.server.auth.identity import IDENTITY, Identity
 from chroma_async.server.auth.provider import CannotDecide, Credential, Provider, Rejected, Scheme
 from chroma_async.server.auth.rules import PUBLIC_PATHS
 from chroma_async.server.auth.throttle import Slot, Throttle, source_of
-from chroma_async.server.body import BodyTimeout, ClientDisconnect, discard_body
 
 VERIFYING_THREADS: Final = 2
 REMEMBERED_MAX: Final = 10_000
@@ -284,7 +283,7 @@ class _TooMany(RateLimitError):
 
     def __init__(self, wait_seconds: int) -> None:
         super().__init__("too many wrong credentials from there: wait, then try again")
-        self.retry_after_seconds = wait_seconds  # type: ignore[misc]
+        self.retry_after_seconds = wait_seconds
 
 
 def _unforeseen(provider: Provider, error: Exception) -> CannotDecide:
@@ -340,10 +339,4 @@ class Authentication:
             IDENTITY.reset(token)
 
     async def _refuse(self, response: WireResponse, receive: Receive, send: Send) -> None:
-        try:
-            await discard_body(receive, timeout_seconds=self._timeout_seconds)
-        except ClientDisconnect:
-            return
-        except BodyTimeout:
-            response = empty_response(408, connection="close")
-        await send_response(send, response)
+        await answer_unread(receive, send, response, timeout_seconds=self._timeout_seconds)

@@ -8,11 +8,12 @@ itself answers for a collection only where it lives.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, cast
 
 from chroma_async.engine.author import AUTHOR
-from chroma_async.errors import AuthorizationError, ChromaAuthError, NotFoundError
+from chroma_async.errors import AuthorizationError, ChromaAuthError, ChromaError, NotFoundError
 from chroma_async.model import Collection, Database
 from chroma_async.protocol import (
     Call,
@@ -29,6 +30,8 @@ from chroma_async.protocol.unsupported import AttachFunction, ForkCollection
 from chroma_async.protocol.v1 import FindCollection
 from chroma_async.server.auth.identity import IDENTITY, Identity
 from chroma_async.server.auth.rules import GET_OR_CREATE, RULES, SEE, Rule
+
+logger = logging.getLogger("chroma_async.auth")
 
 Dispatch = Callable[[Call[Any]], Awaitable[Any]]
 Note = Callable[[Identity, Call[Any], Any], None]
@@ -82,6 +85,15 @@ class Guard:
         if not rule.writes:
             return await self._dispatch(call)
         return await self._write(call, identity)
+
+    def refusal_of(self, call: type[Call[Any]]) -> ChromaError | None:
+        """Return why the identity of the request may make no call of this kind, whatever it says; None where some may be."""
+        rule, identity = RULES.get(call), IDENTITY.get()
+        if rule is None or identity is None or not rule.action or identity.performs(rule.action):
+            return None  # some may be allowed, or it is refused later
+        if call is CreateCollection and identity.performs(GET_OR_CREATE):
+            return None
+        return _denied(identity, rule)
 
     async def _write(self, call: Call[Any], identity: Identity) -> Any:
         token = AUTHOR.set(identity.name)
@@ -216,6 +228,7 @@ def _unknown(call: Any) -> NotFoundError:
 
 
 def _denied(identity: Identity, rule: Rule, detail: str = "") -> ChromaAuthError:
+    logger.info("auth.deny identity=%r action=%s%s", identity.name, rule.action, detail and " " + detail)
     return ChromaAuthError(
         f"not allowed: ask for a role that may {rule.action}. identity={identity.name!r}{detail and ' ' + detail}"
     )

@@ -35,6 +35,10 @@ class Identity:
     grants: tuple[Grant, ...] = ()
     provider: str = field(default="", compare=False)
 
+    def performs(self, action: str) -> bool:
+        """Whether an action is allowed anywhere."""
+        return action in self._grants
+
     def reach(self, action: str, tenant: str, database: str) -> Reach:
         """Return where in a database an action is allowed."""
         found: Reach = "none"

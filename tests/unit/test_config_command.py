@@ -1,0 +1,78 @@
+"""`chroma-async config` says what a server would use, and where from, without telling secrets."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from chroma_async.cli.commands import app, run
+from chroma_async.cli.config import MASKED, shown, variable
+
+
+def config(*arguments: str, **environment: str) -> Result:
+    return CliRunner().invoke(app, ["config", *arguments], env=environment)
+
+
+def found(*arguments: str, **environment: str) -> dict[str, dict[str, Any]]:
+    result = config("--json", *arguments, **environment)
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_each_value_has_its_source_and_the_command_line_goes_first() -> None:
+    rows = found("--port", "9", CHROMA_ASYNC_PORT="7", CHROMA_ASYNC_WORKERS="3", CHROMA_ASYNC_SERVER="uvicorn")
+    assert rows["port"] == {"value": 9, "source": "command line"}
+    assert rows["workers"] == {"value": 3, "source": "environment CHROMA_ASYNC_WORKERS"}
+    assert rows["server"] == {"value": "uvicorn", "source": "environment CHROMA_ASYNC_SERVER"}
+    assert rows["host"] == {"value": "127.0.0.1", "source": "default"}
+    assert rows["keep_alive_seconds"]["source"] == "default, no option"
+    assert "http_server" not in rows
+
+
+def test_every_option_of_run_is_there_and_has_a_variable() -> None:
+    rows = found()
+    variables = [variable(option) for option in run.params]
+    assert len(set(variables)) == len(variables)
+    for option in run.params:
+        assert isinstance(option, click.Option)
+        name = option.opts[0].removeprefix("--")
+        assert name.replace("-", "_") in rows
+        assert variable(option) == "CHROMA_ASYNC_" + name.upper().replace("-", "_"), option.opts
+
+
+def test_secrets_are_masked(tmp_path: Path) -> None:
+    token = "abcdefghijklmnopqrstuvwxyz0123456789"
+    environment = {"CHROMA_ASYNC_AUTH_TOKEN": token, "CHROMA_ASYNC_AUTH_JWT_JWKS": "https://u:pw@keys.example.org/k?key=s3"}
+    for arguments in ((), ("--json",)):
+        result = config(*arguments, **environment)
+        assert result.exit_code == 0, result.output
+        assert MASKED in result.stdout
+        for secret in (token, "u:pw", "s3"):
+            assert secret not in result.output
+    old = {"CHROMA_SERVER_AUTHN_PROVIDER": "token", "CHROMA_SERVER_AUTHN_CREDENTIALS": token}
+    result = config("--json", **old)
+    if result.exit_code == 0:
+        assert any("CHROMA_SERVER_AUTH" in row["source"] for row in json.loads(result.stdout).values())
+    assert token not in result.output
+
+
+@pytest.mark.parametrize("value", ["https://a:b@c/d", "https://c/d?token=b"])
+def test_urls_lose_what_lets_somebody_in(value: str) -> None:
+    assert "b" not in str(shown("x", value)).replace("d?", "")
+
+
+def test_wrong_options_and_variables_are_told_as_run_does() -> None:
+    assert config("--workers", "0").exit_code == 2
+    assert config("--no-such-option").exit_code == 2
+    assert config(CHROMA_ASYNC_WORKERS="none").exit_code == 2
+
+
+def test_variable_that_is_misspelt_is_told() -> None:
+    result = config(CHROMA_ASYNC_WORKRES="3")
+    assert result.exit_code == 0
+    assert "CHROMA_ASYNC_WORKRES is no setting; did you mean CHROMA_ASYNC_WORKERS?" in result.stderr
