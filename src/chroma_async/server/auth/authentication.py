@@ -21,10 +21,11 @@ from chroma_async.server.answers import answer_unread, error_response
 from chroma_async.server.auth.identity import IDENTITY, Identity
 from chroma_async.server.auth.provider import CannotDecide, Credential, Provider, Rejected, Scheme
 from chroma_async.server.auth.rules import PUBLIC_PATHS
-from chroma_async.server.auth.throttle import Slot, Throttle, source_of
+from chroma_async.server.auth.throttle import Slot, Throttle
 from chroma_async.server.forwarded import PEER
 from chroma_async.server.observe import IDENTITY as IDENTITY_IN_SCOPE
 from chroma_async.server.observe import REQUEST_ID
+from chroma_async.server.peers import source_of
 
 VERIFYING_THREADS: Final = 2
 REMEMBERED_MAX: Final = 10_000
