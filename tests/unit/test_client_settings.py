@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
+import ssl
+from pathlib import Path
 
-from chroma_async import AdminClient, AsyncClient, Client, EngineSettings, Settings
+import pytest
+import trustme
+
+from chroma_async import AdminClient, AsyncClient, Client, EngineSettings, HttpClient, Settings
 from chroma_async.client.options import chosen_limits, chosen_timeout, engine_settings, verification
 from chroma_async.client.settings import request_headers
+from chroma_async.errors import ServerUnreachableError
 
 
 def test_an_unknown_name_is_refused_with_the_nearest_known_one() -> None:
@@ -110,7 +115,25 @@ def test_timeouts_limits_and_certificates_follow_the_settings() -> None:
     assert (limits.max_connections, limits.keepalive_expiry) == (7, 9)
     assert verification(Settings()) is True
     assert verification(Settings(chroma_server_ssl_verify=False)) is False
-    assert verification(Settings(chroma_server_ssl_verify="ca.pem")) == "ca.pem"
+
+
+def test_a_path_is_an_authority_to_trust(tmp_path: Path) -> None:
+    authority = tmp_path / "ca.pem"
+    trustme.CA().cert_pem.write_to_path(str(authority))
+    context = verification(Settings(chroma_server_ssl_verify=str(authority)))
+    assert isinstance(context, ssl.SSLContext)
+    assert context.verify_mode == ssl.CERT_REQUIRED
+    assert len(context.get_ca_certs()) == 1
+    # Not a warning of httpx, which wants no paths any more.
+    with pytest.raises(ServerUnreachableError):
+        HttpClient("https://localhost:1", settings=Settings(chroma_server_ssl_verify=str(authority)), retries=0).heartbeat()
+
+
+def test_a_path_without_certificates_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "empty.pem").touch()
+    for wrong in (tmp_path / "none.pem", tmp_path / "empty.pem"):
+        with pytest.raises(ValueError, match=f"no certificates there.*{wrong.name}"):
+            verification(Settings(chroma_server_ssl_verify=str(wrong)))
 
 
 def test_reset_is_allowed_by_either_settings() -> None:

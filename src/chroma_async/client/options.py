@@ -11,6 +11,8 @@ from chroma_async.client.settings import Settings
 from chroma_async.settings import EngineSettings
 
 if TYPE_CHECKING:  # httpx is loaded when a client is made, not when it is imported
+    from ssl import SSLContext
+
     import httpx
 
 ANSWER_SECONDS: Final = 60.0
@@ -59,9 +61,21 @@ def chosen_limits(limits: httpx.Limits | None, settings: Settings) -> httpx.Limi
     )
 
 
-def verification(settings: Settings) -> bool | str:
-    """Return what httpx takes as `verify`."""
-    return True if settings.chroma_server_ssl_verify is None else settings.chroma_server_ssl_verify
+def verification(settings: Settings) -> bool | SSLContext:
+    """Return what httpx takes as `verify`.
+
+    Raises:
+        ValueError: `chroma_server_ssl_verify` is a path without certificates.
+    """
+    chosen = settings.chroma_server_ssl_verify
+    if not isinstance(chosen, str):
+        return chosen is not False
+    from ssl import create_default_context
+
+    try:
+        return create_default_context(capath=chosen) if Path(chosen).is_dir() else create_default_context(cafile=chosen)
+    except OSError as error:  # ssl.SSLError, too
+        raise ValueError(f"no certificates there. chroma_server_ssl_verify={chosen!r} ({error})") from error
 
 
 def engine_settings(settings: Settings, given: EngineSettings | None) -> EngineSettings:

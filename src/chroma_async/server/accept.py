@@ -24,6 +24,9 @@ PAUSES_MAX: Final = 8
 RETRY_SECONDS: Final = 0.01
 """After a refused accept: without descriptors, trying at once would only burn the processor."""
 
+FIRST_REQUEST_SECONDS: Final = 1.0
+"""From a stop on, how long a connection without a request so far may take to begin one: its client knows of no stop."""
+
 HEAD_BYTES_MAX: Final = 64 * 1024
 """Of a request's line and headers."""
 
@@ -49,27 +52,35 @@ class FairServer:
         self._handshakes: set[asyncio.Task[None]] = set()
         self._count = count
         self._listening = listening
+        self._is_closing = False
+        self._readable: asyncio.Future[None] | None = None
         self._accepting = asyncio.create_task(self._accept(), name="chroma_async.accept")
 
     def close(self) -> None:
-        self._accepting.cancel()
+        """Accept no more. A connection that has been accepted is not given up."""
+        self._is_closing = True
+        if self._readable is not None:
+            _settle(self._readable)
 
     async def wait_closed(self) -> None:
         for handshake in self._handshakes:
             handshake.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._accepting
+        await self._accepting
         self._listening.close()
 
     async def _accept(self) -> None:
         loop = asyncio.get_running_loop()
         self._listening.setblocking(False)
-        while True:
+        while not self._is_closing:
             try:
-                connection, _ = await loop.sock_accept(self._listening)
+                connection, _ = self._listening.accept()
+            except BlockingIOError:
+                await self._until_readable(loop)
+                continue
             except OSError:  # the client left already, or there are no descriptors for now
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
+            connection.setblocking(False)
             if self._tls is None:
                 with suppress(OSError):
                     await loop.connect_accepted_socket(self._make, connection)
@@ -79,12 +90,26 @@ class FairServer:
                 handshake.add_done_callback(self._handshakes.discard)
             await asyncio.sleep(PAUSE_SECONDS * min(self._count(), PAUSES_MAX))
 
+    async def _until_readable(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Wait for a connection, or for the end. `loop.sock_accept` can't be ended without losing one that is there."""
+        self._readable = readable = loop.create_future()
+        loop.add_reader(self._listening, _settle, readable)
+        try:
+            await readable
+        finally:
+            loop.remove_reader(self._listening)
+
     async def _shake_hands(self, connection: socket.socket, tls: ServerContext) -> None:
         """Begin TLS, while others are accepted: a client may be slow, or speak something else."""
         loop = asyncio.get_running_loop()
         tls.refresh()
         with suppress(OSError):
             await loop.connect_accepted_socket(self._make, connection, ssl=tls, ssl_handshake_timeout=HANDSHAKE_SECONDS)
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 class StreamProtocol(asyncio.StreamReaderProtocol):

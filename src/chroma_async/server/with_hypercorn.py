@@ -17,7 +17,7 @@ from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol.h11 import H11Protocol
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from chroma_async.server.accept import HEAD_BYTES_MAX, start_server
+from chroma_async.server.accept import FIRST_REQUEST_SECONDS, HEAD_BYTES_MAX, start_server
 from chroma_async.server.heads import AMBIGUOUS, is_ambiguous
 from chroma_async.server.tls import ServerContext, tls_context
 from chroma_async.settings import ServerSettings
@@ -69,10 +69,18 @@ class IdleTimer:
             self._hurried = restarts
             self._begin(self._settings.head_seconds)
 
+    def end(self) -> None:
+        """Count the time that is left when the server stops."""
+        if self._timer is not None:
+            self._begin(0.0)
+
     def _begin(self, seconds: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._connection.loop.call_later(0.0 if self._settings.stop.is_set() else seconds, self.expire)
+        if self._settings.stop.is_set():
+            expected = not self._connection.had_request or self._hurried == self.restarts
+            seconds = FIRST_REQUEST_SECONDS if expected else 0.0
+        self._timer = self._connection.loop.call_later(seconds, self._expire)
         self._settings.idle.add(self)
 
     async def stop(self) -> None:
@@ -81,8 +89,9 @@ class IdleTimer:
             self._timer = None
             self._settings.idle.discard(self)
 
-    def expire(self) -> None:
+    def _expire(self) -> None:
         """Close the connection now, in a task of its own: its client may be slow to take what was sent."""
+        self._timer = None
         self._settings.idle.discard(self)
         self._connection.close_soon()
 
@@ -94,15 +103,26 @@ class Connection(TCPServer):
     minutes would use them all up.
     """
 
+    had_request = False
+
     _is_over = False
+    _is_idle = True
     _closing: asyncio.Task[None] | None = None
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.idle_task = cast("Any", IdleTimer(self, cast("Settings", self.config)))
 
+    async def run(self) -> None:
+        if self.writer.get_extra_info("socket") is not None:  # else its client has left already
+            await super().run()
+
     def close_soon(self) -> None:
-        self._closing = self.loop.create_task(self._initiate_server_close())
+        self._closing = self.loop.create_task(self._close_idle())
+
+    async def _close_idle(self) -> None:
+        if self._is_idle:  # still: a request may have come while this task waited for its turn
+            await self._initiate_server_close()
 
     async def _read_data(self) -> None:
         timer = cast("IdleTimer", self.idle_task)
@@ -120,8 +140,11 @@ class Connection(TCPServer):
         await self.idle_task.stop()
 
     async def protocol_send(self, event: Event) -> None:
-        if self._is_over and isinstance(event, Updated):
-            return  # idle again, after the answer to a request whose sender is gone: there is nothing to wait for
+        if isinstance(event, Updated):
+            self._is_idle = event.idle
+            self.had_request = True
+            if self._is_over:
+                return  # idle again, after the answer to a request whose sender is gone: there is nothing to wait for
         await super().protocol_send(event)
 
 
@@ -219,7 +242,7 @@ async def serve(
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
     for timer in list(config.idle):
-        timer.expire()
+        timer.end()
     # Hypercorn waits for connections without a limit on some versions of Python: a client that stops halfway through its
     # request would keep us here for ever.
     done, _ = await asyncio.wait({serving}, timeout=config.graceful_timeout + _CLOSE_SECONDS)

@@ -17,7 +17,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from chroma_async.server.accept import HEAD_BYTES_MAX, FairServer
+from chroma_async.server.accept import FIRST_REQUEST_SECONDS, HEAD_BYTES_MAX, FairServer
 from chroma_async.server.heads import AMBIGUOUS, is_ambiguous
 from chroma_async.server.tls import ServerContext, tls_context
 from chroma_async.server.transport import HeldTransport
@@ -27,9 +27,10 @@ _STATUS_HEAD_TOO_LARGE: Final = 431
 
 
 class Config(uvicorn.Config):
-    """uvicorn's settings, how long a head may take, and whether connections are to end with their next answer."""
+    """uvicorn's settings, how long a head may take, whether connections end with their next answer, and the server."""
 
     draining: asyncio.Event
+    stop: asyncio.Event
     head_seconds: float
     tls: ServerContext | None
 
@@ -46,7 +47,20 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(cast("asyncio.Transport", HeldTransport(transport, self.loop)))
-        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+        # One that was accepted during a stop is not told of it.
+        stopping = self._config.stop.is_set()
+        self._wait_for_head(FIRST_REQUEST_SECONDS if stopping else self.timeout_keep_alive)
+
+    def _wait_for_head(self, seconds: float) -> None:
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
+
+    def shutdown(self) -> None:
+        if cast("Any", self.cycle) is None:
+            self._wait_for_head(FIRST_REQUEST_SECONDS)
+        else:
+            super().shutdown()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -117,6 +131,7 @@ async def serve(
     """Serve until `stop` is set, and finish the requests that have begun, within the graceful timeout."""
     config = _config(app, settings)
     config.draining = draining or stop
+    config.stop = stop
     config.tls = tls_context(settings)
     config.head_seconds = min(settings.head_seconds, settings.keep_alive_seconds)
     server = Server(config)

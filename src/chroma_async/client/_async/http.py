@@ -6,6 +6,7 @@ import random
 import uuid
 from collections.abc import Mapping
 from dataclasses import replace
+from ssl import SSLContext
 from typing import TypeVar
 
 import httpx
@@ -39,7 +40,7 @@ class AsyncHttpTransport:
         timeout: httpx.Timeout,
         retry: RetryPolicy,
         limits: httpx.Limits,
-        verify: bool | str = True,
+        verify: bool | SSLContext = True,
     ) -> None:
         self._address = address
         self._headers = {**headers, "Accept": "application/json"}

@@ -7,6 +7,7 @@ import random
 import uuid
 from collections.abc import Mapping
 from dataclasses import replace
+from ssl import SSLContext
 from typing import TypeVar
 
 import httpx
@@ -40,7 +41,7 @@ class HttpTransport:
         timeout: httpx.Timeout,
         retry: RetryPolicy,
         limits: httpx.Limits,
-        verify: bool | str = True,
+        verify: bool | SSLContext = True,
     ) -> None:
         self._address = address
         self._headers = {**headers, "Accept": "application/json"}
