@@ -25,8 +25,9 @@ from chroma_async.server.auth.files import FixedValue
 from chroma_async.server.auth.identity import IDENTITY, Identity
 from chroma_async.server.auth.lines import EVERYTHING, TokenEntry, digest_of
 from chroma_async.server.auth.provider import Credential, Provider, Rejected, Scheme, Verified
-from chroma_async.server.auth.throttle import FREE_FAILURES, PENDING_MAX, SLOTS_MAX, Throttle, source_of
+from chroma_async.server.auth.throttle import FREE_FAILURES, PENDING_MAX, SLOTS_MAX, Throttle
 from chroma_async.server.auth.tokens import TokenProvider
+from chroma_async.server.peers import source_of
 from chroma_async.settings import AuthSettings
 
 pytestmark = pytest.mark.anyio

@@ -306,3 +306,13 @@ def test_server_that_everybody_reaches_and_that_asks_nobody_says_so(
         True,
     ]
     assert not said("0.0.0.0", AuthSettings(basic_file=file(tmp_path, htpasswd_line("a", "b", 5))))
+
+
+def test_a_refusal_has_the_id_of_its_request(tmp_path: Path) -> None:
+    users = file(tmp_path, htpasswd_line("alice", "secret", rounds=4))
+    with our_server(tmp_path, "--auth-basic-file", users, "--request-ids") as url:
+        for credentials, status in ((None, 401), (("alice", "wrong"), 401), (("alice", "secret"), 404)):
+            path = url + COLLECTIONS + "/missing"
+            answer = httpx.get(path, auth=credentials, headers={"X-Request-Id": "mine"})
+            found = (answer.status_code, answer.headers["x-request-id"], answer.headers["chroma-trace-id"])
+            assert found == (status, "mine", "mine")

@@ -6,7 +6,6 @@ has). Each worker counts for itself. What is kept of a client is small; those th
 
 from __future__ import annotations
 
-import ipaddress
 import math
 import time
 from collections import OrderedDict
@@ -19,11 +18,10 @@ from chroma_async.errors import RateLimitError
 from chroma_async.server.answers import answer_unread, error_response
 from chroma_async.server.life import PROBE_PATHS
 from chroma_async.server.observe import IDENTITY, REQUEST_ID
+from chroma_async.server.peers import UNIX, source_of
 from chroma_async.settings import ServerSettings
 
 CLIENTS_MAX: Final = 10_000
-
-_V6_PREFIX: Final = 64
 
 
 class Bucket:
@@ -111,12 +109,4 @@ def client_key(scope: Scope) -> str:
     if identity is not None:
         return f"identity {identity.name}"
     client = scope["client"]
-    if not client:
-        return "unix"
-    address: str = client[0]
-    if ":" not in address:
-        return address
-    try:
-        return str(ipaddress.ip_network((address.partition("%")[0], _V6_PREFIX), strict=False))
-    except ValueError:
-        return address
+    return source_of(client[0]) if client else UNIX

@@ -6,6 +6,8 @@ import ipaddress
 from collections.abc import Sequence
 from typing import Final
 
+_V6_PREFIX: Final = 64
+
 UNIX: Final = "unix"
 """The address of every peer that comes through a unix socket."""
 
@@ -43,3 +45,16 @@ def _network(entry: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
         raise ValueError(
             f"not an address, not a network like 10.0.0.0/8, and not {UNIX!r}: {error}. got={entry!r}"
         ) from error
+
+
+def source_of(address: str) -> str:
+    """Return whom an address is counted as: for IPv6 its network, since one customer usually has 2^64 addresses of it."""
+    if ":" not in address:
+        return address
+    try:
+        found = ipaddress.IPv6Address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if found.ipv4_mapped is not None:
+        return str(found.ipv4_mapped)
+    return str(ipaddress.IPv6Network((found, _V6_PREFIX), strict=False))

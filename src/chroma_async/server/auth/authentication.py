@@ -21,7 +21,11 @@ from chroma_async.server.answers import answer_unread, error_response
 from chroma_async.server.auth.identity import IDENTITY, Identity
 from chroma_async.server.auth.provider import CannotDecide, Credential, Provider, Rejected, Scheme
 from chroma_async.server.auth.rules import PUBLIC_PATHS
-from chroma_async.server.auth.throttle import Slot, Throttle, source_of
+from chroma_async.server.auth.throttle import Slot, Throttle
+from chroma_async.server.forwarded import PEER
+from chroma_async.server.observe import IDENTITY as IDENTITY_IN_SCOPE
+from chroma_async.server.observe import REQUEST_ID
+from chroma_async.server.peers import source_of
 
 VERIFYING_THREADS: Final = 2
 REMEMBERED_MAX: Final = 10_000
@@ -31,8 +35,6 @@ CREDENTIAL_BYTES_MAX: Final = 8_192 + 64
 TOKEN_HEADER: Final = b"x-chroma-token"
 AUTHORIZATION: Final = b"authorization"
 
-IDENTITY_IN_SCOPE: Final = "chroma_async.identity"
-PEER_IN_SCOPE: Final = "chroma_async.peer"
 
 logger = logging.getLogger("chroma_async.auth")
 
@@ -266,9 +268,9 @@ class Authenticator:
 
     # ---- refusals
 
-    def refusal(self, error: ChromaError) -> WireResponse:
+    def refusal(self, error: ChromaError, request_id: str | None = None) -> WireResponse:
         """Return the answer for who was not identified."""
-        response = error_response(error)
+        response = error_response(error, request_id)
         if isinstance(error, AuthorizationError) and self._challenge:
             return replace(response, headers={**response.headers, "www-authenticate": self._challenge})
         return response
@@ -308,7 +310,7 @@ def _client(scope: Scope) -> str:
 
 
 def _peer(scope: Scope) -> str:
-    return str(scope.get(PEER_IN_SCOPE) or _client(scope))
+    return str(scope.get(PEER) or _client(scope))
 
 
 class Authentication:
@@ -329,7 +331,7 @@ class Authentication:
         try:
             identity = await self._authenticator.identify(scope)
         except ChromaError as error:
-            await self._refuse(self._authenticator.refusal(error), receive, send)
+            await self._refuse(self._authenticator.refusal(error, scope.get(REQUEST_ID)), receive, send)
             return
         scope[IDENTITY_IN_SCOPE] = identity
         token = IDENTITY.set(identity)

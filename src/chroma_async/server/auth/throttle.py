@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import math
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -91,16 +90,3 @@ class Throttle:
                 self._accounts.popitem(last=False)
         self._accounts.move_to_end(slot)
         return account
-
-
-def source_of(address: str) -> str:
-    """Return whom an address is counted as: for IPv6 its network, since one customer usually has 2^64 addresses of it."""
-    if ":" not in address:
-        return address
-    try:
-        found = ipaddress.IPv6Address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if found.ipv4_mapped is not None:
-        return str(found.ipv4_mapped)
-    return str(ipaddress.IPv6Network((found, 64), strict=False))
