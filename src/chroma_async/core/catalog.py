@@ -28,6 +28,11 @@ Rows = dict[str, bytes | None]
 
 TENANT, DATABASE, COLLECTION = "tenant", "database", "collection"
 
+# Made before there are threads: msgspec's first look into a type must not be taken by two at once.
+_TENANTS = msgspec.json.Decoder(Tenant)
+_DATABASES = msgspec.json.Decoder(Database)
+_COLLECTIONS = msgspec.json.Decoder(Collection)
+
 
 class Catalog:
     """Names and properties; mutable, but what it holds is not. `apply` is the only way to change it.
@@ -59,13 +64,13 @@ class Catalog:
 
     def _load(self, kind: str, value: bytes) -> None:
         if kind == TENANT:
-            tenant = msgspec.json.decode(value, type=Tenant)
+            tenant = _TENANTS.decode(value)
             self._tenants[tenant.name] = tenant
         elif kind == DATABASE:
-            database = msgspec.json.decode(value, type=Database)
+            database = _DATABASES.decode(value)
             self._databases[database.tenant, database.name] = database
         else:
-            self._put(msgspec.json.decode(value, type=Collection))
+            self._put(_COLLECTIONS.decode(value))
 
     # ---- questions
 

@@ -271,9 +271,13 @@ def _split(payload: bytes) -> tuple[type[Any], bytes, int]:
     return _KINDS[number], payload[start : start + length], start + length
 
 
+# Made before there are threads: msgspec's first look into a type must not be taken by two at once.
+_DECODERS: Final = {kind: msgspec.json.Decoder(kind) for kind in (*_KINDS.values(), RecordsHead, _Signature)}
+
+
 def _convert(head: bytes, kind: type[Any]) -> Any:
     try:
-        return msgspec.json.decode(head, type=kind)
+        return _DECODERS[kind].decode(head)
     except msgspec.DecodeError as error:
         raise LogCorrupt(f"entry has a damaged head. kind={kind.__name__} reason={error}") from error
 

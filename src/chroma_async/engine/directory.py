@@ -31,6 +31,10 @@ class VersionRecord(msgspec.Struct, frozen=True):
     product: str = "chroma_async"
 
 
+# Made before there are threads: msgspec's first look into a type must not be taken by two at once.
+_VERSION_DECODER: Final = msgspec.json.Decoder(VersionRecord)
+
+
 def prepare_directory(path: Path, files: Files, *, allow_network: bool = False, mounts: Path = MOUNTS) -> None:
     """Check that the directory is ours, or make it so when it is empty or absent.
 
@@ -76,7 +80,7 @@ def check_version(path: Path) -> None:
 
 def _check(path: Path, raw: bytes) -> None:
     try:
-        record = msgspec.json.decode(raw, type=VersionRecord)
+        record = _VERSION_DECODER.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise FormatError(f"the directory's {VERSION_FILE} can't be read. path={path} reason={error}") from error
     if record.product != "chroma_async":

@@ -103,6 +103,11 @@ class Manifest(msgspec.Struct, frozen=True):
         return frozenset([*(f"columns/{piece.file}" for piece in self.pieces), *directories, *graphs])
 
 
+_DECODER: Final = msgspec.json.Decoder(Manifest)
+"""Made when the module is loaded: msgspec looks into a type when it is first decoded, and two threads that do so at once
+crash the process."""
+
+
 def encode_manifest(manifest: Manifest) -> bytes:
     return msgspec.json.encode(manifest)
 
@@ -115,7 +120,7 @@ def decode_manifest(raw: bytes) -> Manifest:
         StorageCorrupt: it is damaged.
     """
     try:
-        manifest = msgspec.json.decode(raw, type=Manifest)
+        manifest = _DECODER.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise StorageCorrupt(f"manifest is damaged. reason={error}") from error
     if manifest.format > FORMAT:

@@ -85,6 +85,10 @@ class ConfigurationUpdate(msgspec.Struct, frozen=True):
     embedding_function: dict[str, Any] | None = None
 
 
+# Looked into now: msgspec's first look into a type must not be taken by two threads at once.
+_PREPARED: Final = tuple(map(msgspec.json.Decoder, (ConfigurationInput, ConfigurationUpdate)))
+
+
 @dataclass(frozen=True, slots=True)
 class CollectionSettings:
     """What is decided about a collection's index; `schema` is None where it is the default one."""

@@ -150,6 +150,10 @@ class SchemaInput(msgspec.Struct, frozen=True):
     keys: dict[str, ValueTypes]
 
 
+# Looked into now: msgspec's first look into a type must not be taken by two threads at once.
+_PREPARED: Final = tuple(map(msgspec.json.Decoder, (_Outline, SchemaInput)))
+
+
 def parse_schema(raw: Mapping[str, Any]) -> SchemaInput:
     """Return the schema of a creation, checked.
 

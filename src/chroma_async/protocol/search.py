@@ -53,6 +53,10 @@ class Knn(msgspec.Struct, frozen=True):
     return_rank: bool = False
 
 
+# Looked into now: msgspec's first look into a type must not be taken by two threads at once.
+_PREPARED: Final = tuple(map(msgspec.json.Decoder, (SearchPayload, Knn)))
+
+
 def check_read_level(level: str | None) -> None:
     """Refuse a level that there is not.
 

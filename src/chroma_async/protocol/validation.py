@@ -296,6 +296,10 @@ class _SparseVector(msgspec.Struct, frozen=True):
         return None
 
 
+# Looked into now: msgspec's first look into a type must not be taken by two threads at once.
+_PREPARED: Final = msgspec.json.Decoder(_SparseVector)
+
+
 def _refusal_of_value(key: str, position: int, value: object, nulls_allowed: bool) -> ChromaError:
     """A sparse vector is a value that Chroma knows, but not on a single node; all else is none at all."""
     try:

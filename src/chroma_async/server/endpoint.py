@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 
 import anyio
 import anyio.to_thread
+import msgspec
 from starlette.types import Receive, Scope, Send
 
 from chroma_async.errors import ChromaError, InvalidArgumentError, UnsupportedMediaTypeError
@@ -122,6 +123,7 @@ class CallEndpoint(Endpoint):
     def __init__(self, call: type[Call[Any]], host: Host) -> None:
         super().__init__(call.route, call.__name__, host, takes_key=call.takes_key)
         self._call = call
+        msgspec.json.Decoder(call)  # msgspec's first look into a type must not be taken by two threads at once
 
     async def _answer(self, scope: Scope, receive: Receive) -> WireResponse:
         if self._host.refusal_of is not None:
