@@ -30,6 +30,8 @@ from chroma_async.protocol.validation import (
 
 PURGE_SECONDS: Final = 600.0
 
+_RECEIPTS: Final = msgspec.json.Decoder(PurgeResult)
+
 
 class CollectionCall(Call[Collection], frozen=True, kw_only=True):
     """A call that is answered by one collection."""
@@ -224,7 +226,7 @@ class PurgeCollection(Call[PurgeResult], frozen=True, kw_only=True):
 
     @classmethod
     def decode_result(cls, response: WireResponse) -> PurgeResult:
-        return msgspec.json.decode(response.body, type=PurgeResult)
+        return _RECEIPTS.decode(response.body)
 
 
 class DeleteCollection(EmptyResultCall, frozen=True, kw_only=True):
