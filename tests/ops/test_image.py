@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -39,7 +41,7 @@ def test_steps_of_the_dockerfile_give_a_server_on_a_read_only_root(directory: Pa
     health = [word.replace(":8000", f":{port}") for word in image.health]
     read_only = os.geteuid() == 0
     log = directory / "image.log"
-    with running(image.enter(command, read_only=read_only), log) as process:
+    with running(image.enter(command, read_only=read_only), log) as process, stopped_within(process):
         deadline = time.monotonic() + 60
         while (asked := image.run(health, read_only=read_only)).returncode != 0:
             assert process.poll() is None, end_of(log)
@@ -52,6 +54,21 @@ def test_steps_of_the_dockerfile_give_a_server_on_a_read_only_root(directory: Pa
             for place in ("/opt/chroma-async/x", "/etc/x", "/x"):
                 assert image.run(["/usr/bin/touch", place], read_only=True).returncode != 0
             assert image.run(["/usr/bin/id", "-un"]).stdout.strip() == "chroma"
+
+
+@contextmanager
+def stopped_within(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """At the end, stop what `unshare` has begun: changing its user, that has got out of the reach of --kill-child."""
+    try:
+        yield
+    finally:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        inside = [int(child) for child in children] if process.args[0] == "unshare" else []  # type: ignore[index]
+        for child in inside:
+            os.kill(child, signal.SIGTERM)
+        if inside:
+            assert process.wait(60) == 0
+        assert not any(Path(f"/proc/{child}").exists() for child in inside)
 
 
 class PlainStage(Stage):
