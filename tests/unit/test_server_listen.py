@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from chroma_async.server.life import ABSENCE_SECONDS, CompactorWatch, is_locked
+from chroma_async.engine.lock import is_compacted
+from chroma_async.server.life import ABSENCE_SECONDS, CompactorWatch
 from chroma_async.server.listen import ListenError, listen_unix, url_of
 
 
@@ -117,7 +118,7 @@ def test_watch_tells_a_compactor_that_never_was_from_one_that_is_gone(tmp_path: 
     assert watch() == "the compactor has not begun"
     lock = FileCompactorLock(tmp_path)
     assert lock.try_acquire()
-    assert is_locked(tmp_path / "compactor.lock")
+    assert is_compacted(tmp_path)
     assert watch() is None
     lock.release()
     now = ABSENCE_SECONDS

@@ -66,6 +66,22 @@ class FileCompactorLock:
             os.close(descriptor)
 
 
+def is_compacted(directory: Path) -> bool:
+    """Whether a process holds the lock of a directory. A shared lock, held for a moment, finds out."""
+    try:
+        descriptor = os.open(directory / LOCK_FILE, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(descriptor)
+
+
 class MemoryCompactorLock:
     """The same among the engines of one process, which share `holder`."""
 

@@ -16,7 +16,7 @@ import msgspec
 from chroma_async.engine.compactor import COLLECTIONS, COMPACTOR_THREADS, Compactor
 from chroma_async.engine.directory import check_version
 from chroma_async.engine.engine import open_engine
-from chroma_async.engine.lock import FileCompactorLock
+from chroma_async.engine.lock import FileCompactorLock, is_compacted
 from chroma_async.engine.verify import Report, chosen_collections, compacting_alone, size_of
 from chroma_async.errors import UnavailableError
 from chroma_async.model import Collection, Lsn
@@ -66,7 +66,7 @@ async def purge(
     """
     check_version(directory)
     begun, before = time.monotonic(), size_of(directory)
-    if _is_compacted(directory):
+    if is_compacted(directory):
         purged, lsn = await _ask(directory, names, report)
     else:
         purged, lsn = await _purge_alone(directory, names, settings or EngineSettings(), report)
@@ -80,14 +80,6 @@ async def purge(
         bytes_after=size_of(directory),
         collections=tuple(purged),
     )
-
-
-def _is_compacted(directory: Path) -> bool:
-    lock = FileCompactorLock(directory)
-    if not lock.try_acquire():
-        return True
-    lock.release()
-    return False
 
 
 async def _ask(directory: Path, names: Sequence[str], report: Report | None) -> tuple[list[PurgedCollection], Lsn]:

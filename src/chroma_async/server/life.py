@@ -7,14 +7,12 @@ else is still answered, so that whoever sends requests here can turn elsewhere f
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from chroma_async.engine.lock import LOCK_FILE
+from chroma_async.engine.lock import is_compacted
 
 LIVE_PATH: Final = "/livez"
 READY_PATH: Final = "/readyz"
@@ -47,7 +45,7 @@ class CompactorWatch:
     """Whether some process compacts a directory: it holds the lock on a file there."""
 
     def __init__(self, directory: Path, clock: Callable[[], float] = time.monotonic) -> None:
-        self._path = directory / LOCK_FILE
+        self._directory = directory
         self._clock = clock
         self._looked_at = -LOOK_SECONDS
         self._seen_at: float | None = None
@@ -56,24 +54,8 @@ class CompactorWatch:
         now = self._clock()
         if now - self._looked_at >= LOOK_SECONDS or self._seen_at is None:
             self._looked_at = now
-            if is_locked(self._path):
+            if is_compacted(self._directory):
                 self._seen_at = now
         if self._seen_at is None:
             return "the compactor has not begun"
         return "the compactor is gone" if now - self._seen_at > ABSENCE_SECONDS else None
-
-
-def is_locked(path: Path) -> bool:
-    """Whether a process holds the lock of a file. A shared lock, held for a moment, finds out."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    else:
-        return False
-    finally:
-        os.close(descriptor)
