@@ -740,12 +740,9 @@ async def test_open_log_knows_its_logs_by_name(tmp_path: Path) -> None:
 
 
 async def test_an_operation_is_found_by_the_beginning_of_its_id_within_the_window(log: LogStore) -> None:
-    assert await log.operation("a/") is None
+    assert await log.operations(["a/", "b/"]) == {}
     await log.append([entry(operation="a/1"), entry(operation="b/2"), entry()], after=Lsn(0))
-    assert await log.operation("a/") == ("a/1", Lsn(1))
-    assert await log.operation("b/2") == ("b/2", Lsn(2))
-    assert await log.operation("a/2") is None
-    assert await log.operation("c") is None
-    assert await log.operation("/") is None
+    assert await log.operations(["a/"]) == {"a/": ("a/1", Lsn(1))}
+    assert await log.operations(["c", "b/2", "a/2", "/", "a/"]) == {"b/2": ("b/2", Lsn(2)), "a/": ("a/1", Lsn(1))}
     await log.truncate_collection(A, through=Lsn(2))
-    assert await log.operation("a/") == ("a/1", Lsn(1))
+    assert await log.operations(["a/"]) == {"a/": ("a/1", Lsn(1))}

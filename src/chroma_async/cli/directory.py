@@ -15,7 +15,7 @@ from chroma_async.settings import EngineSettings
 if TYPE_CHECKING:
     from chroma_async.engine.backup import BackupResult
     from chroma_async.engine.backup_list import Report
-    from chroma_async.engine.state import DirectoryState
+    from chroma_async.engine.status import DirectoryStatus
 
 R = TypeVar("R")
 
@@ -27,7 +27,7 @@ class Dispatcher(Protocol):
 
     async def backup(self, destination: Path, report: Report | None = None) -> BackupResult: ...
 
-    async def state(self) -> DirectoryState: ...
+    async def status(self) -> DirectoryStatus: ...
 
 
 def with_engine(path: Path, task: Callable[[Dispatcher], Awaitable[R]], *, compact: bool = False) -> R:

@@ -14,7 +14,7 @@ from chroma_async.model import DEFAULT_DATABASE, DEFAULT_TENANT, STAGES, Stage
 
 if TYPE_CHECKING:
     from chroma_async.cli.directory import Dispatcher
-    from chroma_async.engine.state import CollectionState
+    from chroma_async.engine.status import CollectionStatus
     from chroma_async.protocol.results import FlushResult
 
 
@@ -33,17 +33,17 @@ def inspect(path: Path, tenant: tuple[str, ...], as_json: bool) -> None:
 
     from chroma_async.cli.directory import with_engine
 
-    state = with_engine(path, lambda engine: engine.state())
-    rows = [row for row in state.collections if not tenant or row.tenant in tenant]
+    status = with_engine(path, lambda engine: engine.status())
+    rows = [row for row in status.collections if not tenant or row.tenant in tenant]
     if as_json:
-        click.echo(msgspec.json.encode(replace(state, collections=rows)).decode())
+        click.echo(msgspec.json.encode(replace(status, collections=rows)).decode())
         return
     table = Table(
         "tenant", "database", "collection", "records", "dimension", "space", "applied", "waiting", "in graphs", "size", "id"
     )
     for row in rows:
         table.add_row(row.tenant, row.database, row.name, *_cells(row), row.id)
-    for owner, database in state.empty_databases:
+    for owner, database in status.empty_databases:
         if not tenant or owner in tenant:
             table.add_row(owner, database, "-", *[""] * 8)
     print_table(table)
@@ -51,12 +51,12 @@ def inspect(path: Path, tenant: tuple[str, ...], as_json: bool) -> None:
         if row.problem is not None:
             click.echo(f"{row.name}: damaged: {row.problem}")
     click.echo(
-        f"log: oldest_lsn={state.oldest} applied_lsn={state.applied} committed_lsn={state.committed} "
-        f"size={format_bytes(state.log_bytes)}"
+        f"log: oldest_lsn={status.oldest} applied_lsn={status.applied} committed_lsn={status.committed} "
+        f"size={format_bytes(status.log_bytes)}"
     )
 
 
-def _cells(row: CollectionState) -> tuple[str, ...]:
+def _cells(row: CollectionStatus) -> tuple[str, ...]:
     dimension = "-" if row.dimension is None else str(row.dimension)
     if row.problem is not None:
         return "?", dimension, row.space, "?", "?", "?", format_bytes(row.size_bytes)

@@ -329,17 +329,21 @@ class Compactor:
         done: dict[CollectionId, PurgeRef] = {}
         for collection_id in due:
             number, _ = self._purges[collection_id]
-            with self._guarded(collection_id), self._trying_again_later():
-                purge = await self._work(partial(self._purge, collection_id, number))
-                if purge is None:
-                    self._note_purged(collection_id, number)
-                else:
-                    done[collection_id] = purge
+            try:
+                with self._guarded(collection_id):
+                    purge = await self._work(partial(self._purge, collection_id, number))
+                    if purge is None:
+                        self._note_purged(collection_id, number)
+                    else:
+                        done[collection_id] = purge
+            except UnavailableError as error:
+                self._purge_later(error)
         if not done:
             return False
-        with self._trying_again_later():
+        try:
             await self._log.scrub()
-        if self._seams.clock.monotonic() < self._purge_again_at:
+        except UnavailableError as error:
+            self._purge_later(error)
             return False
         for collection_id, purge in done.items():
             with self._guarded(collection_id):
@@ -349,13 +353,9 @@ class Compactor:
                 logger.info("collection.purged collection=%s dropped_vectors=%d", collection_id, purge.dropped_vectors)
         return True
 
-    @contextmanager
-    def _trying_again_later(self) -> Generator[None]:
-        try:
-            yield
-        except UnavailableError as error:
-            self._purge_again_at = self._seams.clock.monotonic() + PURGE_AGAIN_SECONDS
-            logger.debug("purge.postponed reason=%s", error)
+    def _purge_later(self, reason: UnavailableError) -> None:
+        self._purge_again_at = self._seams.clock.monotonic() + PURGE_AGAIN_SECONDS
+        logger.debug("purge.postponed reason=%s", reason)
 
     def _may_purge(self, collection_id: CollectionId, asked: Lsn) -> bool:
         if self._follower.catalog.collection(collection_id) is None:

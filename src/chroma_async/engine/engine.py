@@ -36,7 +36,7 @@ from chroma_async.engine.lock import CompactorLock, FileCompactorLock
 from chroma_async.engine.open_readers import OpenReaders
 from chroma_async.engine.progress import Progress, vectors_due
 from chroma_async.engine.reads import PacedRunner
-from chroma_async.engine.state import CollectionState, DirectoryState, state_of
+from chroma_async.engine.status import CollectionStatus, DirectoryStatus, status_of
 from chroma_async.engine.writer import Decision, Proposal, Writer
 from chroma_async.errors import InternalError, RateLimitError, StorageCorrupt, UnavailableError
 from chroma_async.metrics import Metrics
@@ -210,18 +210,18 @@ class Engine:
         """
         return await back_up(self.directory, self.log, destination, self.workers, self.seams.clock, report)
 
-    async def state(self) -> DirectoryState:
+    async def status(self) -> DirectoryStatus:
         """Look at how far everything has come, collection by collection, in the order of their names."""
         await self.follower.catch_up()
         catalog = self.follower.catalog
         found = [item for name in catalog.collection_ids() if (item := catalog.collection(name)) is not None]
         found.sort(key=lambda item: (item.tenant, item.database, item.name))
-        states: list[CollectionState] = []
+        states: list[CollectionStatus] = []
         for item in found:
             reader, directory = self.follower.sink(item.id), self.directory / COLLECTIONS / item.id
-            states.append(await self.workers.run(partial(state_of, item, reader, directory)))
+            states.append(await self.workers.run(partial(status_of, item, reader, directory)))
         await self._trimmed_bytes()
-        return DirectoryState(
+        return DirectoryStatus(
             oldest=await self.log.oldest(),
             applied=self.applied,
             committed=self.follower.position,

@@ -240,22 +240,20 @@ class Writer:
         return group
 
     async def _append(self, group: Sequence[Proposal[Any]]) -> list[tuple[Proposal[Any], Any]]:
-        repeated = [answer for proposal in group if (answer := await self._repeated(proposal)) is not None]
-        group = [proposal for proposal in group if all(proposal is not done for done, _ in repeated)]
-        return repeated + await self._append_new(group) if group else repeated
-
-    async def _repeated(self, proposal: Proposal[Any]) -> tuple[Proposal[Any], Any] | None:
-        """The answer to what was appended before."""
-        if proposal.repeats is None:
-            return None
-        found = await self._log.operation(proposal.repeats.prefix)
-        if found is None:
-            return None
+        prefixes = [proposal.repeats.prefix for proposal in group if proposal.repeats is not None]
+        known = await self._log.operations(prefixes) if prefixes else None
+        if not known:
+            return await self._append_new(group)
         await self._log.sync()  # who wrote it may not have fsynced it
-        try:
-            return proposal, proposal.repeats.answer(*found)
-        except ChromaError as error:
-            return proposal, error
+        answers: list[tuple[Proposal[Any], Any]] = []
+        new: list[Proposal[Any]] = []
+        for proposal in group:
+            found = None if proposal.repeats is None else known.get(proposal.repeats.prefix)
+            if proposal.repeats is None or found is None:
+                new.append(proposal)
+            else:
+                answers.append((proposal, _answer_again(proposal.repeats, *found)))
+        return answers + (await self._append_new(new) if new else [])
 
     async def _append_new(self, group: Sequence[Proposal[Any]]) -> list[tuple[Proposal[Any], Any]]:
         while True:
@@ -304,6 +302,13 @@ class Writer:
         logger.error("writer.stopped reason=%r", error)
         inbox, self._inbox = self._inbox, []
         self._fail([*group, *inbox], UnavailableError(f"writes are refused: {self._refusal}"))
+
+
+def _answer_again(repeats: Repeats[Any], operation_id: str, lsn: Lsn) -> Any:
+    try:
+        return repeats.answer(operation_id, lsn)
+    except ChromaError as error:
+        return error
 
 
 class _Draft:

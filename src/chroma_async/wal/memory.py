@@ -151,11 +151,11 @@ class MemoryLog:
         for key in [key for key, value in rows.items() if value is None]:
             now.rows.pop(key, None)
 
-    async def operation(self, prefix: str) -> tuple[str, Lsn] | None:
-        """See `LogStore.operation`."""
+    async def operations(self, prefixes: Sequence[str]) -> Mapping[str, tuple[str, Lsn]]:
+        """See `LogStore.operations`."""
         self._check_open()
-        found = self.state.image.operations.items()
-        return next(((known, Lsn(lsn)) for known, lsn in found if known.startswith(prefix)), None)
+        known = self.state.image.operations.items()
+        return {prefix: (item, Lsn(lsn)) for prefix in prefixes for item, lsn in known if item.startswith(prefix)}
 
     async def read(self, *, after: Lsn, through: Lsn | None = None) -> AsyncIterator[Entry]:
         """See `LogStore.read`. Ends, at the latest, with what was the newest entry when the read began."""

@@ -168,7 +168,10 @@ DELETE FROM entries WHERE lsn <= ? AND lsn < coalesce(
 ) AND lsn < (SELECT min(lsn) FROM entries) + ?
 """
 
-_OPERATION = "SELECT operation_id, lsn FROM operations WHERE operation_id >= ? AND operation_id < ? LIMIT 1"
+_OPERATIONS = """
+WITH ranges (first, beyond) AS (VALUES {ranges})
+SELECT first, operation_id, lsn FROM ranges CROSS JOIN operations WHERE operation_id >= first AND operation_id < beyond
+"""
 _FORGET_OPERATIONS = "DELETE FROM operations WHERE lsn <= (SELECT newest FROM bounds) - ?"
 
 
@@ -306,12 +309,12 @@ class SqliteLog:
             raise mixed_operations(entries, known) from refusal
         raise refusal
 
-    async def operation(self, prefix: str) -> tuple[str, Lsn] | None:
-        """See `LogStore.operation`."""
+    async def operations(self, prefixes: Sequence[str]) -> Mapping[str, tuple[str, Lsn]]:
+        """See `LogStore.operations`. One query for all of them."""
         self._check_open()
-        beyond = prefix[:-1] + chr(ord(prefix[-1]) + 1)
-        found = await _fetched(self._reader, _OPERATION, (prefix, beyond))
-        return next(((str(row[0]), Lsn(int(row[1]))) for row in found), None)
+        ranges = [bound for prefix in prefixes for bound in (prefix, prefix[:-1] + chr(ord(prefix[-1]) + 1))]
+        found = await _fetched(self._reader, _OPERATIONS.format(ranges=", ".join(["(?, ?)"] * len(prefixes))), ranges)
+        return {str(row[0]): (str(row[1]), Lsn(int(row[2]))) for row in found}
 
     async def _known(self, operation_id: str) -> int | None:
         found = await self._writer.execute_fetchall("SELECT lsn FROM operations WHERE operation_id = ?", (operation_id,))

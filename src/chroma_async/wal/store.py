@@ -99,8 +99,8 @@ class LogStore(Protocol):
         """
         ...
 
-    async def operation(self, prefix: str) -> tuple[str, Lsn] | None:
-        """Return an operation id that begins so, of an entry within the window, and the entry's LSN; None: there is none.
+    async def operations(self, prefixes: Sequence[str]) -> Mapping[str, tuple[str, Lsn]]:
+        """Return, by prefix, an operation id that begins so, of an entry within the window, and the entry's LSN.
 
         With the log's turn held, nothing is appended between the answer and an append.
         """

@@ -12,7 +12,7 @@ from chroma_async.model import Collection, Lsn
 
 
 @dataclass(frozen=True, slots=True)
-class CollectionState:
+class CollectionStatus:
     """One collection. `problem` says why the rest is not known.
 
     `committed` is the LSN of its newest entry, `applied` that through which its tables and vector files have come; both are
@@ -39,19 +39,19 @@ class CollectionState:
 
 
 @dataclass(frozen=True, slots=True)
-class DirectoryState:
+class DirectoryStatus:
     """All of it. `oldest` is the oldest entry that the log keeps; `applied` the LSN through which everything is applied."""
 
     oldest: Lsn
     applied: Lsn
     committed: Lsn
     log_bytes: int
-    collections: Sequence[CollectionState]
+    collections: Sequence[CollectionStatus]
     empty_databases: Sequence[tuple[str, str]]
     """Tenant and name of those that have no collection."""
 
 
-def state_of(collection: Collection, reader: CollectionReader, directory: Path) -> CollectionState:
+def status_of(collection: Collection, reader: CollectionReader, directory: Path) -> CollectionStatus:
     """Look at one collection. For a worker thread."""
     known: dict[str, Any] = {
         "tenant": collection.tenant,
@@ -66,9 +66,9 @@ def state_of(collection: Collection, reader: CollectionReader, directory: Path) 
         with reader.view(newest=True) as view:
             manifest, records = view.image.base.manifest, view.image.live
     except Exception as error:
-        return CollectionState(**known, problem=str(error))
+        return CollectionStatus(**known, problem=str(error))
     waiting = [len(payload) for lsn, payload in reader.pending() if lsn > manifest.applied]
-    return CollectionState(
+    return CollectionStatus(
         **known,
         records=records,
         committed=max(manifest.applied, reader.newest_pending),
