@@ -9,7 +9,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -223,7 +223,7 @@ class Engine:
         await self._trimmed_bytes()
         return DirectoryStatus(
             oldest=await self.log.oldest(),
-            applied=self.applied,
+            applied=self._applied(self.follower.sinks().values()),
             committed=self.follower.position,
             log_bytes=await self.log.size_bytes(),
             collections=states,
@@ -235,10 +235,9 @@ class Engine:
         databases = [database for tenant in catalog.tenants() for database in catalog.databases(tenant.name)]
         return [(item.tenant, item.name) for item in databases if not catalog.collections(item.tenant, item.name)]
 
-    @property
-    def applied(self) -> Lsn:
-        """LSN through which all collections have applied everything, as far as this process has looked."""
-        waiting = [lsn for reader in self.follower.sinks().values() if (lsn := reader.oldest_pending) is not None]
+    def _applied(self, readers: Iterable[CollectionReader]) -> Lsn:
+        """LSN through which these have applied everything, as far as this process has looked."""
+        waiting = [lsn for reader in readers if (lsn := reader.oldest_pending) is not None]
         return Lsn(min(waiting) - 1) if waiting else self.follower.position
 
     def runner(self, collection_id: CollectionId) -> PacedRunner:
@@ -303,14 +302,17 @@ class Engine:
 
     def _note_watermarks(self) -> None:
         """Tell the metrics how far everything has come; once a second."""
-        applied, readers = self.applied, self.follower.sinks().values()
+        readers = self.follower.sinks().values()
+        waiting = [reader for reader in readers if reader.pending_entries]
+        opened = [reader.manifest for reader in readers if reader.manifest.version]
+        applied = self._applied(waiting)
         self._lag.note(self.follower.position, applied, self.seams.clock.monotonic())
         self.metrics.committed_lsn.set(self.follower.position)
         self.metrics.applied_lsn.set(applied)
-        self.metrics.unapplied_entries.set(sum(reader.pending_entries for reader in readers))
-        self.metrics.unapplied_bytes.set(self._unapplied_bytes())
+        self.metrics.unapplied_entries.set(sum(reader.pending_entries for reader in waiting))
+        self.metrics.unapplied_bytes.set(sum(reader.pending_bytes for reader in waiting))
         self.metrics.lag_seconds.set(self._lag.seconds)
-        due = sum(vectors_due(reader.manifest, self.settings.graph_rows_min) for reader in readers)
+        due = sum(vectors_due(manifest, self.settings.graph_rows_min) for manifest in opened)
         self.metrics.unindexed_vectors.set(due)
 
     async def _release_stale(self) -> None:
