@@ -76,3 +76,12 @@ def test_variable_that_is_misspelt_is_told() -> None:
     result = config(CHROMA_ASYNC_WORKRES="3")
     assert result.exit_code == 0
     assert "CHROMA_ASYNC_WORKRES is no setting; did you mean CHROMA_ASYNC_WORKERS?" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "option", ["--drain-seconds", "--graceful-seconds", "--head-seconds", "--requests-per-second", "--sync-interval"]
+)
+@pytest.mark.parametrize("number", ["nan", "inf", "-1", "soon"])
+def test_a_number_that_is_none_is_refused(option: str, number: str) -> None:
+    result = config("--durability", "interval", option, number)
+    assert (result.exit_code, option in result.stderr) == (2, True)

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar, get_args
 
 import click
 
-from chroma_async.cli.console import fail
+from chroma_async.cli.console import Number, fail
 from chroma_async.settings import AuthSettings, TokenHeader
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -131,7 +131,7 @@ def auth() -> None:
 @click.option("--tenant", multiple=True, default=["*"], help="Tenant in which it counts, or a pattern with *; repeatable.")
 @click.option("--database", multiple=True, default=["*"], help="Database, likewise.")
 @click.option("--collection", multiple=True, default=["*"], help="Collection, likewise.")
-@click.option("--days", type=click.FloatRange(min=0, min_open=True), help="Days after which it expires.")
+@click.option("--days", type=Number(min=0, min_open=True), help="Days after which it expires.")
 @click.option("--stdin", is_flag=True, help="Take the token from standard input instead of making one.")
 def token(
     name: str,

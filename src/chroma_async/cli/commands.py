@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ from chroma_async.cli.audit import audit
 from chroma_async.cli.auth import auth, auth_options, auth_settings
 from chroma_async.cli.backup import backup, restore
 from chroma_async.cli.config import config_command
-from chroma_async.cli.console import EXIT_FAILED, fail
+from chroma_async.cli.console import EXIT_FAILED, Number, fail
 from chroma_async.cli.import_chroma import import_chroma
 from chroma_async.cli.network import network_options, network_settings
 from chroma_async.cli.progress import flush, inspect
@@ -64,12 +63,6 @@ def _place(command: F) -> F:
     return tenant(database(command))
 
 
-def _check_interval(_context: click.Context, _option: click.Parameter, seconds: float | None) -> float | None:
-    if seconds is not None and not 0 < seconds < math.inf:
-        raise click.BadParameter(f"must be more than 0 seconds, and finite. got={seconds}")
-    return seconds
-
-
 @app.command()
 @click.option(
     "--path",
@@ -102,8 +95,7 @@ def _check_interval(_context: click.Context, _option: click.Parameter, seconds: 
 @click.option(
     "--sync-interval",
     "sync_interval_seconds",
-    type=float,
-    callback=_check_interval,
+    type=Number(0.0, min_open=True),
     help=f"With --durability interval: seconds that a write may wait for its fsync.  [default: "
     f"{_ENGINE.sync_interval_seconds}]",
     show_default=False,
@@ -120,7 +112,7 @@ def _check_interval(_context: click.Context, _option: click.Parameter, seconds: 
 @click.option("--cors-origin", multiple=True, help="Origin that browsers may call from, or *; repeatable.")
 @click.option(
     "--graceful-seconds",
-    type=click.FloatRange(0.0),
+    type=Number(0.0),
     default=_SERVER.graceful_seconds,
     help="How long requests may go on after a stop was asked for.",
 )
@@ -193,7 +185,7 @@ def version() -> None:
     "--url", default=f"http://localhost:{_SERVER.port}", help="Where the server listens, with its path if it has one."
 )
 @click.option("--unix-socket", type=click.Path(path_type=Path), help="Unix socket on which it listens.")
-@click.option("--timeout", type=click.FloatRange(0.1), default=5.0, help="Seconds to wait for an answer.")
+@click.option("--timeout", type=Number(0.1), default=5.0, help="Seconds to wait for an answer.")
 def healthcheck(url: str, unix_socket: Path | None, timeout: float) -> None:
     """Ask a server whether it can read and write; the exit code is 0 if so."""
     import httpx

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar, get_args
 
 import click
 
-from chroma_async.cli.console import fail
+from chroma_async.cli.console import Number, fail
 from chroma_async.settings import AccessLogForm, ProxyHeaders, ServerSettings
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -65,7 +65,7 @@ _OPTIONS: Final = (
     ),
     click.option(
         "--drain-seconds",
-        type=click.FloatRange(0.0),
+        type=Number(0.0),
         default=_SERVER.drain_seconds,
         help="How long requests are still accepted after a stop was asked for, while /readyz says that it comes.",
     ),
@@ -82,13 +82,13 @@ _OPTIONS: Final = (
     ),
     click.option(
         "--head-seconds",
-        type=click.FloatRange(0.1),
+        type=Number(0.1),
         default=_SERVER.head_seconds,
         help="How long the head of a request may take to arrive, from its first byte.",
     ),
     click.option(
         "--requests-per-second",
-        type=click.FloatRange(0.001),
+        type=Number(0.001),
         help="Requests that each identity, or else each address, may send to a worker in a second; more get status 429.",
     ),
     click.option(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from chroma_async.cli.console import EXIT_FAILED, format_bytes, print_table
+from chroma_async.cli.console import EXIT_FAILED, Number, format_bytes, print_table
 from chroma_async.model import DEFAULT_DATABASE, DEFAULT_TENANT, STAGES, Stage
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def _cells(row: CollectionStatus) -> tuple[str, ...]:
 @click.argument("path", type=click.Path(path_type=Path))
 @click.argument("collection", required=False)
 @click.option("--wait", type=click.Choice(STAGES), default="applied", help="How far.")
-@click.option("--wait-seconds", type=click.FloatRange(0, 3600), default=600.0, help="How long at most.")
+@click.option("--wait-seconds", type=Number(0, 3600), default=600.0, help="How long at most.")
 @click.option("--tenant", default=DEFAULT_TENANT, help="Tenant of the collection.")
 @click.option("--database", default=DEFAULT_DATABASE, help="Database of the collection.")
 def flush(path: Path, collection: str | None, wait: Stage, wait_seconds: float, tenant: str, database: str) -> None:
