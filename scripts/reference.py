@@ -116,14 +116,8 @@ def _call(call: type[Call[Any]]) -> str:
     text = f"### {call.__name__}\n\n{first_line(call)}\n\n`{call.route.method} {call.route.path}`\n\n"
     text += f"Status {call.route.status} when it succeeds; {repeat}.\n\n"
     found = msgspec.structs.fields(call)
-    rows = [(code(item.name), _place(call, item.name), json_type(item.type), _default(item)) for item in found]
+    rows = [(code(item.name), call.place_of(item.name), json_type(item.type), _default(item)) for item in found]
     return text + (table(("field", "in", "type", "default"), rows) + "\n" if rows else "")
-
-
-def _place(call: type[Call[Any]], name: str) -> str:
-    if name in call.route.path_fields:
-        return "path"
-    return "query" if name in call.route.query else "body"
 
 
 def _default(item: msgspec.structs.FieldInfo) -> str:

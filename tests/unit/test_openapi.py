@@ -48,8 +48,10 @@ def test_every_call_is_described_whole(call: Any) -> None:
         .get("application/json", {})
         .get("schema", {"properties": {}})["properties"]
     )
-    assert described == {(name, "path") for name in call.route.path_fields} | {(name, "query") for name in call.route.query}
-    assert in_body | {name for name, _ in described} == set(call.__struct_fields__)
+    expected = {(name, "path") for name in call.route.path_fields} | {(name, "query") for name in call.route.query}
+    assert described == expected | ({("idempotency-key", "header")} if call.takes_key else set())
+    named = [*in_body, *(name.replace("-", "_") for name, _ in described)]
+    assert sorted(named) == sorted(call.__struct_fields__)  # each once
     assert (str(call.route.status) in found["responses"]) == (call in CALLS)
     for answer in found["responses"].values():
         validator(answer["content"]["application/json"]["schema"])
@@ -143,6 +145,16 @@ def test_answers_of_a_server_are_as_described(server_url: str) -> None:
         place["database"] = "described"
         ask("DELETE", databases + "/{database}")
     assert {call.__name__ for call in CALLS} <= seen
+
+
+def test_the_key_of_a_write_is_a_header_and_no_part_of_the_body() -> None:
+    for verb in ("add", "upsert", "update", "delete"):
+        described = operation("POST", f"{RECORDS}/{verb}")
+        headers = [found["name"] for found in described["parameters"] if found["in"] == "header"]
+        assert headers == ["idempotency-key"]
+        body = described["requestBody"]["content"]["application/json"]["schema"]["properties"]
+        assert "wait" in body
+        assert "idempotency_key" not in body
 
 
 @asynccontextmanager

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache, partial
-from typing import Any, ClassVar, Final, Generic, Self, TypeVar, cast, get_args
+from typing import Any, ClassVar, Final, Generic, Literal, Self, TypeVar, cast, get_args
 
 import msgspec
 import numpy as np
@@ -23,6 +23,8 @@ from chroma_async.protocol.explain import PREFIX, describe, malformed
 from chroma_async.protocol.validation import U32_MAX
 
 R = TypeVar("R")
+
+Place = Literal["path", "query", "header", "body"]
 
 API_V2 = "/api/v2"
 TENANT = API_V2 + "/tenants/{tenant}"
@@ -88,6 +90,15 @@ class Call(msgspec.Struct, Generic[R], frozen=True, kw_only=True):
     safe_to_repeat: ClassVar[bool] = False
     vectors_may_be_null: ClassVar[bool] = False
     takes_key: ClassVar[bool] = False
+
+    @classmethod
+    def place_of(cls, name: str) -> Place:
+        """Return where in a request a field travels."""
+        if name in cls.route.path_fields:
+            return "path"
+        if name in cls.route.query:
+            return "query"
+        return "header" if cls.takes_key and name == KEY_FIELD else "body"
 
     @classmethod
     def decode(cls, request: WireRequest) -> Self:

@@ -16,8 +16,9 @@ import numpy as np
 
 from chroma_async.model import STAGES, Collection, Database, JsonObject, Tenant
 from chroma_async.protocol import CALLS
-from chroma_async.protocol.call import Call
+from chroma_async.protocol.call import KEY_FIELD, KEY_HEADER, Call
 from chroma_async.protocol.embeddings import EmbeddingBatch
+from chroma_async.protocol.records import KEY_LENGTH_MAX
 from chroma_async.protocol.results import (
     DeleteResult,
     FlushResult,
@@ -83,6 +84,7 @@ COLLECTION: Final = _object(
     version=COUNT,
 )
 INCLUDED: Final = _list_of(TEXT)
+KEY: Final[JsonSchema] = {"type": "string", "minLength": 1, "maxLength": KEY_LENGTH_MAX, "pattern": "^[!-~]+$"}
 STAGE: Final[JsonSchema] = {"type": "string", "enum": list(STAGES)}
 
 COMPONENTS: Final[dict[type[Any], JsonSchema]] = {
@@ -166,8 +168,8 @@ def _operation(call: type[Call[Any]]) -> JsonObject:
         "operationId": call.__name__,
         "tags": [call.__module__.rpartition(".")[2] if supported else "not supported"],
         "summary": _summary(call),
-        "parameters": [_parameter(call, name, "path") for name in route.path_fields]
-        + [_parameter(call, name, "query") for name in route.query],
+        "parameters": [_parameter(call, name) for name in (*route.path_fields, *route.query)]
+        + ([_parameter(call, KEY_FIELD)] if call.takes_key else []),
         "responses": {str(status): refusal for status in _refusals(call)},
     }
     if supported:
@@ -205,16 +207,17 @@ def _summary(call: type[Call[Any]]) -> str:
     return " ".join(inspect.cleandoc(own).partition("\n\n")[0].split())
 
 
-def _parameter(call: type[Call[Any]], name: str, place: str) -> JsonObject:
-    types = {field.name: field.type for field in msgspec.structs.fields(call)}
+def _parameter(call: type[Call[Any]], name: str) -> JsonObject:
+    types, place = {field.name: field.type for field in msgspec.structs.fields(call)}, call.place_of(name)
+    if place == "header":
+        return {"name": KEY_HEADER, "in": place, "required": False, "schema": KEY}
     schema = COUNT if types[name] == int | None else _schema_of(types[name])
     return {"name": name, "in": place, "required": place == "path", "schema": schema}
 
 
 def _body(call: type[Call[Any]]) -> JsonSchema | None:
-    """Return what the body holds: the fields that are neither in the path nor in the query; None when there are none."""
-    elsewhere = {*call.route.path_fields, *call.route.query}
-    found = [field for field in msgspec.structs.fields(call) if field.name not in elsewhere]
+    """Return what the body holds; None when that is nothing."""
+    found = [field for field in msgspec.structs.fields(call) if call.place_of(field.name) == "body"]
     if not found:
         return None
     return {
