@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -252,3 +253,35 @@ async def test_a_store_that_was_closed_for_others_is_not_tidied(tmp_path: Path) 
         closing.result()
         store.tidy()
         compactor._stores.clear()
+
+
+@pytest.mark.parametrize("reindexes", [False, True])
+async def test_a_graph_of_a_segment_that_is_rewritten_meanwhile_is_given_up(tmp_path: Path, reindexes: bool) -> None:
+    """Its directory is gone when the graph is to be written: no damage, and the next graph is that of the new segment."""
+    settings = EngineSettings(durability="off", graph_rows_min=10**6)
+    async with engine_at(tmp_path, settings) as engine, compactor_at(tmp_path, settings) as compactor:
+        collection = await create_collection(engine)
+        records = Records(engine, collection.id)
+        await records.add(names(200), random_vectors(200))
+        await settle(compactor)
+        await records.delete(names(50))
+        await settle(compactor)
+    store = CollectionStore(tmp_path / "collections" / collection.id, UnsyncedFiles())
+    configuration = collection.hnsw
+    if reindexes:
+        assert store.build_graphs(configuration, rows_min=10, threads=1)
+        configuration = replace(configuration, max_neighbors=8)
+    before = [segment.number for segment in store.manifest.segments]
+
+    def rewrites() -> bool:
+        if [segment.number for segment in store.manifest.segments] == before:
+            assert store.purge() == 50
+        return True
+
+    build = store.reindex if reindexes else store.build_graphs
+    assert not build(configuration, rows_min=10, threads=1, is_wanted=rewrites)
+    assert [segment.graph for segment in store.manifest.segments] == [None]
+    assert store.build_graphs(configuration, rows_min=10, threads=1)
+    graphs = [segment.graph for segment in store.manifest.segments]
+    assert [graph and (graph.rows, graph.is_built_as(configuration)) for graph in graphs] == [(150, True)]
+    store.close()

@@ -232,6 +232,8 @@ class Compactor:
         except asyncio.CancelledError:
             self._stopping = True
             await asyncio.wait({running})
+            if not running.cancelled():
+                running.exception()  # looked at, so that asyncio does not complain that nobody did
             raise
 
     async def _stop(self) -> None:

@@ -70,11 +70,13 @@ def _save(graph: Any, path: Path) -> None:
     """Write a graph. usearch says of a failed write that it failed, and nothing of the last few kilobytes.
 
     Raises:
-        OSError: the disk is full.
+        OSError: the disk is full, or the directory gone.
     """
     try:
         graph.save(str(path))
     except RuntimeError as error:
+        if not path.parent.exists():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from error
         free = free_bytes(path.parent)
         if free is not None and free < CHUNK_BYTES:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
@@ -269,11 +271,11 @@ class CollectionStore:
             return False
         with self.lock:
             self._require_newest()
-        path = self._write_graph(segment, configuration, threads, is_wanted)
-        if path is None:
+        graph = self._build_graph(segment, configuration, threads, is_wanted)
+        if graph is None:
             return False
         with self.lock:
-            self._publish_graph(segment, _graph_ref(path, segment.rows, configuration))
+            self._publish_graph(segment, graph)
         return True
 
     def reindex(
@@ -293,11 +295,11 @@ class CollectionStore:
                 if segment is None:
                     self._swap_graphs(built, configuration.space)
                     return True
-            path = self._write_graph(segment, configuration, threads, is_wanted, anew=True)
-            if path is None:
+            graph = self._build_graph(segment, configuration, threads, is_wanted, anew=True)
+            if graph is None:
                 self._remove(f"{SEGMENTS}/{number}/{graph.file}" for number, graph in built.items())
                 return False
-            built[segment.number] = _graph_ref(path, segment.rows, configuration)
+            built[segment.number] = graph
 
     def _is_built_otherwise(self, configuration: HnswConfiguration) -> bool:
         return not self.manifest.is_built_as(configuration)
@@ -316,6 +318,33 @@ class CollectionStore:
             if graph_target(shape, rows_min) is not None:
                 return segment
         return None
+
+    def _build_graph(
+        self,
+        segment: SegmentRef,
+        configuration: HnswConfiguration,
+        threads: int,
+        is_wanted: Callable[[], bool],
+        *,
+        anew: bool = False,
+    ) -> GraphRef | None:
+        """Build a graph, and write it; None: it is not wanted any more, or its segment was rewritten and removed."""
+        try:
+            path = self._write_graph(segment, configuration, threads, is_wanted, anew=anew)
+            return None if path is None else _graph_ref(path, segment.rows, configuration)
+        except (StorageCorrupt, OSError):
+            with self.lock:
+                if self._position_of(segment) is not None:
+                    raise
+            self._note_obsolete(segment)
+            return None
+
+    def _position_of(self, segment: SegmentRef) -> int | None:
+        numbers = [item.number for item in self.manifest.segments]
+        return numbers.index(segment.number) if segment.number in numbers else None
+
+    def _note_obsolete(self, segment: SegmentRef) -> None:
+        logger.info("graph.obsolete collection=%s segment=%d", self.directory.name, segment.number)
 
     def _write_graph(
         self,
@@ -374,13 +403,13 @@ class CollectionStore:
 
     def _publish_graph(self, built_for: SegmentRef, graph: GraphRef) -> None:
         """Publish a graph, if its segment is still there: it may have been rewritten meanwhile."""
-        for position, segment in enumerate(self.manifest.segments):
-            if segment.number == built_for.number:
-                grown = msgspec.structs.replace(segment, graph=graph)
-                self._publish(self._with_segment(position, grown, next_file=self.manifest.next_file))
-                logger.info("graph.built collection=%s segment=%d rows=%d", self.directory.name, segment.number, graph.rows)
-                return
-        logger.info("graph.obsolete collection=%s segment=%d", self.directory.name, built_for.number)
+        position = self._position_of(built_for)
+        if position is None:
+            self._note_obsolete(built_for)
+            return
+        grown = msgspec.structs.replace(self.manifest.segments[position], graph=graph)
+        self._publish(self._with_segment(position, grown, next_file=self.manifest.next_file))
+        logger.info("graph.built collection=%s segment=%d rows=%d", self.directory.name, grown.number, graph.rows)
 
     def _with_segment(self, position: int, segment: SegmentRef, *, next_file: int) -> Manifest:
         segments = (*self.manifest.segments[:position], segment, *self.manifest.segments[position + 1 :])
