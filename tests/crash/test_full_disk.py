@@ -194,8 +194,8 @@ async def test_deleting_a_collection_makes_room_out_of_the_reserve(disk: Path) -
         ingest.text_repeats = 1_500
         await until_it_stays_refused(ingest)
         await ingest.check()
-        other = Ingest(Records(engine, (await create_collection(engine, "other")).id), {}, [])
-        assert not await other.write()
+        other = Ingest(Records(engine, (await create_collection(engine, "other")).id), {}, [], text_repeats=1_500)
+        await until_it_stays_refused(other)
         await delete_collection(engine)
         await until_taken(other)
         await other.check()

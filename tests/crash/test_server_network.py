@@ -39,7 +39,10 @@ class Server:
             )
         assert self.process.stdout is not None
         welcome = [self.process.stdout.readline().decode() for _ in range(4)]
-        assert welcome[0].startswith("chroma-async "), self.log()
+        if not welcome[0].startswith("chroma-async "):
+            with self.process:
+                self.process.kill()
+            raise AssertionError(self.log())
         self.url = welcome[1].split()[1]
 
     def log(self) -> str:
