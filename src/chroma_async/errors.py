@@ -15,6 +15,9 @@
     ├── NotFoundError                 404
     ├── UniqueConstraintError         409
     ├── IDAlreadyExistsError          409  only so that programs for Chroma can name it
+    ├── StreamGapError                409  a part of an ingest stream that does not follow what the server has of it
+    ├── StreamTakenError              409  another session sends to the ingest stream
+    ├── NotYetVisibleError            504  a read that names an LSN which the log did not reach in time
     ├── InvalidHTTPVersion            400  only so that programs for Chroma can name it
     ├── RateLimitError                429  retryable: wait and send again
     ├── QuotaError                    400
@@ -37,7 +40,7 @@
     ExchangeError                          a file that can't be imported, or exported to
     Superseded                             another compactor works on this directory; this one stops
 
-The wire name is what Chroma's clients look up; server and client read the same table (`by_wire_name`).
+The wire name is what Chroma's clients look up; server and client read the same table (`from_wire`).
 """
 
 from typing import ClassVar
@@ -147,6 +150,28 @@ class IDAlreadyExistsError(ChromaError):
 
     wire_name = "IDAlreadyExists"
     status = 409
+
+
+class StreamGapError(ChromaError):
+    """Lines are missing between what the server has of an ingest stream and what was sent: ask where to go on."""
+
+    wire_name = "StreamGapError"
+    status = 409
+
+
+class StreamTakenError(ChromaError):
+    """Another session sends to this ingest stream since; one of the two must stop, or take a stream of its own."""
+
+    wire_name = "StreamTakenError"
+    status = 409
+
+
+class NotYetVisibleError(ChromaError):
+    """A read named an LSN (`min_lsn`) that the log did not reach in the time it had."""
+
+    wire_name = "NotYetVisibleError"
+    status = 504
+    retryable = True
 
 
 class InvalidHTTPVersion(ChromaError):

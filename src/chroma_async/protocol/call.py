@@ -32,6 +32,7 @@ DATABASE = TENANT + "/databases/{database}"
 COLLECTIONS = DATABASE + "/collections"
 COLLECTION = COLLECTIONS + "/{collection_id}"
 
+JSON: Final = "application/json"
 KEY_FIELD: Final = "idempotency_key"
 KEY_HEADER: Final = "idempotency-key"
 
@@ -59,13 +60,14 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class WireRequest:
-    """What travels to the server. Path values and query values are decoded text; `body` is JSON or empty."""
+    """What travels to the server. Path values and query values are decoded text; `body` is empty, or of `content_type`."""
 
     path: Mapping[str, str]
     query: Mapping[str, str]
     body: bytes = b""
     idempotency_key: str | None = None
     """What the header of that name says."""
+    content_type: str = JSON
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,7 +90,7 @@ class AsyncHttpTransport:
 
     async def _attempt(self, call: Call[R], request: WireRequest) -> httpx.Response | Failure:
         pool = await self._opened()
-        headers = {"Content-Type": "application/json"} if call.route.has_body else {}
+        headers = {"Content-Type": request.content_type} if call.route.has_body else {}
         if request.idempotency_key is not None:
             headers[KEY_HEADER] = request.idempotency_key
         safe_to_repeat = call.safe_to_repeat or (call.takes_key and self._server_keeps_keys)
