@@ -20,6 +20,7 @@ from chroma_async.protocol.call import KEY_FIELD, KEY_HEADER, Call
 from chroma_async.protocol.embeddings import EmbeddingBatch
 from chroma_async.protocol.records import KEY_LENGTH_MAX
 from chroma_async.protocol.results import (
+    CountResult,
     DeleteResult,
     FlushResult,
     GetResult,
@@ -119,6 +120,7 @@ PLAIN: Final[dict[Any, JsonSchema]] = {
     WriteResult: NOTHING,
     bool: {"type": "boolean"},
     int: COUNT,
+    CountResult: COUNT,
     str: TEXT,
     Any: {},
 }
