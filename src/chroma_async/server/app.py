@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -47,11 +47,12 @@ def create_app(
     life: Life | None = None,
     metrics: MetricsPage | None = None,
     tracer: Tracer | None = None,
+    position: Callable[[], int] | None = None,
 ) -> ASGIApp:
     """Return the application that answers every call of the catalogue by `dispatch`, with pages that describe them.
 
     With `access`, only those who are known and may. `life` answers the probes, `metrics` the scrapes, `tracer` makes
-    spans. What is not configured has no layer.
+    spans, `position` gives the LSN through which the engine knows the log. What is not configured has no layer.
 
     Raises:
         ValueError: a setting that can't be meant so.
@@ -60,13 +61,14 @@ def create_app(
     life = life or Life()
     extra = _pages(life, metrics)
     if access is None:
-        app = _limited(Application(Host(dispatch, settings), Host(_refuse, settings), extra, life.draining), settings)
+        host, nobody = Host(dispatch, settings, position=position), Host(_refuse, settings)
+        app = _limited(Application(host, nobody, extra, life.draining), settings)
     else:
         from chroma_async.server.auth.authentication import Authentication
         from chroma_async.server.auth.guard import Guard
 
         guard, refusing = Guard(dispatch, dispatch, access.note), Guard(_refuse, dispatch)
-        host = Host(guard, settings, guard.refusal_of)
+        host = Host(guard, settings, guard.refusal_of, position)
         nobody = Host(refusing, settings, refusing.refusal_of)
         app = _limited(Application(host, nobody, extra, life.draining), settings)
         app = Authentication(app, access.authenticator, settings.body_timeout_seconds)
