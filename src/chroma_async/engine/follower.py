@@ -48,7 +48,7 @@ class Follower(Generic[S]):
         self._lock = anyio.Lock(fast_acquire=True)
         self._sinks: dict[CollectionId, S] = {}
         self.freed: Mapping[CollectionId, Lsn] = {}
-        """Through which LSN entries of each collection were freed when this began to follow."""
+        """Through which LSN each collection was applied, as far as the log was told, when this began to follow."""
         self.catalog = Catalog()
         self.position = Lsn(0)
 
@@ -122,10 +122,10 @@ class Follower(Generic[S]):
                 after = self._pass_over(error)
 
     async def _reload(self) -> None:
-        """Start again from the catalog's rows and the oldest kept entry."""
+        """Start again from the catalog's rows and the oldest entry that is not applied."""
         while True:
             kept = await self._log.catalog()
-            oldest = await self._log.oldest()
+            oldest = await self._log.first_unapplied()  # what is older waits for nobody here
             if not self._sinks:
                 self._replace_catalog(Catalog.from_rows(kept.rows))  # damage is filed under what it knows
             try:

@@ -107,12 +107,16 @@ async def _purge_alone(
         log = await SqliteLog.open(directory, durability="commit", create=False)
         try:
             await _apply_all(directory, log, lock, settings)
-            chosen = chosen_collections(directory, names)
+            chosen, known = chosen_collections(directory, names), chosen_collections(directory, ())
             purged: list[PurgedCollection] = []
             for number, collection in enumerate(chosen):
                 if report is not None:
                     report(f"purging {collection.name}", number, len(chosen))
                 purged.append(_purge(directory, collection, settings))
+            kept = await log.holding()
+            for name in kept & {collection.id for collection in chosen} | kept - {item.id for item in known}:
+                if not await log.truncate_collection(name, through=log.barrier(), keep_after=Lsn(0)):
+                    raise UnavailableError("a backup is being made; wait for it, then purge again")
             await log.scrub()
             return purged, log.barrier()
         finally:
