@@ -105,6 +105,7 @@ class ServerSettings:
     concurrency: int | None = setting(
         None, "requests of each identity, or else each address, that a worker answers at once; more get status 429"
     )
+    feeds_max: int = setting(1000, "feeds of changes that a worker has open at once; more get status 429")
     request_ids: bool = setting(
         False, "whether every answer names its request's id, X-Request-Id; an access log does that too"
     )

@@ -55,6 +55,8 @@ EXPECTED: dict[str, Least] = {
     "GetIndexingStatus": "read",
     "FlushCollection": "write",
     "FlushDatabase": "write",
+    "WatchCollection": "read",
+    "WatchDatabase": "read",
     "Search": "read",
     "ForkCollection": "write",
     "CountForks": "read",

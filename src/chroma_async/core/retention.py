@@ -25,7 +25,7 @@ BUCKET_SECONDS_MIN: Final = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """What is kept: the newest `bytes_max` bytes of payloads, and of them what is no older than `seconds`; None: no limit."""
+    """What is kept: the newest `bytes_max` bytes of payloads, of them what is no older than `seconds`; None: no limit."""
 
     bytes_max: int | None
     seconds: float | None

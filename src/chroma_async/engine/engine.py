@@ -26,6 +26,7 @@ from chroma_async.engine.batch import QueryBatcher
 from chroma_async.engine.collection import CollectionReader
 from chroma_async.engine.compactor import COLLECTIONS, COMPACTOR_THREADS, Compactor
 from chroma_async.engine.directory import prepare_directory
+from chroma_async.engine.feed import Feeds
 from chroma_async.engine.follower import Follower
 from chroma_async.engine.fsync import IntervalFsync
 from chroma_async.engine.handlers import HANDLERS
@@ -94,6 +95,7 @@ class Engine:
             lambda name: self.follower.catalog.collection(name),
             self.follower.sink,
         )
+        self.feeds = Feeds(log, self.follower, clock, self.metrics)
         self._lag = Lag()
         self._here = Here(self)
         self._ready = False
@@ -134,6 +136,7 @@ class Engine:
     async def close(self) -> None:
         """Append what is waiting, then let go of everything. With durability `interval`, everything is safe after it."""
         self._ready = False
+        await self.feeds.close()
         await self.writer.close()
         await self.progress.close()
         await self._stop_tasks()
@@ -145,6 +148,7 @@ class Engine:
         """Let go of everything at once, as the end of the process would: nothing that waits is appended."""
         self._ready = False
         self.writer.abandon()
+        await self.feeds.close()
         await self.progress.close()
         await self._stop_tasks()
         self.follower.close()

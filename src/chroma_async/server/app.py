@@ -11,11 +11,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from chroma_async.metrics import HttpMetrics
 from chroma_async.protocol import CALLS, Call, Heartbeat, WireResponse
 from chroma_async.protocol.call import API_V2
+from chroma_async.protocol.changes import LOG_HEADER
 from chroma_async.protocol.records import LSN_HEADER, REACHED_HEADER
 from chroma_async.protocol.unsupported import UNSUPPORTED
 from chroma_async.protocol.v1 import API_V1, LEGACY_ROUTES
 from chroma_async.server.answers import TRACE_HEADER, answer_unread, empty_response, send_response
 from chroma_async.server.endpoint import CallEndpoint, Dispatch, Host
+from chroma_async.server.feed import FEEDS, FeedEndpoint
+from chroma_async.server.feed_hall import FeedHall
 from chroma_async.server.forwarded import Forwarded
 from chroma_async.server.legacy import LegacyCallEndpoint
 from chroma_async.server.life import LIVE_PATH, READY_PATH, Life, Reason
@@ -33,7 +36,7 @@ if TYPE_CHECKING:  # loaded where it is asked for
 OPENAPI_PATH: Final = "/openapi.json"
 DOCS_PATH: Final = "/docs"
 
-EXPOSED_HEADERS: Final = (TRACE_HEADER, LSN_HEADER, REACHED_HEADER, "x-request-id", "retry-after")
+EXPOSED_HEADERS: Final = (TRACE_HEADER, LSN_HEADER, REACHED_HEADER, LOG_HEADER, "x-request-id", "retry-after")
 """What programs in browsers may read, beside what they always may."""
 
 
@@ -55,15 +58,16 @@ def create_app(
         ValueError: a setting that can't be meant so.
     """
     app: ASGIApp
-    extra = _pages(life or Life(), metrics)
+    life = life or Life()
+    extra, feeds = _pages(life, metrics), FeedHall(settings.feeds_max, life.draining)
     if access is None:
-        app = _limited(Application(Host(dispatch, settings), Host(_refuse, settings), extra), settings)
+        app = _limited(Application(Host(dispatch, settings, feeds=feeds), Host(_refuse, settings), extra), settings)
     else:
         from chroma_async.server.auth.authentication import Authentication
         from chroma_async.server.auth.guard import Guard
 
         guard, refusing = Guard(dispatch, dispatch, access.note), Guard(_refuse, dispatch)
-        host = Host(guard, settings, guard.refusal_of)
+        host = Host(guard, settings, guard.refusal_of, feeds=feeds)
         app = _limited(Application(host, Host(refusing, settings, refusing.refusal_of), extra), settings)
         app = Authentication(app, access.authenticator, settings.body_timeout_seconds)
     if settings.cors_origins:
@@ -194,13 +198,14 @@ def _call_routes(host: Host, nobody: Host, refusal: Refusal) -> PathTable[Method
 
     add(API_V2, "GET", CallEndpoint(Heartbeat, host))
     for call in (*CALLS, *UNSUPPORTED):
-        add(call.route.path, call.route.method, CallEndpoint(call, nobody if call in UNSUPPORTED else host))
+        endpoint = FeedEndpoint if call in FEEDS else CallEndpoint
+        add(call.route.path, call.route.method, endpoint(call, nobody if call in UNSUPPORTED else host))
     for path in (OPENAPI_PATH, DOCS_PATH, DOCS_PATH + "/"):
         add(path, "GET", _Page(path))
     for row in LEGACY_ROUTES:
-        endpoint = LegacyCallEndpoint(row, host)
+        legacy = LegacyCallEndpoint(row, host)
         for path in (row.route.path, row.route.path + "/"):
-            add(path, row.route.method, endpoint)
+            add(path, row.route.method, legacy)
     return paths
 
 

@@ -11,6 +11,7 @@ from typing import Protocol, TypeAlias, TypeVar
 
 from chroma_async.client.background import BackgroundLoop
 from chroma_async.protocol import Call
+from chroma_async.protocol.changes import Change, ChangeFeed, WatchCall
 from chroma_async.settings import EngineSettings
 
 R = TypeVar("R")
@@ -50,6 +51,44 @@ def engine_opener(path: Path | None, settings: EngineSettings, *, compact: bool 
     return opened
 
 
+class AsyncEmbeddedFeed:
+    """A feed of an engine in this loop."""
+
+    def __init__(self, feed: ChangeFeed) -> None:
+        self._feed = feed
+
+    @property
+    def log(self) -> str | None:
+        return self._feed.identity
+
+    async def next(self) -> Change | None:
+        return await anext(self._feed, None)
+
+    async def aclose(self) -> None:
+        await self._feed.aclose()
+
+
+class EmbeddedFeed:
+    """A feed of an engine in a background loop."""
+
+    def __init__(self, feed: ChangeFeed, background: BackgroundLoop) -> None:
+        self._feed = feed
+        self._background = background
+
+    @property
+    def log(self) -> str | None:
+        return self._feed.identity
+
+    def next(self) -> Change | None:
+        async def following() -> Change | None:
+            return await anext(self._feed, None)
+
+        return self._background.call(following)
+
+    def close(self) -> None:
+        self._background.call(self._feed.aclose)
+
+
 class AsyncEmbeddedTransport:
     """An engine in the loop of its caller.
 
@@ -69,6 +108,9 @@ class AsyncEmbeddedTransport:
     async def send(self, call: Call[R]) -> R:
         engine = await self._opened()
         return await engine.dispatch(call)
+
+    async def open_feed(self, call: WatchCall) -> AsyncEmbeddedFeed:
+        return AsyncEmbeddedFeed(await self.send(call))
 
     async def aclose(self) -> None:
         self._closed = True
@@ -127,6 +169,9 @@ class EmbeddedTransport:
             return await engine.dispatch(call)
 
         return self._background.call(ask)
+
+    def open_feed(self, call: WatchCall) -> EmbeddedFeed:
+        return EmbeddedFeed(self.send(call), self._background)
 
     def close(self) -> None:
         with self._lock:

@@ -44,6 +44,8 @@ from chroma_async.protocol import (
     UpdateRecords,
     UpdateTenant,
     UpsertRecords,
+    WatchCollection,
+    WatchDatabase,
 )
 from chroma_async.protocol.call import API_V2
 from chroma_async.protocol.unsupported import (
@@ -143,6 +145,8 @@ RULES: Final[Mapping[type[Call[Any]], Rule]] = {
     FlushCollection: Rule("id", "collection:flush", "write"),
     FlushDatabase: Rule("database", "db:flush", "write"),
     PurgeCollection: _write("id", "collection:purge"),
+    WatchCollection: _read("id", "collection:watch"),
+    WatchDatabase: _read("database", "db:watch"),
     Search: _read("id", "collection:search"),
     ForkCollection: _write("id", "collection:fork"),
     CountForks: _read("id", "collection:count_forks"),
@@ -176,6 +180,7 @@ IMPLIED: Final[Mapping[str, tuple[str, ...]]] = {
     "tenant:create_tenant": ("tenant:update_tenant",),
     "collection:count": ("collection:indexing_status", "collection:count_forks"),
     "collection:query": ("collection:search",),
+    "collection:get": ("collection:watch",),
     "collection:upsert": ("collection:flush",),
     "collection:delete": ("collection:purge",),
     "collection:update_collection": ("collection:reindex", "collection:attach_function", "collection:detach_function"),
