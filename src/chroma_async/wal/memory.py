@@ -250,7 +250,12 @@ class MemoryLog:
         entries: list[Entry] = []
         size = 0
         for lsn in range(max(after + 1, now.oldest), now.newest + 1):
-            entry = _verified(now, lsn)
+            try:
+                entry = _verified(now, lsn)
+            except (LogCorrupt, LogHole):
+                if entries:
+                    break
+                raise
             if collection is not None and (entry.collection != collection or entry.payload is None):
                 continue
             size += len(entry.payload or b"")
