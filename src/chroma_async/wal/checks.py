@@ -10,8 +10,8 @@ from chroma_async.errors import LogConflict, LogReset, LogTruncated
 from chroma_async.model import Lsn
 from chroma_async.wal.store import NewEntry
 
-WEIGHED_TOGETHER: Final = 64
-"""Neighbouring entries that have one weight."""
+WEIGHTS_MAX: Final = 16_384
+"""About as many weights a log has at most: of more entries some neighbours are weighed together."""
 
 OPERATION_WINDOW: Final = 100_000
 """Operation ids of at least this many newest LSNs are remembered, whether their entries were truncated or not."""

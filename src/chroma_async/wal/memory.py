@@ -16,7 +16,7 @@ from chroma_async.errors import LogCorrupt, LogHole
 from chroma_async.model import CollectionId, Lsn
 from chroma_async.wal.checks import (
     OPERATION_WINDOW,
-    WEIGHED_TOGETHER,
+    WEIGHTS_MAX,
     check_batch,
     check_history,
     check_reachable,
@@ -282,11 +282,13 @@ class MemoryLog:
     async def weights(self) -> list[Weight]:
         self._check_open()
         groups: dict[int, Weight] = {}
-        for lsn, stored in sorted(self.state.image.entries.items()):
-            entry, before = stored.entry, groups.get(lsn // WEIGHED_TOGETHER)
+        now = self.state.image
+        together = max(1, (now.newest - now.oldest) // WEIGHTS_MAX)
+        for lsn, stored in sorted(now.entries.items()):
+            entry, before = stored.entry, groups.get(lsn // together)
             size = len(entry.payload or b"") + (0 if before is None else before.size_bytes)
             time_ns = entry.time_ns if before is None else max(entry.time_ns, before.time_ns)
-            groups[lsn // WEIGHED_TOGETHER] = Weight(Lsn(lsn), time_ns, size)
+            groups[lsn // together] = Weight(Lsn(lsn), time_ns, size)
         return list(groups.values())
 
     async def freed(self) -> Mapping[CollectionId, Lsn]:

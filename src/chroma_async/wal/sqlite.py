@@ -38,7 +38,7 @@ from chroma_async.model import CollectionId, Lsn
 from chroma_async.seams.limits import limit_error
 from chroma_async.wal.checks import (
     OPERATION_WINDOW,
-    WEIGHED_TOGETHER,
+    WEIGHTS_MAX,
     check_batch,
     check_history,
     check_reachable,
@@ -236,7 +236,8 @@ SELECT coalesce(min(first), (SELECT newest + 1 FROM bounds)) FROM (
 """
 
 _WEIGHTS = f"""
-SELECT max(lsn), max(time_ns), sum(coalesce(length(payload), 0)) FROM entries GROUP BY lsn / {WEIGHED_TOGETHER} ORDER BY 1
+SELECT max(lsn), max(time_ns), sum(coalesce(length(payload), 0)) FROM entries
+GROUP BY lsn / (SELECT max(1, (newest - oldest) / {WEIGHTS_MAX}) FROM bounds) ORDER BY 1
 """
 
 _OPERATIONS = """
