@@ -10,7 +10,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,19 @@ import numpy as np
 import pytest
 from tests.crash.test_server_processes import Server, eventually
 
-from chroma_async import AsyncCollection, AsyncHttpClient, Change, HttpClient, Mirror
+from chroma_async import AsyncCollection, AsyncHttpClient, Change, ClientAPI, HttpClient, Mirror
 from chroma_async.errors import GoneError, RateLimitError, ServerUnreachableError
 
 EVERYTHING: Any = ("documents", "embeddings", "metadatas", "uris")
 BASE = "/api/v2/tenants/default_tenant/databases/default_database"
 
 
+Start = Callable[..., Server]
+Connect = Callable[[Server], ClientAPI]
+
+
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+def start(tmp_path: Path) -> Iterator[Start]:
     started: list[Server] = []
 
     def start_server(*options: str) -> Server:
@@ -37,6 +41,13 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     yield start_server
     for server in started:
         server.clean_up()
+
+
+@pytest.fixture
+def connect() -> Iterator[Connect]:
+    """Clients that are closed after the test."""
+    with ExitStack() as stack:
+        yield lambda server: stack.enter_context(HttpClient(server.url))
 
 
 async def write_at_random(collection: AsyncCollection, name: str, writes: int, pause: float = 0.0) -> list[int]:
@@ -80,7 +91,7 @@ def mirrored(mirror: Mirror) -> dict[str, Any]:
 
 @pytest.mark.parametrize("http_server", ["hypercorn", "uvicorn"])
 def test_who_reconnects_at_random_sees_every_change_once_in_order_and_has_the_collection(
-    start: Callable[..., Server], http_server: str
+    start: Start, http_server: str
 ) -> None:
     """While 4 writers write to two workers, and the compactor applies and frees."""
     server = start("--workers", "2", "--server", http_server, "--log-retention", "8MB")
@@ -125,7 +136,7 @@ async def _reconnect_at_random(url: str) -> None:
         assert connections > 10
 
 
-def test_what_is_freed_under_a_watcher_is_made_good_by_a_snapshot(start: Callable[..., Server]) -> None:
+def test_what_is_freed_under_a_watcher_is_made_good_by_a_snapshot(start: Start) -> None:
     """A server that keeps nothing, and a watcher that is away again and again."""
     server = start("--workers", "2", "--log-retention", "off")
 
@@ -133,13 +144,18 @@ def test_what_is_freed_under_a_watcher_is_made_good_by_a_snapshot(start: Callabl
         async with AsyncHttpClient(server.url) as client:
             collection = await client.create_collection("docs", embedding_function=None)
             mirror, kinds = Mirror(), set[str]()
-            position: str | None = "0"
+            position: str | None = None
             for number in range(6):
                 await write_at_random(collection, f"w{number}", 15)
                 await collection.flush()
                 last = (await collection.upsert(ids=["last"], embeddings=[[float(number)] * 8])).lsn
                 watch = collection.watch(
-                    position, include=EVERYTHING, on_gone="snapshot", heartbeats=True, heartbeat_seconds=0.1
+                    position,
+                    snapshot=position is None,
+                    include=EVERYTHING,
+                    on_gone="snapshot",
+                    heartbeats=True,
+                    heartbeat_seconds=0.1,
                 )
                 async with watch, asyncio.timeout(30):
                     async for change in watch:
@@ -151,12 +167,12 @@ def test_what_is_freed_under_a_watcher_is_made_good_by_a_snapshot(start: Callabl
                 assert mirrored(mirror) == await state_of(collection)
             assert "snapshot_end" in kinds
             with pytest.raises(GoneError):
-                await anext(collection.watch(1))
+                await anext(collection.watch(3))
 
     asyncio.run(play())
 
 
-def test_a_watcher_outlives_the_server(start: Callable[..., Server], tmp_path: Path) -> None:
+def test_a_watcher_outlives_the_server(start: Start, tmp_path: Path) -> None:
     """It is killed, and started again, three times; the watcher is one loop that never notices."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
@@ -194,17 +210,16 @@ def test_a_watcher_outlives_the_server(start: Callable[..., Server], tmp_path: P
     asyncio.run(play())
 
 
-def test_a_watcher_gives_up_when_the_server_stays_away(start: Callable[..., Server]) -> None:
+def test_a_watcher_gives_up_when_the_server_stays_away(start: Start, connect: Connect) -> None:
     server = start("--workers", "1")
-    client = HttpClient(server.url)
+    client = connect(server)
     collection = client.create_collection("docs", embedding_function=None)
     watch = collection.watch(0, heartbeats=True, heartbeat_seconds=0.2, reconnect_seconds=1.0)
     assert next(watch).kind == "heartbeat"
     server.stop()
     began = time.monotonic()
     with pytest.raises(ServerUnreachableError):
-        while True:
-            next(watch)
+        list(watch)
     assert time.monotonic() - began < 10
 
 
@@ -229,10 +244,10 @@ def ask(port: int, path: str, accept: str = "*/*") -> socket.socket:
 
 
 @pytest.mark.parametrize("http_server", ["hypercorn", "uvicorn"])
-def test_consumers_that_take_nothing_hold_no_memory_and_nobody_up(start: Callable[..., Server], http_server: str) -> None:
+def test_consumers_that_take_nothing_hold_no_memory_and_nobody_up(start: Start, connect: Connect, http_server: str) -> None:
     server = start("--workers", "1", "--server", http_server, "--log-retention", "1GB")
     (pid,) = server.pids("worker")
-    client = HttpClient(server.url)
+    client = connect(server)
     collection = client.create_collection("docs", embedding_function=None)
     vectors = np.random.default_rng(1).normal(size=(500, 384)).astype(np.float32)
 
@@ -265,9 +280,9 @@ def feeds_of(collection: Any) -> str:
     return "left"
 
 
-def test_there_are_no_more_feeds_than_there_may_be(start: Callable[..., Server]) -> None:
+def test_there_are_no_more_feeds_than_there_may_be(start: Start, connect: Connect) -> None:
     server = start("--workers", "1", "--feeds-max", "2", "--metrics")
-    client = HttpClient(server.url)
+    client = connect(server)
     collection = client.create_collection("docs", embedding_function=None)
     with collection.watch(), collection.watch():
         assert "chroma_async_feeds 2.0" in httpx.get(server.url + "/metrics").text
@@ -287,10 +302,10 @@ def test_there_are_no_more_feeds_than_there_may_be(start: Callable[..., Server])
 
 
 @pytest.mark.parametrize("http_server", ["hypercorn", "uvicorn"])
-def test_a_server_that_stops_ends_its_feeds_at_once(start: Callable[..., Server], http_server: str) -> None:
+def test_a_server_that_stops_ends_its_feeds_at_once(start: Start, connect: Connect, http_server: str) -> None:
     """Those that wait, by a proper end; those that take nothing, too."""
     server = start("--workers", "2", "--server", http_server, "--log-retention", "1GB")
-    collection = HttpClient(server.url).create_collection("docs", embedding_function=None)
+    collection = connect(server).create_collection("docs", embedding_function=None)
     path = f"{BASE}/collections/{collection.id}/changes"
     for number in range(20):
         collection.upsert(ids=[f"{row}" for row in range(500)], embeddings=np.full((500, 384), number, np.float32))
@@ -304,6 +319,7 @@ def test_a_server_that_stops_ends_its_feeds_at_once(start: Callable[..., Server]
     rest = _read_until(waiting, b"0\r\n\r\n")
     assert rest.endswith(b"0\r\n\r\n"), rest
     slow.close()
+    waiting.close()
 
 
 def _read_until(connection: socket.socket, mark: bytes) -> bytes:
@@ -320,9 +336,9 @@ def _read_until(connection: socket.socket, mark: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("http_server", ["hypercorn", "uvicorn"])
-def test_a_browser_goes_on_after_the_last_event_id(start: Callable[..., Server], http_server: str) -> None:
+def test_a_browser_goes_on_after_the_last_event_id(start: Start, connect: Connect, http_server: str) -> None:
     server = start("--workers", "1", "--server", http_server)
-    collection = HttpClient(server.url).create_collection("docs", embedding_function=None)
+    collection = connect(server).create_collection("docs", embedding_function=None)
     for name in ("a", "b", "c"):
         collection.add(ids=[name], embeddings=[[1.0]], documents=["line\none"])
     url = f"{server.url}{BASE}/collections/{collection.id}/changes?snapshot=true&include=documents"
@@ -361,24 +377,26 @@ def _events(url: str, count: int, last_event_id: str | None = None) -> list[dict
     return found
 
 
-def test_http_2_carries_feeds_beside_other_requests(start: Callable[..., Server]) -> None:
+def test_http_2_carries_feeds_beside_other_requests(start: Start, connect: Connect) -> None:
     server = start("--workers", "1")
-    collection = HttpClient(server.url).create_collection("docs", embedding_function=None)
+    collection = connect(server).create_collection("docs", embedding_function=None)
     path = f"{BASE}/collections/{collection.id}"
-    with httpx.Client(base_url=server.url, http1=False, http2=True, timeout=10) as client:
-        with client.stream("GET", path + "/changes?after=0", headers={"accept": "application/x-ndjson"}) as response:
-            assert (response.http_version, response.headers["content-type"]) == ("HTTP/2", "application/x-ndjson")
-            lines = response.iter_lines()
-            assert json.loads(next(lines))["kind"] == "heartbeat"
-            for number in range(3):
-                assert client.post(path + "/add", json={"ids": [f"{number}"], "embeddings": [[1]]}).status_code == 201
-                change = json.loads(next(lines))
-                assert (change["kind"], change["ids"]) == ("add", [f"{number}"])
+    with (
+        httpx.Client(base_url=server.url, http1=False, http2=True, timeout=10) as client,
+        client.stream("GET", path + "/changes?after=0", headers={"accept": "application/x-ndjson"}) as response,
+    ):
+        assert (response.http_version, response.headers["content-type"]) == ("HTTP/2", "application/x-ndjson")
+        lines = response.iter_lines()
+        assert json.loads(next(lines))["kind"] == "heartbeat"
+        for number in range(3):
+            assert client.post(path + "/add", json={"ids": [f"{number}"], "embeddings": [[1]]}).status_code == 201
+            change = json.loads(next(lines))
+            assert (change["kind"], change["ids"]) == ("add", [f"{number}"])
 
 
-def test_refusals_are_ordinary_answers(start: Callable[..., Server]) -> None:
+def test_refusals_are_ordinary_answers(start: Start, connect: Connect) -> None:
     server = start("--workers", "1")
-    collection = HttpClient(server.url).create_collection("docs", embedding_function=None)
+    collection = connect(server).create_collection("docs", embedding_function=None)
     url = f"{server.url}{BASE}/collections/{collection.id}/changes"
     for query, status, error in (
         ("?after=77", 410, "GoneError"),
@@ -395,9 +413,9 @@ def test_refusals_are_ordinary_answers(start: Callable[..., Server]) -> None:
     assert (head.status_code, head.headers["content-type"], head.content) == (200, "text/event-stream", b"")
 
 
-def test_a_deleted_collection_ends_its_feed_with_a_last_change_and_a_proper_end(start: Callable[..., Server]) -> None:
+def test_a_deleted_collection_ends_its_feed_with_a_last_change_and_a_proper_end(start: Start, connect: Connect) -> None:
     server = start("--workers", "2")
-    client = HttpClient(server.url)
+    client = connect(server)
     collection = client.create_collection("docs", embedding_function=None)
     changes: list[Change] = []
     with collection.watch(0) as watch:

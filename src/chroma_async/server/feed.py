@@ -22,6 +22,7 @@ from starlette.types import Receive, Scope, Send
 from chroma_async.errors import ChromaError, InternalError
 from chroma_async.protocol import WatchCollection, WatchDatabase, WireRequest, WireResponse
 from chroma_async.protocol.changes import EVENT_STREAM, LOG_HEADER, NDJSON, Change, ChangeFeed, error_json
+from chroma_async.server.abort import abort
 from chroma_async.server.answers import send_response
 from chroma_async.server.endpoint import CallEndpoint, header
 from chroma_async.server.observe import CALL, REQUEST_ID
@@ -93,18 +94,23 @@ class FeedEndpoint(CallEndpoint):
         try:
             await asyncio.wait({pump, *others}, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            is_stuck = not pump.done() and self._host.feeds.draining.is_set()
             for task in (pump, *others):
                 task.cancel()
             await asyncio.wait({pump, *others})
-        if not pump.cancelled():
-            pump.result()
+        if pump.cancelled():
+            if is_stuck:
+                abort()  # nobody takes what was sent: the server would wait for that
+        elif not pump.result() and scope["http_version"] != "2":
+            abort()
 
     async def _until_draining(self, feed: ChangeFeed) -> None:
         await self._host.feeds.draining.wait()
         await feed.aclose()
         await asyncio.sleep(DRAIN_SECONDS)
 
-    async def _pump(self, feed: ChangeFeed, form: Form, scope: Scope, send: Send) -> None:
+    async def _pump(self, feed: ChangeFeed, form: Form, scope: Scope, send: Send) -> bool:
+        """Send changes to the end of the feed; False: the consumer takes nothing."""
         ends_at = time.monotonic() + FEED_SECONDS_MAX
 
         async def push(body: bytes, *, more: bool = True) -> None:
@@ -129,6 +135,8 @@ class FeedEndpoint(CallEndpoint):
                 message = f"internal error; the server's log has the details. trace_id={trace}"
                 await push(_last_words(form, InternalError(message)))
             await push(b"", more=False)
+            return True
+        return False
 
     async def _formed(self, form: Form, change: Change) -> bytes:
         if change.size_bytes <= ENCODE_INLINE_BYTES:
