@@ -88,7 +88,8 @@ class Model:
 
     @property
     def first_unapplied(self) -> int:
-        waiting = [lsn for lsn, (c, payload) in self.kept.items() if c and payload is not None and lsn > self.applied.get(c, 0)]
+        held = [(lsn, collection) for lsn, (collection, payload) in self.kept.items() if collection and payload is not None]
+        waiting = [lsn for lsn, collection in held if lsn > self.applied.get(collection, 0)]
         return min(waiting, default=self.newest + 1)
 
     @property

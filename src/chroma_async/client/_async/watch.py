@@ -49,6 +49,7 @@ class AsyncWatch:
         self._heartbeats = heartbeats
         self._reconnect_seconds = reconnect_seconds
         self._feed: AsyncOpenFeed | None = None
+        self._first: Change | None = None
         self._failures = 0
         self._broken_at: float | None = None
         self._ended = False
@@ -94,7 +95,7 @@ class AsyncWatch:
                 await self._connect()
                 continue
             try:
-                change = await self._feed.next()
+                change, self._first = self._first or await self._feed.next(), None
             except ChromaError as error:
                 await self._recover(error)
                 continue
@@ -139,6 +140,7 @@ class AsyncWatch:
             await self._recover(ServerUnreachableError("the server has ended the feed"))
         else:
             self._take(first)
+            self._first = first
 
     async def _recover(self, error: ChromaError) -> None:
         """Be ready to connect again, after a while.

@@ -50,6 +50,7 @@ class Watch:
         self._heartbeats = heartbeats
         self._reconnect_seconds = reconnect_seconds
         self._feed: OpenFeed | None = None
+        self._first: Change | None = None
         self._failures = 0
         self._broken_at: float | None = None
         self._ended = False
@@ -95,7 +96,7 @@ class Watch:
                 self._connect()
                 continue
             try:
-                change = self._feed.next()
+                change, self._first = self._first or self._feed.next(), None
             except ChromaError as error:
                 self._recover(error)
                 continue
@@ -140,6 +141,7 @@ class Watch:
             self._recover(ServerUnreachableError("the server has ended the feed"))
         else:
             self._take(first)
+            self._first = first
 
     def _recover(self, error: ChromaError) -> None:
         """Be ready to connect again, after a while.
