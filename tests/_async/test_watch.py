@@ -106,7 +106,7 @@ async def test_a_watch_ends_with_its_collection(client: AsyncClientAPI, letters:
         assert [change.kind for change in await take(watch, 1)] == ["add"]
         await client.delete_collection(letters.name)
         assert [change.kind async for change in watch] == ["collection_deleted"]
-        assert [change async for change in watch] == []
+        assert [change.kind async for change in watch] == []
 
 
 async def test_a_watch_that_was_closed_is_over(letters: AsyncCollection) -> None:
@@ -115,7 +115,7 @@ async def test_a_watch_that_was_closed_is_over(letters: AsyncCollection) -> None
     await take(watch, 1)
     await watch.aclose()
     await watch.aclose()
-    assert [change async for change in watch] == []
+    assert [change.kind async for change in watch] == []
 
 
 async def test_heartbeats_come_when_asked_for(letters: AsyncCollection) -> None:

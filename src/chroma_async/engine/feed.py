@@ -81,6 +81,11 @@ class Feeds:
     def is_stopped(self) -> bool:
         return self._stopped
 
+    @property
+    def is_anybody_waiting(self) -> bool:
+        """Whether a feed has come to the log's end."""
+        return bool(self._waiters)
+
     def begun(self) -> None:
         self._metrics.feeds.inc()
 
