@@ -360,6 +360,14 @@ async def test_from_the_oldest_that_is_kept_is_never_gone(tmp_path: Path, things
     assert [change.ids for change in await history(things, after="0")] == [["b"]]
 
 
+async def test_nobody_is_told_to_go_on_after_0_which_means_the_oldest_kept(things: Records) -> None:
+    """What is freed before such a one comes back would be skipped."""
+    for feed in (await watch(things, after="0"), await watch_database(things.engine, after="0")):
+        first = await anext(feed)
+        assert (first.kind, first.lsn, first.cursor) == ("heartbeat", 0, None)
+        await feed.aclose()
+
+
 async def test_a_feed_that_is_overtaken_ends_and_says_so(tmp_path: Path, things: Records) -> None:
     for number in range(50):
         await things.add([f"{number}"], [[1.0]], documents=["x" * 100_000])

@@ -306,7 +306,9 @@ class CollectionChanges:
         return self._is_over or is_gone or follower.newest(collection_id) > position
 
     def _at(self, position: Lsn, change: Change) -> Change:
-        return replace(change, cursor=str(max(position, change.lsn)))
+        """With the cursor; 0 is none, since who goes on after it means the oldest that is kept then."""
+        at = max(position, change.lsn)
+        return replace(change, cursor=str(at)) if at else change
 
     async def _snapshot(self) -> AsyncGenerator[Change]:
         async with AsyncExitStack() as stack:
@@ -377,8 +379,8 @@ class DatabaseChanges:
         return self._is_over or self._source.follower.position > position
 
     def _at(self, position: Lsn, change: Change) -> Change:
-        """With the cursor, unless it would lead into the middle of a snapshot."""
-        if position < max(self._seen.values(), default=0):
+        """With the cursor, unless it would lead into the middle of a snapshot, or is 0: that is the oldest kept one."""
+        if not position or position < max(self._seen.values(), default=0):
             return change
         return replace(change, cursor=to_cursor(position, self._source.log.identity))
 
