@@ -205,10 +205,8 @@ def _operation(call: type[Call[Any]]) -> JsonObject:
 def _done(call: type[Call[Any]]) -> JsonObject:
     if _result_type(call) is not ChangeFeed:
         return {"description": "Done.", "content": _json(_answer(call))}
-    change = {"$ref": "#/components/schemas/Change"}
     kinds = {EVENT_STREAM: "the data of each event", NDJSON: "each line"}
     content = {kind: {"schema": {"type": "string", "description": f"{what} is a Change"}} for kind, what in kinds.items()}
-    content[NDJSON]["itemSchema"] = change
     return {"description": "Changes, for as long as both sides want.", "content": content}
 
 
