@@ -21,6 +21,7 @@ from chroma_async.protocol.changes import EVENT_STREAM, NDJSON, Change, ChangeFe
 from chroma_async.protocol.embeddings import EmbeddingBatch
 from chroma_async.protocol.records import KEY_LENGTH_MAX
 from chroma_async.protocol.results import (
+    CountResult,
     DeleteResult,
     FlushResult,
     GetResult,
@@ -138,6 +139,7 @@ PLAIN: Final[dict[Any, JsonSchema]] = {
     WriteResult: NOTHING,
     bool: {"type": "boolean"},
     int: COUNT,
+    CountResult: COUNT,
     str: TEXT,
     Any: {},
 }

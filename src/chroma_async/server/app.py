@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -48,11 +48,12 @@ def create_app(
     life: Life | None = None,
     metrics: MetricsPage | None = None,
     tracer: Tracer | None = None,
+    position: Callable[[], int] | None = None,
 ) -> ASGIApp:
     """Return the application that answers every call of the catalogue by `dispatch`, with pages that describe them.
 
     With `access`, only those who are known and may. `life` answers the probes, `metrics` the scrapes, `tracer` makes
-    spans. What is not configured has no layer.
+    spans, `position` gives the LSN through which the engine knows the log. What is not configured has no layer.
 
     Raises:
         ValueError: a setting that can't be meant so.
@@ -61,13 +62,14 @@ def create_app(
     life = life or Life()
     extra, feeds = _pages(life, metrics), FeedHall(settings.feeds_max, life.draining)
     if access is None:
-        app = _limited(Application(Host(dispatch, settings, feeds=feeds), Host(_refuse, settings), extra), settings)
+        host = Host(dispatch, settings, position=position, feeds=feeds)
+        app = _limited(Application(host, Host(_refuse, settings), extra), settings)
     else:
         from chroma_async.server.auth.authentication import Authentication
         from chroma_async.server.auth.guard import Guard
 
         guard, refusing = Guard(dispatch, dispatch, access.note), Guard(_refuse, dispatch)
-        host = Host(guard, settings, guard.refusal_of, feeds=feeds)
+        host = Host(guard, settings, guard.refusal_of, position, feeds)
         app = _limited(Application(host, Host(refusing, settings, refusing.refusal_of), extra), settings)
         app = Authentication(app, access.authenticator, settings.body_timeout_seconds)
     if settings.cors_origins:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol, TypeVar
 
+from chroma_async.client.session import Session
 from chroma_async.protocol import Call
 from chroma_async.protocol.changes import Change, WatchCall
 
@@ -41,7 +42,10 @@ class AsyncTransport(Protocol):
     2. `send` may be called by many tasks at once, and without `open`, which it then does itself.
     3. `open_feed` returns a feed, as `send` returns a result; it reads nothing of it.
     4. `aclose` may be called twice; after it, `send` raises.
+    5. A read sees at least what `session` has seen.
     """
+
+    session: Session
 
     async def open(self) -> None: ...
 
@@ -54,6 +58,8 @@ class AsyncTransport(Protocol):
 
 class Transport(Protocol):
     """The same for threads."""
+
+    session: Session
 
     def open(self) -> None: ...
 
