@@ -237,6 +237,7 @@ class Engine:
             applied=self._applied(self.follower.sinks().values()),
             committed=self.follower.position,
             log_bytes=await self.log.size_bytes(),
+            kept_bytes=sum(weight.size_bytes for weight in await self.log.weights()),
             collections=states,
             empty_databases=self._empty_databases(),
         )
