@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.support.engines import TINY, Records, compactor_at, create_collection, delete_collection, engine_at, settle
@@ -13,10 +15,13 @@ from chroma_async.cli.retention import parse_retention
 from chroma_async.core.retention import LAG_BYTES_MAX, Ledger, Retention
 from chroma_async.engine import compactor as compacting
 from chroma_async.engine.engine import Engine
+from chroma_async.engine.follower import Follower
 from chroma_async.engine.purge import purge
-from chroma_async.model import Lsn
+from chroma_async.errors import UnavailableError
+from chroma_async.model import CollectionId, Lsn
 from chroma_async.protocol import PurgeCollection
 from chroma_async.settings import EngineSettings
+from chroma_async.wal import SqliteLog
 
 SECOND = 10**9
 KEEPING = replace(TINY, log_retention_bytes=2**20)
@@ -135,7 +140,7 @@ async def test_what_is_kept_too_long_is_freed_and_its_place_given_back(
         await settle(compactor)
         await settle(compactor)
         assert 0 < await kept(engine) <= 500
-        assert (await engine.log.truncated())[compacting.CollectionId(records.id)] == await engine.log.oldest() - 1
+        assert (await engine.log.truncated())[CollectionId(records.id)] == await engine.log.oldest() - 1
 
 
 @pytest.mark.anyio
@@ -220,6 +225,53 @@ async def test_a_purge_leaves_nothing_of_what_was_kept(tmp_path: Path, beside: b
     assert b"secret-other-3" in content
     async with engine_at(tmp_path, KEEPING) as engine:
         assert await engine.log.holding() == {other.id}
+
+
+@pytest.mark.anyio
+async def test_a_collection_that_is_made_while_a_compactor_begins_is_not_taken_for_a_deleted_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with engine_at(tmp_path, KEEPING) as engine:
+        start, made = Follower.start, list[Records]()
+
+        async def start_late(self: Follower[Any]) -> None:
+            await start(self)
+            if not made:
+                made.append(await some_records(engine))
+
+        monkeypatch.setattr(Follower, "start", start_late)
+        async with compactor_at(tmp_path, KEEPING) as compactor:
+            assert compactor._erased == {}
+            await settle(compactor)
+        assert await made[0].count() == 20
+
+
+@pytest.mark.anyio
+async def test_a_purge_frees_nothing_that_is_written_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with engine_at(tmp_path, KEEPING) as engine:
+        records, late = await some_records(engine), list[Records]()
+        scrub, holding = SqliteLog.scrub, SqliteLog.holding
+        calls: list[int] = []
+
+        async def holding_late(self: SqliteLog) -> frozenset[CollectionId]:
+            calls.append(1)
+            if len(calls) == 2:  # of the purge itself; the first is its compactor's
+                late.append(await some_records(engine, "late"))
+                await records.upsert(["late"], [[1.0, 2.0]])
+            return await holding(self)
+
+        async def scrub_if_possible(self: SqliteLog) -> None:
+            with suppress(UnavailableError):  # this engine reads the log
+                await scrub(self)
+
+        monkeypatch.setattr(SqliteLog, "holding", holding_late)
+        monkeypatch.setattr(SqliteLog, "scrub", scrub_if_possible)
+        await purge(tmp_path, settings=KEEPING)
+        assert late
+    async with engine_at(tmp_path, KEEPING) as engine, compactor_at(tmp_path, KEEPING) as compactor:
+        await settle(compactor)
+        assert await Records(engine, records.id).count() == 21
+        assert await Records(engine, late[0].id).count() == 20
 
 
 def test_what_is_kept_by_default_is_little() -> None:

@@ -228,12 +228,13 @@ class Compactor:
         self._ledger = Ledger(retention_of(self._settings))
         for weight in await self._log.weights():
             self._ledger.add(weight.through, weight.time_ns, weight.size_bytes)
+        holding = await self._log.holding()  # before the catalog is read: what is new then is not taken for deleted
         await self._follower.start()
         self._known = self._follower.catalog.collection_ids()
         self._unindexed = set(self._known)
         self._text_behind = dict.fromkeys(sorted(self._known))
         await self._log.sync()  # as before every removal: what is swept was deleted for good
-        for collection_id in await self._log.holding() - self._known:
+        for collection_id in holding - self._known:
             self._erased[collection_id] = self._follower.position
         await self._work(self._sweep)
 
