@@ -35,6 +35,9 @@ NAMES: Final = {
     "__anext__": "__next__",
     "StopAsyncIteration": "StopIteration",
     "aclose": "close",
+    "aiter_bytes": "iter_bytes",
+    "anext": "next",
+    "aread": "read",
     "asynccontextmanager": "contextmanager",
 }
 DROPPED_LINES: Final = frozenset({"pytestmark = pytest.mark.anyio"})

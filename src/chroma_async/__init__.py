@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         AsyncPersistentClient,
     )
     from chroma_async.client._async.collection import AsyncCollection
+    from chroma_async.client._async.watch import AsyncWatch
     from chroma_async.client._sync.client import (
         AdminAPI,
         AdminClient,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
         PersistentClient,
     )
     from chroma_async.client._sync.collection import Collection
+    from chroma_async.client._sync.watch import Watch
     from chroma_async.client.embedding import EmbeddingFunction, register_embedding_function, wrap
     from chroma_async.client.process import configure, get_settings
     from chroma_async.client.results import Database, DeleteResult, GetResult, QueryResult, Tenant
@@ -65,8 +67,10 @@ if TYPE_CHECKING:
         Where,
         WhereDocument,
     )
+    from chroma_async.client.watching import Mirror
     from chroma_async.errors import ChromaError
     from chroma_async.model import DEFAULT_DATABASE, DEFAULT_TENANT
+    from chroma_async.protocol.changes import Change
     from chroma_async.settings import EngineSettings
 
 _ASYNC: Final = "chroma_async.client._async."
@@ -83,7 +87,9 @@ _HOMES: Final = {
     "AsyncEphemeralClient": _ASYNC + "client",
     "AsyncHttpClient": _ASYNC + "client",
     "AsyncPersistentClient": _ASYNC + "client",
+    "AsyncWatch": _ASYNC + "watch",
     "BoolInvertedIndexConfig": "chroma_async.client.schema",
+    "Change": "chroma_async.protocol.changes",
     "ChromaError": "chroma_async.errors",
     "Client": _SYNC + "client",
     "ClientAPI": _SYNC + "client",
@@ -111,6 +117,7 @@ _HOMES: Final = {
     "IntInvertedIndexConfig": "chroma_async.client.schema",
     "Metadata": "chroma_async.client.types",
     "Metadatas": "chroma_async.client.types",
+    "Mirror": "chroma_async.client.watching",
     "PersistentClient": _SYNC + "client",
     "QueryResult": "chroma_async.client.results",
     "ReadLevel": "chroma_async.client.types",
@@ -126,6 +133,7 @@ _HOMES: Final = {
     "UpdateCollectionMetadata": "chroma_async.client.types",
     "UpdateMetadata": "chroma_async.client.types",
     "VectorIndexConfig": "chroma_async.client.schema",
+    "Watch": _SYNC + "watch",
     "Where": "chroma_async.client.types",
     "WhereDocument": "chroma_async.client.types",
     "configure": "chroma_async.client.process",
@@ -147,7 +155,9 @@ __all__ = [
     "AsyncEphemeralClient",
     "AsyncHttpClient",
     "AsyncPersistentClient",
+    "AsyncWatch",
     "BoolInvertedIndexConfig",
+    "Change",
     "ChromaError",
     "Client",
     "ClientAPI",
@@ -175,6 +185,7 @@ __all__ = [
     "IntInvertedIndexConfig",
     "Metadata",
     "Metadatas",
+    "Mirror",
     "PersistentClient",
     "QueryResult",
     "ReadLevel",
@@ -190,6 +201,7 @@ __all__ = [
     "UpdateCollectionMetadata",
     "UpdateMetadata",
     "VectorIndexConfig",
+    "Watch",
     "Where",
     "WhereDocument",
     "configure",

@@ -17,6 +17,7 @@
     ├── IDAlreadyExistsError          409  only so that programs for Chroma can name it
     ├── StreamGapError                409  a part of an ingest stream that does not follow what the server has of it
     ├── StreamTakenError              409  another session sends to the ingest stream
+    ├── GoneError                     410  a position in the change feed whose changes are not kept any more
     ├── NotYetVisibleError            504  a read that names an LSN which the log did not reach in time
     ├── InvalidHTTPVersion            400  only so that programs for Chroma can name it
     ├── RateLimitError                429  retryable: wait and send again
@@ -164,6 +165,13 @@ class StreamTakenError(ChromaError):
 
     wire_name = "StreamTakenError"
     status = 409
+
+
+class GoneError(ChromaError):
+    """The changes after this position are not kept any more, or are another log's: begin again from a snapshot."""
+
+    wire_name = "GoneError"
+    status = 410
 
 
 class NotYetVisibleError(ChromaError):

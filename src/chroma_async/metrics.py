@@ -83,6 +83,19 @@ class Metrics:
             registry=self.registry,
         )
 
+        self.feeds = Gauge(
+            "chroma_async_feeds", "feeds of changes that are open", registry=self.registry, multiprocess_mode="livesum"
+        )
+        self.feed_changes = Counter(
+            "chroma_async_feed_changes_total", "changes that feeds have given, heartbeats apart", registry=self.registry
+        )
+        self.feeds_ended = Counter(
+            "chroma_async_feeds_ended_total",
+            "feeds that have ended: left by their client, over with what they were of, stopped with the server, or an error",
+            ["why"],
+            registry=self.registry,
+        )
+
     @contextmanager
     def timed_call(self, name: str) -> Generator[None]:
         """Count a call and its time; an exception counts under its class name."""

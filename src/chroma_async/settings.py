@@ -43,6 +43,13 @@ class EngineSettings:
         32 * 2**20,
         "free bytes on the disk below which only deletions are taken, so that the compactor has room to free some",
     )
+    log_retention_bytes: int | None = setting(
+        2**20,
+        "bytes of applied entries that stay in the log for feeds of changes, the newest of them; null: no limit; 0: none",
+    )
+    log_retention_seconds: float | None = setting(
+        None, "how old an applied entry may become that stays in the log for feeds of changes; null: no limit"
+    )
     apply_bytes_max: int = setting(16 * 2**20, "bytes of entries that the compactor applies in one step")
     graph_rows_min: int = setting(65_536, "vectors without a graph before one is built; fewer are scanned exactly")
     segment_rows_max: int = setting(262_144, "vectors in a segment before it is sealed and another one begins")
@@ -100,6 +107,7 @@ class ServerSettings:
     concurrency: int | None = setting(
         None, "requests of each identity, or else each address, that a worker answers at once; more get status 429"
     )
+    feeds_max: int = setting(1000, "feeds of changes that a worker has open at once; more get status 429")
     request_ids: bool = setting(
         False, "whether every answer names its request's id, X-Request-Id; an access log does that too"
     )

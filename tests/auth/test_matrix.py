@@ -57,6 +57,8 @@ EXPECTED: dict[str, Least] = {
     "FlushDatabase": "write",
     "Ingest": "write",
     "GetIngestPosition": "write",
+    "WatchCollection": "read",
+    "WatchDatabase": "read",
     "Search": "read",
     "ForkCollection": "write",
     "CountForks": "read",

@@ -28,6 +28,8 @@ class Model:
     kept: dict[int, tuple[str | None, bytes | None]] = field(default_factory=dict)
     rows: dict[str, bytes] = field(default_factory=dict)
     operations: dict[str, int] = field(default_factory=dict)
+    applied: dict[str, int] = field(default_factory=dict)
+    truncated: dict[str, int] = field(default_factory=dict)
 
     def append(self, after: int, entries: list[NewEntry], rows: dict[str, bytes | None]) -> Outcome:
         ids = [entry.operation_id for entry in entries if entry.operation_id]
@@ -58,11 +60,54 @@ class Model:
             return LogReset
         return [(lsn, *self.kept[lsn]) for lsn in range(after + 1, min(last, self.newest) + 1)]
 
+    def note(self, collection: str, through: int) -> None:
+        self.applied[collection] = max(through, self.applied.get(collection, 0))
+
     def truncate(self, collection: str, through: int, keep_after: int | None) -> None:
-        for lsn, (other, _) in self.kept.items():
-            if other == collection and lsn <= through:
-                self.kept[lsn] = (other, None)
-        last = self.newest if keep_after is None else keep_after
+        self.note(collection, through)
+        self._free({lsn for lsn, (other, _) in self.kept.items() if other == collection and lsn <= through})
+        self._forget(self.newest if keep_after is None else keep_after)
+
+    def truncate_all(self, through: int) -> None:
+        applied = {lsn for lsn, (other, _) in self.kept.items() if lsn <= self.applied.get(other or "", 0)}
+        self._free({lsn for lsn in applied if lsn <= through})
+        self._forget(through)
+
+    def history(self, collection: str | None, after: int) -> Outcome:
+        if collection is None:
+            return self.read(after, None) if after < self.newest or after + 1 < self.oldest else self._at_end(after)
+        if after < self.truncated.get(collection, 0):
+            return LogTruncated
+        if after > self.newest:
+            return LogReset
+        found = [(lsn, *entry) for lsn, entry in sorted(self.kept.items()) if lsn > after and entry[0] == collection]
+        return [entry for entry in found if entry[2] is not None]
+
+    def _at_end(self, after: int) -> Outcome:
+        return LogReset if after > self.newest else []
+
+    @property
+    def first_unapplied(self) -> int:
+        held = [(lsn, collection) for lsn, (collection, payload) in self.kept.items() if collection and payload is not None]
+        waiting = [lsn for lsn, collection in held if lsn > self.applied.get(collection, 0)]
+        return min(waiting, default=self.newest + 1)
+
+    @property
+    def holding(self) -> set[str]:
+        return {collection for collection, payload in self.kept.values() if collection and payload is not None}
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(len(payload or b"") for _, payload in self.kept.values())
+
+    def _free(self, lsns: set[int]) -> None:
+        for lsn in sorted(lsns):
+            collection, payload = self.kept[lsn]
+            if collection is not None and payload is not None:
+                self.kept[lsn] = (collection, None)
+                self.truncated[collection] = max(lsn, self.truncated.get(collection, 0))
+
+    def _forget(self, last: int) -> None:
         while self.oldest <= min(last, self.newest) and None in self.kept[self.oldest]:
             del self.kept[self.oldest]
             self.oldest += 1
@@ -91,9 +136,37 @@ class Subject:
         keep = None if keep_after is None else Lsn(keep_after)
         await self.log.truncate_collection(CollectionId(collection), through=Lsn(through), keep_after=keep)
 
+    async def note(self, collection: str, through: int) -> None:
+        await self.log.note_applied(CollectionId(collection), through=Lsn(through))
+
+    async def truncate_all(self, through: int) -> None:
+        await self.log.truncate(through=Lsn(through))
+
+    async def history(self, collection: str | None, after: int) -> Outcome:
+        """All of it, in pages of an entry."""
+        found: list[Any] = []
+        chosen = None if collection is None else CollectionId(collection)
+        try:
+            while True:
+                page = await self.log.history(chosen, after=Lsn(after), bytes_max=0)
+                if not page.entries:
+                    assert page.through == self.log.barrier()
+                    return found
+                assert page.through == page.entries[-1].lsn
+                found += [(entry.lsn, entry.collection, entry.payload) for entry in page.entries]
+                after = page.through
+        except (LogTruncated, LogReset) as error:
+            return type(error)
+
     async def state(self) -> Outcome:
         catalog = await self.log.catalog()
         return (await self.log.oldest(), self.log.barrier(), catalog.lsn, dict(catalog.rows))
+
+    async def kept(self) -> Outcome:
+        weights = await self.log.weights()
+        assert not weights or weights[-1].through == self.log.barrier()
+        size = sum(weight.size_bytes for weight in weights)
+        return (await self.log.freed(), await self.log.truncated(), await self.log.first_unapplied(), size)
 
 
 lsn = st.integers(0, 12)
@@ -116,6 +189,9 @@ call = st.one_of(
     st.tuples(st.just("append"), lsn, entries, rows),
     st.tuples(st.just("read"), lsn, st.none() | lsn),
     st.tuples(st.just("truncate"), collections, lsn, st.none() | lsn),
+    st.tuples(st.just("note"), collections, lsn),
+    st.tuples(st.just("truncate_all"), lsn),
+    st.tuples(st.just("history"), st.none() | collections, lsn),
     st.tuples(st.just("reopen")),
 )
 
@@ -142,6 +218,10 @@ async def _compare(directory: Path, calls: list[tuple[Any, ...]]) -> None:
         for subject in subjects:
             assert await getattr(subject, name)(*arguments) == expected
             assert await subject.state() == (model.oldest, model.newest, model.newest, model.rows)
+    kept = (model.applied, model.truncated, model.first_unapplied, model.size_bytes)
+    for subject in subjects:
+        assert await subject.kept() == kept
+        assert await subject.log.holding() == model.holding
     for subject in subjects:
         assert await subject.read(model.oldest - 1, None) == model.read(model.oldest - 1, None)
         await subject.log.close()

@@ -759,3 +759,152 @@ async def test_of_several_operations_with_one_beginning_the_greatest_is_found(lo
     }
     await log.append([entry(operation="a/3")], after=Lsn(9))
     assert await log.operations(["a/3", "a/4"]) == {"a/3": ("a/3", Lsn(10))}
+
+
+# 10 and 15. What is kept beyond what waits, and its history
+
+
+async def fill_both(log: LogStore) -> None:
+    """1 and 3 of A, 2 and 4 of B, and 5 of the catalog."""
+    for collection in (A, B, A, B, None):
+        await fill(log, 1, collection)
+
+
+async def test_what_is_said_to_be_applied_stays_until_the_log_is_truncated(log: LogStore) -> None:
+    await fill_both(log)
+    assert await log.note_applied(A, through=Lsn(3))
+    assert [e.payload for e in await all_of(log)] == [b"1", b"2", b"3", b"4", b"5"]
+    assert await log.freed() == {A: 3}
+    assert await log.truncated() == {}
+    assert await log.truncate(through=Lsn(2))
+    assert [e.payload for e in await all_of(log, after=1)] == [b"2", b"3", b"4", b"5"]
+    assert await log.truncated() == {A: 1}
+
+
+async def test_truncation_frees_nothing_that_waits(log: LogStore) -> None:
+    await fill_both(log)
+    await log.note_applied(A, through=Lsn(1))
+    assert await log.truncate(through=Lsn(5))
+    assert [e.payload for e in await all_of(log, after=1)] == [b"2", b"3", b"4", b"5"]
+    await log.note_applied(A, through=Lsn(5))
+    await log.note_applied(B, through=Lsn(5))
+    assert await log.truncate(through=Lsn(4))
+    assert await lsns(log, after=4) == [5]
+
+
+async def test_the_first_entry_that_waits_is_found_behind_those_that_are_kept(log: LogStore) -> None:
+    assert await log.first_unapplied() == 1
+    await fill_both(log)
+    assert await log.first_unapplied() == 1
+    await log.note_applied(A, through=Lsn(3))
+    assert await log.first_unapplied() == 2
+    await log.note_applied(B, through=Lsn(4))
+    assert await log.first_unapplied() == 6
+    await fill(log, 1, A)
+    assert await log.first_unapplied() == 6
+
+
+async def test_collections_that_hold_something_are_known(log: LogStore) -> None:
+    await fill_both(log)
+    assert await log.holding() == {A, B}
+    await log.truncate_collection(A, through=Lsn(5), keep_after=Lsn(0))
+    assert await log.holding() == {B}
+
+
+async def test_a_history_is_read_in_pages_and_says_through_where(log: LogStore) -> None:
+    await fill_both(log)
+    page = await log.history(A, after=Lsn(0), bytes_max=100)
+    assert ([e.lsn for e in page.entries], page.through) == ([1, 3], 3)
+    page = await log.history(A, after=Lsn(3), bytes_max=100)
+    assert ([e.lsn for e in page.entries], page.through) == ([], 5)
+    page = await log.history(A, after=Lsn(0), bytes_max=1)
+    assert ([e.lsn for e in page.entries], page.through) == ([1], 1)
+    page = await log.history(None, after=Lsn(1), bytes_max=3)
+    assert ([e.lsn for e in page.entries], page.through) == ([2, 3, 4], 4)
+
+
+async def test_a_page_of_history_has_one_entry_however_large(log: LogStore) -> None:
+    await log.append([entry("x" * 300_000), entry("y" * 300_000), entry("z")], after=Lsn(0))
+    for collection in (A, None):
+        page = await log.history(collection, after=Lsn(0), bytes_max=10)
+        assert [e.lsn for e in page.entries] == [1]
+        page = await log.history(collection, after=Lsn(1), bytes_max=10)
+        assert [e.lsn for e in page.entries] == [2]
+
+
+async def test_a_long_history_of_small_entries_is_whole(log: LogStore) -> None:
+    await log.append([entry(str(i), A if i % 3 else B) for i in range(3000)], after=Lsn(0))
+    seen: list[int] = []
+    after = Lsn(0)
+    while (page := await log.history(A, after=after, bytes_max=2**20)).entries:
+        seen += [e.lsn for e in page.entries]
+        after = page.through
+    assert seen == [lsn for lsn in range(1, 3001) if (lsn - 1) % 3]
+
+
+async def test_a_history_never_skips_what_was_freed(logs: Logs) -> None:
+    log, other = await logs.open(), await logs.open()
+    await fill_both(log)
+    await log.note_applied(A, through=Lsn(3))
+    await log.truncate(through=Lsn(1))
+    with pytest.raises(LogTruncated, match="oldest=1"):
+        await other.history(A, after=Lsn(0), bytes_max=100)
+    assert [e.lsn for e in (await other.history(A, after=Lsn(1), bytes_max=100)).entries] == [3]
+    assert [e.lsn for e in (await other.history(B, after=Lsn(0), bytes_max=100)).entries] == [2, 4]
+    with pytest.raises(LogTruncated):
+        await other.history(None, after=Lsn(0), bytes_max=100)
+    with pytest.raises(LogReset):
+        await other.history(A, after=Lsn(6), bytes_max=100)
+
+
+async def test_a_quiet_collection_has_a_history_from_its_last_entry_on_however_much_was_freed(log: LogStore) -> None:
+    await fill_both(log)
+    await log.truncate_collection(A, through=Lsn(5), keep_after=Lsn(5))
+    await log.truncate_collection(B, through=Lsn(5), keep_after=Lsn(5))
+    assert await log.truncated() == {A: 3, B: 4}
+    page = await log.history(A, after=Lsn(3), bytes_max=100)
+    assert (page.entries, page.through) == ([], 5)
+    with pytest.raises(LogTruncated):
+        await log.history(A, after=Lsn(2), bytes_max=100)
+
+
+async def test_a_damaged_entry_ends_a_history_and_not_what_is_before_it(logs: Logs) -> None:
+    log = await logs.open()
+    await fill_both(log)
+    logs.medium.flip_bit(3)
+    for collection, first in ((A, [1]), (None, [1, 2])):
+        assert [e.lsn for e in (await log.history(collection, after=Lsn(0), bytes_max=100)).entries] == first
+        with pytest.raises(LogCorrupt):
+            await log.history(collection, after=Lsn(first[-1]), bytes_max=100)
+
+
+async def test_payloads_are_weighed_in_order(log: LogStore) -> None:
+    assert await log.weights() == []
+    for first in range(0, 40_000, 10_000):
+        await log.append([NewEntry(b"x" * 10, first + time, A) for time in range(10_000)], after=Lsn(first))
+    weights = await log.weights()
+    assert 16_000 < len(weights) < 32_800
+    assert sum(weight.size_bytes for weight in weights) == 400_000
+    assert [weight.through for weight in weights] == sorted(weight.through for weight in weights)
+    assert weights[-1].through == 40_000
+    assert all(weight.time_ns == weight.through - 1 for weight in weights)
+    await log.truncate_collection(A, through=Lsn(39_999), keep_after=Lsn(0))
+    assert sum(weight.size_bytes for weight in await log.weights()) == 10
+
+
+async def test_nothing_is_freed_by_any_way_while_the_log_is_pinned(log: LogStore) -> None:
+    await fill_both(log)
+    async with log.pinned():
+        assert not await log.note_applied(A, through=Lsn(3))
+        assert not await log.truncate(through=Lsn(5))
+    assert await log.freed() == {}
+    assert [e.payload for e in await all_of(log)] == [b"1", b"2", b"3", b"4", b"5"]
+
+
+async def test_where_a_history_begins_is_known_for_ever(logs: Logs) -> None:
+    log = await logs.open()
+    await fill_both(log)
+    await log.truncate_collection(A, through=Lsn(3))
+    await log.close()
+    again = await logs.open()
+    assert await again.truncated() == {A: 3}

@@ -69,7 +69,8 @@ from chroma_async.engine import engine, compactor
 from chroma_async.settings import EngineSettings
 compactor.SETTLE_SECONDS = compactor.IDLE_SECONDS = 0.001
 settings = EngineSettings(
-    durability="off", apply_bytes_max=20_000, graph_rows_min=64, segment_rows_max=500, lock_interval_seconds=0.05
+    durability="off", apply_bytes_max=20_000, graph_rows_min=64, segment_rows_max=500, lock_interval_seconds=0.05,
+    log_retention_bytes=0,
 )
 asyncio.run(engine.run_compactor(Path(sys.argv[1]), settings))
 """

@@ -68,7 +68,9 @@ from pathlib import Path
 from chroma_async.engine import engine, compactor
 from chroma_async.settings import EngineSettings
 compactor.SETTLE_SECONDS = compactor.IDLE_SECONDS = 0.001
-settings = EngineSettings(apply_bytes_max=3_000, graph_rows_min=8, segment_rows_max=64, lock_interval_seconds=0.05)
+settings = EngineSettings(
+    apply_bytes_max=3_000, graph_rows_min=8, segment_rows_max=64, lock_interval_seconds=0.05, log_retention_bytes=0
+)
 print("started", flush=True)
 asyncio.run(engine.run_compactor(Path(sys.argv[1]), settings))
 """
@@ -137,7 +139,7 @@ async def test_acknowledged_batches_survive_kill_whole_and_once(tmp_path: Path, 
                 acknowledged[writer, task] = max(number, acknowledged.get((writer, task), 0))
         async with engine_at(tmp_path) as engine:
             await check(await find(engine), acknowledged)
-    async with engine_at(tmp_path) as engine, compactor_at(tmp_path, EngineSettings()) as compactor:
+    async with engine_at(tmp_path) as engine, compactor_at(tmp_path, EngineSettings(log_retention_bytes=0)) as compactor:
         await settle(compactor)
         await check(await find(engine), acknowledged)
     async with engine_at(tmp_path) as engine:

@@ -295,3 +295,41 @@ async def stream_through(proxy: Proxy, authority: Authority, http: httpx.Client,
         assert (last["position"], last["done"], last["errors"]) == (3_003, True, [])
     assert http.get(f"{COLLECTIONS}/{place}/count").json() == 3_003
     http.delete(f"{COLLECTIONS}/stream-{http2}")
+
+
+@pytest.mark.parametrize("http2", [False, True])
+def test_changes_arrive_while_the_answer_goes_on_and_so_do_signs_of_life(
+    behind: Behind, authority: Authority, http2: bool
+) -> None:
+    """Each change alone, at once: nothing on the way collects an answer that has no end."""
+    context = authority.context()
+    with httpx.Client(
+        base_url=behind.below.url, verify=context, auth=(USER, PASSWORD), timeout=20, http1=not http2, http2=http2
+    ) as client:
+        made = client.post(COLLECTIONS, json={"name": f"followed-{http2}", "get_or_create": True}).json()["id"]
+        path = f"{COLLECTIONS}/{made}"
+        with client.stream("GET", f"{path}/changes?heartbeat=0.5") as feed:
+            assert feed.headers["content-type"] == "text/event-stream"
+            lines = feed.iter_lines()
+            assert next(lines) == "retry: 1000"
+            waits: list[float] = []
+            for number in range(5):
+                added = client.post(f"{path}/add", json={"ids": [f"{number}"], "embeddings": [[1, 2]]})
+                assert added.status_code == 201
+                began = time.monotonic()
+                data = next(line for line in lines if line.startswith("data: "))
+                waits.append(time.monotonic() - began)
+                assert json.loads(data[6:])["ids"] == [f"{number}"]
+            assert sorted(waits)[2] < 0.3, waits
+            assert next(line for line in lines if line.startswith(":")) == ": heartbeat"
+        client.delete(f"{COLLECTIONS}/followed-{http2}")
+
+
+def test_our_client_follows_changes_through_a_proxy(behind: Behind, authority: Authority) -> None:
+    with HttpClient(behind.below.url, settings=trusting(authority), auth=(USER, PASSWORD)) as client:
+        collection = client.get_or_create_collection("followed", embedding_function=None)
+        with collection.watch() as watch:
+            for number in range(3):
+                collection.upsert(ids=[f"{number}"], embeddings=[[1.0, 2.0]])
+                assert next(watch).ids == [f"{number}"]
+        client.delete_collection("followed")

@@ -18,11 +18,12 @@ from tests.simulation.oracle import Oracle
 from tests.simulation.rebuild import Rebuild
 from tests.simulation.world import SETTINGS, HeldView, LogKind, Regime, SimulatedProcess, World
 
+from chroma_async.client.watching import Mirror
 from chroma_async.core.where import conjoin, parse_where, parse_where_document
 from chroma_async.engine.collection import CollectionReader, NotAtHand, View
 from chroma_async.engine.compactor import COLLECTIONS
 from chroma_async.engine.invariants import CHECKERS, DirectoryState, read_state
-from chroma_async.errors import ChromaError, InternalError, NotFoundError, StorageCorrupt
+from chroma_async.errors import ChromaError, GoneError, InternalError, NotFoundError, StorageCorrupt
 from chroma_async.model import CollectionId, JsonObject, Vectors
 from chroma_async.projections.manifest import Manifest
 from chroma_async.projections.records import RecordTables, decode_metadata
@@ -40,6 +41,7 @@ from chroma_async.protocol import (
     QueryRecords,
     UpdateRecords,
     UpsertRecords,
+    WatchCollection,
 )
 from chroma_async.protocol.embeddings import EmbeddingBatch
 from chroma_async.protocol.results import StoredMetadata, metadata_object
@@ -76,6 +78,9 @@ COVERED = (
     "compaction: interrupted by a failed fsync of the log",
     "compaction: taken over",
     "follower: overtaken by truncation",
+    "feed: went on",
+    "feed: went on where its entries were applied",
+    "feed: gone, and begun again from a snapshot",
     "write: failed and not there",
     "write: failed and there",
     "write: caller gone, and there",
@@ -106,6 +111,8 @@ class Collection:
     name: str
     address: dict[str, str]
     oracle: Oracle = field(default_factory=Oracle)
+    mirror: Mirror = field(default_factory=Mirror)
+    """What a feed has told of it, which somebody follows now and then, in whichever process."""
 
     @property
     def id(self) -> CollectionId:
@@ -162,6 +169,7 @@ class History:
             self.view: 14,
             self.hold_view: 6,
             self.look_again: 6,
+            self.follow: 12,
             self.compact: 18,
             self.compact_between_reads: 9,
             self.compact_and_crash: 6,
@@ -776,6 +784,50 @@ class History:
         view = stack.enter_context(reader.view(columns=columns))
         records = {key: list(row) for key, row in collection.oracle.records.items()}
         process.held.append(HeldView(collection.id, reader, view, records, columns, stack))
+
+    async def follow(self) -> None:
+        await self.follow_in(self.process(), self.collection())
+
+    async def follow_in(self, process: SimulatedProcess, collection: Collection) -> None:
+        """Read the feed from where it was left to its end: that makes of what was known what the collection is."""
+        mirror, oldest = collection.mirror, await self.world.log.first_unapplied()
+        position = mirror.position
+        self.note("feed: went on", when=position is not None)
+        self.note("feed: went on where its entries were applied", when=position is not None and int(position) < oldest - 1)
+        try:
+            await self.read_feed(process, collection, after=position or "0" if mirror.is_whole else None)
+        except GoneError:
+            self.note("feed: gone, and begun again from a snapshot")
+            await self.read_feed(process, collection, snapshot="true")
+        if position is None:  # the beginning may not have been kept
+            await self.read_feed(process, collection, snapshot="true")
+        found = {key: [row.document, row.metadata] for key, row in mirror.records.items()}
+        records = collection.oracle.records
+        assert list(found) == list(records), f"a feed gives ids {list(found)}, expected {list(records)}"
+        assert found == {key: [row[0], row[1]] for key, row in records.items()}, "a feed gives other records"
+        for key, row in records.items():
+            assert np.array_equal(mirror.records[key].embedding, row[2]), f"a feed gives another vector of {key}"  # type: ignore[arg-type]
+
+    async def read_feed(self, process: SimulatedProcess, collection: Collection, **fields: Any) -> None:
+        include = "documents,embeddings,metadatas"
+        feed: Any = await process.engine.dispatch(WatchCollection(**collection.address, include=include, **fields))
+        lsn = int(fields.get("after") or 0)
+        try:
+            while True:
+                coming = asyncio.ensure_future(anext(feed, None))
+                while not coming.done() and not process.engine.feeds.is_anybody_waiting:
+                    await asyncio.sleep(0)
+                if not coming.done():
+                    await feed.aclose()
+                change = await coming
+                if change is None:
+                    return
+                if change.kind not in ("heartbeat", "snapshot", "snapshot_end"):
+                    assert change.lsn > lsn or change.kind == "snapshot_begin", f"lsn={change.lsn} came after lsn={lsn}"
+                    lsn = change.lsn
+                collection.mirror.apply(change)
+        finally:
+            await feed.aclose()
 
     async def look_again(self) -> None:
         """A view that is open says what it said, whatever has happened to the collection since."""

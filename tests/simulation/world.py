@@ -97,6 +97,8 @@ class World:
     durability: Regime = "commit"
     log_kind: LogKind = "memory"
     rng: random.Random = field(init=False)
+    settings: EngineSettings = field(init=False)
+    """Of all processes, but for what each chooses: how much of the log is kept is one of these."""
     clock: VirtualClock = field(default_factory=VirtualClock)
     medium: Medium = field(init=False)
     log: LogStore = field(init=False)
@@ -105,6 +107,8 @@ class World:
 
     def __post_init__(self) -> None:
         self.rng = random.Random(self.seed)
+        kept = random.Random(self.seed * 31 + 5).choice([0, 0, 2_000, 20_000, 2**20])
+        self.settings = replace(SETTINGS, log_retention_bytes=kept)
         self.files = SimulatedFiles(self.rng)
         self.entropy = SeededEntropy(self.seed)
         if self.log_kind == "memory":
@@ -125,7 +129,7 @@ class World:
         brief = self.rng.choice([0.0, ALWAYS_BRIEF_SECONDS])
         choices: list[Durability] = ["commit", "interval", "off"]
         durability = self.rng.choice(choices) if self.durability == "mixed" else self.durability
-        settings = replace(SETTINGS, brief_seconds=brief, durability=durability)
+        settings = replace(self.settings, brief_seconds=brief, durability=durability)
         logs = [await self.medium.open(durability) for _ in range(2)]
         engine = Engine(self.directory, logs[0], InlineWorkers(), settings, self._seams())
         await engine.start()
@@ -138,7 +142,7 @@ class World:
 
     def _new_compactor(self, log: LogStore) -> Compactor:
         lock = MemoryCompactorLock(self.lock_holder)
-        return Compactor(self.directory, log, lock, InlineWorkers(), SETTINGS, self._seams())
+        return Compactor(self.directory, log, lock, InlineWorkers(), self.settings, self._seams())
 
     async def compact(self, process: SimulatedProcess, fault: Fault | None = None, after: int = 0) -> bool:
         """One step of the compactor, if this process holds the lock or gets it; True when it ran to its end.

@@ -39,6 +39,7 @@ TINY = EngineSettings(
     durability="off",
     allow_reset=True,
     apply_bytes_max=4_000,
+    log_retention_bytes=0,
     graph_rows_min=8,
     segment_rows_max=16,
     index_threads=1,

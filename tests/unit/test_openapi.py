@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from tests.api.serving import serving
 
-from chroma_async.protocol import CALLS, Ingest
+from chroma_async.protocol import CALLS, Ingest, WatchCollection, WatchDatabase
 from chroma_async.protocol.ingest import ARROW, NDJSON
 from chroma_async.protocol.openapi import openapi_document
 from chroma_async.protocol.unsupported import UNSUPPORTED
@@ -50,15 +51,18 @@ def test_every_call_is_described_whole(call: Any) -> None:
         .get("schema", {"properties": {}})["properties"]
     )
     expected = {(name, "path") for name in call.route.path_fields} | {(name, "query") for name in call.route.query}
-    assert described == expected | ({("idempotency-key", "header")} if call.takes_key else set())
+    resumes = call in (WatchCollection, WatchDatabase)
+    expected |= {("idempotency-key", "header")} if call.takes_key else set()
+    assert described == expected | ({("last-event-id", "header")} if resumes else set())
     if call is Ingest:
         in_body = {"content", "content_type"}
         assert set(found["requestBody"]["content"]) == {NDJSON, ARROW}
-    named = [*in_body, *(name.replace("-", "_") for name, _ in described)]
+    named = [*in_body, *(name.replace("-", "_") for name, _ in described if name != "last-event-id")]
     assert sorted(named) == sorted(call.__struct_fields__)  # each once
     assert (str(call.route.status) in found["responses"]) == (call in CALLS)
     for answer in found["responses"].values():
-        validator(next(iter(answer["content"].values()))["schema"])
+        for content in answer["content"].values():
+            validator(content["schema"])
 
 
 def test_operations_have_names_of_their_own() -> None:
@@ -147,6 +151,16 @@ def test_answers_of_a_server_are_as_described(server_url: str) -> None:
         ask("POST", databases + "/{database}/flush", {})
         ask("POST", RECORDS + "/delete", {"ids": ["a"]})
         ask("POST", RECORDS + "/search", {"searches": []})
+        for path in (RECORDS, databases + "/{database}"):
+            found = operation("GET", path + "/changes")
+            answer = client.get(path.format_map(place) + "/changes", params={"after": "x"})
+            validator(found["responses"]["400"]["content"]["application/json"]["schema"]).validate(answer.json())
+            query = {"snapshot": "true", "include": "embeddings,metadatas"}
+            with client.stream("GET", path.format_map(place) + "/changes", params=query) as feed:
+                assert feed.headers["content-type"] in found["responses"]["200"]["content"]
+                changes = (line[6:] for line in feed.iter_lines() if line.startswith("data: "))
+                validator({"$ref": "#/components/schemas/Change"}).validate(json.loads(next(changes)))
+            seen.add(found["operationId"])
         ask("DELETE", collections + "/{name}")
         place["database"] = "described"
         ask("DELETE", databases + "/{database}")

@@ -19,6 +19,7 @@ from chroma_async.cli.console import EXIT_FAILED, Number, fail
 from chroma_async.cli.import_chroma import import_chroma
 from chroma_async.cli.network import network_options, network_settings
 from chroma_async.cli.progress import flush, inspect
+from chroma_async.cli.retention import retention_option, retention_settings
 from chroma_async.cli.transfer import export_collection, import_collection
 from chroma_async.cli.verify import purge, rebuild, reindex, verify
 from chroma_async.model import DEFAULT_DATABASE, DEFAULT_TENANT
@@ -100,6 +101,7 @@ def _place(command: F) -> F:
     f"{_ENGINE.sync_interval_seconds}]",
     show_default=False,
 )
+@retention_option
 @click.option(
     "--missing",
     type=click.Choice(get_args(Missing)),
@@ -130,6 +132,7 @@ def run(
     allow_network_file_system: bool,
     durability: Durability,
     sync_interval_seconds: float | None,
+    log_retention: str | None,
     missing: Missing | None,
     cors_origin: tuple[str, ...],
     graceful_seconds: float,
@@ -150,6 +153,7 @@ def run(
         allow_reset=allow_reset,
         allow_network_file_system=allow_network_file_system,
         missing=missing,
+        **retention_settings(log_retention),
     )
     server = ServerSettings(
         host=host,

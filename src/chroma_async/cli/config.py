@@ -50,7 +50,8 @@ def effective(run: click.Command, arguments: list[str]) -> list[Row]:
 
     with run.make_context("run", list(arguments)) as context:
         rows = [_row(context, option) for option in run.params]
-        rows += _without_option({str(option.name) for option in run.params} | {"cors_origins"})
+        named = {str(option.name) for option in run.params}
+        rows += _without_option(named | {"cors_origins", "log_retention_bytes", "log_retention_seconds"})
         rows += _from_chroma(auth_settings(context.params), context.params)
     return rows
 

@@ -109,6 +109,12 @@ _OPTIONS: Final = (
         help="Requests of each identity, or else each address, that a worker answers at once; more get status 429.",
     ),
     click.option(
+        "--feeds-max",
+        type=click.IntRange(0),
+        default=_SERVER.feeds_max,
+        help="Feeds of changes that a worker has open at once; more get status 429.",
+    ),
+    click.option(
         "--metrics/--no-metrics",
         default=_SERVER.metrics,
         help="Answer GET /metrics with what all processes have counted, for Prometheus.",

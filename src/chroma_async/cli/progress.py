@@ -52,7 +52,7 @@ def inspect(path: Path, tenant: tuple[str, ...], as_json: bool) -> None:
             click.echo(f"{row.name}: damaged: {row.problem}")
     click.echo(
         f"log: oldest_lsn={status.oldest} applied_lsn={status.applied} committed_lsn={status.committed} "
-        f"size={format_bytes(status.log_bytes)}"
+        f"size={format_bytes(status.log_bytes)} kept={format_bytes(status.kept_bytes)}"
     )
 
 

@@ -71,7 +71,12 @@ class CollectionModified(msgspec.Struct, frozen=True):
 
 
 class CollectionDeleted(msgspec.Struct, frozen=True):
+    """The catalog needs the id alone; the rest tells who follows a database what it was. Older releases did not say it."""
+
     id: CollectionId
+    name: str | None = None
+    tenant: str | None = None
+    database: str | None = None
 
 
 class EverythingDeleted(msgspec.Struct, frozen=True):

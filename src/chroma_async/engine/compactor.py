@@ -11,13 +11,14 @@ import logging
 import sqlite3
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
 from chroma_async.core.memtable import IgnoredUpdates, Memtable
+from chroma_async.core.retention import Ledger, Retention
 from chroma_async.engine.follower import Follower
 from chroma_async.engine.lock import CompactorLock
 from chroma_async.errors import FormatError, StorageCorrupt, UnavailableError
@@ -77,9 +78,16 @@ logger = logging.getLogger("chroma_async.compactor")
 class Backlog:
     """Entries of one collection that wait to be applied."""
 
-    def __init__(self, collection_id: CollectionId, deleted: Callable[[CollectionId], None]) -> None:
+    def __init__(
+        self,
+        collection_id: CollectionId,
+        deleted: Callable[[CollectionId], None],
+        offered: Callable[[Lsn, int], None] = lambda lsn, size_bytes: None,
+    ) -> None:
+        """`offered` is told of every entry, and how many bytes it has."""
         self._id = collection_id
         self._deleted = deleted
+        self._offered = offered
         self.entries: deque[tuple[Lsn, bytes]] = deque()
         self.size_bytes = 0
         self._refused = False
@@ -89,6 +97,7 @@ class Backlog:
         self._refused = True
 
     def offer(self, lsn: Lsn, payload: bytes) -> None:
+        self._offered(lsn, len(payload))
         if self._refused:
             return
         self.entries.append((lsn, payload))
@@ -144,6 +153,11 @@ class Compactor:
         self._unindexed: set[CollectionId] = set()
         self._text_behind: dict[CollectionId, None] = {}
         self._owed: dict[CollectionId, Lsn] = {}
+        self._erased: dict[CollectionId, Lsn] = {}
+        """What is to leave the log whatever is kept there for feeds: of deleted collections."""
+        self._ledger = Ledger(retention_of(settings))
+        self._truncated = Lsn(0)
+        self._may_forget = False
         self._damaged: dict[CollectionId, float] = {}
         self._configured: dict[CollectionId, HnswConfiguration] = {}
         self._noticed = Lsn(-1)
@@ -157,7 +171,10 @@ class Compactor:
         self._follower: Follower[Backlog] = self._new_follower()
 
     def _new_follower(self) -> Follower[Backlog]:
-        return Follower(self._log, lambda collection_id: Backlog(collection_id, self._deleted.add))
+        return Follower(self._log, lambda collection_id: Backlog(collection_id, self._deleted.add, self._note_offered))
+
+    def _note_offered(self, lsn: Lsn, size_bytes: int) -> None:
+        self._ledger.add(lsn, self._seams.clock.now_ns(), size_bytes)
 
     async def run(self) -> None:
         """Work until cancelled; wait for the lock first."""
@@ -195,7 +212,8 @@ class Compactor:
                 self._note_limit(limit)
                 self._close_stores()
                 if limit.reason == FULL:
-                    with suppress(Exception):  # its journal may hold what frees room
+                    with suppress(Exception):  # what is kept for feeds goes first, and its journal may hold what frees room
+                        await self._log.truncate(through=self._ledger.clear())
                         await self._log.tidy()
                 await self._seams.clock.sleep(pause)
                 pause = min(pause * 2, PAUSE_SECONDS_MAX)
@@ -214,11 +232,17 @@ class Compactor:
         """Begin as the holder of the lock: know the log, sweep what a predecessor left."""
         logger.info("compactor.started")
         self._follower = self._new_follower()
+        self._ledger = Ledger(retention_of(self._settings))
+        for weight in await self._log.weights():
+            self._ledger.add(weight.through, weight.time_ns, weight.size_bytes)
+        holding = await self._log.holding()  # before the catalog is read: what is new then is not taken for deleted
         await self._follower.start()
         self._known = self._follower.catalog.collection_ids()
         self._unindexed = set(self._known)
         self._text_behind = dict.fromkeys(sorted(self._known))
         await self._log.sync()  # as before every removal: what is swept was deleted for good
+        for collection_id in holding - self._known:
+            self._erased[collection_id] = self._follower.position
         await self._work(self._sweep)
 
     async def apply_all(self) -> None:
@@ -316,9 +340,14 @@ class Compactor:
         self._synced = False
         self._notice_configurations()
         busy = await self._delete_collections()  # first: on a full disk it makes the room that the rest needs
+        self._ledger.look(self._seams.clock.now_ns())
+        if self._lacks_room():
+            self._ledger.clear()
         await self._pay_off()
+        busy = await self._end_retention() or busy
         for collection_id in list(self._follower.sinks()):
             busy = await self._compact(collection_id) or busy
+        busy = await self._end_retention() or busy
         busy = await self._purge_collections() or busy
         busy = await self._index_documents(lag_max=TEXT_LAG_MAX if busy else 0) or busy
         self._start_indexing()
@@ -350,6 +379,7 @@ class Compactor:
         if not done:
             return False
         try:
+            await self._erase({collection_id: purge.applied for collection_id, purge in done.items()})
             await self._log.scrub()
         except UnavailableError as error:
             self._purge_later(error)
@@ -423,7 +453,7 @@ class Compactor:
         for collection_id in gone:
             await self._cancel_indexing(collection_id)
             await self._work(partial(self._remove, collection_id))
-            self._owed[collection_id] = self._follower.position
+            self._erased[collection_id] = self._follower.position
             self._deleted.discard(collection_id)
         return bool(gone)
 
@@ -502,17 +532,56 @@ class Compactor:
         return entries
 
     async def _truncate(self, collection_id: CollectionId, through: Lsn) -> bool:
-        """Free applied entries. Owed while a backup pins the log, or the disk is too full: later steps try again."""
+        """Free applied entries but for those that are kept for feeds.
+
+        Owed while a backup pins the log, or the disk is too full: later steps try again.
+        """
         self._owed[collection_id] = max(through, self._owed.get(collection_id, through))
-        freed = await self._log.truncate_collection(collection_id, through=through)
+        if self._ledger.keeps_nothing:
+            freed = await self._log.truncate_collection(collection_id, through=through)
+        else:
+            freed = await self._log.note_applied(collection_id, through=through)
+            self._may_forget = True
         if freed:
             self._owed.pop(collection_id, None)
         return freed
 
     async def _pay_off(self) -> None:
+        for collection_id, through in list(self._erased.items()):
+            if not await self._free(collection_id, through):
+                return
+            del self._erased[collection_id]
         for collection_id, through in list(self._owed.items()):
             if not await self._truncate(collection_id, through):
                 break
+
+    async def _end_retention(self) -> bool:
+        """Free what was kept for feeds long enough; say whether there was something."""
+        through = self._ledger.begins_after
+        is_due = not self._ledger.keeps_nothing and through and (through > self._truncated or self._may_forget)
+        if not is_due or not await self._log.truncate(through=through):
+            return False
+        moved, self._truncated, self._may_forget = through > self._truncated, through, False
+        return moved
+
+    async def _erase(self, collections: Mapping[CollectionId, Lsn]) -> None:
+        """Free entries whatever was to be kept.
+
+        Raises:
+            UnavailableError: a backup pins the log.
+        """
+        for collection_id, through in collections.items():
+            if not await self._free(collection_id, through):
+                raise UnavailableError("a backup pins the log")
+
+    async def _free(self, collection_id: CollectionId, through: Lsn) -> bool:
+        keep_after = None if self._ledger.keeps_nothing else self._ledger.begins_after
+        return await self._log.truncate_collection(collection_id, through=through, keep_after=keep_after)
+
+    def _lacks_room(self) -> bool:
+        """Whether writes are refused for want of room, or soon will be."""
+        free = free_bytes(self._root.parent)
+        return free is not None and free < 2 * self._settings.disk_reserve_bytes
 
     def _apply(self, collection: Collection, entries: list[tuple[Lsn, bytes]]) -> Lsn:
         """Fold entries and publish the outcome; return the LSN through which the collection is applied."""
@@ -614,6 +683,11 @@ class Compactor:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
+
+
+def retention_of(settings: EngineSettings) -> Retention:
+    """How much of the log is to be kept for feeds."""
+    return Retention(settings.log_retention_bytes, settings.log_retention_seconds)
 
 
 def _code_of(error: sqlite3.Error) -> int:

@@ -26,6 +26,7 @@ from chroma_async.engine.batch import QueryBatcher
 from chroma_async.engine.collection import CollectionReader
 from chroma_async.engine.compactor import COLLECTIONS, COMPACTOR_THREADS, Compactor
 from chroma_async.engine.directory import prepare_directory
+from chroma_async.engine.feed import Feeds
 from chroma_async.engine.follower import Follower
 from chroma_async.engine.fsync import IntervalFsync
 from chroma_async.engine.handlers import HANDLERS
@@ -98,6 +99,7 @@ class Engine:
             self.follower.sink,
         )
         self.streams = Queues()
+        self.feeds = Feeds(log, self.follower, clock, self.metrics)
         self._lag = Lag()
         self._here = Here(self)
         self._ready = False
@@ -143,6 +145,7 @@ class Engine:
     async def close(self) -> None:
         """Append what is waiting, then let go of everything. With durability `interval`, everything is safe after it."""
         self._ready = False
+        await self.feeds.close()
         await self.writer.close()
         await self.progress.close()
         await self._stop_tasks()
@@ -154,6 +157,7 @@ class Engine:
         """Let go of everything at once, as the end of the process would: nothing that waits is appended."""
         self._ready = False
         self.writer.abandon()
+        await self.feeds.close()
         await self.progress.close()
         await self._stop_tasks()
         self.follower.close()
@@ -235,6 +239,7 @@ class Engine:
             applied=self._applied(self.follower.sinks().values()),
             committed=self.follower.position,
             log_bytes=await self.log.size_bytes(),
+            kept_bytes=sum(weight.size_bytes for weight in await self.log.weights()),
             collections=states,
             empty_databases=self._empty_databases(),
         )

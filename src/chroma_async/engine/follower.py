@@ -48,9 +48,11 @@ class Follower(Generic[S]):
         self._lock = anyio.Lock(fast_acquire=True)
         self._sinks: dict[CollectionId, S] = {}
         self.freed: Mapping[CollectionId, Lsn] = {}
-        """Through which LSN entries of each collection were freed when this began to follow."""
+        """Through which LSN each collection was applied, as far as the log was told, when this began to follow."""
         self.catalog = Catalog()
         self.position = Lsn(0)
+        self._newest: dict[CollectionId, Lsn] = {}
+        self._reloaded = Lsn(0)
 
     async def start(self) -> None:
         """Read the catalog and all entries that are kept."""
@@ -65,6 +67,10 @@ class Follower(Generic[S]):
         if found is None:
             found = self._sinks[collection_id] = self._make_sink(collection_id)
         return found
+
+    def newest(self, collection_id: CollectionId) -> Lsn:
+        """An LSN at or above that of a collection's newest entry, as far as this process knows the log."""
+        return max(self._reloaded, self._newest.get(collection_id, Lsn(0)))
 
     def sinks(self) -> Mapping[CollectionId, S]:
         return self._sinks
@@ -122,10 +128,10 @@ class Follower(Generic[S]):
                 after = self._pass_over(error)
 
     async def _reload(self) -> None:
-        """Start again from the catalog's rows and the oldest kept entry."""
+        """Start again from the catalog's rows and the oldest entry that is not applied."""
         while True:
             kept = await self._log.catalog()
-            oldest = await self._log.oldest()
+            oldest = await self._log.first_unapplied()  # what is older waits for nobody here
             if not self._sinks:
                 self._replace_catalog(Catalog.from_rows(kept.rows))  # damage is filed under what it knows
             try:
@@ -137,7 +143,7 @@ class Follower(Generic[S]):
             self._replace_catalog(Catalog.from_rows(kept.rows))
             self._offer_all(entries)
             self._drop_deleted()
-            self.position = kept.lsn
+            self.position = self._reloaded = kept.lsn
             return
 
     def _offer_all(self, entries: Iterable[Entry]) -> None:
@@ -155,6 +161,7 @@ class Follower(Generic[S]):
             if self.catalog.collection(head.collection) is not None:
                 self.catalog.apply(head)
                 self.sink(head.collection).offer(lsn, payload)
+                self._newest[head.collection] = lsn
         else:
             self.catalog.apply(head)
             self._drop_deleted()
@@ -172,6 +179,7 @@ class Follower(Generic[S]):
                 continue
             if collection_id is not None and self.catalog.collection(collection_id) is not None:
                 self.sink(collection_id).offer(Lsn(lsn), payload)
+                self._newest[collection_id] = Lsn(lsn)
             self.position = Lsn(lsn)  # after the offer: a thread that sees this position sees the entry too
 
     def _replace_catalog(self, catalog: Catalog) -> None:
@@ -181,6 +189,7 @@ class Follower(Generic[S]):
     def _drop_deleted(self) -> None:
         for collection_id in self._sinks.keys() - self.catalog.collection_ids():
             self._sinks.pop(collection_id).close()
+            self._newest.pop(collection_id, None)
 
     def close(self) -> None:
         for sink in self._sinks.values():

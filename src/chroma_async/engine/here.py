@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from chroma_async.engine.batch import QueryJob, search_alone
 from chroma_async.engine.collection import CollectionReader
+from chroma_async.engine.feed import Feeds
 from chroma_async.engine.follower import Follower
 from chroma_async.engine.handlers import HANDLERS
 from chroma_async.engine.handlers.records import is_visible
@@ -85,6 +86,10 @@ class Here:
     @property
     def streams(self) -> Queues:
         return self.engine.streams
+
+    @property
+    def feeds(self) -> Feeds:
+        return self.engine.feeds
 
     @property
     def is_ready(self) -> bool:

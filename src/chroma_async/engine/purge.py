@@ -7,7 +7,7 @@ purge does not wait: it applies what is in the log, and writes all anew that hol
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from chroma_async.engine.engine import open_engine
 from chroma_async.engine.lock import FileCompactorLock, is_compacted
 from chroma_async.engine.verify import Report, chosen_collections, compacting_alone, size_of
 from chroma_async.errors import UnavailableError
-from chroma_async.model import Collection, Lsn
+from chroma_async.model import Collection, CollectionId, Lsn
 from chroma_async.projections.store import RECORDS_FILE, CollectionStore
 from chroma_async.protocol import PurgeCollection
 from chroma_async.seams import Seams, SystemFiles, ThreadWorkers
@@ -107,16 +107,27 @@ async def _purge_alone(
         log = await SqliteLog.open(directory, durability="commit", create=False)
         try:
             await _apply_all(directory, log, lock, settings)
-            chosen = chosen_collections(directory, names)
+            holding = await log.holding()  # before the catalog is read: what is new then is not taken for deleted
+            chosen, known = chosen_collections(directory, names), chosen_collections(directory, ())
             purged: list[PurgedCollection] = []
             for number, collection in enumerate(chosen):
                 if report is not None:
                     report(f"purging {collection.name}", number, len(chosen))
                 purged.append(_purge(directory, collection, settings))
+            kept = {CollectionId(item.id): Lsn(item.applied) for item in purged}
+            kept |= dict.fromkeys(holding - {item.id for item in known}, log.barrier())
+            await _free(log, kept)
             await log.scrub()
             return purged, log.barrier()
         finally:
             await log.close()
+
+
+async def _free(log: SqliteLog, kept: Mapping[CollectionId, Lsn]) -> None:
+    """Free what is kept for feeds: of each collection what is applied, no more, since others may write meanwhile."""
+    for collection_id, applied in kept.items():
+        if not await log.truncate_collection(collection_id, through=applied, keep_after=Lsn(0)):
+            raise UnavailableError("a backup is being made; wait for it, then purge again")
 
 
 async def _apply_all(directory: Path, log: SqliteLog, lock: FileCompactorLock, settings: EngineSettings) -> None:

@@ -46,6 +46,8 @@ class DirectoryStatus:
     applied: Lsn
     committed: Lsn
     log_bytes: int
+    kept_bytes: int
+    """Of payloads in the log: of what waits to be applied, and of what is kept for feeds."""
     collections: Sequence[CollectionStatus]
     empty_databases: Sequence[tuple[str, str]]
     """Tenant and name of those that have no collection."""

@@ -3,6 +3,7 @@
 from typing import Any, Final
 
 from chroma_async.protocol.call import Call, Route, WireRequest, WireResponse
+from chroma_async.protocol.changes import WatchCollection, WatchDatabase
 from chroma_async.protocol.collections import (
     CountCollections,
     CreateCollection,
@@ -73,6 +74,8 @@ CALLS: Final[tuple[type[Call[Any]], ...]] = (
     FlushDatabase,
     Ingest,
     GetIngestPosition,
+    WatchCollection,
+    WatchDatabase,
 )
 """The catalogue: the server's routes, the handlers and the documentation follow it. Literal paths stand before patterns."""
 
@@ -114,6 +117,8 @@ __all__ = [
     "UpdateRecords",
     "UpdateTenant",
     "UpsertRecords",
+    "WatchCollection",
+    "WatchDatabase",
     "WireRequest",
     "WireResponse",
 ]

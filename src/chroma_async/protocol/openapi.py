@@ -17,6 +17,7 @@ import numpy as np
 from chroma_async.model import STAGES, Collection, Database, JsonObject, Tenant
 from chroma_async.protocol import CALLS
 from chroma_async.protocol.call import KEY_FIELD, KEY_HEADER, Call
+from chroma_async.protocol.changes import EVENT_STREAM, Change, ChangeFeed, ChangeKind
 from chroma_async.protocol.embeddings import EmbeddingBatch
 from chroma_async.protocol.ingest import ARROW, NDJSON, Acknowledgement, GetIngestPosition, Ingest, Line
 from chroma_async.protocol.records import KEY_LENGTH_MAX
@@ -86,6 +87,7 @@ COLLECTION: Final = _object(
     version=COUNT,
 )
 INCLUDED: Final = _list_of(TEXT)
+LAST_EVENT_ID: Final[JsonObject] = {"name": "last-event-id", "in": "header", "required": False, "schema": TEXT}
 KEY: Final[JsonSchema] = {"type": "string", "minLength": 1, "maxLength": KEY_LENGTH_MAX, "pattern": "^[!-~]+$"}
 STAGE: Final[JsonSchema] = {"type": "string", "enum": list(STAGES)}
 
@@ -109,6 +111,23 @@ COMPONENTS: Final[dict[type[Any], JsonSchema]] = {
         dropped_vectors=_or_null(COUNT),
         ended_at=_or_null({"type": "number"}),
     ),
+    Change: {
+        "type": "object",
+        "properties": {
+            "kind": {"type": "string", "enum": [*get_args(ChangeKind), "error"]},
+            "lsn": COUNT,
+            "time": {"type": "number", "description": "seconds since 1970"},
+            "cursor": {"type": "string", "description": "what a feed goes on after"},
+            "collection": {"type": "string", "format": "uuid"},
+            "name": TEXT,
+            "ids": _list_of(TEXT),
+            "embeddings": _list_of(_or_null(BASE64)),
+            "documents": _list_of(_or_null(TEXT)),
+            "metadatas": _list_of(_or_null(ANY_OBJECT)),
+            "uris": _list_of(_or_null(TEXT)),
+        },
+        "required": ["kind"],
+    },
     FlushResult: _object(lsn=COUNT, reached=STAGE, waiting=_list_of(TEXT)),
     IndexingStatus: _object(
         op_indexing_progress={"type": "number"}, num_unindexed_ops=COUNT, num_indexed_ops=COUNT, total_ops=COUNT
@@ -173,12 +192,12 @@ def _operation(call: type[Call[Any]]) -> JsonObject:
         "tags": [call.__module__.rpartition(".")[2] if supported else "not supported"],
         "summary": _summary(call),
         "parameters": [_parameter(call, name) for name in (*route.path_fields, *route.query)]
-        + ([_parameter(call, KEY_FIELD)] if call.takes_key else []),
+        + ([_parameter(call, KEY_FIELD)] if call.takes_key else [])
+        + ([LAST_EVENT_ID] if supported and _result_type(call) is ChangeFeed else []),
         "responses": {str(status): refusal for status in _refusals(call)},
     }
     if supported:
-        content = _stream_answer() if call is Ingest else _json(_answer(call))
-        operation["responses"][str(route.status)] = {"description": "Done.", "content": content}
+        operation["responses"][str(route.status)] = _done(call)
     if call in (Heartbeat, GetVersion):
         operation["security"] = []
     if call is Ingest:
@@ -196,8 +215,15 @@ def _stream_body() -> JsonObject:
     return {NDJSON: {"schema": line}, ARROW: {"schema": {"description": "an Arrow IPC stream with these columns"}}}
 
 
-def _stream_answer() -> JsonObject:
-    return {NDJSON: {"schema": {**_schema_of(Acknowledgement), "description": "one on each line"}}}
+def _done(call: type[Call[Any]]) -> JsonObject:
+    if call is Ingest:
+        schema = {**_schema_of(Acknowledgement), "description": "one on each line"}
+        return {"description": "Done.", "content": {NDJSON: {"schema": schema}}}
+    if _result_type(call) is not ChangeFeed:
+        return {"description": "Done.", "content": _json(_answer(call))}
+    kinds = {EVENT_STREAM: "the data of each event", NDJSON: "each line"}
+    content = {kind: {"schema": {"type": "string", "description": f"{what} is a Change"}} for kind, what in kinds.items()}
+    return {"description": "Changes, for as long as both sides want.", "content": content}
 
 
 def _refusals(call: type[Call[Any]]) -> list[int]:
@@ -205,6 +231,8 @@ def _refusals(call: type[Call[Any]]) -> list[int]:
     found = {401, 403, 429, 500, 503}
     if call.route.path_fields or call.route.query:
         found |= {400, 404}
+    if call not in UNSUPPORTED and _result_type(call) is ChangeFeed:
+        found |= {410}
     if call.route.has_body:
         found |= {400, 404, 408, 413, 415, 422}
     if call.route.method != "GET":

@@ -12,11 +12,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from chroma_async.metrics import HttpMetrics
 from chroma_async.protocol import CALLS, Call, Heartbeat, Ingest, WireResponse
 from chroma_async.protocol.call import API_V2
+from chroma_async.protocol.changes import LOG_HEADER
 from chroma_async.protocol.records import LSN_HEADER, REACHED_HEADER
 from chroma_async.protocol.unsupported import UNSUPPORTED
 from chroma_async.protocol.v1 import API_V1, LEGACY_ROUTES
 from chroma_async.server.answers import TRACE_HEADER, answer_unread, empty_response, send_response
 from chroma_async.server.endpoint import CallEndpoint, Dispatch, Host
+from chroma_async.server.feed import FEEDS, FeedEndpoint
+from chroma_async.server.feed_hall import FeedHall
 from chroma_async.server.forwarded import Forwarded
 from chroma_async.server.ingest import IngestEndpoint
 from chroma_async.server.legacy import LegacyCallEndpoint
@@ -35,7 +38,7 @@ if TYPE_CHECKING:  # loaded where it is asked for
 OPENAPI_PATH: Final = "/openapi.json"
 DOCS_PATH: Final = "/docs"
 
-EXPOSED_HEADERS: Final = (TRACE_HEADER, LSN_HEADER, REACHED_HEADER, "x-request-id", "retry-after")
+EXPOSED_HEADERS: Final = (TRACE_HEADER, LSN_HEADER, REACHED_HEADER, LOG_HEADER, "x-request-id", "retry-after")
 """What programs in browsers may read, beside what they always may."""
 
 
@@ -61,17 +64,20 @@ def create_app(
     life = life or Life()
     extra = _pages(life, metrics)
     counted = HttpMetrics() if metrics else None
+    feeds = FeedHall(settings.feeds_max, life.draining)
     if access is None:
-        host, nobody = Host(dispatch, settings, position=position, metrics=counted), Host(_refuse, settings)
-        app = _limited(Application(host, nobody, extra, life.draining), settings)
+        host = Host(dispatch, settings, position=position, metrics=counted, feeds=feeds)
+        nobody = Host(_refuse, settings)
     else:
-        from chroma_async.server.auth.authentication import Authentication
         from chroma_async.server.auth.guard import Guard
 
         guard, refusing = Guard(dispatch, dispatch, access.note), Guard(_refuse, dispatch)
-        host = Host(guard, settings, guard.refusal_of, position, counted)
+        host = Host(guard, settings, guard.refusal_of, position, counted, feeds)
         nobody = Host(refusing, settings, refusing.refusal_of)
-        app = _limited(Application(host, nobody, extra, life.draining), settings)
+    app = _limited(Application(host, nobody, extra, life.draining), settings)
+    if access is not None:
+        from chroma_async.server.auth.authentication import Authentication
+
         app = Authentication(app, access.authenticator, settings.body_timeout_seconds)
     if settings.cors_origins:
         from starlette.middleware.cors import CORSMiddleware
@@ -202,13 +208,14 @@ def _call_routes(host: Host, nobody: Host, refusal: Refusal, draining: asyncio.E
     add(API_V2, "GET", CallEndpoint(Heartbeat, host))
     add(Ingest.route.path, Ingest.route.method, IngestEndpoint(host, draining))
     for call in (*CALLS, *UNSUPPORTED):
-        add(call.route.path, call.route.method, CallEndpoint(call, nobody if call in UNSUPPORTED else host))
+        endpoint = FeedEndpoint if call in FEEDS else CallEndpoint
+        add(call.route.path, call.route.method, endpoint(call, nobody if call in UNSUPPORTED else host))
     for path in (OPENAPI_PATH, DOCS_PATH, DOCS_PATH + "/"):
         add(path, "GET", _Page(path))
     for row in LEGACY_ROUTES:
-        endpoint = LegacyCallEndpoint(row, host)
+        legacy = LegacyCallEndpoint(row, host)
         for path in (row.route.path, row.route.path + "/"):
-            add(path, row.route.method, endpoint)
+            add(path, row.route.method, legacy)
     return paths
 
 

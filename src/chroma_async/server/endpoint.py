@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 import anyio
@@ -22,8 +22,11 @@ from chroma_async.protocol.records import LSN_HEADER
 from chroma_async.protocol.results import Columns, GetResult, QueryResult
 from chroma_async.server.answers import empty_response, error_response, send_response, unexpected_response, with_close
 from chroma_async.server.body import BodyTimeout, ClientDisconnect, EndlessBodyError, discard_body, read_body
+from chroma_async.server.feed_hall import FeedHall
 from chroma_async.server.observe import BODY_BYTES, CALL, REQUEST_ID
 from chroma_async.settings import ServerSettings
+
+T = TypeVar("T")
 
 Dispatch = Callable[[Call[Any]], Awaitable[Any]]
 """What the engine offers: a call in, its result or an error of `chroma_async.errors` out."""
@@ -49,6 +52,7 @@ class Host:
     position: Callable[[], int] | None = None
     """LSN through which the engine knows the log."""
     metrics: HttpMetrics | None = None
+    feeds: FeedHall = field(default_factory=FeedHall)
     codec_threads: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(CODEC_THREADS))
 
 
@@ -69,19 +73,23 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope[CALL] = self._name
+        response = await self._settled(scope, self._answer(scope, receive))
+        if response is not None:
+            await send_response(send, response)
+
+    async def _settled(self, scope: Scope, answer: Awaitable[T]) -> T | WireResponse | None:
+        """Return the answer, or the response that says why there is none; None: nobody waits for it."""
         try:
-            response = await self._answer(scope, receive)
+            return await answer
         except ChromaError as error:
             response = self._refusal(error, scope.get(REQUEST_ID))
-            if isinstance(error, EndlessBodyError):
-                response = with_close(response)
+            return with_close(response) if isinstance(error, EndlessBodyError) else response
         except ClientDisconnect:
-            return
+            return None
         except BodyTimeout:
-            response = empty_response(408, connection="close")
+            return empty_response(408, connection="close")
         except Exception as error:
-            response = unexpected_response(error, self._name, scope.get(REQUEST_ID))
-        await send_response(send, response)
+            return unexpected_response(error, self._name, scope.get(REQUEST_ID))
 
     async def _answer(self, scope: Scope, receive: Receive) -> WireResponse:
         raise NotImplementedError
@@ -104,7 +112,7 @@ class Endpoint:
         segments: list[str] = scope["path_segments"]
         path = {name: decode_segment(text) for name, text in zip(self._path_fields, segments, strict=True)}
         query: Mapping[str, str] = decode_query(scope) if self._query_fields else {}
-        key = _header(scope, IDEMPOTENCY_KEY) if self._takes_key else None
+        key = header(scope, IDEMPOTENCY_KEY) if self._takes_key else None
         return WireRequest(path=path, query=query, body=body, idempotency_key=key)
 
     async def _decode(self, decode: Callable[[WireRequest], Call[Any]], request: WireRequest) -> Call[Any]:
@@ -131,16 +139,19 @@ class CallEndpoint(Endpoint):
         msgspec.json.Decoder(call)  # msgspec's first look into a type must not be taken by two threads at once
 
     async def _answer(self, scope: Scope, receive: Receive) -> WireResponse:
-        if self._host.refusal_of is not None:
-            refusal = self._host.refusal_of(self._call)
-            if refusal is not None:
-                await discard_body(receive, timeout_seconds=self._host.settings.body_timeout_seconds)
-                raise refusal
+        await self._check_allowed(receive)
         call = await self._decode(self._call.decode, await self._read(scope, receive))
         response = await self._encode(self._call.encode_result, await self._dispatch(call, receive))
         if call.writes_catalog and self._host.position is not None:
             return replace(response, headers={**response.headers, LSN_HEADER: str(self._host.position())})
         return response
+
+    async def _check_allowed(self, receive: Receive) -> None:
+        """Refuse what this caller may do nowhere, before it is decoded."""
+        refusal = None if self._host.refusal_of is None else self._host.refusal_of(self._call)
+        if refusal is not None:
+            await discard_body(receive, timeout_seconds=self._host.settings.body_timeout_seconds)
+            raise refusal
 
 
 class _Patience:
@@ -176,7 +187,8 @@ class _Patience:
         self._request.cancel()
 
 
-def _header(scope: Scope, name: bytes) -> str | None:
+def header(scope: Scope, name: bytes) -> str | None:
+    """Return the first header of that name."""
     headers: list[tuple[bytes, bytes]] = scope["headers"]
     return next((value.decode("latin-1") for key, value in headers if key == name), None)
 

@@ -18,6 +18,7 @@ from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol.h11 import H11Protocol
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from chroma_async.server.abort import ABORT
 from chroma_async.server.accept import FIRST_REQUEST_SECONDS, HEAD_BYTES_MAX, start_server
 from chroma_async.server.heads import AMBIGUOUS, is_ambiguous
 from chroma_async.server.plain import Exchange, plain_request, scope_of
@@ -121,6 +122,7 @@ class Connection(TCPServer):
 
     async def run(self) -> None:
         if self.writer.get_extra_info("socket") is not None:  # else its client has left already
+            ABORT.set(self.writer.transport.abort)
             await super().run()
 
     def close_soon(self) -> None:

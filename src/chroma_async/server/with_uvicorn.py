@@ -17,6 +17,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from chroma_async.server.abort import ABORT
 from chroma_async.server.accept import FIRST_REQUEST_SECONDS, HEAD_BYTES_MAX, FairServer
 from chroma_async.server.heads import AMBIGUOUS, is_ambiguous
 from chroma_async.server.tls import ServerContext, tls_context
@@ -88,6 +89,7 @@ class Connection(HttpToolsProtocol):
         self._in_head = False
         if is_ambiguous(cast("Any", self.parser).get_http_version(), self.headers):
             raise ValueError(AMBIGUOUS)  # which the parser stops at, and uvicorn answers with status 400
+        ABORT.set(self.transport.abort)
         super().on_headers_complete()
 
         if self._config.draining.is_set():

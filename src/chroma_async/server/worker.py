@@ -71,7 +71,11 @@ async def work(duty: Duty) -> None:
             position=lambda: engine.position,
         )
         stop = asyncio.Event()
-        tasks = [asyncio.create_task(_drain(duty, life, stop)), asyncio.create_task(_end_waits(engine, stop))]
+        tasks = [
+            asyncio.create_task(_drain(duty, life, stop)),
+            asyncio.create_task(_end_waits(engine, stop)),
+            asyncio.create_task(_end_feeds(engine, life.draining)),
+        ]
         duty.report_ready()
         try:
             await serve(app, orders.server, orders.socket, stop, life.draining)
@@ -94,6 +98,12 @@ async def _end_waits(engine: Engine, stop: asyncio.Event) -> None:
     """Answer writes that wait for the compactor, as soon as this process stops listening."""
     await stop.wait()
     engine.progress.stop()
+
+
+async def _end_feeds(engine: Engine, draining: asyncio.Event) -> None:
+    """End feeds before anything else: they would last, and their clients can turn elsewhere at once."""
+    await draining.wait()
+    engine.feeds.stop()
 
 
 def _access(orders: Orders) -> Access | None:

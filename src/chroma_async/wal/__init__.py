@@ -11,7 +11,7 @@ from chroma_async.wal.copy import LogCopy, check_log, copy_log, renew_identity
 from chroma_async.wal.memory import MemoryLog, MemoryLogState
 from chroma_async.wal.sqlite import FILE as LOG_FILE
 from chroma_async.wal.sqlite import SqliteLog
-from chroma_async.wal.store import CatalogRows, Durability, Entry, LogStore, NewEntry
+from chroma_async.wal.store import CatalogRows, Durability, Entry, History, LogStore, NewEntry, Weight
 
 __all__ = [
     "LOG_FILE",
@@ -19,12 +19,14 @@ __all__ = [
     "CatalogRows",
     "Durability",
     "Entry",
+    "History",
     "LogCopy",
     "LogStore",
     "MemoryLog",
     "MemoryLogState",
     "NewEntry",
     "SqliteLog",
+    "Weight",
     "check_log",
     "copy_log",
     "open_log",

@@ -10,6 +10,9 @@ from chroma_async.errors import LogConflict, LogReset, LogTruncated
 from chroma_async.model import Lsn
 from chroma_async.wal.store import NewEntry
 
+WEIGHTS_MAX: Final = 16_384
+"""About as many weights a log has at most: of more entries some neighbours are weighed together."""
+
 OPERATION_WINDOW: Final = 100_000
 """Operation ids of at least this many newest LSNs are remembered, whether their entries were truncated or not."""
 
@@ -82,3 +85,15 @@ def check_reachable(after: int, oldest: int, newest: int) -> None:
         raise LogTruncated(f"entries were truncated: start from a projection. after={after} oldest={oldest}")
     if after > newest:
         raise LogReset(f"the log ends before the position to read from. after={after} newest={newest}")
+
+
+def check_history(after: int, truncated: int, newest: int) -> None:
+    """Refuse to read on from a position of a collection whose history does not reach back to it.
+
+    Raises:
+        LogTruncated: something after the position was freed.
+        LogReset: as `check_reachable`.
+    """
+    if after < truncated:
+        raise LogTruncated(f"entries were freed: start from a projection. after={after} oldest={truncated}")
+    check_reachable(after, 0, newest)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +16,9 @@ from chroma_async.errors import LogCorrupt, LogHole
 from chroma_async.model import CollectionId, Lsn
 from chroma_async.wal.checks import (
     OPERATION_WINDOW,
+    WEIGHTS_MAX,
     check_batch,
+    check_history,
     check_reachable,
     checksum,
     conflict,
@@ -25,7 +27,7 @@ from chroma_async.wal.checks import (
     repeated_lsn,
 )
 from chroma_async.wal.holds import Holds
-from chroma_async.wal.store import CatalogRows, Durability, Entry, NewEntry
+from chroma_async.wal.store import CatalogRows, Durability, Entry, History, NewEntry, Weight
 
 _READ_ROWS: Final = 256
 """Entries that a reader yields between two chances for other tasks to run."""
@@ -48,9 +50,11 @@ class _Image:
     rows: dict[str, bytes]
     operations: dict[str, int]
     freed: dict[CollectionId, Lsn] = field(default_factory=dict[CollectionId, Lsn])
+    truncated: dict[CollectionId, Lsn] = field(default_factory=dict[CollectionId, Lsn])
 
     def copy(self) -> _Image:
-        return _Image(self.oldest, self.newest, dict(self.entries), dict(self.rows), dict(self.operations), dict(self.freed))
+        parts = (self.entries, self.rows, self.operations, self.freed, self.truncated)
+        return _Image(self.oldest, self.newest, *(dict(part) for part in parts))  # type: ignore[arg-type]
 
 
 class MemoryLogState:
@@ -211,11 +215,82 @@ class MemoryLog:
                 return False
             now = self._image_to_change()
             now.freed[collection] = max(through, now.freed.get(collection, Lsn(0)))
-            for lsn, stored in now.entries.items():
-                if stored.entry.collection == collection and lsn <= through and stored.entry.payload is not None:
-                    now.entries[lsn] = _freed(stored)
+            _free(now, lambda entry: entry.collection == collection and entry.lsn <= through)
             _forget(now, now.newest if keep_after is None else keep_after)
             return True
+
+    async def note_applied(self, collection: CollectionId, *, through: Lsn) -> bool:
+        self._check_open()
+        async with self.exclusive():
+            self._check_open()
+            if self.state.pins:
+                return False
+            freed = self._image_to_change().freed
+            freed[collection] = max(through, freed.get(collection, Lsn(0)))
+            return True
+
+    async def truncate(self, *, through: Lsn) -> bool:
+        self._check_open()
+        async with self.exclusive():
+            self._check_open()
+            if self.state.pins:
+                return False
+            now = self._image_to_change()
+            _free(now, lambda entry: entry.lsn <= through and not _waits(now, entry))
+            _forget(now, through)
+            return True
+
+    async def history(self, collection: CollectionId | None, *, after: Lsn, bytes_max: int) -> History:
+        """See `LogStore.history`."""
+        self._check_open()
+        now = self.state.image
+        if collection is None:
+            check_reachable(after, now.oldest, now.newest)
+        else:
+            check_history(after, now.truncated.get(collection, 0), now.newest)
+        entries: list[Entry] = []
+        size = 0
+        for lsn in range(max(after + 1, now.oldest), now.newest + 1):
+            try:
+                entry = _verified(now, lsn)
+            except (LogCorrupt, LogHole):
+                if entries:
+                    break
+                raise
+            if collection is not None and (entry.collection != collection or entry.payload is None):
+                continue
+            size += len(entry.payload or b"")
+            if entries and (size > bytes_max or len(entries) >= _READ_ROWS):
+                break
+            entries.append(entry)
+        return History(entries, entries[-1].lsn if entries else Lsn(now.newest))
+
+    async def truncated(self) -> Mapping[CollectionId, Lsn]:
+        self._check_open()
+        return dict(self.state.image.truncated)
+
+    async def first_unapplied(self) -> Lsn:
+        self._check_open()
+        now = self.state.image
+        waiting = (lsn for lsn, stored in now.entries.items() if _waits(now, stored.entry))
+        return Lsn(min(waiting, default=now.newest + 1))
+
+    async def holding(self) -> frozenset[CollectionId]:
+        self._check_open()
+        entries = [stored.entry for stored in self.state.image.entries.values()]
+        return frozenset(e.collection for e in entries if e.collection is not None and e.payload is not None)
+
+    async def weights(self) -> list[Weight]:
+        self._check_open()
+        groups: dict[int, Weight] = {}
+        now = self.state.image
+        together = max(1, (now.newest - now.oldest) // WEIGHTS_MAX)
+        for lsn, stored in sorted(now.entries.items()):
+            entry, before = stored.entry, groups.get(lsn // together)
+            size = len(entry.payload or b"") + (0 if before is None else before.size_bytes)
+            time_ns = entry.time_ns if before is None else max(entry.time_ns, before.time_ns)
+            groups[lsn // together] = Weight(Lsn(lsn), time_ns, size)
+        return list(groups.values())
 
     async def freed(self) -> Mapping[CollectionId, Lsn]:
         self._check_open()
@@ -257,6 +332,19 @@ def _stored(lsn: Lsn, new: NewEntry) -> _Stored:
     payload = bytes(new.payload)
     crc = checksum(lsn, new.collection, new.time_ns, new.operation_id, payload)
     return _Stored(Entry(lsn, new.collection, payload, new.time_ns), new.operation_id, crc)
+
+
+def _waits(now: _Image, entry: Entry) -> bool:
+    """Whether an entry is not applied, as far as the log was told."""
+    return entry.collection is not None and entry.payload is not None and entry.lsn > now.freed.get(entry.collection, 0)
+
+
+def _free(now: _Image, is_meant: Callable[[Entry], bool]) -> None:
+    for lsn, stored in now.entries.items():
+        collection = stored.entry.collection
+        if collection is not None and stored.entry.payload is not None and is_meant(stored.entry):
+            now.entries[lsn] = _freed(stored)
+            now.truncated[collection] = max(Lsn(lsn), now.truncated.get(collection, Lsn(0)))
 
 
 def _freed(stored: _Stored) -> _Stored:

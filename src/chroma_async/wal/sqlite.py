@@ -39,7 +39,9 @@ from chroma_async.model import CollectionId, Lsn
 from chroma_async.seams.limits import limit_error
 from chroma_async.wal.checks import (
     OPERATION_WINDOW,
+    WEIGHTS_MAX,
     check_batch,
+    check_history,
     check_reachable,
     checksum,
     conflict,
@@ -49,7 +51,7 @@ from chroma_async.wal.checks import (
     row_checksum,
 )
 from chroma_async.wal.holds import Holds
-from chroma_async.wal.store import CatalogRows, Durability, Entry, NewEntry
+from chroma_async.wal.store import CatalogRows, Durability, Entry, History, NewEntry, Weight
 from chroma_async.wal.turns import FileLock, SharedLsn, pinned, unpinned
 
 T = TypeVar("T")
@@ -149,12 +151,42 @@ WHERE lsn IN (
 """
 
 _FREED_TABLE = "CREATE TABLE IF NOT EXISTS freed (collection TEXT PRIMARY KEY, lsn INTEGER NOT NULL) WITHOUT ROWID"
+_TRUNCATED_TABLE = "CREATE TABLE truncated (collection TEXT PRIMARY KEY, lsn INTEGER NOT NULL) WITHOUT ROWID"
+_ALL_WAS_FREED = "INSERT INTO truncated SELECT collection, lsn FROM freed"
+
+_FREE_KEPT = """
+UPDATE entries SET payload = NULL, crc = entry_crc(lsn, collection, time_ns, operation_id, NULL)
+WHERE lsn IN (
+    SELECT lsn FROM (
+        SELECT lsn, sum(bytes) OVER (ORDER BY lsn ROWS UNBOUNDED PRECEDING) - bytes AS bytes_before FROM (
+            SELECT entries.lsn, length(payload) AS bytes FROM entries JOIN freed USING (collection)
+            WHERE entries.lsn <= ? AND entries.lsn <= freed.lsn AND payload IS NOT NULL ORDER BY entries.lsn LIMIT ?
+        )
+    ) WHERE bytes_before < ?
+)
+"""
+
+_NOTE_TRUNCATED = """
+INSERT INTO truncated
+SELECT collection, max(lsn) FROM entries WHERE collection = ? AND lsn <= ? AND payload IS NOT NULL GROUP BY collection
+ON CONFLICT (collection) DO UPDATE SET lsn = excluded.lsn WHERE excluded.lsn > lsn
+"""
+
+_NOTE_ALL_TRUNCATED = """
+INSERT INTO truncated
+SELECT entries.collection, max(entries.lsn) FROM entries JOIN freed USING (collection)
+WHERE entries.lsn <= ? AND entries.lsn <= freed.lsn AND payload IS NOT NULL GROUP BY entries.collection
+ON CONFLICT (collection) DO UPDATE SET lsn = excluded.lsn WHERE excluded.lsn > lsn
+"""
 
 _NOTE_FREED = """
 INSERT INTO freed VALUES (?, ?) ON CONFLICT (collection) DO UPDATE SET lsn = excluded.lsn WHERE excluded.lsn > lsn
 """
 
-_FORGET_FREED = "DELETE FROM freed WHERE 'collection/' || collection NOT IN (SELECT key FROM catalog)"
+_FORGET_DELETED = """
+DELETE FROM {table} WHERE 'collection/' || collection NOT IN (SELECT key FROM catalog)
+AND collection NOT IN (SELECT collection FROM entries WHERE payload IS NOT NULL AND collection IS NOT NULL)
+"""
 
 _FREED = """
 SELECT collection, max(lsn) FROM (
@@ -167,6 +199,46 @@ _FORGET = """
 DELETE FROM entries WHERE lsn <= ? AND lsn < coalesce(
     (SELECT lsn FROM entries WHERE payload IS NOT NULL AND collection IS NOT NULL ORDER BY lsn LIMIT 1), ?
 ) AND lsn < (SELECT min(lsn) FROM entries) + ?
+"""
+
+_TRUNCATED = """
+SELECT collection, max(lsn) FROM (
+    SELECT collection, lsn FROM truncated
+    UNION ALL SELECT collection, lsn FROM entries WHERE payload IS NULL AND collection IS NOT NULL
+) GROUP BY collection
+"""
+
+# The newest entry through which a collection was freed comes from the same instant as the entries.
+_HISTORY = """
+WITH found AS (
+    SELECT lsn, length(payload) AS bytes FROM entries
+    WHERE collection = :collection AND payload IS NOT NULL AND lsn > :after ORDER BY lsn LIMIT :rows
+), sizes AS (
+    SELECT lsn, row_number() OVER (ORDER BY lsn) AS number, sum(bytes) OVER (ORDER BY lsn ROWS UNBOUNDED PRECEDING) AS bytes
+    FROM found
+)
+SELECT newest, coalesce((SELECT lsn FROM truncated WHERE collection = :collection), 0), chosen.*
+FROM bounds LEFT JOIN (
+    SELECT entries.lsn, collection, time_ns, crc, operation_id, payload FROM sizes JOIN entries USING (lsn)
+    WHERE number = 1 OR bytes <= :bytes
+) AS chosen ON true
+ORDER BY chosen.lsn
+"""
+
+_HOLDING = "SELECT DISTINCT collection FROM entries WHERE payload IS NOT NULL AND collection IS NOT NULL"
+
+_FIRST_UNAPPLIED = f"""
+SELECT coalesce(min(first), (SELECT newest + 1 FROM bounds)) FROM (
+    SELECT (
+        SELECT min(lsn) FROM entries WHERE collection = holding.collection AND payload IS NOT NULL
+        AND lsn > coalesce((SELECT lsn FROM freed WHERE collection = holding.collection), 0)
+    ) AS first FROM ({_HOLDING}) AS holding
+)
+"""
+
+_WEIGHTS = f"""
+SELECT max(lsn), max(time_ns), sum(coalesce(length(payload), 0)) FROM entries
+GROUP BY lsn / (SELECT max(1, (newest - oldest) / {WEIGHTS_MAX}) FROM bounds) ORDER BY 1
 """
 
 _OPERATIONS = """
@@ -339,9 +411,9 @@ class SqliteLog:
             if not entries and after < last:
                 raise _hole(after, last)
 
-    async def _page(self, after: int, through: int) -> _Page:
+    async def _page(self, after: int, through: int, bytes_max: int = _READ_BYTES) -> _Page:
         self._check_open()
-        limits = {"after": after, "through": through, "rows": _READ_ROWS, "bytes": _READ_BYTES}
+        limits = {"after": after, "through": through, "rows": _READ_ROWS, "bytes": bytes_max}
         found = await _fetched(self._reader, _PAGE, limits)
         page = _Page(found[0][0], found[0][1], [row[2:] for row in found if row[2] is not None])
         check_reachable(after, page.oldest, page.newest)
@@ -393,8 +465,24 @@ class SqliteLog:
         self._check_open()
         if await self._change(_NOTE_FREED, (collection, through)) is None:
             return False
+        if await self._change(_NOTE_TRUNCATED, (collection, through)) is None:
+            return False
         forget_through = _NO_LIMIT if keep_after is None else int(keep_after)
-        free = (_FREE, (collection, through, _FREE_ROWS, _FREE_BYTES))
+        return await self._truncate((_FREE, (collection, through, _FREE_ROWS, _FREE_BYTES)), forget_through)
+
+    async def note_applied(self, collection: CollectionId, *, through: Lsn) -> bool:
+        """See `LogStore.note_applied`."""
+        self._check_open()
+        return await self._change(_NOTE_FREED, (collection, through)) is not None
+
+    async def truncate(self, *, through: Lsn) -> bool:
+        """See `LogStore.truncate`. In steps, as `truncate_collection`."""
+        self._check_open()
+        if await self._change(_NOTE_ALL_TRUNCATED, (through,)) is None:
+            return False
+        return await self._truncate((_FREE_KEPT, (through, _FREE_ROWS, _FREE_BYTES)), int(through))
+
+    async def _truncate(self, free: tuple[str, Row], forget_through: int) -> bool:
         forget = (_FORGET, (forget_through, _NO_LIMIT, _FORGET_ROWS))
         for sql, parameters in (free, forget, (_FORGET_OPERATIONS, (OPERATION_WINDOW,))):
             changed: int | None = 1
@@ -404,6 +492,40 @@ class SqliteLog:
                 return False
         await self._shrink()
         return True
+
+    async def history(self, collection: CollectionId | None, *, after: Lsn, bytes_max: int) -> History:
+        """See `LogStore.history`."""
+        if collection is None:
+            page = await self._page(after, _NO_LIMIT, bytes_max)
+            rows, newest = page.rows, page.newest
+            entries, error = await _verified(rows, after)
+        else:
+            self._check_open()
+            limits = {"collection": collection, "after": after, "rows": _READ_ROWS, "bytes": bytes_max}
+            found = await _fetched(self._reader, _HISTORY, limits)
+            newest, rows = Lsn(found[0][0]), [row[2:] for row in found if row[2] is not None]
+            check_history(after, found[0][1], newest)
+            self._saw(newest)
+            entries, error = await _verified(rows)
+        if error is not None and not entries:
+            raise error
+        return History(entries, entries[-1].lsn if entries else newest)
+
+    async def truncated(self) -> Mapping[CollectionId, Lsn]:
+        self._check_open()
+        return {CollectionId(collection): Lsn(lsn) for collection, lsn in await _fetched(self._reader, _TRUNCATED)}
+
+    async def first_unapplied(self) -> Lsn:
+        self._check_open()
+        return Lsn(await _number(self._reader, _FIRST_UNAPPLIED))
+
+    async def holding(self) -> frozenset[CollectionId]:
+        self._check_open()
+        return frozenset(CollectionId(row[0]) for row in await _fetched(self._reader, _HOLDING))
+
+    async def weights(self) -> list[Weight]:
+        self._check_open()
+        return [Weight(Lsn(row[0]), row[1], row[2]) for row in await _fetched(self._reader, _WEIGHTS)]
 
     async def _shrink(self) -> None:
         while await self._vacuum():
@@ -468,8 +590,7 @@ class SqliteLog:
             pass
 
         async def truncate() -> bool:
-            await self._writer.execute(_FORGET_FREED)
-            await self._writer.commit()
+            await self._forget_deleted()
             await self._writer.execute_fetchall("PRAGMA busy_timeout = 0")
             try:
                 return not await _number(self._writer, "PRAGMA wal_checkpoint(TRUNCATE)")
@@ -494,14 +615,19 @@ class SqliteLog:
         self._check_open()
 
         async def vacuum() -> int:
-            await self._writer.execute(_FORGET_FREED)
-            await self._writer.commit()
+            await self._forget_deleted()
             await self._writer.execute("VACUUM")
             return await _number(self._writer, "PRAGMA wal_checkpoint(TRUNCATE)")
 
         async with self.exclusive():
             if await self._in_transaction(vacuum):
                 raise UnavailableError(f"somebody reads the log; stop that and try again. file={FILE}")
+
+    async def _forget_deleted(self) -> None:
+        """Forget what was noted of collections that are gone, also from the entries."""
+        for table in ("freed", "truncated"):
+            await self._writer.execute(_FORGET_DELETED.format(table=table))
+        await self._writer.commit()
 
     async def size_bytes(self) -> int:
         self._check_open()
@@ -594,6 +720,9 @@ async def _prepare_writer(writer: aiosqlite.Connection, directory: Path, synchro
         await _create(writer, directory)
     identity = await _check_format(writer)
     await writer.execute(_FREED_TABLE)
+    if await _number(writer, "SELECT count(*) FROM sqlite_master WHERE name = 'truncated'") == 0:
+        await writer.execute(_TRUNCATED_TABLE)
+        await writer.execute(_ALL_WAS_FREED)
     await writer.commit()
     await writer.execute(f"PRAGMA synchronous = {synchronous}")
     await writer.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
@@ -687,17 +816,20 @@ def _numbered(entries: Sequence[NewEntry], after: int) -> Iterator[Row]:
         yield lsn, entry.collection, entry.time_ns, crc, entry.operation_id, entry.payload
 
 
-async def _verified(rows: list[Row], after: int) -> tuple[list[Entry], LogError | None]:
-    """Return the entries up to the first that is missing or damaged, and the error that says so."""
+async def _verified(rows: list[Row], after: int | None = None) -> tuple[list[Entry], LogError | None]:
+    """Return the entries up to the first that is missing or damaged, and the error that says so.
+
+    Those of one collection, without `after`, need not follow each other.
+    """
     if sum(len(row[5] or b"") for row in rows) < _VERIFY_INLINE_BYTES:
         return _verify(rows, after)
     return await anyio.to_thread.run_sync(_verify, rows, after)
 
 
-def _verify(rows: list[Row], after: int) -> tuple[list[Entry], LogError | None]:
+def _verify(rows: list[Row], after: int | None) -> tuple[list[Entry], LogError | None]:
     entries: list[Entry] = []
-    for expected, (lsn, collection, time_ns, crc, operation_id, payload) in enumerate(rows, after + 1):
-        if lsn != expected:
+    for expected, (lsn, collection, time_ns, crc, operation_id, payload) in enumerate(rows, (after or 0) + 1):
+        if after is not None and lsn != expected:
             return entries, _hole(expected - 1, lsn)
         if checksum(lsn, collection, time_ns, operation_id, payload) != crc:
             reason = f"an entry does not match its checksum: restore the log from a backup. lsn={lsn}"

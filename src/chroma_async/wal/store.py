@@ -37,6 +37,23 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class History:
+    """Some entries in LSN order, and the LSN through which there are no others."""
+
+    entries: list[Entry]
+    through: Lsn
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """What the payloads of some neighbouring entries weigh together: those through `through`, as old as `time_ns`."""
+
+    through: Lsn
+    time_ns: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class CatalogRows:
     """The rows kept beside the log, and the LSN of the log in the same instant."""
 
@@ -73,14 +90,18 @@ class LogStore(Protocol):
     10. `truncate_collection(c, through)` frees the payloads of that collection's entries up to there; each leaves
        an entry without payload, so that LSNs stay dense. Then entries without payload at the old end of the log, not
        above `keep_after` where one is given, are forgotten for good. Entries of the catalog (collection None) at the
-       old end may be forgotten as well, since the rows hold their effect.
+       old end may be forgotten as well, since the rows hold their effect. `note_applied(c, through)` only says that the
+       payloads may be freed; `truncate(through)` frees what may be, of all collections up to there, and forgets the old
+       end up to there.
     11. `catalog` returns the rows and the LSN of one instant.
     12. `identity` is made once, at creation, and tells two logs apart.
     13. What was appended before `sync` survives a power cut after it, whatever the durability. Nothing may be derived
         and kept for good from an entry that is not that safe.
-    14. While `pinned` is held, by whichever process, `truncate_collection` frees and forgets nothing; it returns False, and
+    14. While `pinned` is held, by whichever process, nothing is freed and forgotten: what should do so returns False, and
         the caller asks again later. A holder that dies lets go. Appending goes on.
-    15. After `close`, every call raises `RuntimeError`, but another `close`.
+    15. `history` never skips: of a collection it raises `LogTruncated` when anything after the position was freed, in
+        the same instant as it reads; of all collections it gives freed entries without payload, as `read` does.
+    16. After `close`, every call raises `RuntimeError`, but another `close`.
     """
 
     @property
@@ -122,6 +143,37 @@ class LogStore(Protocol):
         self, collection: CollectionId, *, through: Lsn, keep_after: Lsn | None = None
     ) -> bool: ...
 
+    async def note_applied(self, collection: CollectionId, *, through: Lsn) -> bool: ...
+
+    async def truncate(self, *, through: Lsn) -> bool: ...
+
+    async def history(self, collection: CollectionId | None, *, after: Lsn, bytes_max: int) -> History:
+        """Return the next entries of a collection, or of the whole log: one at least, if there are any.
+
+        `bytes_max` bounds the payloads of all but the first.
+
+        Raises:
+            LogTruncated: something between `after` and what is kept was freed.
+            LogReset, LogHole, LogCorrupt: as `read`.
+        """
+        ...
+
+    async def truncated(self) -> Mapping[CollectionId, Lsn]:
+        """The LSN of the newest entry of a collection whose payload was freed, ever: a history begins after it."""
+        ...
+
+    async def first_unapplied(self) -> Lsn:
+        """LSN of the oldest entry that nobody has said is applied; one above the newest when there is none."""
+        ...
+
+    async def holding(self) -> frozenset[CollectionId]:
+        """The collections of which a payload is kept, existing or deleted."""
+        ...
+
+    async def weights(self) -> list[Weight]:
+        """What the kept payloads weigh, oldest first; the last one is through the newest entry. None of an empty log."""
+        ...
+
     async def sync(self) -> None:
         """Make durable all that was appended before this call, by whichever process.
 
@@ -136,7 +188,7 @@ class LogStore(Protocol):
         ...
 
     async def freed(self) -> Mapping[CollectionId, Lsn]:
-        """The LSN through which entries of a collection were freed, ever: its projections must have applied them."""
+        """The LSN through which a collection was said to be applied, ever: its projections must hold all up to there."""
         ...
 
     async def tidy(self) -> bool:

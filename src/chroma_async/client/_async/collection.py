@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, Final, TypeVar, cast
 from uuid import UUID
 
+from chroma_async.client._async.watch import AsyncWatch
 from chroma_async.client.checks import (
     GET_INCLUDE,
     QUERY_INCLUDE,
@@ -46,6 +47,7 @@ from chroma_async.client.results import (
 from chroma_async.client.transports.base import AsyncTransport
 from chroma_async.client.types import ReadLevel
 from chroma_async.client.vectors import to_matrix
+from chroma_async.client.watching import RECONNECT_SECONDS, WATCH_INCLUDE, OnGone, watch_fields
 from chroma_async.model import Collection as Model
 from chroma_async.model import JsonObject, Precision, Space, Stage, Vectors
 from chroma_async.protocol import (
@@ -61,7 +63,9 @@ from chroma_async.protocol import (
     ReindexCollection,
     UpdateRecords,
     UpsertRecords,
+    WatchCollection,
 )
+from chroma_async.protocol.changes import ChangeKind, Included
 from chroma_async.protocol.collection_json import collection_to_json, updated_configuration
 from chroma_async.protocol.embeddings import EmbeddingBatch
 from chroma_async.protocol.records import WriteRecords
@@ -552,6 +556,48 @@ class AsyncCollection:
         )
         await self._transport.send(call)
         self._remember(call, (configuration or {}).get("embedding_function"))
+
+    def watch(
+        self,
+        after: int | str | None = None,
+        *,
+        snapshot: bool = False,
+        include: Sequence[Included] = WATCH_INCLUDE,
+        kinds: Sequence[ChangeKind] | None = None,
+        where: Any = None,
+        missing: Missing | None = None,
+        heartbeats: bool = False,
+        heartbeat_seconds: float | None = None,
+        on_gone: OnGone = "raise",
+        reconnect_seconds: float = RECONNECT_SECONDS,
+    ) -> AsyncWatch:
+        """Follow the changes of this collection, live. See `AsyncWatch` and `Mirror`.
+
+        A change is one write, whole: its LSN, time, kind, ids, and what of the rest `include` names. Without `after` the
+        feed begins now; with `after=0` at the oldest change that is kept; with the `position` of another watch where that
+        was. `snapshot=True` begins with the records that there are. Where a connection breaks, the feed goes on.
+
+        Args:
+            after: an LSN.
+            snapshot: first "snapshot_begin", then "snapshot" with records, page by page, then "snapshot_end", then changes.
+            include: some of "documents", "embeddings", "metadatas", "uris".
+            kinds: some of "add", "update", "upsert", "delete"; None: all.
+            where: a filter on the metadata that a change carries. Deletions carry none, and always pass.
+            missing: as in the class's docstring.
+            heartbeats: whether the signs of life come too, which say how far the feed has come.
+            heartbeat_seconds: how often there is one at least; 15 by default, 0.1 to 3600.
+            on_gone: when changes are not kept any more, raise, or begin again from a snapshot.
+            reconnect_seconds: how long to try to connect again; then the error is raised.
+
+        Raises (while iterating):
+            GoneError: what follows the position is not kept any more: begin again from a snapshot.
+            NotFoundError: the collection does not exist.
+            InvalidArgumentError: an argument that can't be meant so.
+        """
+        chosen = self._chosen(missing) or MISSING_DEFAULT
+        fields = watch_fields(after, snapshot, include, kinds, where, chosen, heartbeat_seconds)
+        call = WatchCollection(tenant=self.tenant, database=self.database, collection_id=self._model.id, **fields)
+        return AsyncWatch(self._transport, call, on_gone=on_gone, heartbeats=heartbeats, reconnect_seconds=reconnect_seconds)
 
     async def reindex(
         self,

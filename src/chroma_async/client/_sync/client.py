@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 from uuid import UUID
 
-from chroma_async.client._sync.collection import Collection, DataLoader
+from chroma_async.client._sync.collection import MISSING_DEFAULT, Collection, DataLoader
+from chroma_async.client._sync.watch import Watch
 from chroma_async.client.address import DEFAULT_HOST, DEFAULT_PORT
 from chroma_async.client.checks import (
     checked_lsn,
@@ -37,6 +38,7 @@ from chroma_async.client.retry import RetryPolicy
 from chroma_async.client.settings import Settings, request_headers
 from chroma_async.client.transports.base import Transport
 from chroma_async.client.transports.embedded import EmbeddedTransport, engine_opener
+from chroma_async.client.watching import RECONNECT_SECONDS, WATCH_INCLUDE, OnGone, watch_fields
 from chroma_async.model import DEFAULT_DATABASE, DEFAULT_TENANT, Stage
 from chroma_async.model import Collection as Model
 from chroma_async.protocol import (
@@ -59,7 +61,9 @@ from chroma_async.protocol import (
     ListCollections,
     ListDatabases,
     Reset,
+    WatchDatabase,
 )
+from chroma_async.protocol.changes import ChangeKind, Included
 from chroma_async.protocol.results import FlushResult
 from chroma_async.protocol.system import Identity
 from chroma_async.settings import EngineSettings, Missing
@@ -190,6 +194,49 @@ class ClientAPI(Connectable):
             wait_seconds=checked_wait_seconds(wait_seconds),
         )
         return self._send(call)
+
+    def watch(
+        self,
+        after: str | None = None,
+        *,
+        snapshot: bool = False,
+        include: Sequence[Included] = WATCH_INCLUDE,
+        kinds: Sequence[ChangeKind] | None = None,
+        where: Any = None,
+        missing: Missing | None = None,
+        heartbeats: bool = False,
+        heartbeat_seconds: float | None = None,
+        on_gone: OnGone = "raise",
+        reconnect_seconds: float = RECONNECT_SECONDS,
+    ) -> Watch:
+        """Follow the changes of all collections of this database, and of which there are. See `Watch`.
+
+        A change is one write, whole: its LSN, time, kind, ids, and what of the rest `include` names. Without `after` the
+        feed begins now; with `after=0` at the oldest change that is kept; with the `position` of another watch where that
+        was. `snapshot=True` begins with the records that there are. Where a connection breaks, the feed goes on.
+
+        Args:
+            after: a `cursor` of this feed, or "0".
+            snapshot: first "snapshot_begin", then "snapshot" with records, page by page, then "snapshot_end", then changes.
+            include: some of "documents", "embeddings", "metadatas", "uris".
+            kinds: some of "add", "update", "upsert", "delete", "collection_created", "collection_modified" and
+                "collection_deleted"; None: all.
+            where: a filter on the metadata that a change carries. Deletions carry none, and always pass.
+            missing: as in the class's docstring.
+            heartbeats: whether the signs of life come too, which say how far the feed has come.
+            heartbeat_seconds: how often there is one at least; 15 by default, 0.1 to 3600.
+            on_gone: when changes are not kept any more, raise, or begin again from a snapshot.
+            reconnect_seconds: how long to try to connect again; then the error is raised.
+
+        Raises (while iterating):
+            GoneError: what follows the position is not kept any more: begin again from a snapshot.
+            NotFoundError: the database does not exist.
+            InvalidArgumentError: an argument that can't be meant so.
+        """
+        chosen = self._missing if missing is None else missing
+        fields = watch_fields(after, snapshot, include, kinds, where, chosen or MISSING_DEFAULT, heartbeat_seconds)
+        call = WatchDatabase(tenant=self.tenant, database=self.database, **fields)
+        return Watch(self.transport, call, on_gone=on_gone, heartbeats=heartbeats, reconnect_seconds=reconnect_seconds)
 
     def reset(self) -> bool:
         """Delete everything, in all tenants.

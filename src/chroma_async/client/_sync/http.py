@@ -7,11 +7,13 @@ import random
 import uuid
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from ssl import SSLContext
 from typing import TypeVar
 
 import httpx
 
+from chroma_async.client._sync.http_feed import HttpFeed, opened_feed
 from chroma_async.client.address import Address
 from chroma_async.client.answers import Failure, explain_silence, read_failure, read_result
 from chroma_async.client.colours import Lock, current_loop, sleep
@@ -20,10 +22,14 @@ from chroma_async.client.session import Session
 from chroma_async.client.split import encoded_parts
 from chroma_async.protocol import Call, WireRequest
 from chroma_async.protocol.call import KEY_HEADER
+from chroma_async.protocol.changes import WatchCall
+from chroma_async.protocol.ingest import NDJSON
 from chroma_async.protocol.records import lsn_of
 from chroma_async.protocol.system import OPERATIONS_HEADER
 
 R = TypeVar("R")
+
+FEED_SLACK_SECONDS = 15.0
 
 
 class HttpTransport:
@@ -72,6 +78,21 @@ class HttpTransport:
         with self.session.forgetting():
             results = [self._send_part(part, request) for part, request in parts]
         return results[-1]
+
+    def open_feed(self, call: WatchCall) -> HttpFeed:
+        """Open a feed, as `send` answers a call, but without trying again: whoever follows it does that."""
+        pool = self._opened()
+        request = call.encode()
+        timeout = _patient(self._timeout, call.choice().heartbeat_seconds)
+        opening = pool.build_request(
+            call.route.method, self._address.url(call.route, request), headers={"Accept": NDJSON}, timeout=timeout
+        )
+        try:
+            response = pool.send(opening, stream=True)
+        except httpx.RequestError as error:
+            failure = explain_silence(error, self._address, timeout, safe_to_repeat=True)
+            raise failure.error from error
+        return opened_feed(response, partial(explain_silence, address=self._address, timeout=timeout))
 
     def close(self) -> None:
         self._closed = True
@@ -127,6 +148,12 @@ class HttpTransport:
         return httpx.Client(
             headers=self._headers, timeout=self._timeout, limits=self._limits, verify=self._verify, transport=transport
         )
+
+
+def _patient(timeout: httpx.Timeout, heartbeat_seconds: float) -> httpx.Timeout:
+    """A timeout for answers that never end: a heartbeat or two may be late."""
+    read = FEED_SLACK_SECONDS + 2 * heartbeat_seconds
+    return httpx.Timeout(connect=timeout.connect, read=read, write=timeout.write, pool=timeout.pool)
 
 
 def _extended(timeout: httpx.Timeout, seconds: float) -> httpx.Timeout:

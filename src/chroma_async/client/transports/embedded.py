@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar, cast
 from chroma_async.client.background import BackgroundLoop
 from chroma_async.client.session import Session
 from chroma_async.protocol import Call
+from chroma_async.protocol.changes import Change, ChangeFeed, WatchCall
 from chroma_async.settings import EngineSettings
 
 R = TypeVar("R")
@@ -56,6 +57,44 @@ def engine_opener(path: Path | None, settings: EngineSettings, *, compact: bool 
     return opened
 
 
+class AsyncEmbeddedFeed:
+    """A feed of an engine in this loop."""
+
+    def __init__(self, feed: ChangeFeed) -> None:
+        self._feed = feed
+
+    @property
+    def log(self) -> str | None:
+        return self._feed.identity
+
+    async def next(self) -> Change | None:
+        return await anext(self._feed, None)
+
+    async def aclose(self) -> None:
+        await self._feed.aclose()
+
+
+class EmbeddedFeed:
+    """A feed of an engine in a background loop."""
+
+    def __init__(self, feed: ChangeFeed, background: BackgroundLoop) -> None:
+        self._feed = feed
+        self._background = background
+
+    @property
+    def log(self) -> str | None:
+        return self._feed.identity
+
+    def next(self) -> Change | None:
+        async def following() -> Change | None:
+            return await anext(self._feed, None)
+
+        return self._background.call(following)
+
+    def close(self) -> None:
+        self._background.call(self._feed.aclose)
+
+
 class AsyncEmbeddedTransport:
     """An engine in the loop of its caller.
 
@@ -79,6 +118,9 @@ class AsyncEmbeddedTransport:
             result = await engine.dispatch(self.session.reading(call))
         self.session.saw(_lsn_of(call, result, engine))
         return result
+
+    async def open_feed(self, call: WatchCall) -> AsyncEmbeddedFeed:
+        return AsyncEmbeddedFeed(await self.send(call))
 
     async def aclose(self) -> None:
         self._closed = True
@@ -137,6 +179,9 @@ class EmbeddedTransport:
                 answered = self._background.call(_dispatch, engine, call)
         self.session.saw(_lsn_of(call, answered[0], engine))
         return answered[0]
+
+    def open_feed(self, call: WatchCall) -> EmbeddedFeed:
+        return EmbeddedFeed(self.send(call), self._background)
 
     def close(self) -> None:
         with self._lock:

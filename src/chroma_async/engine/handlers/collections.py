@@ -162,6 +162,6 @@ async def delete_collection(context: Context, call: DeleteCollection) -> None:
         collection = catalog.collection_named(call.tenant, call.database, call.name)
         if collection is None:
             raise NotFoundError(f"Collection [{call.name}] does not exist")
-        return happened(CollectionDeleted(collection.id))
+        return happened(CollectionDeleted(collection.id, collection.name, collection.tenant, collection.database))
 
     await context.writer.submit(Proposal(decide))

@@ -8,6 +8,7 @@ from typing import Any, Final, Protocol, TypeVar
 from chroma_async.core.catalog import Catalog
 from chroma_async.engine.batch import QueryJob
 from chroma_async.engine.collection import CollectionReader
+from chroma_async.engine.feed import Feeds
 from chroma_async.engine.follower import Follower
 from chroma_async.engine.progress import Progress
 from chroma_async.engine.reads import ReadRunner
@@ -54,6 +55,8 @@ class Context(Protocol):
     def metrics(self) -> Metrics: ...
     @property
     def streams(self) -> Queues: ...
+    @property
+    def feeds(self) -> Feeds: ...
     @property
     def is_ready(self) -> bool: ...
     def runner(self, collection_id: CollectionId) -> ReadRunner: ...

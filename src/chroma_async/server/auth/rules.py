@@ -46,6 +46,8 @@ from chroma_async.protocol import (
     UpdateRecords,
     UpdateTenant,
     UpsertRecords,
+    WatchCollection,
+    WatchDatabase,
 )
 from chroma_async.protocol.call import API_V2
 from chroma_async.protocol.unsupported import (
@@ -147,6 +149,8 @@ RULES: Final[Mapping[type[Call[Any]], Rule]] = {
     Ingest: _write("id", "collection:ingest"),
     GetIngestPosition: Rule("id", "collection:ingest", "write"),
     PurgeCollection: _write("id", "collection:purge"),
+    WatchCollection: _read("id", "collection:watch"),
+    WatchDatabase: _read("database", "db:watch"),
     Search: _read("id", "collection:search"),
     ForkCollection: _write("id", "collection:fork"),
     CountForks: _read("id", "collection:count_forks"),
@@ -180,6 +184,7 @@ IMPLIED: Final[Mapping[str, tuple[str, ...]]] = {
     "tenant:create_tenant": ("tenant:update_tenant",),
     "collection:count": ("collection:indexing_status", "collection:count_forks"),
     "collection:query": ("collection:search",),
+    "collection:get": ("collection:watch",),
     "collection:upsert": ("collection:flush",),
     "collection:delete": ("collection:purge",),
     "collection:update_collection": ("collection:reindex", "collection:attach_function", "collection:detach_function"),

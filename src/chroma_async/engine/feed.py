@@ -1,0 +1,553 @@
+"""Feeds of changes: each reads the log page by page, at the pace of whoever listens, and waits for news at its end.
+
+A feed holds a page of entries and no more, and never keeps the log from freeing what it has not read yet: it ends with
+`GoneError` then. News are looked for by one task of the process, while somebody waits; that costs a look at a mapped number.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Final, Self, TypeVar
+
+from chroma_async.core.events import (
+    CollectionCreated,
+    CollectionDeleted,
+    CollectionModified,
+    DatabaseDeleted,
+    Event,
+    EverythingDeleted,
+    RecordsDeleted,
+    RecordsWritten,
+    decode,
+)
+from chroma_async.core.where import matches
+from chroma_async.engine.collection import CollectionReader, View
+from chroma_async.engine.follower import Follower
+from chroma_async.errors import (
+    ChromaError,
+    GoneError,
+    InternalError,
+    LogError,
+    LogReset,
+    LogTruncated,
+    StorageCorrupt,
+    UnavailableError,
+)
+from chroma_async.metrics import Metrics
+from chroma_async.model import Collection as CollectionModel
+from chroma_async.model import CollectionId, Lsn, Vectors
+from chroma_async.projections.records import decode_metadata
+from chroma_async.protocol.changes import CatalogKind, Change, ChangeKind, Choice, to_cursor
+from chroma_async.seams import Clock, Workers
+from chroma_async.wal import Entry, History, LogStore
+
+T = TypeVar("T")
+
+PAGE_BYTES_MAX: Final = 2**20
+"""Payloads that a feed reads at a time, beyond the first."""
+
+SNAPSHOT_ROWS: Final = 256
+DECODE_INLINE_BYTES: Final = 64 * 2**10
+LOOK_SECONDS: Final = 0.01
+
+logger = logging.getLogger("chroma_async.feed")
+
+
+@dataclass(eq=False, slots=True)
+class _Waiter:
+    is_news: Callable[[], bool]
+    woken: asyncio.Future[None]
+
+
+class Feeds:
+    """The feeds of a process: how many there are, news for them, and their end. Belongs to the event loop."""
+
+    def __init__(self, log: LogStore, follower: Follower[CollectionReader], clock: Clock, metrics: Metrics) -> None:
+        self._log = log
+        self._follower = follower
+        self._clock = clock
+        self._metrics = metrics
+        self._waiters: list[_Waiter] = []
+        self._looking: asyncio.Task[None] | None = None
+        self._stopped = False
+
+    @property
+    def is_stopped(self) -> bool:
+        return self._stopped
+
+    @property
+    def is_anybody_waiting(self) -> bool:
+        """Whether a feed has come to the log's end."""
+        return bool(self._waiters)
+
+    def begun(self) -> None:
+        self._metrics.feeds.inc()
+
+    def sent(self, change: Change) -> None:
+        if change.kind != "heartbeat":
+            self._metrics.feed_changes.inc()
+
+    def ended(self, why: str) -> None:
+        self._metrics.feeds.dec()
+        self._metrics.feeds_ended.labels(why).inc()
+
+    async def wait(self, is_news: Callable[[], bool], seconds: float) -> None:
+        """Wait for news, or for so long, or until this process is about to end."""
+        if self._stopped or is_news():
+            return
+        waiter = _Waiter(is_news, asyncio.get_running_loop().create_future())
+        self._waiters.append(waiter)
+        if self._looking is None:
+            self._looking = asyncio.create_task(self._look(), name="chroma_async.feeds")
+        timer = asyncio.create_task(self._clock.sleep(seconds))
+        try:
+            await asyncio.wait({waiter.woken, timer}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            timer.cancel()
+            waiter.woken.cancel()
+            with suppress(ValueError):
+                self._waiters.remove(waiter)
+
+    async def _look(self) -> None:
+        try:
+            while self._waiters:
+                await self._clock.sleep(LOOK_SECONDS)
+                await self._follower.catch_up()
+                self.look_again()
+        except Exception:
+            logger.exception("feeds.failed")
+            self._wake_all()  # they meet it themselves, and end by it
+        finally:
+            self._looking = None
+
+    def _wake_all(self) -> None:
+        for waiter in self._waiters:
+            if not waiter.woken.done():
+                waiter.woken.set_result(None)
+
+    def look_again(self) -> None:
+        """Have those look who wait: what they wait for may be here though the log says nothing."""
+        for waiter in self._waiters:
+            if waiter.is_news() and not waiter.woken.done():
+                waiter.woken.set_result(None)
+
+    def stop(self) -> None:
+        """End all feeds, and let none begin: this process is about to end."""
+        self._stopped = True
+        self._wake_all()
+
+    async def close(self) -> None:
+        self.stop()
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.wait({self._looking})
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What feeds read from."""
+
+    log: LogStore
+    follower: Follower[CollectionReader]
+    workers: Workers
+    clock: Clock
+    feeds: Feeds
+
+    async def collection(self, collection_id: CollectionId) -> CollectionModel | None:
+        """The collection as of now; None when it does not exist any more."""
+        await self.follower.catch_up()
+        return self.follower.catalog.collection(collection_id)
+
+
+class Feed:
+    """Changes as they happen: a `ChangeFeed`."""
+
+    def __init__(self, source: Source, reader: CollectionChanges | DatabaseChanges) -> None:
+        self._source = source
+        self._reader = reader
+        self._changes = reader()
+        self._ended = False
+        self._is_read = False
+        source.feeds.begun()
+
+    @property
+    def identity(self) -> str:
+        return self._source.log.identity
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Change:
+        """Return the next change.
+
+        Raises:
+            GoneError: what follows is not kept any more.
+            ChromaError: why else the feed ends.
+        """
+        self._is_read = True
+        try:
+            change = await anext(self._changes)
+        except StopAsyncIteration:
+            self._end("stopped" if self._source.feeds.is_stopped else "over")
+            raise
+        except Exception as error:
+            explained = _explained(error)
+            self._end(type(explained).__name__)
+            raise explained from error
+        finally:
+            self._is_read = False
+        self._source.feeds.sent(change)
+        return change
+
+    async def aclose(self) -> None:
+        """End it. Who waits for the next change, in another task, learns that there is none."""
+        self._end("stopped" if self._source.feeds.is_stopped else "left")
+        self._reader.is_left = True
+        self._source.feeds.look_again()
+        if not self._is_read:
+            await self._changes.aclose()
+
+    def _end(self, why: str) -> None:
+        if not self._ended:
+            self._ended = True
+            self._source.feeds.ended(why)
+
+
+def _explained(error: Exception) -> Exception:
+    if isinstance(error, ChromaError | RuntimeError):
+        return error
+    if isinstance(error, LogTruncated | LogReset):
+        return gone(str(error))
+    if isinstance(error, LogError | StorageCorrupt | sqlite3.DatabaseError | UnicodeDecodeError):
+        logger.exception("feed.failed", exc_info=error)
+        return InternalError(f"the log, or the collection's files, are damaged; see the server's log. {error}")
+    return error
+
+
+def gone(why: str) -> GoneError:
+    return GoneError(f"the changes after this position are not kept any more; begin again from a snapshot. {why}")
+
+
+class _Pulse:
+    """Says when a heartbeat is due: nothing was sent for so long."""
+
+    def __init__(self, clock: Clock, seconds: float) -> None:
+        self._clock = clock
+        self._seconds = seconds
+        self._sent_at = clock.monotonic()
+
+    def sent(self) -> None:
+        self._sent_at = self._clock.monotonic()
+
+    @property
+    def left_seconds(self) -> float:
+        return max(0.0, self._sent_at + self._seconds - self._clock.monotonic())
+
+
+# ---- one collection
+
+
+class CollectionChanges:
+    """What happens to one collection after `position`, or from a snapshot on."""
+
+    def __init__(self, source: Source, collection: CollectionModel, choice: Choice, position: Lsn | None) -> None:
+        self.is_left = False
+        self._source = source
+        self._collection = collection
+        self._choice = choice
+        self._position = position
+        self._pulse = _Pulse(source.clock, choice.heartbeat_seconds)
+
+    async def __call__(self) -> AsyncGenerator[Change]:
+        if self._position is None:
+            async for shown in self._snapshot():
+                self._pulse.sent()
+                yield shown
+        source, position = self._source, self._position or Lsn(0)
+        yield self._at(position, _heartbeat(source.clock, position))  # who listens knows where it begins
+        while not self._is_over:
+            is_there = await source.collection(self._collection.id) is not None
+            try:
+                page = await source.log.history(self._collection.id, after=position, bytes_max=PAGE_BYTES_MAX)
+            except LogTruncated:
+                if await source.collection(self._collection.id) is not None:
+                    raise
+                page = History([], position)  # what was to be read went with it
+                is_there = False
+            if not is_there and not page.entries:
+                yield self._at(position, Change(kind="collection_deleted", lsn=source.follower.position))
+                return
+            for entry in page.entries:
+                change = await _change(source.workers, entry, self._choice)
+                position = entry.lsn
+                if change is not None:
+                    self._pulse.sent()
+                    yield self._at(position, change)
+            position = max(position, page.through)
+            if not self._pulse.left_seconds:
+                self._pulse.sent()
+                yield self._at(position, _heartbeat(source.clock, position))
+            if not page.entries:
+                await source.feeds.wait(partial(self._is_news, position), self._pulse.left_seconds)
+
+    @property
+    def _is_over(self) -> bool:
+        return self.is_left or self._source.feeds.is_stopped
+
+    def _is_news(self, position: Lsn) -> bool:
+        follower, collection_id = self._source.follower, self._collection.id
+        is_gone = follower.catalog.collection(collection_id) is None
+        return self._is_over or is_gone or follower.newest(collection_id) > position
+
+    def _at(self, position: Lsn, change: Change) -> Change:
+        """With the cursor; 0 is none, since who goes on after it means the oldest that is kept then."""
+        at = max(position, change.lsn)
+        return replace(change, cursor=str(at)) if at else change
+
+    async def _snapshot(self) -> AsyncGenerator[Change]:
+        async with AsyncExitStack() as stack:
+            view = await _view(self._source, self._collection.id, stack)
+            lsn = view.image.through
+            yield _snapshot_mark("snapshot_begin", lsn, self._source.clock)
+            async for change in _pages(self._source, view, self._choice):
+                if change.ids:
+                    yield change
+        self._position = lsn
+        yield self._at(lsn, _snapshot_mark("snapshot_end", lsn, self._source.clock))
+
+
+# ---- a database
+
+
+class DatabaseChanges:
+    """What happens to the collections of a database after `position`, or from a snapshot on."""
+
+    def __init__(self, source: Source, tenant: str, database: str, choice: Choice, position: Lsn | None) -> None:
+        self.is_left = False
+        self._source = source
+        self._tenant = tenant
+        self._database = database
+        self._choice = choice
+        self._position = position
+        self._pulse = _Pulse(source.clock, choice.heartbeat_seconds)
+        self._names = {item.id: item.name for item in self._collections()}
+        self._seen: dict[CollectionId, Lsn] = {}
+        """Through which LSN a snapshot has shown each collection."""
+
+    def _collections(self) -> list[CollectionModel]:
+        return self._source.follower.catalog.collections(self._tenant, self._database)
+
+    async def __call__(self) -> AsyncGenerator[Change]:
+        source = self._source
+        if self._position is None:
+            async for shown in self._snapshot():
+                self._pulse.sent()
+                yield shown
+        position = self._position or Lsn(0)
+        yield self._at(position, _heartbeat(source.clock, position))  # who listens knows where it begins
+        while not self._is_over:
+            await source.follower.catch_up()
+            page = await source.log.history(None, after=position, bytes_max=PAGE_BYTES_MAX)
+            for entry in page.entries:
+                position = entry.lsn
+                change = await self._read(entry)
+                if change is None:
+                    continue
+                if self._choice.takes(change.kind) or change.kind == "database_deleted":
+                    self._pulse.sent()
+                    yield self._at(position, change)
+                if change.kind == "database_deleted":
+                    return
+            position = max(position, page.through)
+            if not self._pulse.left_seconds:
+                self._pulse.sent()
+                yield self._at(position, _heartbeat(source.clock, position))
+            if not page.entries:
+                await source.feeds.wait(partial(self._is_news, position), self._pulse.left_seconds)
+
+    @property
+    def _is_over(self) -> bool:
+        return self.is_left or self._source.feeds.is_stopped
+
+    def _is_news(self, position: Lsn) -> bool:
+        return self._is_over or self._source.follower.position > position
+
+    def _at(self, position: Lsn, change: Change) -> Change:
+        """With the cursor, unless it would lead into the middle of a snapshot, or is 0: that is the oldest kept one."""
+        if not position or position < max(self._seen.values(), default=0):
+            return change
+        return replace(change, cursor=to_cursor(position, self._source.log.identity))
+
+    async def _read(self, entry: Entry) -> Change | None:
+        """Return the change that an entry means; None: it is another database's, or not asked for."""
+        if entry.collection is None:
+            return None if entry.payload is None else self._read_catalog(entry, decode(entry.payload))
+        name = self._names.get(entry.collection)
+        if name is None or entry.lsn <= self._seen.get(entry.collection, 0):
+            return None
+        if entry.payload is None:
+            now = await self._source.collection(entry.collection)
+            if now is not None:
+                raise gone(f"lsn={entry.lsn} collection={now.name!r}")
+            return None  # it went with its collection, of whose end an entry tells that is yet to come
+        change = await _change(self._source.workers, entry, self._choice)
+        return None if change is None else replace(change, collection=entry.collection, name=name)
+
+    def _read_catalog(self, entry: Entry, event: Event) -> Change | None:
+        here = (self._tenant, self._database)
+        match event:
+            case CollectionCreated() if (event.tenant, event.database) == here:
+                self._names[event.id] = event.name
+                return _of_catalog("collection_created", entry, event.id, event.name, event.metadata)
+            case CollectionModified() if event.id in self._names:
+                self._names[event.id] = event.name
+                return _of_catalog("collection_modified", entry, event.id, event.name, event.metadata)
+            case CollectionDeleted() if event.id in self._names or (event.tenant, event.database) == here:
+                name = self._names.pop(event.id, event.name)
+                return _of_catalog("collection_deleted", entry, event.id, name, None)
+            case DatabaseDeleted() if (event.tenant, event.name) == here:
+                return _of_catalog("database_deleted", entry, None, None, None)
+            case EverythingDeleted():
+                return _of_catalog("database_deleted", entry, None, None, None)
+            case _:
+                return None
+
+    async def _snapshot(self) -> AsyncGenerator[Change]:
+        """All collections, one by one, each as of an LSN of its own; what follows leaves out what they have shown."""
+        begin = self._position = self._source.follower.position
+        yield _snapshot_mark("snapshot_begin", begin, self._source.clock)
+        for collection in self._collections():
+            async with AsyncExitStack() as stack:
+                try:
+                    view = await _view(self._source, collection.id, stack)
+                    async for change in _pages(self._source, view, self._choice):
+                        yield replace(change, collection=collection.id, name=collection.name)
+                    self._seen[collection.id] = view.image.through
+                except (StorageCorrupt, sqlite3.DatabaseError, FileNotFoundError):
+                    if await self._source.collection(collection.id) is not None:
+                        raise
+        yield self._at(begin, _snapshot_mark("snapshot_end", begin, self._source.clock))
+
+
+# ---- entries and records as changes
+
+
+async def _change(workers: Workers, entry: Entry, choice: Choice) -> Change | None:
+    assert entry.payload is not None
+    if len(entry.payload) <= DECODE_INLINE_BYTES:
+        return to_change(entry, choice)
+    return await workers.run(partial(to_change, entry, choice))
+
+
+def to_change(entry: Entry, choice: Choice) -> Change | None:
+    """Return what an entry did to records; None: nothing that was asked for."""
+    assert entry.payload is not None
+    event = decode(entry.payload)
+    if isinstance(event, RecordsDeleted):
+        if not event.ids or not choice.takes("delete"):
+            return None
+        return Change(kind="delete", lsn=entry.lsn, time=entry.time_ns / 1e9, ids=event.ids)
+    assert isinstance(event, RecordsWritten)
+    if not choice.takes(event.head.operation):
+        return None
+    rows = _matching_rows(event, choice)
+    if rows is not None and not rows:
+        return None
+    include = choice.include
+    return Change(
+        kind=event.head.operation,
+        lsn=entry.lsn,
+        time=entry.time_ns / 1e9,
+        ids=_chosen(event.ids, rows) or [],
+        embeddings=_chosen(_embeddings(event), rows) if "embeddings" in include else None,
+        documents=_chosen(event.documents, rows) if "documents" in include else None,
+        metadatas=_chosen(event.metadatas, rows) if "metadatas" in include else None,
+        uris=_chosen(event.uris, rows) if "uris" in include else None,
+    )
+
+
+def _matching_rows(event: RecordsWritten, choice: Choice) -> list[int] | None:
+    """Rows whose metadata, as the write carries it, passes the filter; None: all."""
+    if choice.where is None:
+        return None
+    metadatas: list[Any] = [None] * len(event.ids) if event.metadatas is None else list(event.metadatas)
+    where = choice.where
+    return [row for row, metadata in enumerate(metadatas) if matches(where, metadata, None, choice.missing)]
+
+
+def _chosen(values: list[T] | None, rows: list[int] | None) -> list[T] | None:
+    return values if values is None or rows is None else [values[row] for row in rows]
+
+
+def _embeddings(event: RecordsWritten) -> list[Vectors | None] | None:
+    if not len(event.vectors):
+        return None
+    if event.rows is None:
+        return list(event.vectors)
+    found: list[Vectors | None] = [None] * len(event.ids)
+    for row, vector in zip(event.rows.tolist(), event.vectors, strict=True):
+        found[row] = vector
+    return found
+
+
+def _heartbeat(clock: Clock, position: Lsn) -> Change:
+    return Change(kind="heartbeat", lsn=position, time=clock.now_ns() / 1e9)
+
+
+def _snapshot_mark(kind: ChangeKind, lsn: Lsn, clock: Clock) -> Change:
+    return Change(kind=kind, lsn=lsn, time=clock.now_ns() / 1e9)
+
+
+def _of_catalog(kind: CatalogKind, entry: Entry, collection: str | None, name: str | None, metadata: Any) -> Change:
+    return Change(
+        kind=kind,
+        lsn=entry.lsn,
+        time=entry.time_ns / 1e9,
+        collection=collection,
+        name=name,
+        metadatas=None if metadata is None else [metadata],
+    )
+
+
+# ---- snapshots
+
+
+async def _view(source: Source, collection_id: CollectionId, stack: AsyncExitStack) -> View:
+    """A read view that is open as long as the stack is."""
+    await source.follower.catch_up()
+    reader = source.follower.sink(collection_id)
+    return await source.workers.run(lambda: stack.enter_context(reader.view(columns=False)))
+
+
+async def _pages(source: Source, view: View, choice: Choice) -> AsyncIterator[Change]:
+    """The records of a view, in insertion order, those that pass the filter. One page at least, which may be empty."""
+    slots, lsn = view.slots(None, None, "include"), view.image.through
+    for first in range(0, max(1, len(slots)), SNAPSHOT_ROWS):
+        if source.feeds.is_stopped:
+            raise UnavailableError("the server is stopping; begin the snapshot again")
+        yield await source.workers.run(partial(_page, view, slots[first : first + SNAPSHOT_ROWS], lsn, choice))
+
+
+def _page(view: View, slots: Any, lsn: Lsn, choice: Choice) -> Change:
+    rows = view.rows(slots)
+    metadatas = [decode_metadata(row[3]) for row in rows]
+    where = choice.where
+    if where is not None:
+        kept = [number for number, item in enumerate(metadatas) if matches(where, item, None, choice.missing)]
+        slots, rows, metadatas = slots[kept], [rows[number] for number in kept], [metadatas[number] for number in kept]
+    include = choice.include
+    return Change(
+        kind="snapshot",
+        lsn=lsn,
+        ids=[row[1] for row in rows],
+        embeddings=list(view.vectors(slots)) if "embeddings" in include and len(slots) else None,
+        documents=[row[2] for row in rows] if "documents" in include else None,
+        metadatas=list(metadatas) if "metadatas" in include else None,
+        uris=[row[4] for row in rows] if "uris" in include else None,
+    )

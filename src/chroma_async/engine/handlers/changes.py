@@ -1,0 +1,69 @@
+"""The change feed: where a feed begins, and whether it can."""
+
+from __future__ import annotations
+
+from chroma_async.engine.feed import CollectionChanges, DatabaseChanges, Feed, Source, gone
+from chroma_async.engine.handlers.registry import Context, handles, require_collection
+from chroma_async.errors import NotFoundError, UnavailableError
+from chroma_async.model import Lsn
+from chroma_async.protocol import WatchCollection, WatchDatabase
+from chroma_async.protocol.changes import ChangeFeed, parse_cursor, parse_lsn
+
+
+def _source(context: Context) -> Source:
+    if context.feeds.is_stopped:
+        raise UnavailableError("the server is stopping")
+    return Source(context.log, context.follower, context.workers, context.seams.clock, context.feeds)
+
+
+@handles(WatchCollection)
+async def watch_collection(context: Context, call: WatchCollection) -> ChangeFeed:
+    source = _source(context)
+    collection = require_collection(context.follower.catalog, call)
+    _check_log(context, call.log)
+    position = None if call.snapshot == "true" else context.follower.position
+    if call.after is not None:
+        oldest = (await context.log.truncated()).get(collection.id, Lsn(0))
+        position = _position(context, parse_lsn(call.after), oldest)
+    return Feed(source, CollectionChanges(source, collection, call.choice(), position))
+
+
+@handles(WatchDatabase)
+async def watch_database(context: Context, call: WatchDatabase) -> ChangeFeed:
+    source, catalog = _source(context), context.follower.catalog
+    if catalog.database(call.tenant, call.database) is None:
+        raise NotFoundError(f"Database [{call.database}] not found.")
+    _check_log(context, call.log)
+    position = None if call.snapshot == "true" else context.follower.position
+    if call.after is not None:
+        after, identity = parse_cursor(call.after)
+        _check_log(context, identity)
+        position = _position(context, after, await _oldest_of_database(context, call))
+    return Feed(source, DatabaseChanges(source, call.tenant, call.database, call.choice(), position))
+
+
+async def _oldest_of_database(context: Context, call: WatchDatabase) -> Lsn:
+    """The LSN after which nothing is missing of the database, or of what there is in the log of its catalog."""
+    truncated = await context.log.truncated()
+    collections = context.follower.catalog.collections(call.tenant, call.database)
+    freed = max((truncated.get(item.id, Lsn(0)) for item in collections), default=Lsn(0))
+    return max(freed, Lsn(await context.log.oldest() - 1))
+
+
+def _position(context: Context, after: Lsn, oldest: Lsn) -> Lsn:
+    """Where to go on. 0 means the oldest that is kept.
+
+    Raises:
+        GoneError: something is missing between the position and what is kept; or the log ends before it.
+    """
+    newest = context.follower.position
+    if after > newest:
+        raise gone(f"the log ends before it. after={after} newest={newest}")
+    if after and after < oldest:
+        raise gone(f"after={after} oldest={oldest}")
+    return max(after, oldest)
+
+
+def _check_log(context: Context, identity: str | None) -> None:
+    if identity is not None and identity != context.log.identity:
+        raise gone(f"this is another log, such as that of a restored backup. log={context.log.identity}")
