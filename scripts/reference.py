@@ -128,6 +128,7 @@ def _default(item: msgspec.structs.FieldInfo) -> str:
 
 _WORDS: Final[Mapping[Any, str]] = {
     str: "string",
+    bytes: "bytes",
     int: "integer",
     float: "number",
     bool: "boolean",

@@ -55,6 +55,8 @@ EXPECTED: dict[str, Least] = {
     "GetIndexingStatus": "read",
     "FlushCollection": "write",
     "FlushDatabase": "write",
+    "Ingest": "write",
+    "GetIngestPosition": "write",
     "Search": "read",
     "ForkCollection": "write",
     "CountForks": "read",
@@ -220,6 +222,8 @@ def ask(tenants: Tenants, endpoint: Endpoint, who: str, target: Target, missing:
     path = endpoint.path.format_map(fields)
     if endpoint.legacy and not endpoint.by_id:
         path += f"?tenant={tenant}&database={DATABASE}"
+    if endpoint.name == "GetIngestPosition":
+        path += "?stream_id=s"
     body = None
     if endpoint.method in ("POST", "PUT", "PATCH"):
         body = {

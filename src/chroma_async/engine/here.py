@@ -17,6 +17,7 @@ from chroma_async.engine.follower import Follower
 from chroma_async.engine.handlers import HANDLERS
 from chroma_async.engine.progress import Progress
 from chroma_async.engine.reads import DirectRunner
+from chroma_async.engine.streams import Queues
 from chroma_async.engine.writer import Writer
 from chroma_async.errors import StorageCorrupt
 from chroma_async.model import CollectionId
@@ -74,6 +75,10 @@ class Here:
     @property
     def progress(self) -> Progress:
         return self.engine.progress
+
+    @property
+    def streams(self) -> Queues:
+        return self.engine.streams
 
     @property
     def is_ready(self) -> bool:

@@ -14,6 +14,7 @@ from chroma_async.protocol.collections import (
     PurgeCollection,
     ReindexCollection,
 )
+from chroma_async.protocol.ingest import GetIngestPosition, Ingest
 from chroma_async.protocol.records import (
     AddRecords,
     CountRecords,
@@ -70,6 +71,8 @@ CALLS: Final[tuple[type[Call[Any]], ...]] = (
     GetIndexingStatus,
     FlushCollection,
     FlushDatabase,
+    Ingest,
+    GetIngestPosition,
 )
 """The catalogue: the server's routes, the handlers and the documentation follow it. Literal paths stand before patterns."""
 
@@ -93,11 +96,13 @@ __all__ = [
     "GetDatabase",
     "GetIdentity",
     "GetIndexingStatus",
+    "GetIngestPosition",
     "GetPreflight",
     "GetRecords",
     "GetTenant",
     "GetVersion",
     "Heartbeat",
+    "Ingest",
     "ListCollections",
     "ListDatabases",
     "ModifyCollection",

@@ -23,7 +23,7 @@ logger = logging.getLogger("chroma_async.server")
 async def send_response(send: Send, response: WireResponse) -> None:
     """Send an answer; one without a body carries no content type."""
     headers = [(b"content-length", b"%d" % len(response.body))]
-    if response.body:
+    if response.body and "content-type" not in response.headers:
         headers.append(_JSON)
     if response.headers:
         headers.extend((name.encode("latin-1"), value.encode("latin-1")) for name, value in response.headers.items())

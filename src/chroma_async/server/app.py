@@ -9,7 +9,7 @@ import orjson
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chroma_async.metrics import HttpMetrics
-from chroma_async.protocol import CALLS, Call, Heartbeat, WireResponse
+from chroma_async.protocol import CALLS, Call, Heartbeat, Ingest, WireResponse
 from chroma_async.protocol.call import API_V2
 from chroma_async.protocol.records import LSN_HEADER, REACHED_HEADER
 from chroma_async.protocol.unsupported import UNSUPPORTED
@@ -17,6 +17,7 @@ from chroma_async.protocol.v1 import API_V1, LEGACY_ROUTES
 from chroma_async.server.answers import TRACE_HEADER, answer_unread, empty_response, send_response
 from chroma_async.server.endpoint import CallEndpoint, Dispatch, Host
 from chroma_async.server.forwarded import Forwarded
+from chroma_async.server.ingest import IngestEndpoint
 from chroma_async.server.legacy import LegacyCallEndpoint
 from chroma_async.server.life import LIVE_PATH, READY_PATH, Life, Reason
 from chroma_async.server.limits import Limits
@@ -193,6 +194,7 @@ def _call_routes(host: Host, nobody: Host, refusal: Refusal) -> PathTable[Method
         paths.setdefault(path, MethodTable(refusal)).setdefault(method, endpoint)
 
     add(API_V2, "GET", CallEndpoint(Heartbeat, host))
+    add(Ingest.route.path, Ingest.route.method, IngestEndpoint(host))
     for call in (*CALLS, *UNSUPPORTED):
         add(call.route.path, call.route.method, CallEndpoint(call, nobody if call in UNSUPPORTED else host))
     for path in (OPENAPI_PATH, DOCS_PATH, DOCS_PATH + "/"):

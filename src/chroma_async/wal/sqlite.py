@@ -170,7 +170,8 @@ DELETE FROM entries WHERE lsn <= ? AND lsn < coalesce(
 
 _OPERATIONS = """
 WITH ranges (first, beyond) AS (VALUES {ranges})
-SELECT first, operation_id, lsn FROM ranges CROSS JOIN operations WHERE operation_id >= first AND operation_id < beyond
+SELECT first, operation_id, lsn FROM ranges CROSS JOIN operations
+    ON operation_id = (SELECT max(operation_id) FROM operations WHERE operation_id >= first AND operation_id < beyond)
 """
 _FORGET_OPERATIONS = "DELETE FROM operations WHERE lsn <= (SELECT newest FROM bounds) - ?"
 

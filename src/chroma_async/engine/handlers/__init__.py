@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chroma_async.engine.handlers import collections, records, system, tenants
+from chroma_async.engine.handlers import collections, ingest, records, system, tenants
 from chroma_async.engine.handlers.registry import HANDLERS, Handler
 
-__all__ = ["HANDLERS", "Handler", "collections", "records", "system", "tenants"]
+__all__ = ["HANDLERS", "Handler", "collections", "ingest", "records", "system", "tenants"]

@@ -11,6 +11,7 @@ from chroma_async.engine.collection import CollectionReader
 from chroma_async.engine.follower import Follower
 from chroma_async.engine.progress import Progress
 from chroma_async.engine.reads import ReadRunner
+from chroma_async.engine.streams import Queues
 from chroma_async.engine.writer import Writer
 from chroma_async.errors import NotFoundError
 from chroma_async.model import Collection, CollectionId
@@ -48,6 +49,8 @@ class Context(Protocol):
     def log(self) -> LogStore: ...
     @property
     def progress(self) -> Progress: ...
+    @property
+    def streams(self) -> Queues: ...
     @property
     def is_ready(self) -> bool: ...
     def runner(self, collection_id: CollectionId) -> ReadRunner: ...
