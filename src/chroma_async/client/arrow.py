@@ -1,7 +1,8 @@
-"""pyarrow and rich where they are installed: neither is needed but for what it is named in."""
+"""pyarrow, where it is installed: nothing else needs it."""
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 
@@ -12,11 +13,10 @@ def pyarrow(purpose: str = "Arrow") -> Any:
         ImportError: it is not installed; the message says how, and for what.
     """
     try:
-        import pyarrow as package
-        import pyarrow.ipc
+        package = import_module("pyarrow")
+        import_module("pyarrow.ipc")
     except ModuleNotFoundError as error:
         raise ImportError(f"{purpose} needs pyarrow: pip install 'chroma-async[arrow]'. missing={error.name}") from error
-    del pyarrow
     return package
 
 
@@ -27,6 +27,4 @@ def parquet() -> Any:
         ImportError: pyarrow is not installed; the message says how.
     """
     pyarrow("Parquet")
-    import pyarrow.parquet as package
-
-    return package
+    return import_module("pyarrow.parquet")

@@ -34,13 +34,13 @@ def is_missing(value: Any) -> bool:
         return value != value
     if isinstance(value, np.ndarray):
         return False
-    return type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, np.floating) and bool(np.isnan(value)))
+    return type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, np.floating) and bool(value != value))
 
 
 def to_id(value: Any) -> str:
     """Return an id; a whole number stands for its digits."""
     if isinstance(value, int | np.integer) and not isinstance(value, bool):
-        return str(value)
+        return str(int(cast("Any", value)))
     if is_missing(value):
         raise BadLine("there is no id")
     text = to_text(value, "id")
@@ -136,7 +136,7 @@ def _require_finite(name: str, value: Any) -> None:
     if isinstance(value, float) and not math.isfinite(value):
         raise BadLine(f"metadata[{name!r}] must be a finite number. got={value}")
     if isinstance(value, list):
-        for item in cast("list[Any]", value):
+        for item in cast("list[object]", value):
             _require_finite(name, item)
 
 
@@ -144,7 +144,7 @@ def to_plain(value: Any) -> Any:
     """Return a cell as metadata takes it: dates as ISO 8601, arrays as lists."""
     if isinstance(value, date | time):
         return value.isoformat()
-    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+    return cast("Any", value).tolist() if isinstance(value, np.ndarray | np.generic) else value
 
 
 def parser(kind: str) -> Callable[[str, Any], Any]:

@@ -21,6 +21,8 @@ VectorColumn: TypeAlias = "Vectors | list[Vector | None] | None"
 
 BLANK: Final = ""
 
+NO_EMBEDDING: Final = "there is no embedding, and no embedding function to make one"
+
 LINE_BYTES: Final = 32
 """What a line takes beside its texts and its vector, about."""
 
@@ -170,10 +172,9 @@ def _wants_vector(lines: Lines, place: int) -> bool:
 
 def with_vectors(lines: Lines, places: Sequence[int], vectors: Vectors) -> Lines:
     """Return the lines with these vectors, of shape (k, ndim), at these k places."""
-    if len(places) == len(lines):
-        column: VectorColumn = vectors
-    else:
-        column = list(lines.vectors) if lines.vectors is not None else [None] * len(lines)
+    column: VectorColumn = vectors
+    if len(places) < len(lines):
+        column = [lines.vector(place) for place in range(len(lines))]
         for place, vector in zip(places, vectors, strict=True):
             column[place] = vector
     return Lines(

@@ -153,7 +153,7 @@ def _metadata_of(value: Any) -> tuple[str | None, tuple[MetadataColumn, ...] | N
         names = cast("Sequence[Any]", value)
         return None, tuple(_metadata_column(None, name) for name in names)
     if isinstance(value, Mapping):
-        entries = cast("Mapping[Any, Any]", value)
+        entries = cast("Mapping[object, object]", value)
         return None, tuple(_metadata_column(str(field), name) for field, name in entries.items())
     raise ValueError(
         "mapping['metadata'] must name the column of an object, list the columns that are its fields, or be a dict of field "

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import csv
 import gzip
+import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import TextIOWrapper
@@ -70,14 +71,14 @@ class Source:
 
 
 @contextmanager
-def open_source(source: Any, reading: Reading, skip: int) -> Iterator[Source]:
+def open_source(source: Any, reading: Reading, skip: int) -> Generator[Source]:
     """Open a source after its first `skip` lines.
 
     Raises:
         ImportError: a package is needed that is not installed; the message says which.
         ValueError: it is none, or its columns don't fit the mapping.
     """
-    if isinstance(source, str | Path):
+    if isinstance(source, str | os.PathLike):
         with _file(Path(source).expanduser(), reading, skip) as opened:
             yield opened
     elif _is_of("pandas", "DataFrame", source):
@@ -88,12 +89,12 @@ def open_source(source: Any, reading: Reading, skip: int) -> Iterator[Source]:
         yield Source(_batches(pyarrow().RecordBatchReader.from_stream(source), reading, skip))
     elif hasattr(source, "__aiter__"):
         yield Source(_async_items(source, reading, skip))
-    elif hasattr(source, "__iter__") and not isinstance(source, Mapping | bytes):
-        yield Source(_items(source, reading, skip))
+    elif hasattr(source, "__iter__") and not isinstance(source, Mapping | bytes | np.ndarray):
+        yield Source(_items(cast("Any", source), reading, skip))
     else:
         raise ValueError(
             "a source is a file's path, a pandas DataFrame, an Arrow table or reader, or an iterable, async or not, of "
-            f"dictionaries or lines. got={type(source).__name__}"
+            f"dictionaries or lines. got={type(cast('Any', source)).__name__}"
         )
 
 
@@ -149,7 +150,7 @@ _LINE_SHAPE: Final = Shape("id", "op", "embedding", "document", "metadata", "uri
 
 
 @contextmanager
-def _file(path: Path, reading: Reading, skip: int) -> Iterator[Source]:
+def _file(path: Path, reading: Reading, skip: int) -> Generator[Source]:
     kind = reading.format or format_of(path)
     if kind == "parquet":
         with path.open("rb") as file:
@@ -281,7 +282,7 @@ class _Run:
         records, operation = self._records, self._operation
         if not records:
             return
-        operations = [record.op or operation for record in records]
+        operations: list[Operation] = [record.op or operation for record in records]
         yield Lines(
             ids=[record.id for record in records],
             operations=operations[0] if len(set(operations)) == 1 else operations,

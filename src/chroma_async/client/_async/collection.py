@@ -333,7 +333,7 @@ class AsyncCollection:
         """Return a stream of writes, to be used as a context: `async with collection.ingest() as stream`. See its class.
 
         Args:
-            stream_id: a name by which to go on later: the stream then begins after the lines that the server has (`position`).
+            stream_id: a name by which to go on later: the stream then begins after the lines that the server has.
             on_error: what a bad line does: "continue" passes it over, "stop" ends the stream with it.
             on_line_error: called with each bad line; where there is no event loop, in a thread of the stream.
             embedding_concurrency: calls of the embedding function at once; by default 4, or 1 if it is an ordinary function.

@@ -24,7 +24,7 @@ from chroma_async.client.ingest_options import (
 )
 from chroma_async.client.ingest_report import BadLines, IngestReport, Report, progress_bar
 from chroma_async.client.lanes import Feed, Lanes, Outcome, Signal
-from chroma_async.client.lines import Lines, joined, with_vectors, without_vectors
+from chroma_async.client.lines import NO_EMBEDDING, Lines, joined, with_vectors, without_vectors
 from chroma_async.client.parts import encode, preferred_type
 from chroma_async.client.records import WHAT_TO_PASS, checked_records, to_lines
 from chroma_async.client.retry import RetryPolicy
@@ -58,9 +58,9 @@ class IngestStream:
     """A stream of records into a collection, made by `Collection.ingest` and used as a context.
 
     Records are gathered into parts by size and time. While one part is on its way, those after it are embedded and encoded;
-    when a few are under way, `add` and its like wait, so that memory stays bounded. Parts arrive in order, each of them once:
-    one that gets no answer is sent again. Leaving the context sends the rest, and waits until all is durable; leaving it by
-    an exception sends nothing more.
+    when a few are under way, `add` and its like wait, so that memory stays bounded. Parts arrive in order, and each of them
+    once: one that gets no answer is sent again. Leaving the context sends the rest, and waits until all is durable; leaving
+    it by an exception sends nothing more.
 
     When a part fails for good, what came before it is durable, and nothing after it is sent: the error is raised by the next
     method that is called, and by leaving the context. An embedding function that fails is such an error.
@@ -103,7 +103,7 @@ class IngestStream:
 
     @property
     def position(self) -> int:
-        """How many lines of the stream are durable. At the beginning those of earlier runs: go on with the one after them."""
+        """How many lines of the stream are durable. At the beginning those of earlier runs: go on after them."""
         return self._position
 
     @property
@@ -162,7 +162,7 @@ class IngestStream:
         self._filled.set()
         try:
             for lanes in (self._timing, self._sending, self._preparing):
-                lanes.__exit__(type(error), error, None)
+                lanes.__exit__(None, error, None)
         finally:
             self._bar.close()
 
@@ -313,7 +313,7 @@ class IngestStream:
         places = without_vectors(lines)
         function = self._embedder.function() if places else None
         if function is None:
-            lines.require_vectors(places, "there is no embedding, and no embedding function to make one")
+            lines.require_vectors(places, NO_EMBEDDING)
             return lines
         documents = lines.documents or [None] * len(lines)
         lines.require_vectors([place for place in places if documents[place] is None], "there is nothing to embed")
@@ -413,9 +413,13 @@ def ingest_source(stream: IngestStream, source: Any, reading: Reading) -> Ingest
     """Send a source to its end, beginning with the first line that the server has not."""
     with stream:
         with open_source(source, reading, stream.position) as opened:
-            with Feed(opened.items) as feed:
-                for runs in feed:
-                    for lines in runs:
-                        stream.put(lines)
+            _put_all(stream, opened.items)
         stream.flush()
     return stream.report
+
+
+def _put_all(stream: IngestStream, items: Any) -> None:
+    with Feed(items) as feed:
+        for runs in feed:
+            for lines in runs:
+                stream.put(lines)
