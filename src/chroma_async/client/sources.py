@@ -224,7 +224,9 @@ def _ndjson(path: Path, file: BinaryIO, reading: Reading, skip: int, progress: _
             run.add_fault(BLANK)
         elif not plain or not run.add(raw):
             yield from run.taken(progress)
-            yield _json_line(raw, reading)
+            lines = _json_line(raw, reading)
+            lines.share = progress.now()
+            yield lines
         if run.is_full:
             yield from run.taken(progress)
     yield from run.taken(progress)
