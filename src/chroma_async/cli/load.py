@@ -105,10 +105,10 @@ def _run(
     known: dict[str, Any] = {}
 
     async def work() -> tuple[IngestReport, str]:
+        reading = checked_reading(mapping, options["op"], options["file_format"], options["delimiter"])
         async with client_of() as client:
             collection = await _collection(client, create, options)
             stream_id = options["stream_id"] or _stream_id(file, collection, mapping, options)
-            reading = checked_reading(mapping, options["op"], options["file_format"], options["delimiter"])
             known["stream"] = stream = collection.ingest(
                 stream_id=stream_id,
                 on_error=options["on_error"],
