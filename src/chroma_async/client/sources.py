@@ -13,6 +13,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import TextIOWrapper
+from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal, TypeVar, cast, get_args
 
@@ -21,7 +22,7 @@ import numpy as np
 
 from chroma_async.client.arrow import parquet, pyarrow
 from chroma_async.client.cells import BadLine, to_id, to_vector
-from chroma_async.client.lines import BLANK, Lines, Vector, VectorColumn
+from chroma_async.client.lines import BLANK, Lines, Vector, VectorColumn, joined
 from chroma_async.client.mapping import NO_ID, ColumnMapping, Shape, lines_of
 from chroma_async.model import Operation
 from chroma_async.protocol.ingest import Line
@@ -211,25 +212,20 @@ _ANY: Final = msgspec.json.Decoder()
 
 def _ndjson(path: Path, file: BinaryIO, reading: Reading, skip: int, progress: _Share) -> Iterator[Lines]:
     """NDJSON, one object on each line. An empty line counts, and says nothing."""
-    plain = not reading.mapping.is_given
-    run = _Run(reading.operation)
+    waiting: list[bytes | None] = []
+    size = 0
     for number, raw in enumerate(_text_lines(file)):
         if number == 0 and raw is not None and raw.startswith(b'{"chroma_async_export"'):
             raise ValueError(f"this is an exported collection: `chroma-async import` reads it. file={str(path)!r}")
         if number < skip:
             continue
-        if raw is None:
-            run.add_fault(f"the line is longer than {LINE_BYTES_MAX} bytes")
-        elif not raw.strip():
-            run.add_fault(BLANK)
-        elif not plain or not run.add(raw):
-            yield from run.taken(progress)
-            lines = _json_line(raw, reading)
-            lines.share = progress.now()
-            yield lines
-        if run.is_full:
-            yield from run.taken(progress)
-    yield from run.taken(progress)
+        waiting.append(raw)
+        size += len(raw or b"")
+        if len(waiting) >= RUN_LINES or size >= RUN_BYTES:
+            yield _json_run(waiting, reading, progress)
+            waiting, size = [], 0
+    if waiting:
+        yield _json_run(waiting, reading, progress)
 
 
 def _text_lines(file: BinaryIO) -> Iterator[bytes | None]:
@@ -243,65 +239,74 @@ def _text_lines(file: BinaryIO) -> Iterator[bytes | None]:
             yield raw
 
 
-class _Run:
-    """Lines of NDJSON that come together."""
+_Plain = tuple[_Record, "Vector | None"]
 
-    def __init__(self, operation: Operation) -> None:
-        self._operation: Operation = operation
-        self._clear()
 
-    def _clear(self) -> None:
-        self._records: list[_Record] = []
-        self._vectors: list[Vector | None] = []
-        self._faults: dict[int, str] = {}
-        self._bytes = 0
+def _json_run(raws: Sequence[bytes | None], reading: Reading, progress: _Share) -> Lines:
+    entries = [_json_entry(raw, plain=not reading.mapping.is_given) for raw in raws]
+    groups = [_json_group(list(group), reading) for _, group in groupby(entries, _kind_of_entry)]
+    lines = joined(groups)
+    lines.share = progress.now()
+    return lines
 
-    @property
-    def is_full(self) -> bool:
-        return len(self._records) >= RUN_LINES or self._bytes >= RUN_BYTES
 
-    def add(self, raw: bytes) -> bool:
-        """Take a line; or don't, where it needs a closer look."""
-        try:
-            record = _RECORD.decode(raw)
-            vector = None if record.embedding is None else to_vector(record.embedding)
-            to_id(record.id)
-        except (msgspec.DecodeError, UnicodeDecodeError, BadLine):
-            return False
-        if record.metadata is not None and not bytes(record.metadata).startswith(b"{"):
-            return False
-        self._records.append(record)
-        self._vectors.append(vector)
-        self._bytes += len(raw)
-        return True
+def _json_entry(raw: bytes | None, *, plain: bool) -> _Plain | dict[str, Any] | str:
+    """A line as a record that needs no mapping, or as an object, or what is wrong with it."""
+    if raw is None:
+        return f"the line is longer than {LINE_BYTES_MAX} bytes"
+    record = _plain_record(raw) if plain else None
+    if record is not None:
+        return record
+    try:
+        found = _ANY.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return f"the line is no JSON: {error}" if raw.strip() else BLANK
+    return cast("dict[str, Any]", found) if isinstance(found, dict) else "a line is a JSON object"
 
-    def add_fault(self, fault: str) -> None:
-        self._faults[len(self._records)] = fault
-        self._records.append(_Record(id=""))
-        self._vectors.append(None)
 
-    def taken(self, progress: _Share) -> Iterator[Lines]:
-        records, operation = self._records, self._operation
-        if not records:
-            return
-        operations: list[Operation] = [record.op or operation for record in records]
-        yield Lines(
-            ids=[record.id for record in records],
-            operations=operations[0] if len(set(operations)) == 1 else operations,
-            vectors=_column_of(self._vectors),
-            documents=_unless_empty([record.document for record in records]),
-            metadatas=_unless_empty([_raw_metadata(record.metadata) for record in records]),
-            uris=_unless_empty([record.uri for record in records]),
-            faults=self._faults,
-            share=progress.now(),
-        )
-        self._clear()
+def _plain_record(raw: bytes) -> _Plain | None:
+    try:
+        record = _RECORD.decode(raw)
+        vector = None if record.embedding is None else to_vector(record.embedding)
+        to_id(record.id)
+    except (msgspec.DecodeError, UnicodeDecodeError, BadLine):
+        return None
+    if record.metadata is not None and not bytes(record.metadata).lstrip().startswith(b"{"):
+        return None
+    record.embedding = None
+    return record, vector
+
+
+def _kind_of_entry(entry: _Plain | dict[str, Any] | str) -> object:
+    if isinstance(entry, dict):
+        return tuple(entry)
+    return type(entry)
+
+
+def _json_group(entries: Sequence[Any], reading: Reading) -> Lines:
+    """Lines of entries of one kind."""
+    if isinstance(entries[0], str):
+        return Lines([""] * len(entries), faults=dict(enumerate(entries)))
+    if isinstance(entries[0], dict):
+        columns = {name: [entry[name] for entry in entries] for name in entries[0]}
+        shape = reading.mapping.shape(columns, strict=False)
+        return lines_of(columns, len(entries), shape, reading.operation)
+    records = [record for record, _ in entries]
+    operations: list[Operation] = [record.op or reading.operation for record in records]
+    return Lines(
+        ids=[record.id for record in records],
+        operations=operations[0] if len(set(operations)) == 1 else operations,
+        vectors=_column_of([vector for _, vector in entries]),
+        documents=_unless_empty([record.document for record in records]),
+        metadatas=_unless_empty([_raw_metadata(record.metadata) for record in records]),
+        uris=_unless_empty([record.uri for record in records]),
+    )
 
 
 def _raw_metadata(raw: msgspec.Raw | None) -> bytes | None:
     if raw is None:
         return None
-    text = bytes(raw)
+    text = bytes(raw).strip()
     return None if text == b"{}" else text
 
 
@@ -316,13 +321,6 @@ def _column_of(vectors: list[Vector | None]) -> VectorColumn:
     if len(present) == len(vectors) and len({len(vector) for vector in present}) == 1:
         return np.stack(present)
     return list(vectors)
-
-
-def _json_line(raw: bytes, reading: Reading) -> Lines:
-    try:
-        return as_lines(_ANY.decode(raw), reading)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        return Lines([""], faults={0: f"the line is no JSON: {error}"})
 
 
 def _csv(path: Path, file: BinaryIO, reading: Reading, skip: int, progress: _Share) -> Iterator[Lines]:
