@@ -21,7 +21,7 @@ RETRY_SECONDS: Final = 60.0
 CONCURRENCY: Final = 4
 
 PART_LINES_MAX: Final = 2000
-PART_BYTES_MAX: Final = 4 * 2**20
+PART_BYTES_MAX: Final = 2 * 2**20
 EMBEDDED_LINES_MAX: Final = 256
 """Lines of a part whose documents are embedded on the way: one call of the embedding function has as many."""
 

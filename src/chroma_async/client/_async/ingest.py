@@ -130,7 +130,7 @@ class AsyncIngestStream:
         if self._entered:
             raise RuntimeError("this stream was used; open another one with the same stream_id to go on")
         self._entered = True
-        self._lock, self._one_at_a_time = AsyncLock(), AsyncLock()
+        self._lock, self._embedding, self._encoding = AsyncLock(), AsyncLock(), AsyncLock()
         self._filled, self._ended = AsyncSignal(), AsyncSignal()
         if self._options.stream_id is not None:
             known = await self._patiently(GetIngestPosition(**self._place, stream_id=self._stream_id))
@@ -300,12 +300,15 @@ class AsyncIngestStream:
     async def _prepare(self, runs: list[Lines]) -> _Part | None:
         if self._is_over:
             return None
-        lines = await self._embedded(await self._caller.call(joined, runs))
-        return await self._encoded(lines)
+        lines = await self._caller.call(joined, runs)
+        runs.clear()
+        return await self._encoded(await self._embedded(lines))
 
     async def _encoded(self, lines: Lines) -> _Part:
-        kind = NDJSON if lines.has_blanks else self._content_type
-        return _Part(lines, await self._caller.call(encode, lines, kind), kind)
+        """Encode a part, one at a time: it takes a processor, and several times the part's memory."""
+        async with self._encoding:
+            kind = NDJSON if lines.has_blanks else self._content_type
+            return _Part(lines, await self._caller.call(encode, lines, kind), kind)
 
     async def _embedded(self, lines: Lines) -> Lines:
         """Embed the documents that have no vectors. A line that needs one and has nothing to embed is a bad one."""
@@ -321,7 +324,7 @@ class AsyncIngestStream:
             return lines
         texts = [documents[place] for place in places]
         if self._options.embedding_concurrency is None and not is_async(function):
-            async with self._one_at_a_time:
+            async with self._embedding:
                 vectors = await self._embedder.texts(texts)
         else:
             vectors = await self._embedder.texts(texts)

@@ -131,7 +131,7 @@ class IngestStream:
         if self._entered:
             raise RuntimeError("this stream was used; open another one with the same stream_id to go on")
         self._entered = True
-        self._lock, self._one_at_a_time = Lock(), Lock()
+        self._lock, self._embedding, self._encoding = Lock(), Lock(), Lock()
         self._filled, self._ended = Signal(), Signal()
         if self._options.stream_id is not None:
             known = self._patiently(GetIngestPosition(**self._place, stream_id=self._stream_id))
@@ -301,12 +301,15 @@ class IngestStream:
     def _prepare(self, runs: list[Lines]) -> _Part | None:
         if self._is_over:
             return None
-        lines = self._embedded(self._caller.call(joined, runs))
-        return self._encoded(lines)
+        lines = self._caller.call(joined, runs)
+        runs.clear()
+        return self._encoded(self._embedded(lines))
 
     def _encoded(self, lines: Lines) -> _Part:
-        kind = NDJSON if lines.has_blanks else self._content_type
-        return _Part(lines, self._caller.call(encode, lines, kind), kind)
+        """Encode a part, one at a time: it takes a processor, and several times the part's memory."""
+        with self._encoding:
+            kind = NDJSON if lines.has_blanks else self._content_type
+            return _Part(lines, self._caller.call(encode, lines, kind), kind)
 
     def _embedded(self, lines: Lines) -> Lines:
         """Embed the documents that have no vectors. A line that needs one and has nothing to embed is a bad one."""
@@ -322,7 +325,7 @@ class IngestStream:
             return lines
         texts = [documents[place] for place in places]
         if self._options.embedding_concurrency is None and not is_async(function):
-            with self._one_at_a_time:
+            with self._embedding:
                 vectors = self._embedder.texts(texts)
         else:
             vectors = self._embedder.texts(texts)
