@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from tests.api.raw_server import RawServer, Reply, Request, answer, fault, reset
 
-from chroma_async import AsyncCollection, AsyncHttpClient, errors
+from chroma_async import AsyncCollection, AsyncHttpClient, AsyncIngestStream, errors
 from chroma_async.client._async.http import AsyncHttpTransport
 from chroma_async.client.address import parse_address
 from chroma_async.client.colours import AsyncCaller
@@ -118,6 +118,20 @@ async def test_what_another_attempt_can_not_help_is_told_at_once(
             await send()
         assert len(server.requests) == 1
     assert stream.position == 0
+
+
+async def test_a_server_without_streams_is_told_from_one_that_is_away() -> None:
+    with RawServer(answer(404)) as server:
+        for stream_id in (None, "named"):
+            stream = collection_at(server).ingest(stream_id=stream_id)
+
+            async def send(stream: AsyncIngestStream = stream) -> None:
+                async with stream:
+                    await stream.upsert("a", [1, 2])
+
+            with pytest.raises(errors.UnimplementedError, match="takes no streams"):
+                await send()
+        assert len(server.requests) == 2
 
 
 async def test_retries_end_after_the_time_that_is_given() -> None:

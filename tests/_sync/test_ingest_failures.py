@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from tests.api.raw_server import RawServer, Reply, Request, answer, fault, reset
 
-from chroma_async import Collection, HttpClient, errors
+from chroma_async import Collection, HttpClient, IngestStream, errors
 from chroma_async.client._sync.http import HttpTransport
 from chroma_async.client.address import parse_address
 from chroma_async.client.colours import Caller
@@ -115,6 +115,20 @@ def test_what_another_attempt_can_not_help_is_told_at_once(status: int, name: st
             send()
         assert len(server.requests) == 1
     assert stream.position == 0
+
+
+def test_a_server_without_streams_is_told_from_one_that_is_away() -> None:
+    with RawServer(answer(404)) as server:
+        for stream_id in (None, "named"):
+            stream = collection_at(server).ingest(stream_id=stream_id)
+
+            def send(stream: IngestStream = stream) -> None:
+                with stream:
+                    stream.upsert("a", [1, 2])
+
+            with pytest.raises(errors.UnimplementedError, match="takes no streams"):
+                send()
+        assert len(server.requests) == 2
 
 
 def test_retries_end_after_the_time_that_is_given() -> None:

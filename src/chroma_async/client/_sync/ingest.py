@@ -32,9 +32,11 @@ from chroma_async.client.sources import Reading, open_source
 from chroma_async.client.transports.base import Transport
 from chroma_async.errors import (
     ChromaError,
+    ForeignAnswerError,
     InvalidArgumentError,
     PayloadTooLargeError,
     UnavailableError,
+    UnimplementedError,
     UnsupportedMediaTypeError,
 )
 from chroma_async.model import Collection as Model
@@ -375,6 +377,10 @@ class IngestStream:
         while True:
             try:
                 return self._transport.send(call)
+            except ForeignAnswerError as error:
+                raise UnimplementedError(
+                    f"the server takes no streams, as Chroma's don't; use add and upsert. {error}"
+                ) from error
             except ChromaError as error:
                 now = time.monotonic()
                 until = now + self._options.retry_seconds if until is None else until
