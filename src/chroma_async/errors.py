@@ -236,7 +236,7 @@ class ServerUnreachableError(ChromaError):
 
 
 class ForeignAnswerError(ServerUnreachableError):
-    """Something else answered than a server that has this call: check host, port and path prefix. Asking again won't help."""
+    """Something else answered than a server that has this call: check host, port and path. Asking again won't help."""
 
     retryable = False
 
