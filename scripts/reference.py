@@ -21,6 +21,7 @@ import chroma_async
 from chroma_async import errors
 from chroma_async.core.operators import DOCUMENT_OPERATORS, FIELD_OPERATORS
 from chroma_async.metrics import HttpMetrics, Metrics
+from chroma_async.model import Lsn
 from chroma_async.protocol import CALLS, Call
 from chroma_async.protocol.embeddings import EmbeddingBatch
 from chroma_async.settings import AuthSettings, EngineSettings, ServerSettings, describe
@@ -127,6 +128,7 @@ def _default(item: msgspec.structs.FieldInfo) -> str:
 
 
 _WORDS: Final[Mapping[Any, str]] = {
+    Lsn: "integer",
     str: "string",
     bytes: "bytes",
     int: "integer",

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Generator, Iterable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -36,11 +36,20 @@ def _role(pid: int, server: LocalServer) -> Role | None:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process runs; one that is dead and not waited for yet does not."""
+    """Whether a process runs; one that is dead and not waited for yet does not.
+
+    Of a killed process a thread may live on for as long as the disk keeps it, and with it all that the process had open.
+    """
+    with suppress(OSError):
+        return any(_state(task) not in "ZX" for task in Path(f"/proc/{pid}/task").iterdir())
+    return False
+
+
+def _state(task: Path) -> str:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return (task / "stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
-        return False
+        return "X"
 
 
 def descriptors(pid: int) -> int:

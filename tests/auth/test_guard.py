@@ -118,7 +118,7 @@ async def test_collections_are_told_apart_by_pattern_whether_by_name_or_by_uuid(
     news, shared, secret = [await house.create(name) for name in ("news-1", "shared", "secret")]
     add = {"ids": ["a"], "embeddings": as_batch([[1.0, 2.0]])}
     await house.ask(NEWS, AddRecords(**place(news), **add))
-    assert await house.ask(NEWS, CountRecords(**place(shared))) == 0
+    assert (await house.ask(NEWS, CountRecords(**place(shared)))).count == 0
     with pytest.raises(ChromaAuthError, match="collection='shared'"):
         await house.ask(NEWS, AddRecords(**place(shared), **add))
     for call in (

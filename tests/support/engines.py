@@ -115,7 +115,7 @@ class Records:
         return await self.engine.dispatch(call)
 
     async def count(self) -> int:
-        return await self.engine.dispatch(CountRecords(**self._address))
+        return (await self.engine.dispatch(CountRecords(**self._address))).count
 
 
 def _as_list(values: Sequence[Any] | None) -> list[Any] | None:

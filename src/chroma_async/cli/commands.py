@@ -216,7 +216,7 @@ def count(path: Path, collection: str, tenant: str, database: str) -> None:
 
     async def ask(engine: Dispatcher) -> int:
         found = await get_collection(engine, tenant, database, collection)
-        return await engine.dispatch(CountRecords(**address(found)))
+        return (await engine.dispatch(CountRecords(**address(found)))).count
 
     click.echo(with_engine(path, ask))
 

@@ -137,7 +137,7 @@ class _Server:
         from chroma_async.cli.directory import address
         from chroma_async.protocol import CountRecords
 
-        return await self.place.send(CountRecords(**address(collection)))
+        return (await self.place.send(CountRecords(**address(collection)))).count
 
     async def pages(self, collection: Collection, reasons: Reasons) -> AsyncGenerator[Columns]:
         del reasons

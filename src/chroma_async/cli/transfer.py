@@ -62,7 +62,7 @@ def export_collection(
         done = 0
         async with place as source:
             found = await source.send(GetCollection(tenant=tenant, database=database, name=collection))
-            total = await source.send(CountRecords(**address(found)))
+            total = (await source.send(CountRecords(**address(found)))).count
             with progress_bar() as report, new_file(file, Definition.of(found), lists=lists) as sink:
                 async for columns in source.pages(found):
                     if columns.ids:

@@ -10,8 +10,8 @@ from typing import Any, Final, TypeGuard, cast, get_args
 import numpy as np
 
 from chroma_async.errors import DuplicateIDError
-from chroma_async.model import STAGES, Stage
-from chroma_async.protocol.validation import WAIT_SECONDS_MAX
+from chroma_async.model import STAGES, Lsn, Stage
+from chroma_async.protocol.validation import LSN_MAX, WAIT_SECONDS_MAX
 from chroma_async.settings import Missing
 
 PLAIN: Final = frozenset({str, bool, int, float})
@@ -325,6 +325,19 @@ def checked_stage(wait: Any) -> Stage | None:
         if wait == stage:
             return stage
     raise ValueError(f"wait must be one of {', '.join(STAGES)}. got={wait!r}")
+
+
+def checked_lsn(lsn: Any) -> Lsn | None:
+    """Return an LSN that a read must see.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if lsn is None:
+        return None
+    if isinstance(lsn, bool) or not isinstance(lsn, int) or not 0 <= lsn <= LSN_MAX:
+        raise ValueError(f"min_lsn must be an LSN, a number from 0 to 2^63 - 1. got={lsn!r}")
+    return Lsn(lsn)
 
 
 def checked_wait_seconds(seconds: Any) -> float | None:

@@ -31,7 +31,7 @@ BRIEF_RESULTS_MAX: Final = 512
 class QueryJob:
     """One query call. `queries` has shape (queries, ndim); `choose` gives the mask of allowed slots in a view.
 
-    The jobs of a batch have one reader and one collection.
+    The jobs of a batch have one reader and one collection, and either all of them look at the tail or none.
     """
 
     reader: CollectionReader
@@ -39,6 +39,7 @@ class QueryJob:
     queries: Vectors
     n_results: int
     needs_columns: bool
+    needs_tail: bool
     tests_documents: bool
     choose: Callable[[View], Mask | None]
     finish: Callable[[View, Sequence[Neighbours]], QueryResult]
@@ -91,7 +92,7 @@ class QueryBatcher:
         size, count = 0, 0
         for job, _ in self._waiting:
             size += len(job.queries)
-            if count and size > BATCH_QUERIES_MAX:
+            if count and (size > BATCH_QUERIES_MAX or job.needs_tail != self._waiting[0][0].needs_tail):
                 break
             count += 1
         batch, self._waiting = self._waiting[:count], self._waiting[count:]
@@ -108,7 +109,8 @@ def search_alone(job: QueryJob) -> QueryResult:
 
 def _search(jobs: Sequence[QueryJob], *, at_hand: bool) -> list[Outcome]:
     """Choose, search all vectors at once, finish; a job that fails does so alone."""
-    with jobs[0].reader.view(columns=any(job.needs_columns for job in jobs), at_hand=at_hand) as view:
+    columns = any(job.needs_columns for job in jobs)
+    with jobs[0].reader.view(columns=columns, at_hand=at_hand, tail=jobs[0].needs_tail) as view:
         chosen = [_attempt(job.choose, view) for job in jobs]
         able = [position for position, mask in enumerate(chosen) if not isinstance(mask, Exception)]
         found = _search_together(view, [jobs[position] for position in able], [chosen[position] for position in able])

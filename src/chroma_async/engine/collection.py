@@ -8,7 +8,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -59,14 +59,32 @@ class Seen(NamedTuple):
     applied: Lsn
 
 
+class Wanted(NamedTuple):
+    """What a read needs of its view; see `CollectionReader.view`."""
+
+    columns: bool
+    newest: bool
+    tail: bool
+
+
 class CollectionReader:
     """Gives read views of one collection.
 
     `offer`, `close` and views at hand are for the event loop too, everything else for worker threads.
     """
 
-    def __init__(self, directory: Path, freed: Lsn = Lsn(0), opened: OpenReaders | None = None) -> None:  # noqa: B008
-        """`freed`: the log has freed the entries through this LSN, so that only the files have them."""
+    def __init__(
+        self,
+        directory: Path,
+        freed: Lsn = Lsn(0),  # noqa: B008
+        opened: OpenReaders | None = None,
+        position: Callable[[], Lsn] = lambda: Lsn(0),
+    ) -> None:
+        """`freed`: the log has freed the entries through this LSN, so that only the files have them.
+
+        `position` gives the LSN through which all entries were offered.
+        """
+        self._position = position
         self._freed = freed
         self._directory = directory
         self._opened = OpenReaders() if opened is None else opened
@@ -80,6 +98,7 @@ class CollectionReader:
         self._memtable = Memtable(applied=Lsn(0), next_slot=0)
         self._tail_scan = TailScan()
         self._image: Image | None = None
+        self._base_image: Image | None = None
         self._seen = Seen(version=0, applied=Lsn(0))
         self._behind = False
         self._read_at = -math.inf
@@ -130,6 +149,10 @@ class CollectionReader:
         """Whether the base is an older one than readers have seen published; `refresh` is due."""
         return self._behind
 
+    def newest_pending_through(self, lsn: Lsn) -> Lsn:
+        """LSN of the newest entry up to this one that may not be applied yet; 0: all are."""
+        return next((found for found, _ in reversed(self._pending.copy()) if found <= lsn), Lsn(0))
+
     def offer(self, lsn: Lsn, payload: bytes) -> None:
         """Take an entry of this collection; entries come in LSN order."""
         self._pending.append((lsn, payload))
@@ -168,7 +191,7 @@ class CollectionReader:
 
     def _forget_base(self) -> None:
         self._released = self._released or bool(self._base.manifest.version)
-        self._base, self._scans, self._image = EMPTY_BASE, (), None
+        self._base, self._scans, self._image, self._base_image = EMPTY_BASE, (), None, None
         self._memtable, self._tail_scan = Memtable(applied=Lsn(0), next_slot=0), TailScan()
         self._behind = False
 
@@ -189,10 +212,13 @@ class CollectionReader:
             return False  # whoever reads will be told
 
     @contextmanager
-    def view(self, *, columns: bool = False, at_hand: bool = False, newest: bool = False) -> Generator[View]:
+    def view(
+        self, *, columns: bool = False, at_hand: bool = False, newest: bool = False, tail: bool = True
+    ) -> Generator[View]:
         """A read view: everything that was offered before, seen in one instant. `columns`: metadata can be filtered.
 
-        What the view holds does not depend on how much of it was applied. `newest`: as much as was.
+        What the view holds does not depend on how much of it was applied. `newest`: as much as was. Without `tail`: only
+        what was, and then as much of it as is.
 
         Raises:
             NotAtHand: only with `at_hand`: it takes files that are not open, a lock that another thread holds, or folding
@@ -203,21 +229,22 @@ class CollectionReader:
         if self._refusal is not None:
             raise StorageCorrupt(self._refusal)
         self._opened.touch(self)
+        wanted, position = Wanted(columns, newest or not tail, tail), self._position()
         if at_hand:
-            with self._view_at_hand(columns, newest) as held:
-                yield held
+            with self._view_at_hand(wanted) as held:
+                yield held.of_position(position)
             return
         tables = self._borrow()
         if tables is None:
             with self._lock:
-                pinned = None if self._base.manifest.version or self._released else self._pinned(None, columns)
+                pinned = None if self._base.manifest.version or self._released else self._pinned(None, wanted)
             if pinned is not None:
-                yield pinned
+                yield pinned.of_position(position)
                 return
             tables = RecordTables(self._directory / RECORDS_FILE, writable=False)  # another thread has seen them meanwhile
         try:
-            with self._snapshot(tables, columns, newest) as pinned:
-                yield pinned
+            with self._snapshot(tables, wanted) as pinned:
+                yield pinned.of_position(position)
             if tables.unchanging and not tables.is_unchanged():
                 raise ResourceLimitError(
                     "the collection was written to while it was read without room to share it; try again"
@@ -226,23 +253,23 @@ class CollectionReader:
             self._give_back(tables)
 
     @contextmanager
-    def _view_at_hand(self, columns: bool, newest: bool) -> Generator[View]:
+    def _view_at_hand(self, wanted: Wanted) -> Generator[View]:
         tables = self._idle_connection()
         if tables is None:
             raise NotAtHand
         try:
             with tables.transaction():
-                yield self._pin_at_hand(tables, columns, newest)
+                yield self._pin_at_hand(tables, wanted)
         finally:
             self._give_back(tables)
 
-    def _pin_at_hand(self, tables: RecordTables, columns: bool, newest: bool) -> View:
+    def _pin_at_hand(self, tables: RecordTables, wanted: Wanted) -> View:
         if not self._lock.acquire(blocking=False):
             raise NotAtHand
         try:
-            if not self._suits(tables, newest) or self._unfolded_bytes() > FOLD_AT_HAND_BYTES:
+            if not self._suits(tables, wanted.newest) or self._unfolded_bytes() > FOLD_AT_HAND_BYTES:
                 raise NotAtHand
-            return self._pinned(tables, columns, at_hand=True)
+            return self._pinned(tables, wanted, at_hand=True)
         finally:
             self._lock.release()
 
@@ -256,24 +283,24 @@ class CollectionReader:
         return size
 
     @contextmanager
-    def _snapshot(self, tables: RecordTables, columns: bool, newest: bool) -> Generator[View]:
+    def _snapshot(self, tables: RecordTables, wanted: Wanted) -> Generator[View]:
         for _ in range(PIN_ATTEMPTS):
             with tables.transaction():
-                pinned = self._try_pin(tables, columns, newest)
+                pinned = self._try_pin(tables, wanted)
                 if pinned is not None:
                     yield pinned
                     return
         raise UnavailableError(f"the collection changes faster than it can be opened; try again. attempts={PIN_ATTEMPTS}")
 
-    def _try_pin(self, tables: RecordTables, columns: bool, newest: bool) -> View | None:
+    def _try_pin(self, tables: RecordTables, wanted: Wanted) -> View | None:
         """Pin what this transaction sees; None when another thread is ahead of it, or its files are gone by now."""
         try:
             with self._lock:
-                if self._suits(tables, newest):
-                    return self._pinned(tables, columns)
+                if self._suits(tables, wanted.newest):
+                    return self._pinned(tables, wanted)
             if self._renew(tables):
                 with self._lock:
-                    return self._pinned(tables, columns) if self._suits(tables, newest) else None
+                    return self._pinned(tables, wanted) if self._suits(tables, wanted.newest) else None
         except StorageCorrupt:
             if self._is_current(tables):
                 raise
@@ -440,7 +467,10 @@ class CollectionReader:
         """Whether somebody will probably read soon. For nobody the tail is not folded, which takes time and memory."""
         return time.monotonic() - self._read_at < READ_SECONDS
 
-    def _pinned(self, tables: RecordTables | None, columns: bool, *, at_hand: bool = False) -> View:
+    def _pinned(self, tables: RecordTables | None, wanted: Wanted, *, at_hand: bool = False) -> View:
+        if not wanted.tail:
+            return View(self._applied_image(), tables, at_hand=at_hand)
+        columns = wanted.columns
         self._read_at = time.monotonic()
         through = self._memtable.through
         self._fold_pending(self._memtable, tables)
@@ -449,6 +479,14 @@ class CollectionReader:
             tail = self._memtable.tail(columns=columns)
             image = self._image = Image(self._base, tail, self._scans, self._tail_scan, has_columns=columns)
         return View(image, tables, at_hand=at_hand)
+
+    def _applied_image(self) -> Image:
+        """The base alone."""
+        if self._base_image is None or self._base_image.base is not self._base:
+            manifest = self._base.manifest
+            nothing = Memtable(applied=manifest.applied, next_slot=manifest.next_slot).tail(columns=True)
+            self._base_image = Image(self._base, nothing, self._scans, TailScan(), has_columns=True, has_tail=False)
+        return self._base_image
 
     def _fold_pending(self, memtable: Memtable, tables: RecordTables | None) -> None:
         for lsn, payload in tuple(self._pending):
@@ -512,13 +550,21 @@ class Image:
     """Base and tail as one, without a connection: shared by all reads of one instant. What is derived is kept."""
 
     def __init__(
-        self, base: Base, tail: Tail, scans: tuple[Scan | None, ...], tail_scan: TailScan, *, has_columns: bool
+        self,
+        base: Base,
+        tail: Tail,
+        scans: tuple[Scan | None, ...],
+        tail_scan: TailScan,
+        *,
+        has_columns: bool,
+        has_tail: bool = True,
     ) -> None:
         self.base = base
         self.tail = tail
         self.scans = scans
         self._tail_scan = tail_scan
         self.has_columns = has_columns
+        self.has_tail = has_tail
         self._targets: dict[HnswConfiguration, SearchTarget] = {}
 
     @property
@@ -583,6 +629,14 @@ class View:
         self.image = image
         self._tables = tables
         self._at_hand = at_hand
+        self.lsn = image.through
+        """All entries through this LSN were seen; of a view without a tail, all that it holds of this collection."""
+
+    def of_position(self, position: Lsn) -> View:
+        """Note through which LSN all entries had been offered when this view was asked for."""
+        if self.image.has_tail:
+            self.lsn = max(self.lsn, position)
+        return self
 
     def expect(self, records: int) -> None:
         """Say how many records will be read.

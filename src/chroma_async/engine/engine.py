@@ -76,7 +76,9 @@ class Engine:
         self.open_readers = OpenReaders()
         self.follower: Follower[CollectionReader] = Follower(
             log,
-            lambda name: CollectionReader(collections / name, self.follower.freed.get(name, Lsn(0)), self.open_readers),
+            lambda name: CollectionReader(
+                collections / name, self.follower.freed.get(name, Lsn(0)), self.open_readers, lambda: self.follower.position
+            ),
         )
         clock = self.seams.clock
         self._fsync: IntervalFsync | None = None
@@ -106,6 +108,11 @@ class Engine:
     def is_ready(self) -> bool:
         """Recovered, and not stopping."""
         return self._ready
+
+    @property
+    def position(self) -> Lsn:
+        """LSN through which this process knows the log."""
+        return self.follower.position
 
     @property
     def is_level(self) -> bool:

@@ -15,6 +15,7 @@ from chroma_async.engine.batch import QueryJob, search_alone
 from chroma_async.engine.collection import CollectionReader
 from chroma_async.engine.follower import Follower
 from chroma_async.engine.handlers import HANDLERS
+from chroma_async.engine.handlers.records import is_visible
 from chroma_async.engine.progress import Progress
 from chroma_async.engine.reads import DirectRunner
 from chroma_async.engine.streams import Queues
@@ -22,7 +23,7 @@ from chroma_async.engine.writer import Writer
 from chroma_async.errors import StorageCorrupt
 from chroma_async.model import CollectionId
 from chroma_async.protocol import Call, CountRecords, GetIndexingStatus, GetRecords, QueryRecords
-from chroma_async.protocol.records import RecordsCall
+from chroma_async.protocol.records import Reading, RecordsCall
 from chroma_async.protocol.results import QueryResult
 from chroma_async.seams import InlineWorkers, Seams, Workers
 from chroma_async.settings import EngineSettings
@@ -103,10 +104,13 @@ class Here:
         engine = self.engine
         if type(call) not in READS or not engine.is_ready or not engine.is_level:
             return None
-        if cast("RecordsCall[R]", call).collection_id not in engine.follower.sinks():
+        collection_id = CollectionId(cast("RecordsCall[R]", call).collection_id)
+        if collection_id not in engine.follower.sinks():
             return None
         with engine.metrics.timed_call(type(call).__name__):
             call.validate()
+            if isinstance(call, Reading) and not is_visible(self, call, collection_id):
+                return None
             try:
                 return (_run(cast("Coroutine[Any, Any, R]", HANDLERS[type(call)](self, call))),)
             except (StorageCorrupt, sqlite3.DatabaseError, UnicodeDecodeError):

@@ -84,7 +84,9 @@ class Part:
             if stop is not None:
                 beyond, errors = errors[stop].line, errors[: stop + 1]
         lines = decoded.lines
-        chosen = [item for item, number in enumerate(lines.numbers) if position <= number < beyond]
+        chosen: Sequence[int] = range(len(lines))
+        if position > decoded.first or beyond < decoded.beyond:
+            chosen = [item for item, number in enumerate(lines.numbers) if position <= number < beyond]
         return Cut(position, beyond, dimension, _appends(self._collection_id, lines.take(chosen)), errors)
 
 

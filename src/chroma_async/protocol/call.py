@@ -18,9 +18,10 @@ import numpy as np
 import orjson
 
 from chroma_async.errors import InvalidArgumentError, MalformedRequestError
+from chroma_async.model import Lsn
 from chroma_async.protocol.embeddings import EmbeddingBatch, decode_embedding_batch, decode_query_vectors
 from chroma_async.protocol.explain import PREFIX, describe, malformed
-from chroma_async.protocol.validation import U32_MAX
+from chroma_async.protocol.validation import LSN_MAX, U32_MAX
 
 R = TypeVar("R")
 
@@ -85,13 +86,15 @@ class Call(msgspec.Struct, Generic[R], frozen=True, kw_only=True):
 
     `safe_to_repeat` says whether sending it twice changes no more than sending it once, so that a client may retry;
     `takes_key` whether it has an `idempotency_key`, which makes it so where the server keeps keys; `vectors_may_be_null`
-    whether a list of embeddings may have gaps.
+    whether a list of embeddings may have gaps; `writes_catalog` whether the answer names the LSN through which the log was
+    known after it, though the result says nothing of it.
     """
 
     route: ClassVar[Route]
     safe_to_repeat: ClassVar[bool] = False
     vectors_may_be_null: ClassVar[bool] = False
     takes_key: ClassVar[bool] = False
+    writes_catalog: ClassVar[bool] = False
 
     @classmethod
     def place_of(cls, name: str) -> Place:
@@ -228,20 +231,24 @@ def _decode_query(cls: type[Call[Any]], query: Mapping[str, str]) -> Mapping[str
 def _decode_query_value(text: str, kind: Any) -> Any:
     """Return a value of the query string; what is wrong with it is said as Rust says it."""
     if kind == int | None:
-        return _decode_unsigned(text)
+        return _decode_unsigned(text, U32_MAX)
+    if kind == Lsn | None:
+        return _decode_unsigned(text, LSN_MAX)
+    if kind == float | None:
+        return float(text)
     allowed = [variant for part in get_args(kind) for variant in get_args(part)]
     if allowed and text not in allowed:
         raise ValueError(f"unknown variant `{text}`, expected one of {', '.join(f'`{variant}`' for variant in allowed)}")
     return text
 
 
-def _decode_unsigned(text: str) -> int:
+def _decode_unsigned(text: str, largest: int) -> int:
     if not text:
         raise ValueError("cannot parse integer from empty string")
     digits = text.removeprefix("+")
     if not (digits.isascii() and digits.isdigit()):
         raise ValueError("invalid digit found in string")
-    if int(digits[:20]) > U32_MAX:
+    if int(digits[:20]) > largest:
         raise ValueError("number too large to fit in target type")
     return int(digits)
 

@@ -49,6 +49,7 @@ class CreateCollection(CollectionCall, frozen=True, kw_only=True):
     """Create a collection, or return the one of that name untouched when `get_or_create`."""
 
     route: ClassVar = Route("POST", COLLECTIONS)
+    writes_catalog: ClassVar = True
     tenant: str
     database: str
     name: str
@@ -140,6 +141,7 @@ class ModifyCollection(EmptyResultCall, frozen=True, kw_only=True):
     """Rename a collection, replace its metadata, change its configuration; None leaves a part alone."""
 
     route: ClassVar = Route("PUT", COLLECTION)
+    writes_catalog: ClassVar = True
     tenant: str
     database: str
     collection_id: str
@@ -173,6 +175,7 @@ class ReindexCollection(EmptyResultCall, frozen=True, kw_only=True):
     """
 
     route: ClassVar = Route("POST", COLLECTION + "/reindex")
+    writes_catalog: ClassVar = True
     tenant: str
     database: str
     collection_id: str
@@ -233,6 +236,7 @@ class DeleteCollection(EmptyResultCall, frozen=True, kw_only=True):
     """Delete a collection with its records."""
 
     route: ClassVar = Route("DELETE", COLLECTIONS + "/{name}")
+    writes_catalog: ClassVar = True
     tenant: str
     database: str
     name: str

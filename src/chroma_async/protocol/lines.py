@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 import numpy as np
@@ -106,7 +106,7 @@ def decode_ndjson(content: bytes, first: int, dimension: int | None) -> Decoded:
         else:
             numbers.append(number)
             found.append(line)
-    vectors, rows, problems = _vectors([line.embedding for line in found], dimension)
+    vectors, rows, problems = decode_vectors([line.embedding for line in found], dimension)
     lines = Lines(
         numbers=numbers,
         operations=[line.op for line in found],
@@ -148,11 +148,12 @@ def _without_idle_vectors(lines: Lines) -> Lines:
     """A deletion needs none."""
     if "delete" not in lines.operations or not len(lines.rows):
         return lines
-    kept = np.fromiter((lines.operations[row] != "delete" for row in lines.rows.tolist()), dtype=np.bool_)
+    rows = cast("list[int]", lines.rows.tolist())
+    kept = np.asarray([lines.operations[row] != "delete" for row in rows], dtype=np.bool_)
     return replace(lines, vectors=lines.vectors[kept], rows=lines.rows[kept])
 
 
-def _vectors(
+def decode_vectors(
     embeddings: Sequence[Sequence[float] | str | None], dimension: int | None
 ) -> tuple[Vectors, Positions, Problems]:
     """Return the vectors of lines, the positions of those that have them, and what is wrong with the others."""
@@ -201,4 +202,9 @@ def check_dimension(expected: int | None, found: int | None) -> None:
         InvalidDimensionException: they differ.
     """
     if expected is not None and found not in (None, expected):
-        raise InvalidDimensionException(f"Collection expecting embedding with dimension of {expected}, got {found}")
+        raise InvalidDimensionException(unlike(expected, found))
+
+
+def unlike(expected: int, found: int | None) -> str:
+    """Say that a vector has another dimension than the collection's."""
+    return f"Collection expecting embedding with dimension of {expected}, got {found}"

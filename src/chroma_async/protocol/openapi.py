@@ -21,6 +21,7 @@ from chroma_async.protocol.embeddings import EmbeddingBatch
 from chroma_async.protocol.ingest import ARROW, NDJSON, Acknowledgement, GetIngestPosition, Ingest, Line
 from chroma_async.protocol.records import KEY_LENGTH_MAX
 from chroma_async.protocol.results import (
+    CountResult,
     DeleteResult,
     FlushResult,
     GetResult,
@@ -120,6 +121,7 @@ PLAIN: Final[dict[Any, JsonSchema]] = {
     WriteResult: NOTHING,
     bool: {"type": "boolean"},
     int: COUNT,
+    CountResult: COUNT,
     str: TEXT,
     Any: {},
 }

@@ -15,6 +15,7 @@ from chroma_async.protocol.call import COLLECTION, DATABASE, Call, Route, WireRe
 from chroma_async.protocol.embeddings import EMPTY_VECTOR, EmbeddingBatch, require_finite, unequal_lengths
 from chroma_async.protocol.explain import PREFIX
 from chroma_async.protocol.results import (
+    CountResult,
     DeleteResult,
     FlushResult,
     GetResult,
@@ -30,6 +31,7 @@ from chroma_async.protocol.results import (
 from chroma_async.protocol.validation import (
     CheckedMetadatas,
     check_database_in_path,
+    check_lsn,
     check_metadatas,
     check_unsigned,
     check_wait_seconds,
@@ -48,6 +50,9 @@ REACHED_HEADER: Final = "chroma-async-reached"
 KEY_LENGTH_MAX: Final = 255
 
 WAIT_SECONDS: Final = 30.0
+
+READ_WAIT_SECONDS: Final = 10.0
+"""How long a read waits for the LSN that it names, if it does not say."""
 
 
 class RecordsCall(Call[R], Generic[R], frozen=True, kw_only=True):
@@ -111,6 +116,41 @@ class Keyed:
             )
 
 
+class Reading:
+    """What reads have in common: how new what they see must be, and how far it must have come. The fields are their own.
+
+    A read sees all that was acknowledged before it was sent; `min_lsn` makes that sure for what the caller knows from
+    elsewhere, through a server that may be behind. `read_level` `index_only` leaves out what the background work has not
+    applied yet; the other two are one here.
+    """
+
+    __slots__ = ()
+    read_level: ReadLevel | None
+    min_lsn: Lsn | None
+    wait_seconds: float | None
+
+    @property
+    def is_of_applied(self) -> bool:
+        """Whether the read leaves out what is not applied yet."""
+        return self.read_level == "index_only"
+
+    @property
+    def patience_seconds(self) -> float:
+        """How long the answer may take beyond the time for the work itself."""
+        if self.min_lsn is None:
+            return 0.0
+        return READ_WAIT_SECONDS if self.wait_seconds is None else self.wait_seconds
+
+    def validate_reading(self) -> None:
+        """Check the fields.
+
+        Raises:
+            InvalidArgumentError: an LSN that is none, a time that is none, or too long.
+        """
+        check_lsn(self.min_lsn)
+        check_wait_seconds(self.wait_seconds)
+
+
 class WriteRecords(Keyed, Waiting, RecordsCall[WriteResult], frozen=True, kw_only=True):
     """A batch of records; the parallel lists have one item per id."""
 
@@ -168,11 +208,15 @@ class WriteRecords(Keyed, Waiting, RecordsCall[WriteResult], frozen=True, kw_onl
 
     @classmethod
     def decode_result(cls, response: WireResponse) -> WriteResult:
-        return WriteResult(lsn=_lsn(response.headers), reached=_reached(response.headers))
+        return WriteResult(lsn=lsn_of(response.headers), reached=_reached(response.headers))
 
 
 def _progress_headers(result: WriteResult | DeleteResult) -> Mapping[str, str]:
     return {} if result.lsn is None else {LSN_HEADER: str(result.lsn), REACHED_HEADER: result.reached}
+
+
+def _lsn_headers(result: GetResult | QueryResult | CountResult) -> Mapping[str, str]:
+    return {} if result.lsn is None else {LSN_HEADER: str(result.lsn)}
 
 
 def _reached(headers: Mapping[str, str]) -> Stage:
@@ -184,9 +228,10 @@ def _reached(headers: Mapping[str, str]) -> Stage:
     return "committed"
 
 
-def _lsn(headers: Mapping[str, str]) -> Lsn | None:
+def lsn_of(headers: Mapping[str, str]) -> Lsn | None:
+    """Return the LSN that an answer names; None where it names none."""
     text = headers.get(LSN_HEADER)
-    return None if text is None else Lsn(int(text))
+    return Lsn(int(text)) if text is not None and text.isdecimal() else None
 
 
 class AddRecords(WriteRecords, frozen=True, kw_only=True):
@@ -267,10 +312,10 @@ class DeleteRecords(Keyed, Waiting, FilteredCall[DeleteResult], frozen=True, kw_
     @classmethod
     def decode_result(cls, response: WireResponse) -> DeleteResult:
         deleted = orjson.loads(response.body).get("deleted", 0)
-        return DeleteResult(deleted=deleted, lsn=_lsn(response.headers), reached=_reached(response.headers))
+        return DeleteResult(deleted=deleted, lsn=lsn_of(response.headers), reached=_reached(response.headers))
 
 
-class GetRecords(FilteredCall[GetResult], frozen=True, kw_only=True):
+class GetRecords(Reading, FilteredCall[GetResult], frozen=True, kw_only=True):
     """Records by ids, filters, or all, in insertion order."""
 
     route: ClassVar = Route("POST", COLLECTION + "/get")
@@ -281,6 +326,13 @@ class GetRecords(FilteredCall[GetResult], frozen=True, kw_only=True):
     limit: int | None = None
     offset: int | None = None
     include: Sequence[Include] = GET_INCLUDE
+    read_level: ReadLevel | None = None
+    min_lsn: Lsn | None = None
+    wait_seconds: float | None = None
+
+    def validate(self) -> None:
+        super().validate()
+        self.validate_reading()
 
     def validate_fields(self) -> None:
         check_unsigned(self.limit, "limit")
@@ -288,14 +340,14 @@ class GetRecords(FilteredCall[GetResult], frozen=True, kw_only=True):
 
     @classmethod
     def encode_result(cls, result: GetResult) -> WireResponse:
-        return WireResponse(status=200, body=encode_get(result))
+        return WireResponse(status=200, body=encode_get(result), headers=_lsn_headers(result))
 
     @classmethod
     def decode_result(cls, response: WireResponse) -> GetResult:
-        return decode_get(response.body)
+        return decode_get(response.body, lsn_of(response.headers))
 
 
-class QueryRecords(FilteredCall[QueryResult], frozen=True, kw_only=True):
+class QueryRecords(Reading, FilteredCall[QueryResult], frozen=True, kw_only=True):
     """The nearest records to each query vector, of shape (queries, ndim), nearest first."""
 
     route: ClassVar = Route("POST", COLLECTION + "/query")
@@ -306,6 +358,13 @@ class QueryRecords(FilteredCall[QueryResult], frozen=True, kw_only=True):
     where: Any = None
     where_document: Any = None
     include: Sequence[Include] = QUERY_INCLUDE
+    read_level: ReadLevel | None = None
+    min_lsn: Lsn | None = None
+    wait_seconds: float | None = None
+
+    def validate(self) -> None:
+        super().validate()
+        self.validate_reading()
 
     def validate_fields(self) -> None:
         check_unsigned(self.n_results, "n_results")
@@ -317,19 +376,33 @@ class QueryRecords(FilteredCall[QueryResult], frozen=True, kw_only=True):
 
     @classmethod
     def encode_result(cls, result: QueryResult) -> WireResponse:
-        return WireResponse(status=200, body=encode_query(result))
+        return WireResponse(status=200, body=encode_query(result), headers=_lsn_headers(result))
 
     @classmethod
     def decode_result(cls, response: WireResponse) -> QueryResult:
-        return decode_query(response.body)
+        return decode_query(response.body, lsn_of(response.headers))
 
 
-class CountRecords(RecordsCall[int], frozen=True, kw_only=True):
+class CountRecords(Reading, RecordsCall[CountResult], frozen=True, kw_only=True):
     """Number of live records."""
 
-    route: ClassVar = Route("GET", COLLECTION + "/count", query=("read_level",))
+    route: ClassVar = Route("GET", COLLECTION + "/count", query=("read_level", "min_lsn", "wait_seconds"))
     safe_to_repeat: ClassVar = True
     read_level: ReadLevel | None = None
+    min_lsn: Lsn | None = None
+    wait_seconds: float | None = None
+
+    def validate(self) -> None:
+        super().validate()
+        self.validate_reading()
+
+    @classmethod
+    def encode_result(cls, result: CountResult) -> WireResponse:
+        return WireResponse(status=200, body=str(result.count).encode(), headers=_lsn_headers(result))
+
+    @classmethod
+    def decode_result(cls, response: WireResponse) -> CountResult:
+        return CountResult(count=int(response.body), lsn=lsn_of(response.headers))
 
 
 class GetIndexingStatus(RecordsCall[IndexingStatus], frozen=True, kw_only=True):

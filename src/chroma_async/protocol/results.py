@@ -98,17 +98,32 @@ class Columns:
 
 @dataclass(frozen=True, slots=True)
 class GetResult:
+    """`lsn`: the read saw all that the log has through it; None from a server that does not say."""
+
     columns: Columns
     include: tuple[str, ...]
+    lsn: Lsn | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CountResult:
+    """Number of records. `lsn` as in `GetResult`."""
+
+    count: int
+    lsn: Lsn | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class QueryResult:
-    """One `Columns` and, where asked for, one array of distances (ascending, float32) for each query vector."""
+    """One `Columns` and, where asked for, one array of distances (ascending, float32) for each query vector.
+
+    `lsn` as in `GetResult`.
+    """
 
     columns: list[Columns]
     distances: list[Distances] | None
     include: tuple[str, ...]
+    lsn: Lsn | None = None
 
 
 def spliced(metadatas: Sequence[StoredMetadata] | None) -> list[Any] | None:
@@ -138,9 +153,9 @@ def decode_flush(body: bytes) -> FlushResult:
     return FlushResult(lsn=Lsn(fields["lsn"]), reached=fields["reached"], waiting=fields["waiting"])
 
 
-def decode_get(body: bytes) -> GetResult:
+def decode_get(body: bytes, lsn: Lsn | None) -> GetResult:
     fields = cast("dict[str, Any]", orjson.loads(body))
-    return GetResult(columns=_decode_columns(fields), include=tuple(fields["include"]))
+    return GetResult(columns=_decode_columns(fields), include=tuple(fields["include"]), lsn=lsn)
 
 
 def _decode_columns(fields: dict[str, Any]) -> Columns:
@@ -179,7 +194,7 @@ def encode_query(result: QueryResult) -> bytes:
     )
 
 
-def decode_query(body: bytes) -> QueryResult:
+def decode_query(body: bytes, lsn: Lsn | None) -> QueryResult:
     fields = cast("dict[str, Any]", orjson.loads(body))
 
     def of_query(number: int) -> dict[str, Any]:
@@ -191,6 +206,7 @@ def decode_query(body: bytes) -> QueryResult:
         columns=[_decode_columns(of_query(number)) for number in range(len(fields["ids"]))],
         distances=None if distances is None else [_distances(row) for row in distances],
         include=tuple(fields["include"]),
+        lsn=lsn,
     )
 
 

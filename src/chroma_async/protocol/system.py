@@ -78,6 +78,7 @@ class Reset(Call[bool], frozen=True, kw_only=True):
     """Delete everything; refused unless the server allows it."""
 
     route: ClassVar = Route("POST", API_V2 + "/reset")
+    writes_catalog: ClassVar = True
 
     @classmethod
     def decode(cls, request: object) -> Reset:

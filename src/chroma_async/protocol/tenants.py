@@ -15,6 +15,7 @@ class CreateTenant(EmptyResultCall, frozen=True, kw_only=True):
     """Create a tenant; names are free but for their length."""
 
     route: ClassVar = Route("POST", API_V2 + "/tenants")
+    writes_catalog: ClassVar = True
     name: str
 
     def validate(self) -> None:
@@ -38,6 +39,7 @@ class UpdateTenant(EmptyResultCall, frozen=True, kw_only=True):
     """Accepted and without effect, as on Chroma's single node: resource names belong to its cloud."""
 
     route: ClassVar = Route("PATCH", TENANT)
+    writes_catalog: ClassVar = True
     safe_to_repeat: ClassVar = True
     tenant: str
     resource_name: str
@@ -51,6 +53,7 @@ class CreateDatabase(EmptyResultCall, frozen=True, kw_only=True):
     """Create a database in a tenant."""
 
     route: ClassVar = Route("POST", TENANT + "/databases")
+    writes_catalog: ClassVar = True
     tenant: str = DEFAULT_TENANT
     name: str
 
@@ -92,5 +95,6 @@ class DeleteDatabase(EmptyResultCall, frozen=True, kw_only=True):
     """Delete a database with all of its collections."""
 
     route: ClassVar = Route("DELETE", DATABASE)
+    writes_catalog: ClassVar = True
     tenant: str
     database: str

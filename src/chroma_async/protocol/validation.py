@@ -22,6 +22,7 @@ INT64_MIN: Final = -(2**63)
 INT64_MAX: Final = 2**63 - 1
 WAIT_SECONDS_MAX: Final = 3600.0
 
+LSN_MAX: Final = 2**63 - 1
 U32_MAX: Final = 2**32 - 1
 RESERVED: Final = "chroma:"
 """What the names of Chroma's own metadata fields begin with."""
@@ -276,6 +277,16 @@ def check_unsigned(value: int | None, name: str) -> None:
             f"Failed to deserialize the JSON body into the target type: {name}: invalid value: integer `{value}`, "
             "expected u32"
         )
+
+
+def check_lsn(lsn: int | None) -> None:
+    """Check an LSN that a caller names.
+
+    Raises:
+        InvalidArgumentError: it is none.
+    """
+    if lsn is not None and not 0 <= lsn <= LSN_MAX:
+        raise InvalidArgumentError(f"an LSN is a number from 0 to 2^63 - 1. got={lsn}")
 
 
 class _SparseVector(msgspec.Struct, frozen=True):

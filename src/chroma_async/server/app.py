@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -46,26 +47,30 @@ def create_app(
     life: Life | None = None,
     metrics: MetricsPage | None = None,
     tracer: Tracer | None = None,
+    position: Callable[[], int] | None = None,
 ) -> ASGIApp:
     """Return the application that answers every call of the catalogue by `dispatch`, with pages that describe them.
 
     With `access`, only those who are known and may. `life` answers the probes, `metrics` the scrapes, `tracer` makes
-    spans. What is not configured has no layer.
+    spans, `position` gives the LSN through which the engine knows the log. What is not configured has no layer.
 
     Raises:
         ValueError: a setting that can't be meant so.
     """
     app: ASGIApp
-    extra = _pages(life or Life(), metrics)
+    life = life or Life()
+    extra = _pages(life, metrics)
     if access is None:
-        app = _limited(Application(Host(dispatch, settings), Host(_refuse, settings), extra), settings)
+        host, nobody = Host(dispatch, settings, position=position), Host(_refuse, settings)
+        app = _limited(Application(host, nobody, extra, life.draining), settings)
     else:
         from chroma_async.server.auth.authentication import Authentication
         from chroma_async.server.auth.guard import Guard
 
         guard, refusing = Guard(dispatch, dispatch, access.note), Guard(_refuse, dispatch)
-        host = Host(guard, settings, guard.refusal_of)
-        app = _limited(Application(host, Host(refusing, settings, refusing.refusal_of), extra), settings)
+        host = Host(guard, settings, guard.refusal_of, position)
+        nobody = Host(refusing, settings, refusing.refusal_of)
+        app = _limited(Application(host, nobody, extra, life.draining), settings)
         app = Authentication(app, access.authenticator, settings.body_timeout_seconds)
     if settings.cors_origins:
         from starlette.middleware.cors import CORSMiddleware
@@ -104,9 +109,9 @@ def _pages(life: Life, metrics: MetricsPage | None) -> dict[str, ASGIApp]:
 class Application:
     """Hands each request to the endpoint of its path and method; `nobody` answers the calls that are always refused."""
 
-    def __init__(self, host: Host, nobody: Host, pages: Mapping[str, ASGIApp]) -> None:
+    def __init__(self, host: Host, nobody: Host, pages: Mapping[str, ASGIApp], draining: asyncio.Event) -> None:
         self._refusal = Refusal(host.settings)
-        self._paths = _call_routes(host, nobody, self._refusal)
+        self._paths = _call_routes(host, nobody, self._refusal, draining)
         for path, page in pages.items():
             self._paths.setdefault(path, MethodTable(self._refusal)).setdefault("GET", page)
 
@@ -187,14 +192,14 @@ def _alive() -> None:
     return None
 
 
-def _call_routes(host: Host, nobody: Host, refusal: Refusal) -> PathTable[MethodTable]:
+def _call_routes(host: Host, nobody: Host, refusal: Refusal, draining: asyncio.Event) -> PathTable[MethodTable]:
     paths: PathTable[MethodTable] = PathTable()
 
     def add(path: str, method: str, endpoint: ASGIApp) -> None:
         paths.setdefault(path, MethodTable(refusal)).setdefault(method, endpoint)
 
     add(API_V2, "GET", CallEndpoint(Heartbeat, host))
-    add(Ingest.route.path, Ingest.route.method, IngestEndpoint(host))
+    add(Ingest.route.path, Ingest.route.method, IngestEndpoint(host, draining))
     for call in (*CALLS, *UNSUPPORTED):
         add(call.route.path, call.route.method, CallEndpoint(call, nobody if call in UNSUPPORTED else host))
     for path in (OPENAPI_PATH, DOCS_PATH, DOCS_PATH + "/"):

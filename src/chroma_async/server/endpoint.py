@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, cast
 from urllib.parse import parse_qsl, unquote_to_bytes
 
@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 from chroma_async.errors import ChromaError, InvalidArgumentError, UnsupportedMediaTypeError
 from chroma_async.protocol import Call, Route, WireRequest, WireResponse
 from chroma_async.protocol.call import KEY_HEADER
+from chroma_async.protocol.records import LSN_HEADER
 from chroma_async.protocol.results import Columns, GetResult, QueryResult
 from chroma_async.server.answers import empty_response, error_response, send_response, unexpected_response, with_close
 from chroma_async.server.body import BodyTimeout, ClientDisconnect, EndlessBodyError, discard_body, read_body
@@ -44,6 +45,8 @@ class Host:
     settings: ServerSettings
     refusal_of: Callable[[type[Call[Any]]], ChromaError | None] | None = None
     """Says of a kind of call whether its caller may make none of it anywhere: then its body need not be decoded."""
+    position: Callable[[], int] | None = None
+    """LSN through which the engine knows the log."""
     codec_threads: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(CODEC_THREADS))
 
 
@@ -132,7 +135,10 @@ class CallEndpoint(Endpoint):
                 await discard_body(receive, timeout_seconds=self._host.settings.body_timeout_seconds)
                 raise refusal
         call = await self._decode(self._call.decode, await self._read(scope, receive))
-        return await self._encode(self._call.encode_result, await self._dispatch(call, receive))
+        response = await self._encode(self._call.encode_result, await self._dispatch(call, receive))
+        if call.writes_catalog and self._host.position is not None:
+            return replace(response, headers={**response.headers, LSN_HEADER: str(self._host.position())})
+        return response
 
 
 class _Patience:

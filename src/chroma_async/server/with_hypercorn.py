@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, Final, cast
 from urllib.parse import unquote
 
+import h11
 import hypercorn.asyncio.run as hypercorn_run
 from hypercorn.asyncio import serve as hypercorn_serve  # pyright: ignore[reportUnknownVariableType]
 from hypercorn.asyncio.tcp_server import MAX_RECV, TCPServer
@@ -19,10 +20,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chroma_async.server.accept import FIRST_REQUEST_SECONDS, HEAD_BYTES_MAX, start_server
 from chroma_async.server.heads import AMBIGUOUS, is_ambiguous
+from chroma_async.server.plain import Exchange, plain_request, scope_of
 from chroma_async.server.tls import ServerContext, tls_context
 from chroma_async.settings import ServerSettings
 
 _CLOSE_SECONDS: Final = 1.0
+
+logger = logging.getLogger("chroma_async.server")
 
 Header = tuple[bytes, bytes]
 
@@ -30,8 +34,9 @@ Header = tuple[bytes, bytes]
 class Settings(Config):
     """Hypercorn's settings, and what the connections of one server share."""
 
-    def __init__(self, stop: asyncio.Event, head_seconds: float) -> None:
+    def __init__(self, app: ASGIApp, stop: asyncio.Event, head_seconds: float) -> None:
         super().__init__()
+        self.app = app
         self.stop = stop
         self.head_seconds = head_seconds
         self.idle: set[IdleTimer] = set()
@@ -131,6 +136,13 @@ class Connection(TCPServer):
                 data = await self.reader.read(MAX_RECV)
             except OSError:
                 break
+            if self._is_between_requests():
+                rest = await self._answer_plain(data)
+                if rest is None:
+                    break
+                if data and not rest:
+                    continue
+                data = rest
             restarts = timer.restarts
             await self.protocol.handle(RawData(data))
             if data and isinstance(self.protocol.protocol, H11Protocol):
@@ -138,6 +150,39 @@ class Connection(TCPServer):
         await self.protocol.handle(Closed())
         self._is_over = True
         await self.idle_task.stop()
+
+    def _is_between_requests(self) -> bool:
+        """Whether what comes next is the beginning of a request over HTTP/1.1."""
+        protocol = self.protocol.protocol
+        return (
+            isinstance(protocol, H11Protocol)
+            and protocol.stream is None
+            and protocol.connection.their_state is h11.IDLE
+            and not protocol.connection.trailing_data[0]
+        )
+
+    async def _answer_plain(self, data: bytes) -> bytes | None:
+        """Answer the plain requests that data begins with; return the rest of it, None when the connection is to end."""
+        while (request := plain_request(data)) is not None:
+            await self.idle_task.stop()
+            self._is_idle, self.had_request = False, True
+            protocol = cast("H11Protocol", self.protocol.protocol)
+            scheme = "https" if protocol.ssl else "http"
+            scope = scope_of(request, scheme, protocol.client, protocol.server, self.state)
+            exchange = Exchange(request, self.reader, self.writer, self.context.terminated.is_set)
+            try:
+                goes_on = await exchange.run(cast("Settings", self.config).app, scope)
+            except Exception:
+                logger.exception("request.failed path=%s", scope["path"])
+                return None
+            if not goes_on:
+                return None
+            self._is_idle = True
+            await self.idle_task.restart(self._task_group, self._idle_timeout)
+            data = exchange.ahead
+            if data:
+                await asyncio.sleep(0)  # others have their turn between requests that came together
+        return data
 
     async def protocol_send(self, event: Event) -> None:
         if isinstance(event, Updated):
@@ -236,7 +281,7 @@ async def serve(
     app = Front(app, draining or stop)
     cast("Any", hypercorn_run).TCPServer = connect
     cast("Any", hypercorn_run).asyncio = AsyncioOfHypercorn()
-    config = _config(settings, descriptor, stop)
+    config = _config(app, settings, descriptor, stop)
     serving = asyncio.create_task(hypercorn_serve(cast("Any", app), config, shutdown_trigger=stop.wait, mode="asgi"))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -253,8 +298,8 @@ async def serve(
         await asyncio.wait({serving}, timeout=_CLOSE_SECONDS)
 
 
-def _config(settings: ServerSettings, descriptor: int, stop: asyncio.Event) -> Settings:
-    config = Settings(stop, min(settings.head_seconds, settings.keep_alive_seconds))
+def _config(app: ASGIApp, settings: ServerSettings, descriptor: int, stop: asyncio.Event) -> Settings:
+    config = Settings(app, stop, min(settings.head_seconds, settings.keep_alive_seconds))
     config.bind = [f"fd://{descriptor}"]
     config.tls = tls_context(settings)
     config.keep_alive_timeout = settings.keep_alive_seconds

@@ -61,7 +61,15 @@ async def work(duty: Duty) -> None:
         metrics = None if orders.metrics is None else MetricsPage.shared(orders.metrics)
         provider = tracer_provider()
         tracer = None if provider is None else provider.get_tracer("chroma_async")
-        app = create_app(engine.dispatch, orders.server, _access(orders), life=life, metrics=metrics, tracer=tracer)
+        app = create_app(
+            engine.dispatch,
+            orders.server,
+            _access(orders),
+            life=life,
+            metrics=metrics,
+            tracer=tracer,
+            position=lambda: engine.position,
+        )
         stop = asyncio.Event()
         tasks = [asyncio.create_task(_drain(duty, life, stop)), asyncio.create_task(_end_waits(engine, stop))]
         duty.report_ready()

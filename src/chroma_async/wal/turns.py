@@ -7,6 +7,9 @@ An `flock` belongs to an open file, so every acquisition opens its own: what a c
 never be mistaken for the lock of the next one. The kernel wakes all waiters at a release and lets them race with the
 holder that comes back, so there is a second lock, the gate: who waits for the turn waits inside the gate, and nobody
 passes who stands in front of it.
+
+A fork copies descriptors, and a lock lasts until its last copy is closed. So locks are given up by name before their
+descriptor is closed, and a child closes its copies: it would keep what a killed parent held.
 """
 
 from __future__ import annotations
@@ -14,56 +17,101 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import logging
 import mmap
 import os
 import threading
+import time
+import weakref
 from collections.abc import AsyncGenerator, Generator
+from functools import partial
 from pathlib import Path
+from typing import Final
 
 import anyio.to_thread
 import numpy as np
 
 _WORD_BYTES = 8
 
+SLOW_SECONDS: Final = 5.0
+"""After so long somebody who waits for the turn says so: its holder is stuck, or its disk is."""
 
-class Turn:
-    """The right to write, held until `release`, or until the process dies or forgets the object."""
+logger = logging.getLogger("chroma_async.log")
+
+
+class _LockFile:
+    """An open file with at most one lock, which ends with `close`, with the process, or when the object is forgotten."""
 
     _fd = -1
 
     def __init__(self, path: Path) -> None:
-        self._path = path
         self._fd = _open(path)
+        _opened.add(self)
 
-    def try_take(self) -> bool:
-        """Take it if it is free, without waiting."""
-        gate = _open(_gate(self._path))
+    def lock(self, *, shared: bool = False) -> None:
+        """Wait for the lock."""
+        fcntl.flock(self._fd, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+
+    def try_lock(self) -> bool:
+        """Take it if it is free."""
         try:
-            fcntl.flock(gate, fcntl.LOCK_EX | fcntl.LOCK_NB)
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
-        finally:
-            os.close(gate)
         return True
 
-    def take(self) -> None:
-        """Take it, however long that takes. For threads, not for an event loop."""
-        gate = _open(_gate(self._path))
-        try:
-            fcntl.flock(gate, fcntl.LOCK_EX)
-            fcntl.flock(self._fd, fcntl.LOCK_EX)
-        finally:
-            os.close(gate)
-
-    def release(self) -> None:
+    def close(self) -> None:
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            # Unlocking says more than closing: a forked child may hold a copy of the descriptor.
             fcntl.flock(fd, fcntl.LOCK_UN)
             os.close(fd)
 
-    __del__ = release
+    __del__ = close
+
+    def forget(self) -> None:
+        """Close a copy, and leave the lock to whoever it was copied from."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+_opened: Final[weakref.WeakSet[_LockFile]] = weakref.WeakSet()
+
+
+def _forget_in_child() -> None:
+    for file in list(_opened):
+        file.forget()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
+
+
+class Turn:
+    """The right to write, held until `release`, or until the process dies or forgets the object."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = _LockFile(path)
+
+    def try_take(self) -> bool:
+        """Take it if it is free, without waiting."""
+        gate = _LockFile(_gate(self._path))
+        try:
+            return gate.try_lock() and self._file.try_lock()
+        finally:
+            gate.close()
+
+    def take(self) -> None:
+        """Take it, however long that takes. For threads, not for an event loop."""
+        gate = _LockFile(_gate(self._path))
+        try:
+            gate.lock()
+            self._file.lock()
+        finally:
+            gate.close()
+
+    def release(self) -> None:
+        self._file.close()
 
 
 class FileLock:
@@ -76,8 +124,42 @@ class FileLock:
         """Wait for the turn. A waiter that is cancelled leaves the queue without holding up the next one."""
         turn = Turn(self._path)
         if not turn.try_take():
-            await _wait(turn)
+            with _telling(self._path):
+                await _wait(turn)
         return turn
+
+
+@contextlib.contextmanager
+def _telling(path: Path) -> Generator[None]:
+    """Say so when something takes long, and when it is over after all."""
+    began, told = time.monotonic(), False
+
+    def tell() -> None:
+        nonlocal told
+        told = True
+        logger.warning("log.turn_slow file=%s seconds=%.1f holder=%s", path, time.monotonic() - began, holder_of(path))
+
+    timer = asyncio.get_running_loop().call_later(SLOW_SECONDS, tell)
+    try:
+        yield
+    finally:
+        timer.cancel()
+        if told:
+            logger.info("log.turn_came file=%s seconds=%.1f", path, time.monotonic() - began)
+
+
+def holder_of(path: Path) -> int | None:
+    """Return the id of the process that took the lock of a file, where the system tells (Linux, `/proc/locks`).
+
+    It may be dead by now: a child that was forked before, or a thread that the disk keeps, still has the lock.
+    """
+    try:
+        inode = str(path.stat().st_ino)
+        lines = Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        return None
+    locks = (line.split() for line in lines if "->" not in line)
+    return next((int(fields[4]) for fields in locks if fields[5].rpartition(":")[2] == inode), None)
 
 
 async def _wait(turn: Turn) -> None:
@@ -115,29 +197,22 @@ async def _wait(turn: Turn) -> None:
 @contextlib.asynccontextmanager
 async def pinned(path: Path) -> AsyncGenerator[None]:
     """Hold a pin: any number of holders at once, in any process. Waits for an `unpinned` step that is under way."""
-    descriptor = _open(path)
+    file = _LockFile(path)
     try:
-        await anyio.to_thread.run_sync(fcntl.flock, descriptor, fcntl.LOCK_SH)
+        await anyio.to_thread.run_sync(partial(file.lock, shared=True))
         yield
     finally:
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
-        os.close(descriptor)
+        file.close()
 
 
 @contextlib.contextmanager
 def unpinned(path: Path) -> Generator[bool]:
     """Keep new pins waiting; False when somebody holds one."""
-    descriptor = _open(path)
+    file = _LockFile(path)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+        yield file.try_lock()
     finally:
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
-        os.close(descriptor)
+        file.close()
 
 
 def _gate(path: Path) -> Path:

@@ -14,6 +14,7 @@ from chroma_async.client.checks import (
     checked_count,
     checked_ids,
     checked_include,
+    checked_lsn,
     checked_metadata,
     checked_missing,
     checked_optional_count,
@@ -102,6 +103,11 @@ class AsyncCollection:
     for more. With `wait="applied"` it returns when the write is in the tables and vector files, with `wait="indexed"` when
     it is in the graph too where one is due, and after `wait_seconds` (30) in any case: what it has not reached then it will
     reach later, and nothing of it is lost. Reads see a write as soon as it is committed; waiting makes them no more right.
+
+    A read sees all that was acknowledged before it, and what its client has written or seen, whichever server answers. With
+    `min_lsn` it sees what somebody else has written, too (`result.lsn` or `client.lsn` there): it waits until the server
+    knows that, for up to `wait_seconds` (10). With `read_level=ReadLevel.INDEX_ONLY` it leaves out what the background work
+    has not applied yet.
 
     A write with an `idempotency_key` is carried out once, however often it is sent, within the newest 100,000 entries of the
     log: also after a crash, by another process, through another worker. Over HTTP each write has one, so that the client can
@@ -403,6 +409,9 @@ class AsyncCollection:
         include: Sequence[str] = ("metadatas", "documents"),
         *,
         missing: Missing | None = None,
+        read_level: Any = None,
+        min_lsn: int | None = None,
+        wait_seconds: float | None = None,
     ) -> GetResult:
         """Return the records with these ids, those that match the filters, those that do both, or all; in insertion order.
 
@@ -421,6 +430,9 @@ class AsyncCollection:
             include=_sent(wanted),
             missing=self._chosen(missing),
             missing_default=MISSING_DEFAULT,
+            read_level=None if read_level is None else cast("Any", _level(read_level)),
+            min_lsn=checked_lsn(min_lsn),
+            wait_seconds=checked_wait_seconds(wait_seconds),
         )
         result = await self._transport.send(call)
         data = await self._load(result.columns.uris) if "data" in wanted else None
@@ -443,6 +455,9 @@ class AsyncCollection:
         include: Sequence[str] = ("metadatas", "documents", "distances"),
         *,
         missing: Missing | None = None,
+        read_level: Any = None,
+        min_lsn: int | None = None,
+        wait_seconds: float | None = None,
     ) -> QueryResult:
         """Return the records nearest to each query, nearest first: min(n_results, matching records) of them.
 
@@ -466,20 +481,31 @@ class AsyncCollection:
             missing=self._chosen(missing),
             missing_default=MISSING_DEFAULT,
             query_embeddings=await self._query_vectors(query_embeddings, query_texts, query_images, query_uris),
+            read_level=None if read_level is None else cast("Any", _level(read_level)),
+            min_lsn=checked_lsn(min_lsn),
+            wait_seconds=checked_wait_seconds(wait_seconds),
         )
         result = await self._transport.send(call)
         data = [await self._load(columns.uris) for columns in result.columns] if "data" in wanted else None
         return to_query_result(result, wanted, data)
 
-    async def count(self, read_level: Any = ReadLevel.INDEX_AND_WAL) -> int:
+    async def count(
+        self,
+        read_level: Any = ReadLevel.INDEX_AND_WAL,
+        *,
+        min_lsn: int | None = None,
+        wait_seconds: float | None = None,
+    ) -> int:
         """Return the number of records; with `ReadLevel.INDEX_ONLY`, of those that the background work has applied."""
         call = CountRecords(
             tenant=self.tenant,
             database=self.database,
             collection_id=self._model.id,
             read_level=cast("Any", _level(read_level)),
+            min_lsn=checked_lsn(min_lsn),
+            wait_seconds=checked_wait_seconds(wait_seconds),
         )
-        return await self._transport.send(call)
+        return (await self._transport.send(call)).count
 
     async def get_indexing_status(self) -> IndexingStatus:
         """Return how far the background work on this collection has come."""

@@ -15,9 +15,11 @@ from chroma_async.client.address import Address
 from chroma_async.client.answers import Failure, explain_silence, read_failure, read_result
 from chroma_async.client.colours import AsyncLock, async_current_loop, async_sleep
 from chroma_async.client.retry import RetryPolicy
+from chroma_async.client.session import Session
 from chroma_async.client.split import encoded_parts
 from chroma_async.protocol import Call, WireRequest
 from chroma_async.protocol.call import KEY_HEADER
+from chroma_async.protocol.records import lsn_of
 from chroma_async.protocol.system import OPERATIONS_HEADER
 
 R = TypeVar("R")
@@ -53,6 +55,7 @@ class AsyncHttpTransport:
         self._pool_loop: object = None
         self._closed = False
         self._server_keeps_keys = False
+        self.session = Session()
 
     async def open(self) -> None:
         await self._opened()
@@ -64,7 +67,9 @@ class AsyncHttpTransport:
             ServerUnreachableError: no answer, or none of the server; the message names the hop and the cause.
             ChromaError: the error that the server answered.
         """
-        results = [await self._send_part(part, request) for part, request in encoded_parts(call)]
+        parts = encoded_parts(self.session.reading(call))
+        with self.session.forgetting():
+            results = [await self._send_part(part, request) for part, request in parts]
         return results[-1]
 
     async def aclose(self) -> None:
@@ -81,6 +86,7 @@ class AsyncHttpTransport:
         while True:
             outcome = await self._attempt(call, request)
             if isinstance(outcome, httpx.Response):
+                self.session.saw(lsn_of(outcome.headers))
                 return read_result(call, outcome)
             wait = self._retry.wait_seconds(attempt, outcome.asked_seconds, random.random())
             if wait is None or not outcome.repeatable:

@@ -12,6 +12,7 @@ from uuid import UUID
 from chroma_async.client._sync.collection import Collection, DataLoader
 from chroma_async.client.address import DEFAULT_HOST, DEFAULT_PORT
 from chroma_async.client.checks import (
+    checked_lsn,
     checked_metadata,
     checked_missing,
     checked_name,
@@ -94,6 +95,18 @@ class ClientAPI(Connectable):
         self._ready = False
         self._max_batch_size: int | None = None
         self._begin()
+
+    @property
+    def lsn(self) -> int:
+        """The newest position in the log that this client has written or seen; 0 before it has, or of another server.
+
+        Its own reads see that anyway. Another client's do with `read_after`, or by `min_lsn`.
+        """
+        return self.transport.session.lsn
+
+    def read_after(self, lsn: int) -> None:
+        """Let all reads of this client see what another one has seen, by that one's `lsn`."""
+        self.transport.session.saw(checked_lsn(lsn))
 
     def connect(self) -> None:
         """Connect, if that has not happened yet.

@@ -15,6 +15,7 @@ from chroma_async.client.checks import (
     checked_count,
     checked_ids,
     checked_include,
+    checked_lsn,
     checked_metadata,
     checked_missing,
     checked_optional_count,
@@ -103,6 +104,11 @@ class Collection:
     for more. With `wait="applied"` it returns when the write is in the tables and vector files, with `wait="indexed"` when
     it is in the graph too where one is due, and after `wait_seconds` (30) in any case: what it has not reached then it will
     reach later, and nothing of it is lost. Reads see a write as soon as it is committed; waiting makes them no more right.
+
+    A read sees all that was acknowledged before it, and what its client has written or seen, whichever server answers. With
+    `min_lsn` it sees what somebody else has written, too (`result.lsn` or `client.lsn` there): it waits until the server
+    knows that, for up to `wait_seconds` (10). With `read_level=ReadLevel.INDEX_ONLY` it leaves out what the background work
+    has not applied yet.
 
     A write with an `idempotency_key` is carried out once, however often it is sent, within the newest 100,000 entries of the
     log: also after a crash, by another process, through another worker. Over HTTP each write has one, so that the client can
@@ -404,6 +410,9 @@ class Collection:
         include: Sequence[str] = ("metadatas", "documents"),
         *,
         missing: Missing | None = None,
+        read_level: Any = None,
+        min_lsn: int | None = None,
+        wait_seconds: float | None = None,
     ) -> GetResult:
         """Return the records with these ids, those that match the filters, those that do both, or all; in insertion order.
 
@@ -422,6 +431,9 @@ class Collection:
             include=_sent(wanted),
             missing=self._chosen(missing),
             missing_default=MISSING_DEFAULT,
+            read_level=None if read_level is None else cast("Any", _level(read_level)),
+            min_lsn=checked_lsn(min_lsn),
+            wait_seconds=checked_wait_seconds(wait_seconds),
         )
         result = self._transport.send(call)
         data = self._load(result.columns.uris) if "data" in wanted else None
@@ -444,6 +456,9 @@ class Collection:
         include: Sequence[str] = ("metadatas", "documents", "distances"),
         *,
         missing: Missing | None = None,
+        read_level: Any = None,
+        min_lsn: int | None = None,
+        wait_seconds: float | None = None,
     ) -> QueryResult:
         """Return the records nearest to each query, nearest first: min(n_results, matching records) of them.
 
@@ -467,20 +482,31 @@ class Collection:
             missing=self._chosen(missing),
             missing_default=MISSING_DEFAULT,
             query_embeddings=self._query_vectors(query_embeddings, query_texts, query_images, query_uris),
+            read_level=None if read_level is None else cast("Any", _level(read_level)),
+            min_lsn=checked_lsn(min_lsn),
+            wait_seconds=checked_wait_seconds(wait_seconds),
         )
         result = self._transport.send(call)
         data = [self._load(columns.uris) for columns in result.columns] if "data" in wanted else None
         return to_query_result(result, wanted, data)
 
-    def count(self, read_level: Any = ReadLevel.INDEX_AND_WAL) -> int:
+    def count(
+        self,
+        read_level: Any = ReadLevel.INDEX_AND_WAL,
+        *,
+        min_lsn: int | None = None,
+        wait_seconds: float | None = None,
+    ) -> int:
         """Return the number of records; with `ReadLevel.INDEX_ONLY`, of those that the background work has applied."""
         call = CountRecords(
             tenant=self.tenant,
             database=self.database,
             collection_id=self._model.id,
             read_level=cast("Any", _level(read_level)),
+            min_lsn=checked_lsn(min_lsn),
+            wait_seconds=checked_wait_seconds(wait_seconds),
         )
-        return self._transport.send(call)
+        return (self._transport.send(call)).count
 
     def get_indexing_status(self) -> IndexingStatus:
         """Return how far the background work on this collection has come."""

@@ -16,9 +16,11 @@ from chroma_async.client.address import Address
 from chroma_async.client.answers import Failure, explain_silence, read_failure, read_result
 from chroma_async.client.colours import Lock, current_loop, sleep
 from chroma_async.client.retry import RetryPolicy
+from chroma_async.client.session import Session
 from chroma_async.client.split import encoded_parts
 from chroma_async.protocol import Call, WireRequest
 from chroma_async.protocol.call import KEY_HEADER
+from chroma_async.protocol.records import lsn_of
 from chroma_async.protocol.system import OPERATIONS_HEADER
 
 R = TypeVar("R")
@@ -54,6 +56,7 @@ class HttpTransport:
         self._pool_loop: object = None
         self._closed = False
         self._server_keeps_keys = False
+        self.session = Session()
 
     def open(self) -> None:
         self._opened()
@@ -65,7 +68,9 @@ class HttpTransport:
             ServerUnreachableError: no answer, or none of the server; the message names the hop and the cause.
             ChromaError: the error that the server answered.
         """
-        results = [self._send_part(part, request) for part, request in encoded_parts(call)]
+        parts = encoded_parts(self.session.reading(call))
+        with self.session.forgetting():
+            results = [self._send_part(part, request) for part, request in parts]
         return results[-1]
 
     def close(self) -> None:
@@ -82,6 +87,7 @@ class HttpTransport:
         while True:
             outcome = self._attempt(call, request)
             if isinstance(outcome, httpx.Response):
+                self.session.saw(lsn_of(outcome.headers))
                 return read_result(call, outcome)
             wait = self._retry.wait_seconds(attempt, outcome.asked_seconds, random.random())
             if wait is None or not outcome.repeatable:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol, TypeVar
 
+from chroma_async.client.session import Session
 from chroma_async.protocol import Call
 
 R = TypeVar("R")
@@ -15,7 +16,10 @@ class AsyncTransport(Protocol):
     1. `send` returns the result of the call, or raises one of `chroma_async.errors`.
     2. `send` may be called by many tasks at once, and without `open`, which it then does itself.
     3. `aclose` may be called twice; after it, `send` raises.
+    4. A read sees at least what `session` has seen.
     """
+
+    session: Session
 
     async def open(self) -> None: ...
 
@@ -26,6 +30,8 @@ class AsyncTransport(Protocol):
 
 class Transport(Protocol):
     """The same for threads."""
+
+    session: Session
 
     def open(self) -> None: ...
 

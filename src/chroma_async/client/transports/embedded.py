@@ -7,9 +7,10 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Protocol, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
 from chroma_async.client.background import BackgroundLoop
+from chroma_async.client.session import Session
 from chroma_async.protocol import Call
 from chroma_async.settings import EngineSettings
 
@@ -20,6 +21,11 @@ CLOSED = "this client is closed; open another one"
 
 class Engine(Protocol):
     """What answers calls."""
+
+    @property
+    def position(self) -> int:
+        """LSN through which the engine knows the log."""
+        ...
 
     async def dispatch(self, call: Call[R]) -> R: ...
 
@@ -62,13 +68,17 @@ class AsyncEmbeddedTransport:
         self._host: asyncio.Task[None] | None = None
         self._engine: asyncio.Future[Engine] | None = None
         self._closed = False
+        self.session = Session()
 
     async def open(self) -> None:
         await self._opened()
 
     async def send(self, call: Call[R]) -> R:
         engine = await self._opened()
-        return await engine.dispatch(call)
+        with self.session.forgetting():
+            result = await engine.dispatch(self.session.reading(call))
+        self.session.saw(_lsn_of(call, result, engine))
+        return result
 
     async def aclose(self) -> None:
         self._closed = True
@@ -112,6 +122,7 @@ class EmbeddedTransport:
         self._lock = threading.Lock()
         self._engine: Engine | None = None
         self._closed = False
+        self.session = Session()
 
     def open(self) -> None:
         self._opened()
@@ -119,14 +130,13 @@ class EmbeddedTransport:
     def send(self, call: Call[R]) -> R:
         engine = self._opened()
         self._background.check_process()
+        call = self.session.reading(call)
         answered = engine.answer_here(call)
-        if answered is not None:
-            return answered[0]
-
-        async def ask() -> R:
-            return await engine.dispatch(call)
-
-        return self._background.call(ask)
+        if answered is None:
+            with self.session.forgetting():
+                answered = self._background.call(_dispatch, engine, call)
+        self.session.saw(_lsn_of(call, answered[0], engine))
+        return answered[0]
 
     def close(self) -> None:
         with self._lock:
@@ -140,3 +150,12 @@ class EmbeddedTransport:
             if self._engine is None:
                 self._engine = self._background.hold(self._open_engine())
             return self._engine
+
+
+def _lsn_of(call: Call[Any], result: object, engine: Engine) -> int | None:
+    """The LSN of an answer, as its header would say over HTTP."""
+    return engine.position if call.writes_catalog else cast("int | None", getattr(result, "lsn", None))
+
+
+async def _dispatch(engine: Engine, call: Call[R]) -> tuple[R]:
+    return (await engine.dispatch(call),)

@@ -12,7 +12,8 @@ from chroma_async.engine.writer import Decision, Proposal
 from chroma_async.errors import StreamGapError, UnsupportedMediaTypeError
 from chroma_async.model import Collection
 from chroma_async.protocol import GetIngestPosition, Ingest
-from chroma_async.protocol.ingest import NDJSON, IngestResult
+from chroma_async.protocol.arrow import decode_arrow
+from chroma_async.protocol.ingest import ARROW, NDJSON, IngestResult
 from chroma_async.protocol.lines import Decoded, decode_ndjson
 
 DECODE_INLINE_BYTES: Final = 16 * 2**10
@@ -57,7 +58,9 @@ def _part(collection: Collection, call: Ingest) -> Part:
 def _decoded(collection: Collection, call: Ingest) -> Decoded:
     if call.content_type == NDJSON:
         return decode_ndjson(call.content, call.position, collection.dimension)
-    raise UnsupportedMediaTypeError(f"a stream is sent as {NDJSON}. got={call.content_type[:80]!r}")
+    if call.content_type == ARROW:
+        return decode_arrow(call.content, call.position, collection.dimension)
+    raise UnsupportedMediaTypeError(f"a stream is sent as {NDJSON} or {ARROW}. got={call.content_type[:80]!r}")
 
 
 @handles(GetIngestPosition)

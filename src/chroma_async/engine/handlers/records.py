@@ -17,13 +17,13 @@ from chroma_async.core.where import Where, conjoin, parse_where, parse_where_doc
 from chroma_async.engine.batch import QueryJob
 from chroma_async.engine.collection import View
 from chroma_async.engine.handlers.registry import Context, handles, require_collection
-from chroma_async.engine.progress import lowest
+from chroma_async.engine.progress import LOOK_SECONDS, lowest
 from chroma_async.engine.reads import Kind
 from chroma_async.engine.repeats import KeyedWrite, keyed
 from chroma_async.engine.search import Neighbours
 from chroma_async.engine.writer import Append, Decision, Proposal
-from chroma_async.errors import InvalidDimensionException, NotFoundError
-from chroma_async.model import STAGES, Collection, MetadataPatch, Slots, Vectors
+from chroma_async.errors import InvalidDimensionException, NotFoundError, NotYetVisibleError
+from chroma_async.model import STAGES, Collection, CollectionId, MetadataPatch, Slots, Vectors
 from chroma_async.projections.records import StoredRow
 from chroma_async.protocol import (
     AddRecords,
@@ -38,9 +38,10 @@ from chroma_async.protocol import (
     UpsertRecords,
 )
 from chroma_async.protocol.embeddings import NO_VECTORS
-from chroma_async.protocol.records import RecordsCall, Waiting, WriteRecords
+from chroma_async.protocol.records import Reading, RecordsCall, Waiting, WriteRecords
 from chroma_async.protocol.results import (
     Columns,
+    CountResult,
     DeleteResult,
     FlushResult,
     GetResult,
@@ -245,34 +246,63 @@ async def _read_view(
     *,
     columns: bool = True,
     newest: bool = False,
+    tail: bool = True,
 ) -> T:
     """Run a function on a read view: a long one, of kind None, in a worker thread."""
     reader = context.follower.sink(collection.id)
 
     def run(at_hand: bool) -> T:
-        with reader.view(columns=columns, at_hand=at_hand, newest=newest) as view:
+        with reader.view(columns=columns, at_hand=at_hand, newest=newest, tail=tail) as view:
             return function(view)
 
     return await context.runner(collection.id).run(run, kind)
 
 
-async def _read(context: Context, call: RecordsCall[Any], function: Callable[[View], T], *, newest: bool) -> T:
-    return await _read_view(context, _find(context, call), function, "count", columns=False, newest=newest)
+def is_visible(context: Context, call: Reading, collection_id: CollectionId) -> bool:
+    """Whether a read sees what it asks for without waiting."""
+    if call.min_lsn is None:
+        return True
+    if context.follower.position < call.min_lsn:
+        return False
+    return not call.is_of_applied or not context.follower.sink(collection_id).newest_pending_through(call.min_lsn)
+
+
+async def _until_visible(context: Context, call: Reading, collection: Collection) -> None:
+    """Wait until this process knows the log through the LSN that a read names; for one of the applied, until that is."""
+    wanted = call.min_lsn
+    if wanted is None or is_visible(context, call, collection.id):
+        return
+    deadline = context.seams.clock.monotonic() + call.patience_seconds
+    while context.follower.position < wanted and context.seams.clock.monotonic() < deadline:
+        await context.seams.clock.sleep(LOOK_SECONDS)
+        await context.follower.catch_up()
+    if context.follower.position < wanted:
+        raise NotYetVisibleError(
+            "the log did not come to this LSN in time: it may be another log than the one the LSN is of (a restored backup, "
+            f"another server at this address). min_lsn={wanted} newest={context.follower.position}"
+        )
+    if call.is_of_applied:
+        due = context.follower.sink(collection.id).newest_pending_through(wanted)
+        rest = max(0.0, deadline - context.seams.clock.monotonic())
+        if due and await context.progress.wait(collection.id, due, "applied", rest) == "committed":
+            raise NotYetVisibleError(f"the background work did not come to this LSN in time. min_lsn={wanted}")
 
 
 @handles(CountRecords)
-async def count(context: Context, call: CountRecords) -> int:
-    applied_only = call.read_level == "index_only"
+async def count(context: Context, call: CountRecords) -> CountResult:
+    collection = _find(context, call)
+    await _until_visible(context, call, collection)
 
-    def run(view: View) -> int:
-        return view.image.base.live if applied_only else view.image.live
+    def run(view: View) -> CountResult:
+        return CountResult(view.image.live, view.lsn)
 
-    return await _read(context, call, run, newest=applied_only)
+    return await _read_view(context, collection, run, "count", columns=False, tail=not call.is_of_applied)
 
 
 @handles(GetIndexingStatus)
 async def indexing_status(context: Context, call: GetIndexingStatus) -> IndexingStatus:
-    counts = await _read(context, call, lambda view: view.indexing_status(), newest=True)
+    collection = _find(context, call)
+    counts = await _read_view(context, collection, lambda view: view.indexing_status(), "count", columns=False, newest=True)
     return IndexingStatus(num_indexed_ops=counts.indexed, num_unindexed_ops=counts.unindexed)
 
 
@@ -281,16 +311,17 @@ async def get(context: Context, call: GetRecords) -> GetResult:
     collection = _find(context, call)
     where = _filter(call.where, call.where_document)
     check_filter_allowed(collection, where)
+    await _until_visible(context, call, collection)
 
     def run(view: View) -> GetResult:
         slots = view.slots(call.ids, where, call.missing_by(context.settings.missing))
         first = call.offset or 0
         chosen = slots[first:] if call.limit is None else slots[first : first + call.limit]
         view.expect(len(chosen))
-        return GetResult(_columns(view, chosen, call.include), tuple(call.include))
+        return GetResult(_columns(view, chosen, call.include), tuple(call.include), view.lsn)
 
     kind: Kind = "get" if call.where_document is None else "get by document"
-    return await _read_view(context, collection, run, kind, columns=where is not None)
+    return await _read_view(context, collection, run, kind, columns=where is not None, tail=not call.is_of_applied)
 
 
 async def pages(context: Context, collection: Collection, rows: int) -> AsyncGenerator[Columns]:
@@ -312,16 +343,23 @@ async def query(context: Context, call: QueryRecords) -> QueryResult:
     if len(queries):
         _check_dimension(collection, queries.shape[1])
     check_filter_allowed(collection, where)
+    await _until_visible(context, call, collection)
     wanted = DEFAULT_RESULTS if call.n_results is None else call.n_results
 
+    tail = not call.is_of_applied
+
+    def nothing(view: View) -> QueryResult:
+        return _nothing(view, len(queries), call)
+
     if collection.dimension is None or not len(queries) or not wanted:
-        return await _read_view(context, collection, lambda view: _nothing(view, len(queries), call), "count", columns=False)
+        return await _read_view(context, collection, nothing, "count", columns=False, tail=tail)
     job = QueryJob(
         reader=context.follower.sink(collection.id),
         collection=collection,
         queries=queries,
         n_results=wanted,
         needs_columns=where is not None,
+        needs_tail=tail,
         tests_documents=call.where_document is not None,
         choose=lambda view: view.mask(call.ids, where, call.missing_by(context.settings.missing)),
         finish=lambda view, found: _query_result(view, found, call),
@@ -340,6 +378,7 @@ def _query_result(view: View, found: Sequence[Neighbours], call: QueryRecords) -
         columns=[_columns(view, neighbours.slots, call.include) for neighbours in found],
         distances=[neighbours.distances for neighbours in found] if "distances" in wanted else None,
         include=tuple(call.include),
+        lsn=view.lsn,
     )
 
 
