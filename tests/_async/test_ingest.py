@@ -222,10 +222,10 @@ async def test_a_source_goes_on_after_what_the_server_has(plain: AsyncCollection
 
     with pytest.raises(Failing):
         await plain.ingest_from(failing(), stream_id="s")
-    there = await plain.count()
-    assert 0 < there <= 4_500
+    there = await plain.count()  # a part may be on its way still
     report = await plain.ingest_from(rows(5_000), stream_id="s")
-    assert (report.began, report.lines, report.position) == (there, 5_000 - there, 5_000)
+    assert 0 < there <= report.began <= 4_500
+    assert (report.lines, report.position) == (5_000 - report.began, 5_000)
     again = await plain.ingest_from(rows(5_000), stream_id="s")
     assert (again.began, again.lines) == (5_000, 0)
     assert {id_: row[0][0] for id_, row in (await everything(plain)).items()} == {f"r{n}": n for n in range(5_000)}
