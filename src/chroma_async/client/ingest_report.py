@@ -65,8 +65,8 @@ class BadLines:
 
 
 @contextmanager
-def progress_bar(*, wanted: bool, description: str) -> Generator[Report | None]:
-    """Show a bar on standard error while the context lasts, if it is a terminal.
+def progress_bar(description: str, begun: int, *, wanted: bool) -> Generator[Report | None]:
+    """Show a bar on standard error while the context lasts, if it is a terminal. `begun` lines were there before it.
 
     Raises:
         ImportError: rich is not installed; the message says how.
@@ -83,24 +83,16 @@ def progress_bar(*, wanted: bool, description: str) -> Generator[Report | None]:
 
     class Lines(ProgressColumn):
         def render(self, task: Task) -> Text:
-            lines, begun = task.fields["lines"], task.fields["begun"]
+            lines = int(task.fields["lines"])
             rate = (lines - begun) / task.elapsed if task.elapsed else 0.0
             return Text(f"{lines:,} lines  {rate:,.0f}/s")
 
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), Lines(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(description, total=None, lines=0, begun=None)
+        task = bar.add_task(description, total=None, lines=begun)
 
         def report(lines: int, share: float | None) -> None:
-            begun = bar.tasks[0].fields["begun"] if bar.tasks else None
-            bar.update(
-                task,
-                lines=lines,
-                begun=lines if begun is None else begun,
-                total=None if share is None else 1.0,
-                completed=share or 0.0,
-            )
+            bar.update(task, lines=lines, total=None if share is None else 1.0, completed=share or 0.0)
 
-        report(0, None)
         yield report

@@ -140,7 +140,7 @@ class AsyncIngestStream:
             self._lsn = known.lsn
         self._preparing = AsyncLanes(self._options.embedding_concurrency or CONCURRENCY)
         self._sending, self._timing = AsyncLanes(1), AsyncLanes(1)
-        self._report = self._bar.enter_context(progress_bar(wanted=self._options.progress, description=self._description))
+        self._report = self._bar.enter_context(progress_bar(self._description, self._began, wanted=self._options.progress))
         for lanes in (self._preparing, self._sending, self._timing):
             await lanes.__aenter__()
         self._timing.start(self._watch)

@@ -141,7 +141,7 @@ class IngestStream:
             self._lsn = known.lsn
         self._preparing = Lanes(self._options.embedding_concurrency or CONCURRENCY)
         self._sending, self._timing = Lanes(1), Lanes(1)
-        self._report = self._bar.enter_context(progress_bar(wanted=self._options.progress, description=self._description))
+        self._report = self._bar.enter_context(progress_bar(self._description, self._began, wanted=self._options.progress))
         for lanes in (self._preparing, self._sending, self._timing):
             lanes.__enter__()
         self._timing.start(self._watch)
