@@ -72,6 +72,16 @@ class Metrics:
             ["reason"],
             registry=self.registry,
         )
+        self.ingest_lines = Counter(
+            "chroma_async_ingest_lines_total",
+            "lines of ingest streams that are durable, bad ones too",
+            registry=self.registry,
+        )
+        self.ingest_bad_lines = Counter(
+            "chroma_async_ingest_bad_lines_total",
+            "lines of ingest streams that were passed over as bad",
+            registry=self.registry,
+        )
 
     @contextmanager
     def timed_call(self, name: str) -> Generator[None]:
@@ -104,6 +114,12 @@ class HttpMetrics:
         self.in_flight = Gauge(
             "chroma_async_http_requests_in_flight",
             "requests that are being answered",
+            registry=self.registry,
+            multiprocess_mode="livesum",
+        )
+        self.ingest_streams = Gauge(
+            "chroma_async_http_ingest_streams",
+            "ingest streams that are open",
             registry=self.registry,
             multiprocess_mode="livesum",
         )

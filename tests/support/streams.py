@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Self
 from urllib.parse import urlencode
@@ -172,12 +172,18 @@ class Stream2(Stream):
 
 @asynccontextmanager
 async def streaming(
-    port: int, collection_id: str, *, content_type: str = NDJSON, http2: bool = False, **query: Any
+    port: int,
+    collection_id: str,
+    *,
+    content_type: str = NDJSON,
+    http2: bool = False,
+    headers: Mapping[str, str] | None = None,
+    **query: Any,
 ) -> AsyncIterator[Stream]:
     """Begin a stream; its connection is cut at the end of the block."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**24)
     stream = (Stream2 if http2 else Stream)(reader, writer)
     try:
-        yield await stream.begin(target(collection_id, **query), content_type)
+        yield await stream.begin(target(collection_id, **query), content_type, **(headers or {}))
     finally:
         stream.close()

@@ -21,6 +21,7 @@ from chroma_async.engine.reads import DirectRunner
 from chroma_async.engine.streams import Queues
 from chroma_async.engine.writer import Writer
 from chroma_async.errors import StorageCorrupt
+from chroma_async.metrics import Metrics
 from chroma_async.model import CollectionId
 from chroma_async.protocol import Call, CountRecords, GetIndexingStatus, GetRecords, QueryRecords
 from chroma_async.protocol.records import Reading, RecordsCall
@@ -76,6 +77,10 @@ class Here:
     @property
     def progress(self) -> Progress:
         return self.engine.progress
+
+    @property
+    def metrics(self) -> Metrics:
+        return self.engine.metrics
 
     @property
     def streams(self) -> Queues:

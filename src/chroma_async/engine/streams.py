@@ -81,6 +81,11 @@ class StreamPart:
     def prefixes(self) -> Sequence[str]:
         return self._stream, self._mark
 
+    @property
+    def known(self) -> int:
+        """How many lines the log had before this part."""
+        return self._known.position
+
     def answer(self, known: Mapping[str, tuple[str, Lsn]]) -> IngestResult | None:
         """Return the answer to a part that the log has; None for one that has something new.
 

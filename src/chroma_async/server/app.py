@@ -60,15 +60,16 @@ def create_app(
     app: ASGIApp
     life = life or Life()
     extra = _pages(life, metrics)
+    counted = HttpMetrics() if metrics else None
     if access is None:
-        host, nobody = Host(dispatch, settings, position=position), Host(_refuse, settings)
+        host, nobody = Host(dispatch, settings, position=position, metrics=counted), Host(_refuse, settings)
         app = _limited(Application(host, nobody, extra, life.draining), settings)
     else:
         from chroma_async.server.auth.authentication import Authentication
         from chroma_async.server.auth.guard import Guard
 
         guard, refusing = Guard(dispatch, dispatch, access.note), Guard(_refuse, dispatch)
-        host = Host(guard, settings, guard.refusal_of, position)
+        host = Host(guard, settings, guard.refusal_of, position, counted)
         nobody = Host(refusing, settings, refusing.refusal_of)
         app = _limited(Application(host, nobody, extra, life.draining), settings)
         app = Authentication(app, access.authenticator, settings.body_timeout_seconds)
@@ -89,7 +90,7 @@ def create_app(
 
         app = Traced(app, tracer)
     if settings.access_log or settings.request_ids or metrics or tracer:
-        app = Observed(app, settings.access_log, HttpMetrics() if metrics else None)
+        app = Observed(app, settings.access_log, counted)
     return app
 
 

@@ -16,6 +16,7 @@ Either way the client may still be sending: what comes is thrown away for a whil
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import itertools
 import logging
 import secrets
@@ -48,11 +49,11 @@ from chroma_async.protocol.ingest import (
     LineError,
     encode_acknowledgement,
 )
-from chroma_async.server.answers import error_response, send_response, with_close
-from chroma_async.server.body import DISCARD_BYTES_MAX, ClientDisconnect
+from chroma_async.server.answers import answer_at_once, error_response, linger, send_response
+from chroma_async.server.body import ClientDisconnect
 from chroma_async.server.cutters import PART_BYTES_MAX, ArrowCutter, Cutter, LineCutter, Piece
 from chroma_async.server.endpoint import Endpoint, Host, decode_query, decode_segment
-from chroma_async.server.observe import BODY_BYTES, CALL, REQUEST_ID
+from chroma_async.server.observe import BODY_BYTES, CALL, RENEW, REQUEST_ID
 
 CONTENT_TYPES: Final[Mapping[str, str]] = {
     NDJSON: NDJSON,
@@ -78,9 +79,6 @@ ERRORS_MAX: Final = 10_000
 HEARTBEAT_SECONDS: Final = 10.0
 """After so long without a word the position is said again, so that proxies know that the stream lives."""
 
-LINGER_SECONDS: Final = 5.0
-"""How long a client may go on sending after its answer."""
-
 RETRY_SECONDS: Final = 0.2
 
 logger = logging.getLogger("chroma_async.server")
@@ -97,7 +95,7 @@ class IngestEndpoint(Endpoint):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope[CALL] = self._name
         streams_max = self._host.settings.ingest_streams_max
-        self._open += 1
+        self._count(1)
         try:
             if self._host.refusal_of is not None and (refusal := self._host.refusal_of(Ingest)) is not None:
                 raise refusal
@@ -107,9 +105,14 @@ class IngestEndpoint(Endpoint):
             opening.validate()
             await _Stream(self._host, opening, scope, receive, send, self._draining).run()
         except ChromaError as error:
-            await _refuse(error_response(error, scope.get(REQUEST_ID)), receive, send)
+            await answer_at_once(receive, send, error_response(error, scope.get(REQUEST_ID)))
         finally:
-            self._open -= 1
+            self._count(-1)
+
+    def _count(self, change: int) -> None:
+        self._open += change
+        if self._host.metrics is not None:
+            self._host.metrics.ingest_streams.inc(change)
 
 
 def _opening(scope: Scope, path_fields: tuple[str, ...]) -> Ingest:
@@ -132,31 +135,6 @@ def _content_type(scope: Scope) -> str:
     if kind is None:
         raise UnsupportedMediaTypeError(f"a stream is sent as `Content-Type: {NDJSON}` or `{ARROW}`")
     return kind
-
-
-async def _refuse(response: WireResponse, receive: Receive, send: Send) -> None:
-    """Send an ordinary answer while the body may still come."""
-    response = with_close(response)
-
-    async def send_open(message: Any) -> None:
-        is_body = message["type"] == "http.response.body"
-        await send({**message, "more_body": True} if is_body else message)
-
-    await send_response(send_open, response)
-    await _linger(receive)
-    await send({"type": "http.response.body", "body": b""})
-
-
-async def _linger(receive: Receive) -> None:
-    """Throw away what a client sends that has its answer already, for a while."""
-    size = 0
-    with suppress(TimeoutError):
-        async with asyncio.timeout(LINGER_SECONDS):
-            while size < DISCARD_BYTES_MAX:
-                message = await receive()
-                if message["type"] == "http.disconnect" or not message.get("more_body", False):
-                    return
-                size += len(message.get("body", b""))
 
 
 @dataclass(slots=True, eq=False)
@@ -203,6 +181,7 @@ class _Stream:
         self._send = send
         self._draining = draining
         self._cutter = _cutter(opening, host.settings.body_bytes_max)
+        self._context = contextvars.copy_context()
         self._loop = asyncio.get_running_loop()
         self._moved_at = self._loop.time()
         """When the last whole line came."""
@@ -385,7 +364,7 @@ class _Stream:
 
     def _dispatched(self, call: Ingest) -> tuple[int, asyncio.Task[IngestResult]]:
         answer = cast("Coroutine[Any, Any, IngestResult]", self._host.dispatch(call))
-        return next(self._numbers), asyncio.create_task(answer)
+        return next(self._numbers), asyncio.create_task(answer, context=self._context.copy())
 
     # ---- what ends it from outside
 
@@ -395,6 +374,8 @@ class _Stream:
             with suppress(TimeoutError):
                 async with asyncio.timeout(min(HEARTBEAT_SECONDS, idle_seconds / 4)):
                     await self._draining.wait()
+            if (renew := self._scope.get(RENEW)) is not None:
+                await renew(self._context)
             if self._draining.is_set():
                 if not self._is_bounded:
                     self._end_input(UnavailableError("the server is stopping: send the rest to another one, or later"))
@@ -447,7 +428,7 @@ class _Stream:
             if self._is_whole:
                 await send_response(self._deliver, response)
             else:
-                await _refuse(response, self._receive, self._send)
+                await answer_at_once(self._receive, self._send, response)
             return
         last = self._news.take()
         if error is None:
@@ -460,7 +441,7 @@ class _Stream:
             return
         await self._say(last)
         if not self._is_whole:
-            await _linger(self._receive)
+            await linger(self._receive)
         await self._deliver({"type": "http.response.body", "body": b""})
 
 

@@ -48,7 +48,10 @@ async def _append(context: Context, call: Ingest, collection: Collection, part: 
     def decide(catalog: Catalog) -> Decision[IngestResult]:
         return stream.decide(require_collection(catalog, call))
 
-    return await context.writer.submit(Proposal(decide, size_bytes=part.size_bytes, repeats=stream))
+    result = await context.writer.submit(Proposal(decide, size_bytes=part.size_bytes, repeats=stream))
+    context.metrics.ingest_lines.inc(result.position - stream.known)
+    context.metrics.ingest_bad_lines.inc(sum(stream.known <= error.line < result.position for error in result.errors))
+    return result
 
 
 def _part(collection: Collection, call: Ingest) -> Part:

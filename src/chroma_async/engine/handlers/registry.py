@@ -14,6 +14,7 @@ from chroma_async.engine.reads import ReadRunner
 from chroma_async.engine.streams import Queues
 from chroma_async.engine.writer import Writer
 from chroma_async.errors import NotFoundError
+from chroma_async.metrics import Metrics
 from chroma_async.model import Collection, CollectionId
 from chroma_async.protocol import Call
 from chroma_async.protocol.results import QueryResult
@@ -49,6 +50,8 @@ class Context(Protocol):
     def log(self) -> LogStore: ...
     @property
     def progress(self) -> Progress: ...
+    @property
+    def metrics(self) -> Metrics: ...
     @property
     def streams(self) -> Queues: ...
     @property
