@@ -123,8 +123,16 @@ def _run(
     except ImportError as error:
         fail(str(error))
     except KeyboardInterrupt:
-        lines = known["stream"].position if "stream" in known else 0
-        fail(f"interrupted after {lines:,} lines; the same command goes on. file={str(file)!r}", EXIT_INTERRUPTED)
+        fail(f"interrupted after {_position(known):,} lines; the same command goes on. file={str(file)!r}", EXIT_INTERRUPTED)
+    except SystemExit:
+        if lines := _position(known):
+            click.echo(f"what comes before line {lines:,} is loaded; the same command goes on there", err=True)
+        raise
+
+
+def _position(known: dict[str, Any]) -> int:
+    """How many lines are known to be loaded."""
+    return known["stream"].position if "stream" in known else 0
 
 
 async def _collection(client: AsyncClientAPI, create: bool, options: dict[str, Any]) -> AsyncCollection:

@@ -132,7 +132,7 @@ class IngestStream:
     def __enter__(self) -> Self:
         if self._entered:
             raise RuntimeError("this stream was used; open another one with the same stream_id to go on")
-        self._entered = True
+        self._entered, self._began_at = True, time.monotonic()
         self._lock, self._embedding, self._encoding = Lock(), Lock(), Lock()
         self._filled, self._ended = Signal(), Signal()
         if self._options.stream_id is not None:
@@ -392,12 +392,12 @@ class IngestStream:
     def _take(self, begin: int, part: _Part, result: IngestResult) -> None:
         """Take the answer to a part."""
         end = begin + len(part.lines)
-        self._bad.add([self._own(begin, part, error) for error in result.errors])
+        stopped = result.stopped_by
+        self._bad.add([self._own(begin, part, error) for error in result.errors if error is not stopped])
         self._position = max(self._position, result.position)
         self._lsn = result.lsn if result.lsn is not None else self._lsn
         if self._report is not None:
             self._report(self._position, part.lines.share)
-        stopped = result.stopped_by
         if stopped is not None:
             bad = self._own(begin, part, stopped)
             raise InvalidArgumentError(f"the stream stopped at a bad line: {bad.message}. line={bad.line}")
