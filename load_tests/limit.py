@@ -1,7 +1,8 @@
 """The limit for a server: Hypercorn with a handler that does nothing, started as our workers are.
 
-It reads a body and answers one of a given size, which is what no server behind Hypercorn can be faster than. Processes,
-settings, event loop and the way connections are accepted are those of `chroma_async.server`.
+It reads a body and answers one of a given size, which is what no application behind Hypercorn can be faster than. Processes,
+settings, event loop and the way connections are accepted are those of `chroma_async.server`; requests pass Hypercorn's own
+state machine, as they do for any application.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 from chroma_async.server.child import Duty, Orders, run_child
 from chroma_async.server.listen import listen
+from chroma_async.server.with_hypercorn import Connection
 from chroma_async.server.worker import SWITCH_SECONDS, serve_by
 from chroma_async.settings import ServerSettings
 from load_tests.bench import Workload, percentile_ms
@@ -126,6 +128,7 @@ async def _work(duty: Duty) -> None:
     handler: Any = EmptyHandler(int(os.environ[ANSWER_BYTES]))
     duty.report_ready()
     settings = duty.orders.server
+    Connection.takes_plain_requests = False  # Hypercorn's own way, not the one that goes round it
     await serve_by(settings.http_server)(handler, settings, duty.orders.socket, duty.stop)
 
 

@@ -171,7 +171,7 @@ class LocalServer:
                 stderr=log,
                 stdin=subprocess.DEVNULL,
                 cwd=self.home,
-                env={**os.environ, **self.program.environment},
+                env={**_environment(), **self.program.environment},
                 start_new_session=True,
             )
 
@@ -210,12 +210,8 @@ class LocalServer:
         return sum(size for size in sizes if size is not None) if sizes[0] is not None else None
 
     def unevictable_bytes(self) -> dict[int, int]:
-        """What the system could not take from each process by dropping clean pages of files; empty where unknown.
-
-        Anonymous pages, or dirty private ones where those are more: most pages are both, so their sum would count twice.
-        """
-        found = {pid: _memory(pid) for pid in self.pids()}
-        return {pid: max(sizes["Anonymous"], sizes["Private_Dirty"]) for pid, sizes in found.items() if sizes}
+        """What each process holds; see `memory_of`. Empty where unknown."""
+        return {pid: size for pid in self.pids() if (size := memory_of(pid))}
 
     def cpu_seconds(self) -> float:
         """Processor time of the process tree so far, with what its ended children took."""
@@ -230,6 +226,20 @@ class LocalServer:
     def last_words(self) -> str:
         """The end of the log."""
         return self.log.read_text(errors="replace")[-2000:] if self.log.exists() else ""
+
+
+def _environment() -> dict[str, str]:
+    """Ours, but for a wish to keep no compiled modules: an installed server has them, and starts without compiling."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+
+def memory_of(pid: int) -> int:
+    """What the system could not take from a process by dropping clean pages of files, in bytes; 0 where unknown.
+
+    Anonymous pages, or dirty private ones where those are more: most pages are both, so their sum would count twice.
+    """
+    sizes = _memory(pid)
+    return max(sizes["Anonymous"], sizes["Private_Dirty"]) if sizes else 0
 
 
 @contextmanager

@@ -108,6 +108,7 @@ class Connection(TCPServer):
     minutes would use them all up.
     """
 
+    takes_plain_requests = True
     had_request = False
 
     _is_over = False
@@ -136,7 +137,7 @@ class Connection(TCPServer):
                 data = await self.reader.read(MAX_RECV)
             except OSError:
                 break
-            if self._is_between_requests():
+            if self.takes_plain_requests and self._is_between_requests():
                 rest = await self._answer_plain(data)
                 if rest is None:
                     break
