@@ -79,7 +79,7 @@ def open_source(source: Any, reading: Reading, skip: int) -> Generator[Source]:
         ImportError: a package is needed that is not installed; the message says which.
         ValueError: it is none, or its columns don't fit the mapping.
     """
-    if isinstance(source, str | os.PathLike):
+    if _is_path(source):
         with _file(Path(source).expanduser(), reading, skip) as opened:
             yield opened
     elif _is_of("pandas", "DataFrame", source):
@@ -90,13 +90,22 @@ def open_source(source: Any, reading: Reading, skip: int) -> Generator[Source]:
         yield Source(_batches(pyarrow().RecordBatchReader.from_stream(source), reading, skip))
     elif hasattr(source, "__aiter__"):
         yield Source(_async_items(source, reading, skip))
-    elif hasattr(source, "__iter__") and not isinstance(source, Mapping | bytes | np.ndarray):
-        yield Source(_items(cast("Any", source), reading, skip))
+    elif _is_iterable(source):
+        yield Source(_items(source, reading, skip))
     else:
         raise ValueError(
             "a source is a file's path, a pandas DataFrame, an Arrow table or reader, or an iterable, async or not, of "
-            f"dictionaries or lines. got={type(cast('Any', source)).__name__}"
+            f"dictionaries or lines. got={type(source).__name__}"
         )
+
+
+def _is_path(source: object) -> bool:
+    return isinstance(source, str | os.PathLike)
+
+
+def _is_iterable(source: object) -> bool:
+    """Whether a source is one of lines, rather than one line or a vector."""
+    return hasattr(source, "__iter__") and not isinstance(source, Mapping | bytes | np.ndarray)
 
 
 def _is_of(package: str, name: str, value: Any) -> bool:
@@ -288,7 +297,8 @@ def _json_group(entries: Sequence[Any], reading: Reading) -> Lines:
     if isinstance(entries[0], str):
         return Lines([""] * len(entries), faults=dict(enumerate(entries)))
     if isinstance(entries[0], dict):
-        columns = {name: [entry[name] for entry in entries] for name in entries[0]}
+        objects = cast("Sequence[dict[str, Any]]", entries)
+        columns = {name: [entry[name] for entry in objects] for name in objects[0]}
         shape = reading.mapping.shape(columns, strict=False)
         return lines_of(columns, len(entries), shape, reading.operation)
     records = [record for record, _ in entries]
