@@ -92,6 +92,34 @@ async def test_a_stream_is_used_once(plain: AsyncCollection) -> None:
         await stream.__aenter__()
 
 
+async def test_a_stream_outside_of_its_context_takes_nothing(plain: AsyncCollection) -> None:
+    stream = plain.ingest()
+    with pytest.raises(RuntimeError, match="as a context"):
+        await stream.add("a", [1, 2])
+    async with stream:
+        await stream.add("a", [1, 2])
+    with pytest.raises(RuntimeError, match="has ended"):
+        await stream.add("b", [1, 2])
+    with pytest.raises(RuntimeError, match="has ended"):
+        await stream.flush()
+
+
+async def test_images_and_uris_are_embedded_too(client: AsyncClientAPI) -> None:
+    def embed(images: list[Any]) -> list[list[float]]:
+        return [[float(np.sum(image)), 1.0] for image in images]
+
+    def load(uris: list[str]) -> list[Any]:
+        return [np.full((2, 2), len(uri)) for uri in uris]
+
+    collection = await client.create_collection(f"images-{id(client)}", embedding_function=embed, data_loader=load)
+    async with collection.ingest() as stream:
+        await stream.add("a", images=np.ones((2, 2)))
+        await stream.upsert(["b", "c"], uris=["u:1", "u:22"])
+    found = await everything(collection)
+    assert [found[id_][0][0] for id_ in "abc"] == [4, 12, 16]
+    assert found["c"][3] == "u:22"
+
+
 async def test_a_large_batch_is_cut_into_parts(plain: AsyncCollection) -> None:
     vectors = np.random.default_rng(1).standard_normal((7_000, 16)).astype(np.float32)
     async with plain.ingest() as stream:

@@ -91,6 +91,34 @@ def test_a_stream_is_used_once(plain: Collection) -> None:
         stream.__enter__()
 
 
+def test_a_stream_outside_of_its_context_takes_nothing(plain: Collection) -> None:
+    stream = plain.ingest()
+    with pytest.raises(RuntimeError, match="as a context"):
+        stream.add("a", [1, 2])
+    with stream:
+        stream.add("a", [1, 2])
+    with pytest.raises(RuntimeError, match="has ended"):
+        stream.add("b", [1, 2])
+    with pytest.raises(RuntimeError, match="has ended"):
+        stream.flush()
+
+
+def test_images_and_uris_are_embedded_too(client: ClientAPI) -> None:
+    def embed(images: list[Any]) -> list[list[float]]:
+        return [[float(np.sum(image)), 1.0] for image in images]
+
+    def load(uris: list[str]) -> list[Any]:
+        return [np.full((2, 2), len(uri)) for uri in uris]
+
+    collection = client.create_collection(f"images-{id(client)}", embedding_function=embed, data_loader=load)
+    with collection.ingest() as stream:
+        stream.add("a", images=np.ones((2, 2)))
+        stream.upsert(["b", "c"], uris=["u:1", "u:22"])
+    found = everything(collection)
+    assert [found[id_][0][0] for id_ in "abc"] == [4, 12, 16]
+    assert found["c"][3] == "u:22"
+
+
 def test_a_large_batch_is_cut_into_parts(plain: Collection) -> None:
     vectors = np.random.default_rng(1).standard_normal((7_000, 16)).astype(np.float32)
     with plain.ingest() as stream:

@@ -351,6 +351,8 @@ def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
         ("x.csv", b"text\nb\n", "no column is the id"),
         ("x.csv", b'id,text\n"a"b,c\n', "this CSV can't be read"),
         ("x.bin", b"", "what kind of file"),
+        ("x.json", b'[{"id": "a"}]\n', "one JSON list"),
+        ("x.csv", b"id,text,text\na,b,c\n", "two columns have one name. name='text'"),
         ("x.ndjson", b'{"chroma_async_export": 1, "name": "x"}\n', "chroma-async import"),
     ):
         (tmp_path / name).write_bytes(content)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 
 import click
 
-from chroma_async.cli.console import EXIT_FAILED, fail
+from chroma_async.cli.console import EXIT_FAILED, Number, fail
 from chroma_async.model import DEFAULT_DATABASE, DEFAULT_TENANT, Operation
 
 if TYPE_CHECKING:
@@ -46,6 +46,12 @@ _FORMATS: Final = ("ndjson", "csv", "tsv", "parquet", "arrow")
 @click.option("--delimiter", help="Between the cells of CSV.  [default: a comma]", show_default=False)
 @click.option("--on-error", type=click.Choice(_ON_ERROR), default="continue", help="Pass a bad line over, or stop at it.")
 @click.option("--embedding-concurrency", type=click.IntRange(1), help="Calls of the embedding function at once.")
+@click.option(
+    "--retry-seconds",
+    type=Number(0.0),
+    default=60.0,
+    help="How long to try again when there is no answer, no room on the disk, or too much waiting.",
+)
 @click.option(
     "--stream-id",
     help="Name of the load, by which it goes on.  [default: made of the file, the collection and the options]",
@@ -114,6 +120,7 @@ def _run(
                 on_error=options["on_error"],
                 on_line_error=lambda error: _tell_line(known, error),
                 embedding_concurrency=options["embedding_concurrency"],
+                retry_seconds=options["retry_seconds"],
                 progress=True,
             )
             return await ingest_source(stream, file, reading), stream_id

@@ -171,7 +171,9 @@ class AsyncFeed:
         await self._lanes.__aexit__(kind, error, traceback)
 
     async def _read(self) -> None:
-        await anyio.to_thread.run_sync(functools.partial(self._ahead.fill, self._source, self._tell), abandon_on_cancel=True)
+        read = functools.partial(self._ahead.fill, self._source, self._tell)
+        own = anyio.CapacityLimiter(1)  # it may take hours: none of the threads that all share
+        await anyio.to_thread.run_sync(read, abandon_on_cancel=True, limiter=own)
 
     def _tell(self) -> None:
         anyio.from_thread.run_sync(self._news.set)

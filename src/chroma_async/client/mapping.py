@@ -82,7 +82,7 @@ class ColumnMapping:
         """Return where the fields are among these columns.
 
         Raises:
-            ValueError: `strict`, and a column that the mapping names is not there.
+            ValueError: `strict`, and a column that the mapping names is not there, or two have one name.
         """
         key = tuple(columns)
         shape = self._shapes.get(key)
@@ -124,6 +124,9 @@ class ColumnMapping:
         return column in others or any(field.column == column for field in self._fields or ()) or column == self._object
 
     def _require(self, columns: tuple[str, ...]) -> None:
+        repeated = next((name for place, name in enumerate(columns) if name in columns[:place]), None)
+        if repeated is not None:
+            raise ValueError(f"two columns have one name. name={repeated!r}")
         wanted = [
             *(column for given in self._given.values() for column in ((given,) if isinstance(given, str) else given)),
             *(field.column for field in self._fields or ()),

@@ -226,6 +226,10 @@ def _ndjson(path: Path, file: BinaryIO, reading: Reading, skip: int, progress: _
     for number, raw in enumerate(_text_lines(file)):
         if number == 0 and raw is not None and raw.startswith(b'{"chroma_async_export"'):
             raise ValueError(f"this is an exported collection: `chroma-async import` reads it. file={str(path)!r}")
+        if number == 0 and raw is not None and raw.lstrip().startswith(b"["):
+            raise ValueError(
+                f"this is one JSON list, not an object on each line: jq -c '.[]' makes them. file={str(path)!r}"
+            )
         if number < skip:
             continue
         waiting.append(raw)

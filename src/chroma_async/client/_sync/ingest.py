@@ -233,6 +233,7 @@ class IngestStream:
         Raises:
             ChromaError: the stream failed; what it was.
         """
+        self._require_open()
         with self._lock:
             if self._waiting:
                 self._cut()
@@ -254,6 +255,7 @@ class IngestStream:
 
     def put(self, lines: Lines) -> None:
         """Take lines as sources give them."""
+        self._require_open()
         for piece in lines.pieces(PART_LINES_MAX, PART_BYTES_MAX):
             with self._lock:
                 self._raise_failure()
@@ -393,9 +395,9 @@ class IngestStream:
         """Take the answer to a part."""
         end = begin + len(part.lines)
         stopped = result.stopped_by
-        self._bad.add([self._own(begin, part, error) for error in result.errors if error is not stopped])
         self._position = max(self._position, result.position)
         self._lsn = result.lsn if result.lsn is not None else self._lsn
+        self._bad.add([self._own(begin, part, error) for error in result.errors if error is not stopped])
         if self._report is not None:
             self._report(self._position, part.lines.share)
         if stopped is not None:
@@ -412,6 +414,13 @@ class IngestStream:
     @property
     def _is_over(self) -> bool:
         return self._failure is not None or self._ended.is_set()
+
+    def _require_open(self) -> None:
+        if not self._entered:
+            raise RuntimeError("a stream is used as a context: with collection.ingest() as stream")
+        if self._ended.is_set():
+            self._raise_failure()
+            raise RuntimeError("this stream has ended; open another one with the same stream_id to go on")
 
     def _raise_failure(self) -> None:
         if self._failure is not None:
