@@ -99,7 +99,7 @@ def test_runs_are_joined_and_cut_without_losing_anything() -> None:
     whole = joined([CASES[name] for name in names])
     assert len(whole) == sum(len(CASES[name]) for name in names)
     assert sorted(whole.faults) == [7]
-    pieces = list(whole.pieces(3, 2**20))
+    pieces = [piece for piece, _ in whole.pieces(3, 2**20)]
     assert [len(piece) for piece in pieces] == [3, 3, 3, 3, 2]
     again = joined(pieces)
     assert told(decoded(again, NDJSON)) == told(decoded(whole, NDJSON)) == told(decoded(whole, ARROW))
@@ -107,8 +107,8 @@ def test_runs_are_joined_and_cut_without_losing_anything() -> None:
 
 def test_pieces_are_bounded_by_their_size() -> None:
     lines = Lines([f"i{n}" for n in range(100)], vectors=np.ones((100, 256), dtype=np.float32))
-    assert [len(piece) for piece in lines.pieces(1_000, 10_500)] == [9] * 11 + [1]
-    assert [len(piece) for piece in lines.pieces(1_000, 1)] == [1] * 100
+    assert [len(piece) for piece, _ in lines.pieces(1_000, 10_500)] == [9] * 11 + [1]
+    assert [len(piece) for piece, _ in lines.pieces(1_000, 1)] == [1] * 100
 
 
 def test_only_lines_that_need_a_vector_get_one() -> None:

@@ -89,15 +89,17 @@ class Lines:
             share=self.share,
         )
 
-    def pieces(self, lines_max: int, bytes_max: int) -> Iterator[Lines]:
-        """Yield them in runs that are about as large as allowed."""
-        average = max(1, self.size_bytes // max(1, len(self)))
-        step = max(1, min(lines_max, bytes_max // average))
-        if len(self) <= step:
-            yield self
+    def pieces(self, lines_max: int, bytes_max: int) -> Iterator[tuple[Lines, int]]:
+        """Yield them in runs that are about as large as allowed, with the size of each."""
+        size, count = self.size_bytes, len(self)
+        if count <= lines_max and size <= bytes_max:
+            yield self, size
             return
-        for start in range(0, len(self), step):
-            yield self.between(start, min(start + step, len(self)))
+        average = max(1, size // count)
+        step = max(1, min(lines_max, bytes_max // average))
+        for start in range(0, count, step):
+            stop = min(start + step, count)
+            yield self.between(start, stop), average * (stop - start)
 
 
 def _text_bytes(texts: Sequence[str | bytes | None] | None) -> int:

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
 from chroma_async.client.checks import checked_ids
-from chroma_async.client.colours import Caller, Lock, is_async
+from chroma_async.client.colours import Caller, Lock, is_async, sleep
 from chroma_async.client.ingest_options import (
     CONCURRENCY,
     EMBEDDED_LINES_MAX,
@@ -23,7 +23,7 @@ from chroma_async.client.ingest_options import (
     IngestOptions,
 )
 from chroma_async.client.ingest_report import BadLines, IngestReport, Report, progress_bar
-from chroma_async.client.lanes import Feed, Lanes, Outcome, Signal
+from chroma_async.client.lanes import Feed, Lanes, Outcome, QuickLock, Signal
 from chroma_async.client.lines import NO_EMBEDDING, Lines, joined, with_vectors, without_vectors
 from chroma_async.client.parts import encode, preferred_type
 from chroma_async.client.records import WHAT_TO_PASS, checked_records, to_lines
@@ -133,7 +133,7 @@ class IngestStream:
         if self._entered:
             raise RuntimeError("this stream was used; open another one with the same stream_id to go on")
         self._entered, self._began_at = True, time.monotonic()
-        self._lock, self._embedding, self._encoding = Lock(), Lock(), Lock()
+        self._lock, self._embedding, self._encoding = QuickLock(), Lock(), Lock()
         self._filled, self._ended = Signal(), Signal()
         if self._options.stream_id is not None:
             known = self._patiently(GetIngestPosition(**self._place, stream_id=self._stream_id))
@@ -256,12 +256,12 @@ class IngestStream:
     def put(self, lines: Lines) -> None:
         """Take lines as sources give them."""
         self._require_open()
-        for piece in lines.pieces(PART_LINES_MAX, PART_BYTES_MAX):
+        for piece, size in lines.pieces(PART_LINES_MAX, PART_BYTES_MAX):
             with self._lock:
                 self._raise_failure()
                 self._waiting.append(piece)
                 self._waiting_lines += len(piece)
-                self._waiting_bytes += piece.size_bytes
+                self._waiting_bytes += size
                 self._waiting_texts += len(without_vectors(piece))
                 if self._is_full:
                     self._cut()
@@ -285,6 +285,7 @@ class IngestStream:
         self._parts += 1
         prepared = self._preparing.start(self._prepare, runs)
         self._sent.append(self._sending.start(self._deliver, begin, prepared))
+        sleep(0)  # a turn for the others: nothing else on the way of a line gives one
         while len(self._sent) > (self._options.embedding_concurrency or CONCURRENCY):
             self._sent.popleft().result()
 
