@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Self
@@ -38,7 +39,7 @@ class Stream:
         self._is_over = False
 
     async def begin(self, path: str, content_type: str, **headers: str) -> Self:
-        lines = [f"POST {path} HTTP/1.1", "host: x", f"content-type: {content_type}", "transfer-encoding: chunked"]
+        lines = [f"POST {path} HTTP/1.1", "host: localhost", f"content-type: {content_type}", "transfer-encoding: chunked"]
         lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
         self.writer.write("\r\n".join(lines).encode() + b"\r\n\r\n")
         return self
@@ -108,7 +109,13 @@ class Stream2(Stream):
     async def begin(self, path: str, content_type: str, **headers: str) -> Self:
         self._connection.initiate_connection()
         self.id = self._connection.get_next_available_stream_id()
-        pseudo = {":method": "POST", ":path": path, ":scheme": "http", ":authority": "x", "content-type": content_type}
+        pseudo = {
+            ":method": "POST",
+            ":path": path,
+            ":scheme": "http",
+            ":authority": "localhost",
+            "content-type": content_type,
+        }
         self._connection.send_headers(self.id, [*pseudo.items(), *headers.items()])
         self._flush()
         self._receiving = asyncio.create_task(self._receive())
@@ -178,12 +185,17 @@ async def streaming(
     content_type: str = NDJSON,
     http2: bool = False,
     headers: Mapping[str, str] | None = None,
+    tls: ssl.SSLContext | None = None,
+    prefix: str = "",
     **query: Any,
 ) -> AsyncIterator[Stream]:
     """Begin a stream; its connection is cut at the end of the block."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**24)
+    if tls is not None:
+        tls.set_alpn_protocols(["h2" if http2 else "http/1.1"])
+    named = None if tls is None else "localhost"
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**24, ssl=tls, server_hostname=named)
     stream = (Stream2 if http2 else Stream)(reader, writer)
     try:
-        yield await stream.begin(target(collection_id, **query), content_type, **(headers or {}))
+        yield await stream.begin(prefix + target(collection_id, **query), content_type, **(headers or {}))
     finally:
         stream.close()

@@ -11,14 +11,24 @@ import httpx
 import numpy as np
 import orjson
 import pytest
-from tests.support.engines import PATH, Records, contents, create_collection, delete_collection, engine_at
+from tests.support.engines import (
+    PATH,
+    Records,
+    compactor_at,
+    contents,
+    create_collection,
+    delete_collection,
+    engine_at,
+    settle,
+)
 
-from chroma_async.engine import Engine
+from chroma_async.engine import Engine, streams
 from chroma_async.errors import InvalidArgumentError, NotFoundError, StreamGapError, StreamTakenError
 from chroma_async.protocol import GetIngestPosition, Ingest, WireRequest, WireResponse
 from chroma_async.protocol.ingest import Acknowledgement, IngestResult, LineError, encode_acknowledgement
 from chroma_async.server.app import create_app
 from chroma_async.settings import ServerSettings
+from chroma_async.wal import sqlite
 
 pytestmark = pytest.mark.anyio
 
@@ -272,3 +282,64 @@ async def test_parts_and_positions_travel_over_http(tmp_path: Path) -> None:
             assert (refused.status_code, refused.json()["error"]) == (415, "ChromaError")
             missing = await client.post(url.replace(place, "6f1b4c60-5b1a-4b4e-9f5c-3b8d1f3d0001"), content=b"x")
             assert missing.status_code == 404
+
+
+async def test_only_an_answer_that_is_given_again_needs_an_fsync_of_its_own(tmp_path: Path) -> None:
+    """Parts have a known beginning of their operation ids, always: that alone says nothing about who wrote them."""
+    async with engine_at(tmp_path) as engine:
+        place = (await create_collection(engine)).id
+        synced = 0
+        sync = engine.log.sync
+
+        async def counted() -> None:
+            nonlocal synced
+            synced += 1
+            await sync()
+
+        engine.log.sync = counted  # type: ignore[method-assign]
+        for number in range(5):
+            await send(engine, place, ndjson(line("a", 1)), number)
+        with pytest.raises(StreamGapError):
+            await send(engine, place, ndjson(line("a", 1)), 9)
+        assert synced == 0
+        await send(engine, place, ndjson(line("a", 1)), 4)
+        assert synced == 1
+
+
+async def test_a_stream_that_goes_on_is_remembered_beyond_the_window(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is known of a stream is written anew before the log forgets it: also by parts without lines."""
+    monkeypatch.setattr(streams, "RENEW_AFTER", 10)
+    monkeypatch.setattr(sqlite, "OPERATION_WINDOW", 20)
+    async with engine_at(tmp_path) as engine, compactor_at(tmp_path) as compactor:
+        place = (await create_collection(engine)).id
+
+        async def pass_by(entries: int) -> None:
+            for _ in range(entries):
+                await Records(engine, place).upsert(["x"], [[0]])
+            await settle(compactor)
+
+        await send(engine, place, ndjson(line("a", 1)), session="old")
+        await send(engine, place, ndjson(line("b", 1)), 1)
+        for _ in range(4):
+            await pass_by(12)
+            assert (await send(engine, place, b"", 2)).position == 2
+        with pytest.raises(StreamGapError, match="line 0"):
+            await send(engine, place, b"", 2, stream_id="other")
+        assert (await send(engine, place, ndjson(line("c", 1)), 2)).position == 3
+        await pass_by(30)
+        assert await position(engine, place) == 0
+
+
+async def test_who_has_written_is_known_for_as_long_as_it_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "RENEW_AFTER", 10)
+    monkeypatch.setattr(sqlite, "OPERATION_WINDOW", 20)
+    async with engine_at(tmp_path) as engine, compactor_at(tmp_path) as compactor:
+        place = (await create_collection(engine)).id
+        for number in range(40):
+            await send(engine, place, ndjson(line("a", number)), number, session="old")
+        await settle(compactor)
+        await send(engine, place, ndjson(line("a", 1)), 40, session="new")
+        with pytest.raises(StreamTakenError):
+            await send(engine, place, ndjson(line("a", 1)), 41, session="old")

@@ -294,7 +294,7 @@ class _Stream:
 
     async def _cut(self) -> None:
         position = self._opening.position
-        piece: Piece | None = await self._next() or Piece(b"", 0)  # without a line, too: what it says may be refused at once
+        piece: Piece | None = await self._next() or Piece(b"", 0)
         while piece is not None:
             call = msgspec.structs.replace(self._opening, position=position, content=piece.content)
             sent = _Sent(call, *self._dispatched(call))
@@ -306,20 +306,21 @@ class _Stream:
         self._sent.put_nowait(None)
 
     async def _next(self) -> Piece | None:
-        """Return the next part, after more lines had the time to join it; None at the end, or once when nothing comes."""
-        is_opening = not self._flying and not self._is_settled
+        """Return the next part, after more lines had the time to join it; None at the end.
+
+        Soon at the beginning, and now and then later, it is one without lines: whether the stream may go on is told by the
+        engine, which also remembers it anew.
+        """
+        patience = HEARTBEAT_SECONDS if self._flying or self._is_settled else JOIN_SECONDS
         while not self._cutter.waiting_bytes:
             if self._is_ended:
                 return None
             self._input.clear()
-            if is_opening:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(JOIN_SECONDS):
-                        await self._input.wait()
-                if not self._input.is_set():
-                    return None
-            else:
-                await self._input.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(patience):
+                    await self._input.wait()
+            if not self._input.is_set():
+                return Piece(b"", 0)
         while not self._is_ended and self._cutter.waiting_bytes < PART_BYTES_MAX:
             left = self._waiting_since + JOIN_SECONDS - self._loop.time()
             if left <= 0:
