@@ -177,6 +177,13 @@ def fading(rows: int, ndim: int, seed: int) -> Vectors:
     return np.ascontiguousarray((dice.standard_normal((rows, ndim)) * spread) @ turn.T + 0.05, dtype=np.float32)
 
 
+@pytest.fixture(params=["of eigenvectors", "by power iteration"])
+def directions_found(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "by power iteration":
+        monkeypatch.setattr(scan_module, "EIGENVECTORS_DIMENSIONS_MAX", 1)
+
+
+@pytest.mark.usefixtures("directions_found")
 @pytest.mark.parametrize("space", SPACES)
 @pytest.mark.parametrize("kind", ["like the rows", "unlike the rows"])
 def test_scan_in_main_directions_finds_the_nearest(space: Space, kind: str) -> None:
@@ -200,6 +207,7 @@ def test_scan_in_main_directions_finds_the_nearest(space: Space, kind: str) -> N
         assert np.mean(shares) >= 0.99
 
 
+@pytest.mark.usefixtures("directions_found")
 def test_directions_hold_most_of_the_variance_and_are_left_where_all_dimensions_count() -> None:
     rows = fading(DIRECTIONS_FROM_ROWS, 256, 3)
     centred = rows - rows.mean(axis=0)

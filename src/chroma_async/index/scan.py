@@ -37,6 +37,12 @@ VARIANCE_KEPT: Final = 0.9
 SAMPLE_ROWS: Final = 4_096
 POWER_STEPS: Final = 4
 
+EIGENVECTORS_DIMENSIONS_MAX: Final = 768
+"""Up to so many dimensions, decomposing the covariance is faster than power iteration."""
+
+SPAN_MIN: Final = 1e-10
+"""Share of the largest variance below which a direction counts as none."""
+
 INT8_MAX: Final = np.float32(127)
 
 Scores = npt.NDArray[np.float32]
@@ -234,8 +240,9 @@ class TailScan:
 def main_directions(centred: Vectors) -> npt.NDArray[np.float32] | None:
     """Orthonormal directions, shape (d, ndim), that hold `VARIANCE_KEPT` of the variance of rows of shape (n, ndim).
 
-    None where no more than half of the dimensions would do. Found by power iteration of a block of vectors (Halko,
-    Martinsson, Tropp 2011, algorithm 4.4), begun with rows of the data, so that the outcome depends on nothing else.
+    None where no more than half of the dimensions would do. They are eigenvectors of the covariance; where that is large,
+    found by power iteration of a block of vectors (Halko, Martinsson, Tropp 2011, algorithm 4.4), begun with rows of the data,
+    so that the outcome depends on nothing else.
     """
     ndim = centred.shape[1]
     most = min(DIRECTIONS_MAX, ndim // 2 // DIRECTIONS_STEP * DIRECTIONS_STEP)
@@ -245,16 +252,32 @@ def main_directions(centred: Vectors) -> npt.NDArray[np.float32] | None:
     total = float(np.einsum("ij,ij->", sample, sample, dtype=np.float64))
     if not 0 < total < np.inf:
         return None
-    basis = sample[:: len(sample) // most][:most].T
-    for _ in range(POWER_STEPS):
-        basis, _ = np.linalg.qr(sample.T @ (sample @ basis))
-    coordinates = sample @ basis
-    variances, turn = np.linalg.eigh(coordinates.T @ coordinates)
-    kept = np.cumsum(variances[::-1], dtype=np.float64) / total
+    if ndim <= EIGENVECTORS_DIMENSIONS_MAX:
+        variances, found = np.linalg.eigh(sample.T @ sample)
+    else:
+        basis = sample[:: len(sample) // most][:most].T
+        for _ in range(POWER_STEPS):
+            basis = _orthonormal(sample.T @ (sample @ basis))
+        coordinates = sample @ basis
+        variances, turn = np.linalg.eigh(coordinates.T @ coordinates)
+        found = basis @ turn
+    kept = np.cumsum(variances[::-1][:most], dtype=np.float64) / total
     if not kept[-1] >= VARIANCE_KEPT:
         return None
     count = -(-(int(np.searchsorted(kept, VARIANCE_KEPT)) + 1) // DIRECTIONS_STEP) * DIRECTIONS_STEP
-    return np.asfortranarray((basis @ turn[:, ::-1][:, :count]).T, dtype=np.float32)  # its transpose is multiplied with
+    return np.asfortranarray(found[:, ::-1][:, :count].T, dtype=np.float32)  # its transpose is multiplied with
+
+
+def _orthonormal(columns: Vectors) -> Vectors:
+    """An orthonormal basis of what columns span, shape (ndim, d).
+
+    By eigenvectors of their products, twice. A QR decomposition does it in thousands of small steps, each of which waits for all
+    threads of the linear algebra: on a busy machine that took seconds.
+    """
+    for _ in range(2):
+        values, vectors = np.linalg.eigh((columns.T @ columns).astype(np.float64))
+        columns = columns @ (vectors / np.sqrt(np.maximum(values, values[-1] * SPAN_MIN))).astype(np.float32)
+    return columns
 
 
 def _prepared(space: Space, rows: Vectors) -> Vectors:
