@@ -1,6 +1,6 @@
 """Tables are checked whole when they are first opened, and a compactor may write meanwhile.
 
-The full-text index was found level with the documents, then the compactor applied more of them, then the two were compared and
+The full-text index was found level with the documents, the compactor applied more of them, then the two were compared and
 differed: whole tables were called damaged, and the read that had opened them failed.
 """
 
