@@ -102,7 +102,6 @@ class IngestEndpoint(Endpoint):
             if self._open > streams_max:
                 raise RateLimitError(f"too many streams at the same time: wait for some. ingest_streams_max={streams_max}")
             opening = _opening(scope, self._path_fields)
-            opening.validate()
             await _Stream(self._host, opening, scope, receive, send, self._draining).run()
         except ChromaError as error:
             await answer_at_once(receive, send, error_response(error, scope.get(REQUEST_ID)))
