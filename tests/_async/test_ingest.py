@@ -58,6 +58,15 @@ async def test_operations_have_their_effect_in_order(plain: AsyncCollection) -> 
     assert stream.errors == []
 
 
+async def test_reads_of_the_client_see_what_its_stream_wrote(client: AsyncClientAPI, plain: AsyncCollection) -> None:
+    async with plain.ingest(stream_id="seen") as stream:
+        await stream.add("a", [1, 2])
+        await stream.flush()
+        assert stream.lsn is not None
+        assert client.lsn >= stream.lsn
+        assert await plain.count(min_lsn=stream.lsn) == 1
+
+
 async def test_what_is_added_arrives_without_a_flush_after_a_short_time(plain: AsyncCollection) -> None:
     async with plain.ingest(linger_seconds=0.02) as stream:
         await stream.upsert("a", [1, 2])

@@ -57,6 +57,15 @@ def test_operations_have_their_effect_in_order(plain: Collection) -> None:
     assert stream.errors == []
 
 
+def test_reads_of_the_client_see_what_its_stream_wrote(client: ClientAPI, plain: Collection) -> None:
+    with plain.ingest(stream_id="seen") as stream:
+        stream.add("a", [1, 2])
+        stream.flush()
+        assert stream.lsn is not None
+        assert client.lsn >= stream.lsn
+        assert plain.count(min_lsn=stream.lsn) == 1
+
+
 def test_what_is_added_arrives_without_a_flush_after_a_short_time(plain: Collection) -> None:
     with plain.ingest(linger_seconds=0.02) as stream:
         stream.upsert("a", [1, 2])

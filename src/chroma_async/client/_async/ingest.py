@@ -138,6 +138,7 @@ class AsyncIngestStream:
             known = await self._patiently(GetIngestPosition(**self._place, stream_id=self._stream_id))
             self._began = self._position = self._next = known.position
             self._lsn = known.lsn
+            self._transport.session.saw(known.lsn)
         self._preparing = AsyncLanes(self._options.embedding_concurrency or CONCURRENCY)
         self._sending, self._timing = AsyncLanes(1), AsyncLanes(1)
         self._report = self._bar.enter_context(progress_bar(self._description, self._began, wanted=self._options.progress))
@@ -397,6 +398,7 @@ class AsyncIngestStream:
         stopped = result.stopped_by
         self._position = max(self._position, result.position)
         self._lsn = result.lsn if result.lsn is not None else self._lsn
+        self._transport.session.saw(result.lsn)
         self._bad.add([self._own(begin, part, error) for error in result.errors if error is not stopped])
         if self._report is not None:
             self._report(self._position, part.lines.share)
