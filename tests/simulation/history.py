@@ -673,7 +673,7 @@ class History:
 
     async def check_reads(self, process: SimulatedProcess, collection: Collection) -> None:
         engine, records = process.engine, collection.oracle.records
-        count = await engine.dispatch(CountRecords(**collection.address))
+        count = (await engine.dispatch(CountRecords(**collection.address))).count
         assert count == len(records), f"count {count}, expected {len(records)}"
         await self.check_get(process, collection)
         number = self.rng.randint(0, 3)
