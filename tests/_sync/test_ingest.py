@@ -6,6 +6,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ def everything(collection: Collection) -> dict[str, tuple[Any, ...]]:
 
 @pytest.fixture
 def plain(client: ClientAPI) -> Collection:
-    return client.create_collection(f"plain-{id(client)}", embedding_function=None)
+    return client.create_collection(f"plain-{uuid4()}", embedding_function=None)
 
 
 def test_operations_have_their_effect_in_order(plain: Collection) -> None:
@@ -119,7 +120,7 @@ def test_images_and_uris_are_embedded_too(client: ClientAPI) -> None:
     def load(uris: list[str]) -> list[Any]:
         return [np.full((2, 2), len(uri)) for uri in uris]
 
-    collection = client.create_collection(f"images-{id(client)}", embedding_function=embed, data_loader=load)
+    collection = client.create_collection(f"images-{uuid4()}", embedding_function=embed, data_loader=load)
     with collection.ingest() as stream:
         stream.add("a", images=np.ones((2, 2)))
         stream.upsert(["b", "c"], uris=["u:1", "u:22"])
@@ -216,7 +217,7 @@ def test_a_stream_that_stops_at_a_bad_line_has_all_before_it_and_nothing_after(
 
 
 def test_an_error_ends_the_stream_and_is_told_by_every_method(client: ClientAPI) -> None:
-    collection = client.create_collection(f"gone-{id(client)}", embedding_function=None)
+    collection = client.create_collection(f"gone-{uuid4()}", embedding_function=None)
     stream = collection.ingest()
 
     def failing() -> None:
@@ -308,7 +309,7 @@ def test_iterators_of_both_kinds_and_of_lines_give_the_same(client: ClientAPI) -
 
     found: list[Any] = []
     for number, source in enumerate((rows(1_000), asynchronous(), lines(), list(rows(1_000)))):
-        collection = client.create_collection(f"kind-{number}-{id(client)}", embedding_function=None)
+        collection = client.create_collection(f"kind-{number}-{uuid4()}", embedding_function=None)
         report = collection.ingest_from(source)
         assert (report.lines, report.bad_lines) == (1_000, 0)
         found.append(everything(collection))
@@ -368,7 +369,7 @@ def test_documents_are_embedded_on_the_way_in_order(client: ClientAPI) -> None:
         sleep(0.05 if len(calls) % 2 else 0)
         return length_and_one(texts)
 
-    collection = client.create_collection(f"embedded-{id(client)}", embedding_function=embed)
+    collection = client.create_collection(f"embedded-{uuid4()}", embedding_function=embed)
     lines: list[dict[str, Any]] = [{"id": f"i{n % 700}", "document": "x" * (n + 1)} for n in range(1_400)]
     lines[5] = {"id": "given", "embedding": [0.5, 0.5], "document": "not embedded"}
     lines[6] = {"id": "nothing"}
@@ -399,7 +400,7 @@ def test_an_ordinary_embedding_function_is_called_once_at_a_time_and_many_times_
             at_once -= 1
         return length_and_one(texts)
 
-    collection = client.create_collection(f"once-{id(client)}", embedding_function=embed)
+    collection = client.create_collection(f"once-{uuid4()}", embedding_function=embed)
     lines = [{"id": f"i{n}", "document": f"text {n}"} for n in range(2_000)]
     collection.ingest_from(lines)
     assert most == 1
@@ -416,7 +417,7 @@ def test_an_embedding_function_that_fails_ends_the_stream_after_what_came_before
             raise OSError("no credit")
         return length_and_one(texts)
 
-    collection = client.create_collection(f"failing-{id(client)}", embedding_function=embed)
+    collection = client.create_collection(f"failing-{uuid4()}", embedding_function=embed)
     lines = [{"id": f"i{n}", "document": f"text {n}"} for n in range(2_000)]
     with pytest.raises(OSError, match="no credit"):
         collection.ingest_from(lines, stream_id="embedding")
@@ -429,7 +430,7 @@ def test_an_embedding_function_that_fails_ends_the_stream_after_what_came_before
 
 
 def test_updates_of_documents_are_embedded_and_others_are_not(client: ClientAPI) -> None:
-    collection = client.create_collection(f"updates-{id(client)}", embedding_function=length_and_one)
+    collection = client.create_collection(f"updates-{uuid4()}", embedding_function=length_and_one)
     with collection.ingest() as stream:
         stream.add(["a", "b"], documents=["four", "seven.."])
         stream.update("a", documents="sixsix")
