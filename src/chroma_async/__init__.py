@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         AsyncPersistentClient,
     )
     from chroma_async.client._async.collection import AsyncCollection
+    from chroma_async.client._async.ingest import AsyncIngestStream
     from chroma_async.client._async.watch import AsyncWatch
     from chroma_async.client._sync.client import (
         AdminAPI,
@@ -30,8 +31,10 @@ if TYPE_CHECKING:
         PersistentClient,
     )
     from chroma_async.client._sync.collection import Collection
+    from chroma_async.client._sync.ingest import IngestStream
     from chroma_async.client._sync.watch import Watch
     from chroma_async.client.embedding import EmbeddingFunction, register_embedding_function, wrap
+    from chroma_async.client.ingest_report import IngestReport
     from chroma_async.client.process import configure, get_settings
     from chroma_async.client.results import Database, DeleteResult, GetResult, QueryResult, Tenant
     from chroma_async.client.schema import (
@@ -71,6 +74,7 @@ if TYPE_CHECKING:
     from chroma_async.errors import ChromaError
     from chroma_async.model import DEFAULT_DATABASE, DEFAULT_TENANT
     from chroma_async.protocol.changes import Change
+    from chroma_async.protocol.ingest import Line, LineError
     from chroma_async.settings import EngineSettings
 
 _ASYNC: Final = "chroma_async.client._async."
@@ -86,6 +90,7 @@ _HOMES: Final = {
     "AsyncCollection": _ASYNC + "collection",
     "AsyncEphemeralClient": _ASYNC + "client",
     "AsyncHttpClient": _ASYNC + "client",
+    "AsyncIngestStream": _ASYNC + "ingest",
     "AsyncPersistentClient": _ASYNC + "client",
     "AsyncWatch": _ASYNC + "watch",
     "BoolInvertedIndexConfig": "chroma_async.client.schema",
@@ -114,7 +119,11 @@ _HOMES: Final = {
     "ID": "chroma_async.client.types",
     "IDs": "chroma_async.client.types",
     "Include": "chroma_async.client.types",
+    "IngestReport": "chroma_async.client.ingest_report",
+    "IngestStream": _SYNC + "ingest",
     "IntInvertedIndexConfig": "chroma_async.client.schema",
+    "Line": "chroma_async.protocol.ingest",
+    "LineError": "chroma_async.protocol.ingest",
     "Metadata": "chroma_async.client.types",
     "Metadatas": "chroma_async.client.types",
     "Mirror": "chroma_async.client.watching",
@@ -154,6 +163,7 @@ __all__ = [
     "AsyncCollection",
     "AsyncEphemeralClient",
     "AsyncHttpClient",
+    "AsyncIngestStream",
     "AsyncPersistentClient",
     "AsyncWatch",
     "BoolInvertedIndexConfig",
@@ -182,7 +192,11 @@ __all__ = [
     "ID",
     "IDs",
     "Include",
+    "IngestReport",
+    "IngestStream",
     "IntInvertedIndexConfig",
+    "Line",
+    "LineError",
     "Metadata",
     "Metadatas",
     "Mirror",

@@ -27,6 +27,7 @@
     ├── UnavailableError              503  retryable: the engine refuses writes, or is stopping
     │   └── ResourceLimitError        503  retryable: read-only disk, no file handles, or no memory
     ├── ServerUnreachableError        503  retryable: no answer from the named hop
+    │   └── ForeignAnswerError        503  what answered is not a server that has this call; not retryable
     └── InternalError                 500
         └── VersionMismatchError      500
     LogError                               the log's own errors; the engine turns them into the above
@@ -240,6 +241,12 @@ class ServerUnreachableError(ChromaError):
 
     status = 503
     retryable = True
+
+
+class ForeignAnswerError(ServerUnreachableError):
+    """Something else answered than a server that has this call: check host, port and path. Asking again won't help."""
+
+    retryable = False
 
 
 class InternalError(ChromaError):

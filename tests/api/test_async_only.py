@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -121,3 +124,39 @@ def test_a_client_goes_on_in_another_event_loop() -> None:
         assert asyncio.run(client.heartbeat()) == 7
         assert asyncio.run(client.heartbeat()) == 7
         asyncio.run(client.aclose())
+
+
+async def test_an_ingest_that_is_cancelled_ends_at_once_and_goes_on_later() -> None:
+    class Endless:
+        def __init__(self) -> None:
+            self.given = 0
+
+        def __iter__(self) -> Iterator[dict[str, object]]:
+            while True:
+                self.given += 1
+                yield {"id": f"i{self.given}", "embedding": [self.given, 1.0]}
+
+    def silent() -> Iterator[dict[str, object]]:
+        yield {"id": "only", "embedding": [0.0, 1.0]}
+        waits.wait(30)
+
+    waits = threading.Event()
+    async with AsyncEphemeralClient() as client:
+        collection = await client.create_collection("cancelled", embedding_function=None)
+        async with anyio.create_task_group() as group:
+            group.start_soon(partial(collection.ingest_from, Endless(), stream_id="endless"))
+            while not await collection.count():
+                await anyio.sleep(0.01)
+            group.cancel_scope.cancel()
+        async with anyio.create_task_group() as group:
+            group.start_soon(partial(collection.ingest_from, silent(), linger_seconds=0.01))
+            while not (await collection.get("only", include=[]))["ids"]:
+                await anyio.sleep(0.01)
+            began = time.monotonic()
+            group.cancel_scope.cancel()
+        assert time.monotonic() - began < 5
+        waits.set()
+        async with collection.ingest(stream_id="endless") as stream:
+            assert stream.position > 0
+            await stream.add("last", [1.0, 2.0])
+        assert await collection.count() == stream.position + 1

@@ -17,6 +17,7 @@ from chroma_async.cli.backup import backup, restore
 from chroma_async.cli.config import config_command
 from chroma_async.cli.console import EXIT_FAILED, Number, fail
 from chroma_async.cli.import_chroma import import_chroma
+from chroma_async.cli.load import load
 from chroma_async.cli.network import network_options, network_settings
 from chroma_async.cli.progress import flush, inspect
 from chroma_async.cli.retention import retention_option, retention_settings
@@ -50,6 +51,7 @@ for _command in (
     export_collection,
     import_collection,
     import_chroma,
+    load,
 ):
     app.add_command(_command)
 

@@ -109,7 +109,7 @@ async def _server(url: str, headers: Sequence[str]) -> AsyncGenerator[Place]:
 
     transport = AsyncHttpTransport(
         parse_address(url),
-        headers=dict(_header(text) for text in headers),
+        headers=dict(parsed_header(text) for text in headers),
         timeout=chosen_timeout(None),
         retry=RetryPolicy(retries=8),
         limits=chosen_limits(None, Settings()),
@@ -120,7 +120,8 @@ async def _server(url: str, headers: Sequence[str]) -> AsyncGenerator[Place]:
         await transport.aclose()
 
 
-def _header(text: str) -> tuple[str, str]:
+def parsed_header(text: str) -> tuple[str, str]:
+    """Return name and value of a header."""
     name, colon, value = text.partition(":")
     if not colon or not name.strip():
         raise ValueError(f"a header is NAME: VALUE. got={text!r}")

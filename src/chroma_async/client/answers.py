@@ -41,13 +41,13 @@ def read_result(call: Call[R], response: httpx.Response) -> R:
     """Return what the call is answered by.
 
     Raises:
-        ServerUnreachableError: a success without the JSON that the call promises: another server, or a proxy's page.
+        ForeignAnswerError: a success without the JSON that the call promises: another server, or a proxy's page.
     """
     headers = {name.lower(): value for name, value in response.headers.items()}
     try:
         return call.decode_result(WireResponse(response.status_code, response.content, headers))
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise errors.ServerUnreachableError(_foreign(response)) from error
+        raise errors.ForeignAnswerError(_foreign(response)) from error
 
 
 def read_failure(response: httpx.Response, *, safe_to_repeat: bool) -> Failure:
@@ -66,7 +66,8 @@ def _error(response: httpx.Response) -> errors.ChromaError:
         return errors.from_wire(spoken[0], response.status_code, spoken[1])
     if response.status_code in PLAIN_STATUSES:
         return errors.from_wire("", response.status_code, _foreign(response))
-    return errors.ServerUnreachableError(_foreign(response))
+    passes = response.status_code >= 500
+    return (errors.ServerUnreachableError if passes else errors.ForeignAnswerError)(_foreign(response))
 
 
 def _spoken(body: bytes) -> tuple[str, str] | None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from chroma_async.client.cells import to_json, to_text
 from chroma_async.client.checks import checked_ids, checked_metadatas, checked_texts, listed
+from chroma_async.client.lines import Lines
 from chroma_async.client.vectors import to_matrix
-from chroma_async.model import Vectors
+from chroma_async.model import Operation, Vectors
 
 WHAT_TO_PASS = "pass embeddings=..., or exactly one of documents, images and uris for the embedding function"
 
@@ -88,3 +90,24 @@ def _require_equal_lengths(records: Records) -> None:
     if any(length != len(records.ids) for length in lengths.values()):
         found = " ".join(f"{name}={length}" for name, length in lengths.items())
         raise ValueError(f"the lists must have one item per id. ids={len(records.ids)} {found}")
+
+
+def to_lines(records: Records, operation: Operation, vectors: Vectors | None) -> Lines:
+    """Return the records of a write as lines of a stream.
+
+    Raises:
+        ValueError: a text that is none in UTF-8, or a number in the metadata that JSON can't say.
+    """
+    for name, texts in (("an id", records.ids), ("a document", records.documents), ("a URI", records.uris)):
+        for text in texts or ():
+            if text is not None:
+                to_text(text, name)
+    metadatas = records.metadatas
+    return Lines(
+        ids=records.ids,
+        operations=operation,
+        vectors=vectors,
+        documents=records.documents,
+        metadatas=None if metadatas is None else [None if fields is None else to_json(fields) for fields in metadatas],
+        uris=records.uris,
+    )

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, Final, TypeVar, cast
 from uuid import UUID
 
+from chroma_async.client._async.ingest import AsyncIngestStream, ingest_source
 from chroma_async.client._async.watch import AsyncWatch
 from chroma_async.client.checks import (
     GET_INCLUDE,
@@ -35,6 +36,8 @@ from chroma_async.client.embedding import (
     query_target,
     resolve,
 )
+from chroma_async.client.ingest_options import LINGER_SECONDS, RETRY_SECONDS, Embedder, IngestOptions, checked_reading
+from chroma_async.client.ingest_report import IngestReport, LineErrorCallback
 from chroma_async.client.records import WHAT_TO_PASS, Inputs, Records, checked_records, listed_images
 from chroma_async.client.results import (
     DeleteResult,
@@ -44,12 +47,13 @@ from chroma_async.client.results import (
     to_get_result,
     to_query_result,
 )
+from chroma_async.client.sources import FileFormat
 from chroma_async.client.transports.base import AsyncTransport
 from chroma_async.client.types import ReadLevel
 from chroma_async.client.vectors import to_matrix
 from chroma_async.client.watching import RECONNECT_SECONDS, WATCH_INCLUDE, OnGone, watch_fields
 from chroma_async.model import Collection as Model
-from chroma_async.model import JsonObject, Precision, Space, Stage, Vectors
+from chroma_async.model import JsonObject, Operation, Precision, Space, Stage, Vectors
 from chroma_async.protocol import (
     AddRecords,
     CountRecords,
@@ -68,6 +72,7 @@ from chroma_async.protocol import (
 from chroma_async.protocol.changes import ChangeKind, Included
 from chroma_async.protocol.collection_json import collection_to_json, updated_configuration
 from chroma_async.protocol.embeddings import EmbeddingBatch
+from chroma_async.protocol.ingest import OnError
 from chroma_async.protocol.records import WriteRecords
 from chroma_async.protocol.results import FlushResult, IndexingStatus, PurgeResult, WriteResult
 from chroma_async.protocol.unsupported import (
@@ -323,6 +328,80 @@ class AsyncCollection:
             idempotency_key=idempotency_key,
         )
         return to_delete_result(await self._transport.send(call))
+
+    def ingest(
+        self,
+        *,
+        stream_id: str | None = None,
+        on_error: OnError = "continue",
+        on_line_error: LineErrorCallback | None = None,
+        embedding_concurrency: int | None = None,
+        linger_seconds: float = LINGER_SECONDS,
+        retry_seconds: float = RETRY_SECONDS,
+        progress: bool = False,
+    ) -> AsyncIngestStream:
+        """Return a stream of writes, to be used as a context: `async with collection.ingest() as stream`. See its class.
+
+        Args:
+            stream_id: a name by which to go on later: the stream then begins after the lines that the server has.
+            on_error: what a bad line does: "continue" passes it over, "stop" ends the stream with it.
+            on_line_error: called with each bad line; where there is no event loop, in a thread of the stream.
+            embedding_concurrency: calls of the embedding function at once; by default 4, or 1 if it is an ordinary function.
+            linger_seconds: how long a record waits for others to travel with.
+            retry_seconds: how long a part is sent again and again when there is no answer, no room, or too much waiting.
+            progress: show a bar on standard error, if that is a terminal; needs rich.
+        """
+        options = IngestOptions(
+            stream_id, on_error, on_line_error, embedding_concurrency, linger_seconds, retry_seconds, progress
+        )
+        return self._stream(options, self.name)
+
+    async def ingest_from(
+        self,
+        source: Any,
+        *,
+        mapping: Mapping[str, Any] | None = None,
+        op: Operation = "upsert",
+        format: FileFormat | None = None,  # noqa: A002
+        delimiter: str | None = None,
+        stream_id: str | None = None,
+        on_error: OnError = "continue",
+        on_line_error: LineErrorCallback | None = None,
+        embedding_concurrency: int | None = None,
+        linger_seconds: float = LINGER_SECONDS,
+        retry_seconds: float = RETRY_SECONDS,
+        progress: bool = False,
+    ) -> IngestReport:
+        """Send all lines of a source, and return what came of it. docs/streaming.md tells of files, columns and types.
+
+        With a `stream_id` of before it goes on after the lines that the server has: the source must be the same, from its
+        beginning.
+
+        Args:
+            source: the path of a file (NDJSON, CSV, Parquet, Arrow); a pandas DataFrame; an Arrow table, reader or whatever
+                has an Arrow stream; an iterable, ordinary or asynchronous, of dictionaries, of `Line`, or of Arrow record
+                batches.
+            mapping: which columns are which fields, such as `{"id": "key", "document": "text", "metadata": ["year:int"]}`.
+            op: what lines do that don't say it: "add", "upsert", "update" or "delete".
+            format: of a file whose name does not say it: "ndjson", "csv", "tsv", "parquet" or "arrow".
+            delimiter: between the cells of CSV.
+
+        The other arguments are those of `ingest`.
+
+        Raises:
+            ValueError: a source that is none, or whose columns don't fit the mapping.
+            ImportError: pyarrow is needed, for Parquet and Arrow, or rich, and is not installed.
+            ChromaError: the stream failed; what it was. What came before is durable.
+        """
+        reading = checked_reading(mapping, op, format, delimiter)
+        options = IngestOptions(
+            stream_id, on_error, on_line_error, embedding_concurrency, linger_seconds, retry_seconds, progress
+        )
+        return await ingest_source(self._stream(options, self.name), source, reading)
+
+    def _stream(self, options: IngestOptions, description: str) -> AsyncIngestStream:
+        embedder = Embedder(self._function, self._text_vectors, self._vectors)
+        return AsyncIngestStream(self._transport, self._caller, self._model, embedder, options, description)
 
     async def get(
         self,
@@ -671,6 +750,9 @@ class AsyncCollection:
         if records.vectors is not None:
             return records.vectors
         return await self._embed(records.inputs, WHAT_TO_PASS, is_query=False)
+
+    async def _text_vectors(self, texts: list[Any]) -> Vectors:
+        return await self._embed(Inputs(texts), WHAT_TO_PASS, is_query=False)
 
     async def _query_vectors(self, embeddings: Any, texts: Any, images: Any, uris: Any) -> Vectors:
         if embeddings is not None:

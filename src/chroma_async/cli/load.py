@@ -1,0 +1,200 @@
+"""`load`: a file into a collection, from where the last run of the same command ended."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, get_args
+
+import click
+
+from chroma_async.cli.console import EXIT_FAILED, Number, fail
+from chroma_async.model import DEFAULT_DATABASE, DEFAULT_TENANT, Operation
+
+if TYPE_CHECKING:
+    from chroma_async.client._async.client import AsyncClientAPI
+    from chroma_async.client._async.collection import AsyncCollection
+    from chroma_async.client.ingest_report import IngestReport
+    from chroma_async.protocol.ingest import LineError
+
+EXIT_INTERRUPTED: Final = 130
+LISTED_MAX: Final = 10
+
+_SAMPLE_BYTES: Final = 2**20
+_ON_ERROR: Final = ("continue", "stop")
+_FORMATS: Final = ("ndjson", "csv", "tsv", "parquet", "arrow")
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--collection", required=True, help="Name of the collection.")
+@click.option("--path", type=click.Path(path_type=Path), help="Data directory, which others may have open.")
+@click.option("--url", help="Server to use, instead of a data directory.")
+@click.option("--header", multiple=True, help="Header that the server wants, as NAME: VALUE; repeatable.")
+@click.option("--create", is_flag=True, help="Create the collection, and the data directory, if it is not there.")
+@click.option("--embed", is_flag=True, help="Embed documents that have no vectors, by the collection's embedding function.")
+@click.option(
+    "--mapping",
+    multiple=True,
+    metavar="FIELD=COLUMN",
+    help="Which column is the id, document, embedding, metadata, uri or op; metadata=year:int,lang names those that are its "
+    "fields, with types where they are no texts. Repeatable.",
+)
+@click.option("--op", type=click.Choice(get_args(Operation)), default="upsert", help="What lines do that don't say it.")
+@click.option("--format", "file_format", type=click.Choice(_FORMATS), help="Of a file whose name does not say it.")
+@click.option("--delimiter", help="Between the cells of CSV.  [default: a comma]", show_default=False)
+@click.option("--on-error", type=click.Choice(_ON_ERROR), default="continue", help="Pass a bad line over, or stop at it.")
+@click.option("--embedding-concurrency", type=click.IntRange(1), help="Calls of the embedding function at once.")
+@click.option(
+    "--retry-seconds",
+    type=Number(0.0),
+    default=60.0,
+    help="How long to try again when there is no answer, no room on the disk, or too much waiting.",
+)
+@click.option(
+    "--stream-id",
+    help="Name of the load, by which it goes on.  [default: made of the file, the collection and the options]",
+    show_default=False,
+)
+@click.option("--tenant", default=DEFAULT_TENANT, help="Tenant of the collection.")
+@click.option("--database", default=DEFAULT_DATABASE, help="Database of the collection.")
+def load(file: Path, path: Path | None, url: str | None, header: tuple[str, ...], create: bool, **options: Any) -> None:
+    """Load FILE (NDJSON, CSV, TSV, Parquet, Arrow) into a collection of a data directory or a server.
+
+    Every line is written once: after Ctrl-C, a crash or an error run the command again, and it goes on where it ended.
+    """
+    if (path is None) == (url is None):
+        fail("name a data directory with --path, or a server with --url.")
+    if path is not None and not create and (not path.is_dir() or not any(path.iterdir())):
+        fail(f"no data directory there; give the --path of a server, or --create. path={str(path)!r}")
+    mapping = _parsed_mapping(options["mapping"])
+    report, stream_id = _run(file, lambda: _client(path, url, header, options), mapping, create, options)
+    _tell(file, report, stream_id, options)
+
+
+def _parsed_mapping(texts: tuple[str, ...]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, equals, columns = text.partition("=")
+        if not equals or not columns:
+            fail(f"--mapping is FIELD=COLUMN, such as id=key. got={text!r}")
+        if name == "metadata":
+            found.setdefault(name, []).extend(column for column in columns.split(",") if column)
+        elif name.startswith("metadata."):
+            fail(f"--mapping metadata=COLUMN,COLUMN:int names the columns that are its fields. got={text!r}")
+        else:
+            several = columns.split(",") if name == "embedding" else [columns]
+            found[name] = columns if len(several) == 1 else several
+    return found
+
+
+def _client(path: Path | None, url: str | None, headers: tuple[str, ...], options: dict[str, Any]) -> AsyncClientAPI:
+    from chroma_async.cli.places import parsed_header
+    from chroma_async.client._async.client import AsyncHttpClient, AsyncPersistentClient
+
+    place: dict[str, Any] = {"tenant": options["tenant"], "database": options["database"]}
+    if url is None:
+        assert path is not None
+        return AsyncPersistentClient(path, **place)
+    return AsyncHttpClient(url, headers=dict(parsed_header(text) for text in headers), **place)
+
+
+def _run(
+    file: Path, client_of: Any, mapping: dict[str, Any], create: bool, options: dict[str, Any]
+) -> tuple[IngestReport, str]:
+    """Load the file; on Ctrl-C say how far it came, and end."""
+    from chroma_async.cli.places import in_loop
+    from chroma_async.client._async.ingest import ingest_source
+    from chroma_async.client.ingest_options import checked_reading
+
+    known: dict[str, Any] = {}
+
+    async def work() -> tuple[IngestReport, str]:
+        reading = checked_reading(mapping, options["op"], options["file_format"], options["delimiter"])
+        async with client_of() as client:
+            collection = await _collection(client, create, options)
+            stream_id = options["stream_id"] or _stream_id(file, collection, mapping, options)
+            known["stream"] = stream = collection.ingest(
+                stream_id=stream_id,
+                on_error=options["on_error"],
+                on_line_error=lambda error: _tell_line(known, error),
+                embedding_concurrency=options["embedding_concurrency"],
+                retry_seconds=options["retry_seconds"],
+                progress=True,
+            )
+            return await ingest_source(stream, file, reading), stream_id
+
+    try:
+        return in_loop(work)
+    except ImportError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        fail(f"interrupted after {_position(known):,} lines; the same command goes on. file={str(file)!r}", EXIT_INTERRUPTED)
+    except SystemExit:
+        if lines := _position(known):
+            click.echo(f"what comes before line {lines:,} is loaded; the same command goes on there", err=True)
+        raise
+
+
+def _position(known: dict[str, Any]) -> int:
+    """How many lines are known to be loaded."""
+    return known["stream"].position if "stream" in known else 0
+
+
+async def _collection(client: AsyncClientAPI, create: bool, options: dict[str, Any]) -> AsyncCollection:
+    from chroma_async.client.embedding import DEFAULT_EMBEDDING
+
+    function: Any = DEFAULT_EMBEDDING if options["embed"] else None
+    if create:
+        return await client.create_collection(options["collection"], embedding_function=function, get_or_create=True)
+    return await client.get_collection(options["collection"], embedding_function=function)
+
+
+def _tell_line(known: dict[str, Any], error: LineError) -> None:
+    """Print the first bad lines as they come; the number of the others is told at the end."""
+    known["told"] = known.get("told", 0) + 1
+    if known["told"] <= LISTED_MAX:
+        click.echo(f"line {error.line}: {error.message}", err=True)
+
+
+def _stream_id(file: Path, collection: AsyncCollection, mapping: dict[str, Any], options: dict[str, Any]) -> str:
+    """Name the load by what it is: the file and what is in it, the collection, and how lines are understood."""
+    status = file.stat()
+    digest = hashlib.sha256()
+    with file.open("rb") as content:
+        digest.update(content.read(_SAMPLE_BYTES))
+        content.seek(max(0, status.st_size - _SAMPLE_BYTES))
+        digest.update(content.read(_SAMPLE_BYTES))
+    for part in (
+        os.fspath(file.resolve()),
+        status.st_size,
+        status.st_mtime_ns,
+        collection.id,
+        sorted(mapping.items()),
+        *(options[name] for name in ("op", "file_format", "delimiter", "embed")),
+    ):
+        digest.update(f"\0{part}".encode())
+    return f"load-{digest.hexdigest()[:32]}"
+
+
+def _tell(file: Path, report: IngestReport, stream_id: str, options: dict[str, Any]) -> None:
+    name = options["collection"]
+    if report.began and not report.lines:
+        click.echo(
+            f"{file}: all {report.position:,} lines were loaded into {name} before; nothing was to do. "
+            f"Another --stream-id loads them again. stream_id={stream_id}"
+        )
+        return
+    if report.began:
+        click.echo(f"went on after {report.began:,} lines that were loaded before. stream_id={stream_id}")
+    click.echo(
+        f"{file}: {report.lines:,} lines into {name} in {report.seconds:.1f} s ({report.lines_per_second:,.0f} a second)"
+    )
+    if report.bad_lines:
+        from chroma_async.client.lines import NO_EMBEDDING
+
+        click.echo(f"{report.bad_lines:,} of them were bad and passed over; lines are counted from 0", err=True)
+        if not options["embed"] and NO_EMBEDDING in {error.message for error in report.errors}:
+            click.echo("--embed embeds documents that have no embedding", err=True)
+        raise SystemExit(EXIT_FAILED)
