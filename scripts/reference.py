@@ -130,6 +130,7 @@ def _default(item: msgspec.structs.FieldInfo) -> str:
 _WORDS: Final[Mapping[Any, str]] = {
     Lsn: "integer",
     str: "string",
+    bytes: "bytes",
     int: "integer",
     float: "number",
     bool: "boolean",

@@ -72,6 +72,16 @@ class Metrics:
             ["reason"],
             registry=self.registry,
         )
+        self.ingest_lines = Counter(
+            "chroma_async_ingest_lines_total",
+            "lines of ingest streams that are durable, bad ones too",
+            registry=self.registry,
+        )
+        self.ingest_bad_lines = Counter(
+            "chroma_async_ingest_bad_lines_total",
+            "lines of ingest streams that were passed over as bad",
+            registry=self.registry,
+        )
 
         self.feeds = Gauge(
             "chroma_async_feeds", "feeds of changes that are open", registry=self.registry, multiprocess_mode="livesum"
@@ -117,6 +127,12 @@ class HttpMetrics:
         self.in_flight = Gauge(
             "chroma_async_http_requests_in_flight",
             "requests that are being answered",
+            registry=self.registry,
+            multiprocess_mode="livesum",
+        )
+        self.ingest_streams = Gauge(
+            "chroma_async_http_ingest_streams",
+            "ingest streams that are open",
             registry=self.registry,
             multiprocess_mode="livesum",
         )

@@ -80,6 +80,8 @@ class ServerSettings:
     body_timeout_seconds: float = setting(60.0, "how long a client may pause while it sends a body; then status 408")
     keep_alive_seconds: float = setting(120.0, "how long an idle connection stays open")
     graceful_seconds: float = setting(25.0, "how long requests may go on after a stop was asked for")
+    ingest_streams_max: int = setting(64, "ingest streams that a worker takes at the same time; more get status 429")
+    ingest_idle_seconds: float = setting(600.0, "how long an ingest stream may go without a whole line before it is ended")
     cors_origins: tuple[str, ...] = setting((), "origins that browsers may call from; * for every one")
     access_log: AccessLogForm | None = setting(None, "how every request is logged: text or json; null: not at all")
     log_level: LogLevel = setting("info", "least severe level that is logged")

@@ -57,6 +57,8 @@ EXPECTED: dict[str, Least] = {
     "FlushDatabase": "write",
     "WatchCollection": "read",
     "WatchDatabase": "read",
+    "Ingest": "write",
+    "GetIngestPosition": "write",
     "Search": "read",
     "ForkCollection": "write",
     "CountForks": "read",
@@ -222,6 +224,8 @@ def ask(tenants: Tenants, endpoint: Endpoint, who: str, target: Target, missing:
     path = endpoint.path.format_map(fields)
     if endpoint.legacy and not endpoint.by_id:
         path += f"?tenant={tenant}&database={DATABASE}"
+    if endpoint.name == "GetIngestPosition":
+        path += "?stream_id=s"
     body = None
     if endpoint.method in ("POST", "PUT", "PATCH"):
         body = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from tests.auth.providers import jwks, signed
 from tests.auth.start import COMMAND, start_server
 from tests.compat.servers import our_server
 from tests.support.engines import Records, create_collection, delete_collection, engine_at
+from tests.support.streams import streaming, target
 from tests.unit.test_server_start import assert_one_line
 
 from chroma_async.engine.author import AUTHOR
@@ -316,3 +318,44 @@ def test_a_refusal_has_the_id_of_its_request(tmp_path: Path) -> None:
             answer = httpx.get(path, auth=credentials, headers={"X-Request-Id": "mine"})
             found = (answer.status_code, answer.headers["x-request-id"], answer.headers["chroma-trace-id"])
             assert found == (status, "mine", "mine")
+
+
+@pytest.mark.anyio
+async def test_a_stream_is_refused_at_once_and_ends_when_its_credential_is_withdrawn(tmp_path: Path) -> None:
+    token, other = make_token(), make_token()
+    known = tmp_path / "tokens.jsonl"
+    known.write_text("\n".join([token_line("loader", token, "write"), token_line("root", other, "admin")]))
+    options = ("--auth-token-file", str(known), "--ingest-idle-seconds", "4", "--metrics")
+    with our_server(tmp_path, *options, workers=1) as url:
+        port = int(url.rpartition(":")[2])
+        root = {"authorization": f"Bearer {other}"}
+        place = httpx.post(url + COLLECTIONS, json={"name": "docs"}, headers=root).json()["id"]
+        async with streaming(port, place, headers={"authorization": "Bearer wrong"}) as stream:
+            await stream.line()  # though its body has no end
+            assert stream.status == 401
+        async with streaming(port, place, headers={"authorization": f"Bearer {token}"}, stream_id="s") as stream:
+            sent = 0
+
+            async def send() -> None:
+                nonlocal sent
+                while True:
+                    await stream.send(b'{"id": "%d", "embedding": [1]}\n' % sent)
+                    sent += 1
+                    await asyncio.sleep(0.1)
+
+            sending = asyncio.create_task(send())
+            while (line := await stream.line()) is not None and line["position"] < 3:
+                pass
+            scrape = httpx.get(url + "/metrics", headers=root).text
+            assert "chroma_async_http_ingest_streams 1.0" in scrape
+            assert re.search(r"chroma_async_ingest_lines_total [1-9]", scrape)
+            known.write_text(token_line("root", other, "admin"))
+            last = await stream.last()
+            assert (last["status"], last["error"]) == (401, "AuthorizationError")
+            sending.cancel()
+        path, names = target(place), {"stream_id": "s"}
+        assert httpx.get(url + path, params=names, headers=root).json()["position"] == 0  # a stream is its author's
+        known.write_text(token_line("loader", token, "write"))
+        await asyncio.sleep(1.5)
+        answer = httpx.get(url + path, params=names, headers={"authorization": f"Bearer {token}"})
+        assert answer.json()["position"] == last["position"]

@@ -895,3 +895,16 @@ async def test_where_a_history_begins_is_known_for_ever(logs: Logs) -> None:
     await log.close()
     again = await logs.open()
     assert await again.truncated() == {A: 3}
+
+
+async def test_of_several_operations_with_one_beginning_the_greatest_is_found(log: LogStore) -> None:
+    names = ["a/2", "a/1", "a/10", "a/\U0001f600", "a/\uffff", "a/", "a", "b/9", "a0"]
+    await log.append([entry(operation=name) for name in names], after=Lsn(0))
+    assert await log.operations(["a/", "a/1", "a", "b"]) == {
+        "a/": ("a/\U0001f600", Lsn(4)),
+        "a/1": ("a/10", Lsn(3)),
+        "a": ("a0", Lsn(9)),
+        "b": ("b/9", Lsn(8)),
+    }
+    await log.append([entry(operation="a/3")], after=Lsn(9))
+    assert await log.operations(["a/3", "a/4"]) == {"a/3": ("a/3", Lsn(10))}

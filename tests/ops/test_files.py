@@ -16,7 +16,7 @@ from tests.integrations.environments import python_environment
 from tests.ops.processes import CHROMA_ASYNC, clean_environment, free_port
 from tests.ops.proxies import OPS, Authority, Programs, adapted, caddy_environment, caddyfile, write_nginx
 
-from chroma_async.protocol import CALLS
+from chroma_async.protocol import CALLS, Ingest
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -65,11 +65,14 @@ def test_caddy_takes_its_file(programs: Programs, authority: Authority, tmp_path
 
 
 def test_nginx_sends_a_post_again_only_if_that_is_safe() -> None:
-    """Which calls may come twice is said in one place, the catalogue of calls. Other methods HTTP itself declares safe."""
+    """Which calls may come twice is said in one place, the catalogue of calls. Other methods HTTP itself declares safe.
+
+    A stream may, too, but nginx can't: it keeps nothing of the body.
+    """
     text = (OPS / "nginx" / "chroma-async.conf").read_text()
     pattern = re.search(r"location ~ (\S*collections\S+) \{", text)
     assert pattern is not None
-    posts = [call for call in CALLS if call.route.method == "POST"]
+    posts = [call for call in CALLS if call.route.method == "POST" and call is not Ingest]
     assert any(call.safe_to_repeat for call in posts)
     for call in posts:
         path = re.sub(r"\{\w+\}", "x", call.route.path)

@@ -21,6 +21,7 @@ from chromadb.config import System
 from tests.integrations.environments import SUITES, node_environment, python_environment
 from tests.ops.processes import chroma_async
 from tests.ops.proxies import Authority, Programs, Proxy, caddy, nginx
+from tests.support.streams import streaming
 
 from chroma_async import AsyncHttpClient, HttpClient, Settings
 from chroma_async.errors import AuthorizationError
@@ -289,3 +290,46 @@ def test_our_client_follows_changes_through_a_proxy(behind: Behind, authority: A
                 collection.upsert(ids=[f"{number}"], embeddings=[[1.0, 2.0]])
                 assert next(watch).ids == [f"{number}"]
         client.delete_collection("followed")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("http2", [False, True])
+async def test_a_stream_is_acknowledged_while_its_body_flows(
+    programs: Programs, authority: Authority, server: Path, tmp_path: Path, http2: bool
+) -> None:
+    """Nothing waits in the proxy: not the first line, not the acknowledgement of it, not the 30 MB that follow."""
+    with (
+        nginx(programs, authority, tmp_path, f"unix:{server}", PREFIX) as proxy,
+        httpx.Client(base_url=proxy.url, verify=authority.context(), auth=(USER, PASSWORD), timeout=60) as http,
+    ):
+        await stream_through(proxy, authority, http, http2)
+
+
+async def stream_through(proxy: Proxy, authority: Authority, http: httpx.Client, http2: bool) -> None:
+    place = http.post(COLLECTIONS, json={"name": f"stream-{http2}"}).raise_for_status().json()["id"]
+    credentials = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+    async with streaming(
+        proxy.port,
+        place,
+        http2=http2,
+        tls=authority.context(),
+        prefix=PREFIX,
+        headers={"authorization": f"Basic {credentials}"},
+    ) as stream:
+        for number in range(1, 4):
+            began = time.monotonic()
+            await stream.send(b'{"id": "%d", "embedding": [1, 2]}\n' % number)
+            while (line := await stream.line()) is not None and line["position"] < number:
+                pass
+            assert line is not None
+            assert time.monotonic() - began < 5
+        text = b"x" * 10_000
+        for number in range(4, 3_004):
+            await stream.send(b'{"id": "%d", "embedding": [1, 2], "document": "%b"}\n' % (number, text))
+        while (line := await stream.line()) is not None and line["position"] < 1_000:
+            pass
+        await stream.end()
+        last = await stream.last()
+        assert (last["position"], last["done"], last["errors"]) == (3_003, True, [])
+    assert http.get(f"{COLLECTIONS}/{place}/count").json() == 3_003
+    http.delete(f"{COLLECTIONS}/stream-{http2}")

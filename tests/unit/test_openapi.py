@@ -12,7 +12,8 @@ import pytest
 from jsonschema import Draft202012Validator
 from tests.api.serving import serving
 
-from chroma_async.protocol import CALLS, WatchCollection, WatchDatabase
+from chroma_async.protocol import CALLS, Ingest, WatchCollection, WatchDatabase
+from chroma_async.protocol.ingest import ARROW, NDJSON
 from chroma_async.protocol.openapi import openapi_document
 from chroma_async.protocol.unsupported import UNSUPPORTED
 from chroma_async.server.app import create_app
@@ -53,6 +54,9 @@ def test_every_call_is_described_whole(call: Any) -> None:
     resumes = call in (WatchCollection, WatchDatabase)
     expected |= {("idempotency-key", "header")} if call.takes_key else set()
     assert described == expected | ({("last-event-id", "header")} if resumes else set())
+    if call is Ingest:
+        in_body = {"content", "content_type"}
+        assert set(found["requestBody"]["content"]) == {NDJSON, ARROW}
     named = [*in_body, *(name.replace("-", "_") for name, _ in described if name != "last-event-id")]
     assert sorted(named) == sorted(call.__struct_fields__)  # each once
     assert (str(call.route.status) in found["responses"]) == (call in CALLS)
@@ -106,11 +110,11 @@ def test_answers_of_a_server_are_as_described(server_url: str) -> None:
     seen: set[str] = set()
     with httpx.Client(base_url=server_url, timeout=30) as client:
 
-        def ask(method: str, path: str, body: Any = None) -> Any:
+        def ask(method: str, path: str, body: Any = None, **query: str) -> Any:
             found = operation(method, path)
-            answer = client.request(method, path.format_map(place), json=body)
+            answer = client.request(method, path.format_map(place), json=body, params=query)
             said = found["responses"][str(answer.status_code)]
-            validator(said["content"]["application/json"]["schema"]).validate(answer.json())
+            validator(said["content"][answer.headers["content-type"]]["schema"]).validate(answer.json())
             seen.add(found["operationId"])
             return answer.json()
 
@@ -134,6 +138,8 @@ def test_answers_of_a_server_are_as_described(server_url: str) -> None:
         body = {"ids": ["a", "b"], "embeddings": [[1, 0], [0, 1]], "documents": ["x", None], "metadatas": [{"n": 1}, None]}
         for verb in ("add", "upsert", "update"):
             ask("POST", f"{RECORDS}/{verb}", body)
+        ask("POST", RECORDS + "/ingest", {"id": "c", "embedding": [1, 1]}, stream_id="s")
+        ask("GET", RECORDS + "/ingest", stream_id="s")
         everything = ["documents", "embeddings", "metadatas", "uris"]
         ask("POST", RECORDS + "/get", {"include": everything})
         ask("POST", RECORDS + "/query", {"query_embeddings": [[1, 1], [1e39, 0]], "include": [*everything, "distances"]})

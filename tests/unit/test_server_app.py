@@ -71,7 +71,9 @@ def example_url(call: type[Call[Any]]) -> str:
 async def test_every_call_of_the_catalogue_is_reached_by_its_route(call: type[Call[Any]]) -> None:
     seen = Recorder(NotFoundError("reached"))
     async with client_of(seen) as client:
-        response = await client.request(call.route.method, example_url(call), content=body_for(call))
+        response = await client.request(
+            call.route.method, example_url(call), params={"stream_id": "s"}, content=body_for(call)
+        )
     assert response.json() == {"error": "NotFoundError", "message": "reached"}
     assert [type(item) for item in seen.calls] == [call]
 

@@ -23,7 +23,7 @@ from tests.support.engines import (
 )
 
 from chroma_async import PersistentClient
-from chroma_async.engine.compactor import Compactor
+from chroma_async.engine.compactor import IDLE_SECONDS, SETTLE_SECONDS, Compactor
 from chroma_async.engine.engine import open_engine
 from chroma_async.engine.lock import FileCompactorLock, MemoryCompactorLock
 from chroma_async.errors import Superseded
@@ -285,3 +285,15 @@ async def test_a_graph_of_a_segment_that_is_rewritten_meanwhile_is_given_up(tmp_
     graphs = [segment.graph for segment in store.manifest.segments]
     assert [graph and (graph.rows, graph.is_built_as(configuration)) for graph in graphs] == [(150, True)]
     store.close()
+
+
+async def test_entries_wait_for_company_only_while_they_are_less_than_a_step(tmp_path: Path) -> None:
+    async with engine_at(tmp_path) as engine, compactor_at(tmp_path) as compactor:
+        records = Records(engine, (await create_collection(engine)).id)
+        for number in range(3):
+            await records.add([f"{number}"], random_vectors(1), documents=["x" * TINY.apply_bytes_max])
+        assert await compactor.step()
+        assert compactor._pause_seconds(busy=True) == 0.0
+        await settle(compactor)
+        assert compactor._pause_seconds(busy=True) == SETTLE_SECONDS
+        assert compactor._pause_seconds(busy=False) == IDLE_SECONDS

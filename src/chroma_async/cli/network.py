@@ -81,6 +81,18 @@ _OPTIONS: Final = (
         help="Bytes of the largest request body; larger ones get status 413.",
     ),
     click.option(
+        "--ingest-streams-max",
+        type=click.IntRange(1),
+        default=_SERVER.ingest_streams_max,
+        help="Ingest streams that a worker takes at the same time; more get status 429.",
+    ),
+    click.option(
+        "--ingest-idle-seconds",
+        type=Number(0.1),
+        default=_SERVER.ingest_idle_seconds,
+        help="How long an ingest stream may go without a whole line before it is ended.",
+    ),
+    click.option(
         "--head-seconds",
         type=Number(0.1),
         default=_SERVER.head_seconds,

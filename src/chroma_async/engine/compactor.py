@@ -188,9 +188,16 @@ class Compactor:
                 idle_steps, is_tidy = (0, False) if busy else (idle_steps + 1, is_tidy)
                 if not is_tidy and idle_steps and idle_steps % TIDY_AFTER_STEPS == 0:
                     is_tidy = await self._patiently(self.tidy)
-                await self._seams.clock.sleep(SETTLE_SECONDS if busy else IDLE_SECONDS)
+                await self._seams.clock.sleep(self._pause_seconds(busy))
         finally:
             await self._stop()
+
+    def _pause_seconds(self, busy: bool) -> float:
+        """How long to wait for the next step: not at all while entries wait that are a whole one."""
+        if not busy:
+            return IDLE_SECONDS
+        backlogs = self._follower.sinks().values()
+        return 0.0 if any(backlog.size_bytes >= self._settings.apply_bytes_max for backlog in backlogs) else SETTLE_SECONDS
 
     async def _patiently(self, work: Callable[[], Awaitable[T]]) -> T:
         """Do what can be done again from the start; while the machine lacks something, pause, which is logged once."""

@@ -38,6 +38,7 @@ from chroma_async.engine.open_readers import OpenReaders
 from chroma_async.engine.progress import Progress, vectors_due
 from chroma_async.engine.reads import PacedRunner
 from chroma_async.engine.status import CollectionStatus, DirectoryStatus, status_of
+from chroma_async.engine.streams import Queues
 from chroma_async.engine.writer import Decision, Proposal, Writer
 from chroma_async.errors import InternalError, RateLimitError, StorageCorrupt, UnavailableError
 from chroma_async.metrics import Metrics
@@ -98,6 +99,7 @@ class Engine:
             self.follower.sink,
         )
         self.feeds = Feeds(log, self.follower, clock, self.metrics)
+        self.streams = Queues()
         self._lag = Lag()
         self._here = Here(self)
         self._ready = False

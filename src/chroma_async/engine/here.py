@@ -19,8 +19,10 @@ from chroma_async.engine.handlers import HANDLERS
 from chroma_async.engine.handlers.records import is_visible
 from chroma_async.engine.progress import Progress
 from chroma_async.engine.reads import DirectRunner
+from chroma_async.engine.streams import Queues
 from chroma_async.engine.writer import Writer
 from chroma_async.errors import StorageCorrupt
+from chroma_async.metrics import Metrics
 from chroma_async.model import CollectionId
 from chroma_async.protocol import Call, CountRecords, GetIndexingStatus, GetRecords, QueryRecords
 from chroma_async.protocol.records import Reading, RecordsCall
@@ -80,6 +82,14 @@ class Here:
     @property
     def feeds(self) -> Feeds:
         return self.engine.feeds
+
+    @property
+    def metrics(self) -> Metrics:
+        return self.engine.metrics
+
+    @property
+    def streams(self) -> Queues:
+        return self.engine.streams
 
     @property
     def is_ready(self) -> bool:

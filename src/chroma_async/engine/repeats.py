@@ -7,7 +7,7 @@ how many records it deleted.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -32,12 +32,19 @@ class KeyedWrite(Generic[R]):
     def operation_id(self, count: int = 0) -> str:
         return f"{self.prefix}{self.fingerprint}{_SEPARATOR}{count}"
 
-    def answer(self, operation_id: str, lsn: Lsn) -> R:
-        """Return the answer once more.
+    @property
+    def prefixes(self) -> Sequence[str]:
+        return (self.prefix,)
+
+    def answer(self, known: Mapping[str, tuple[str, Lsn]]) -> R | None:
+        """Return the answer once more; None for a write that is new.
 
         Raises:
             MalformedRequestError: another write had the key.
         """
+        if self.prefix not in known:
+            return None
+        operation_id, lsn = known[self.prefix]
         fingerprint, count = operation_id[len(self.prefix) :].split(_SEPARATOR)
         if fingerprint != self.fingerprint:
             raise MalformedRequestError("this Idempotency-Key was used for another write: give each write its own")

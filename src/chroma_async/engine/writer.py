@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Generic, Protocol, TypeVar
@@ -73,16 +73,18 @@ class Proposal(Generic[R]):
 
 
 class Repeats(Protocol[R_co]):
-    """What makes a write that is sent again the same write: its entry has an operation id that begins with `prefix`."""
+    """What makes a write that is sent again the same write: entries have operation ids that begin with its `prefixes`."""
 
     @property
-    def prefix(self) -> str: ...
+    def prefixes(self) -> Sequence[str]: ...
 
-    def answer(self, operation_id: str, lsn: Lsn) -> R_co:
-        """Return the answer once more.
+    def answer(self, known: Mapping[str, tuple[str, Lsn]]) -> R_co | None:
+        """Return the answer once more; None where there was none, and the proposal is to be decided.
+
+        `known` has the greatest operation id of each prefix that the log knows one of. Nothing is appended until then.
 
         Raises:
-            ChromaError: it was another write.
+            ChromaError: it was another write, or is none any more.
         """
         ...
 
@@ -194,9 +196,9 @@ class Writer:
             if proposal.prepare is not None or (count and size > BATCH_BYTES_MAX):
                 break
             if proposal.repeats is not None:
-                if proposal.repeats.prefix in prefixes:
+                if not prefixes.isdisjoint(proposal.repeats.prefixes):
                     break  # it has to see what comes of the one before
-                prefixes.add(proposal.repeats.prefix)
+                prefixes.update(proposal.repeats.prefixes)
             count += 1
         group, self._inbox = self._inbox[:count], self._inbox[count:]
         return group
@@ -240,19 +242,20 @@ class Writer:
         return group
 
     async def _append(self, group: Sequence[Proposal[Any]]) -> list[tuple[Proposal[Any], Any]]:
-        prefixes = [proposal.repeats.prefix for proposal in group if proposal.repeats is not None]
-        known = await self._log.operations(prefixes) if prefixes else None
-        if not known:
+        prefixes = [prefix for proposal in group if proposal.repeats is not None for prefix in proposal.repeats.prefixes]
+        if not prefixes:
             return await self._append_new(group)
-        await self._log.sync()  # who wrote it may not have fsynced it
+        known = await self._log.operations(prefixes)
         answers: list[tuple[Proposal[Any], Any]] = []
         new: list[Proposal[Any]] = []
         for proposal in group:
-            found = None if proposal.repeats is None else known.get(proposal.repeats.prefix)
-            if proposal.repeats is None or found is None:
+            answer = None if proposal.repeats is None else _answer_again(proposal.repeats, known)
+            if answer is None:
                 new.append(proposal)
             else:
-                answers.append((proposal, _answer_again(proposal.repeats, *found)))
+                answers.append((proposal, answer))
+        if any(not isinstance(answer, ChromaError) for _, answer in answers):
+            await self._log.sync()  # who wrote it may not have fsynced it
         return answers + (await self._append_new(new) if new else [])
 
     async def _append_new(self, group: Sequence[Proposal[Any]]) -> list[tuple[Proposal[Any], Any]]:
@@ -304,9 +307,9 @@ class Writer:
         self._fail([*group, *inbox], UnavailableError(f"writes are refused: {self._refusal}"))
 
 
-def _answer_again(repeats: Repeats[Any], operation_id: str, lsn: Lsn) -> Any:
+def _answer_again(repeats: Repeats[Any], known: Mapping[str, tuple[str, Lsn]]) -> Any:
     try:
-        return repeats.answer(operation_id, lsn)
+        return repeats.answer(known)
     except ChromaError as error:
         return error
 

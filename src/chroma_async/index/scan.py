@@ -241,8 +241,8 @@ def main_directions(centred: Vectors) -> npt.NDArray[np.float32] | None:
     """Orthonormal directions, shape (d, ndim), that hold `VARIANCE_KEPT` of the variance of rows of shape (n, ndim).
 
     None where no more than half of the dimensions would do. They are eigenvectors of the covariance; where that is large,
-    found by power iteration of a block of vectors (Halko, Martinsson, Tropp 2011, algorithm 4.4), begun with rows of the data,
-    so that the outcome depends on nothing else.
+    found by power iteration of a block of vectors (Halko, Martinsson, Tropp 2011, algorithm 4.4), begun with rows of the
+    data, so that the outcome depends on nothing else.
     """
     ndim = centred.shape[1]
     most = min(DIRECTIONS_MAX, ndim // 2 // DIRECTIONS_STEP * DIRECTIONS_STEP)
@@ -271,8 +271,8 @@ def main_directions(centred: Vectors) -> npt.NDArray[np.float32] | None:
 def _orthonormal(columns: Vectors) -> Vectors:
     """An orthonormal basis of what columns span, shape (ndim, d).
 
-    By eigenvectors of their products, twice. A QR decomposition does it in thousands of small steps, each of which waits for all
-    threads of the linear algebra: on a busy machine that took seconds.
+    By eigenvectors of their products, twice. A QR decomposition does it in thousands of small steps, each of which waits
+    for all threads of the linear algebra: on a busy machine that took seconds.
     """
     for _ in range(2):
         values, vectors = np.linalg.eigh((columns.T @ columns).astype(np.float64))

@@ -15,6 +15,7 @@ from chroma_async.protocol.collections import (
     PurgeCollection,
     ReindexCollection,
 )
+from chroma_async.protocol.ingest import GetIngestPosition, Ingest
 from chroma_async.protocol.records import (
     AddRecords,
     CountRecords,
@@ -71,6 +72,8 @@ CALLS: Final[tuple[type[Call[Any]], ...]] = (
     GetIndexingStatus,
     FlushCollection,
     FlushDatabase,
+    Ingest,
+    GetIngestPosition,
     WatchCollection,
     WatchDatabase,
 )
@@ -96,11 +99,13 @@ __all__ = [
     "GetDatabase",
     "GetIdentity",
     "GetIndexingStatus",
+    "GetIngestPosition",
     "GetPreflight",
     "GetRecords",
     "GetTenant",
     "GetVersion",
     "Heartbeat",
+    "Ingest",
     "ListCollections",
     "ListDatabases",
     "ModifyCollection",

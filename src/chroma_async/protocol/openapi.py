@@ -17,8 +17,9 @@ import numpy as np
 from chroma_async.model import STAGES, Collection, Database, JsonObject, Tenant
 from chroma_async.protocol import CALLS
 from chroma_async.protocol.call import KEY_FIELD, KEY_HEADER, Call
-from chroma_async.protocol.changes import EVENT_STREAM, NDJSON, Change, ChangeFeed, ChangeKind
+from chroma_async.protocol.changes import EVENT_STREAM, Change, ChangeFeed, ChangeKind
 from chroma_async.protocol.embeddings import EmbeddingBatch
+from chroma_async.protocol.ingest import ARROW, NDJSON, Acknowledgement, GetIngestPosition, Ingest, Line
 from chroma_async.protocol.records import KEY_LENGTH_MAX
 from chroma_async.protocol.results import (
     CountResult,
@@ -146,6 +147,7 @@ PLAIN: Final[dict[Any, JsonSchema]] = {
 SPECIAL: Final[dict[type[Call[Any]], JsonSchema]] = {
     Heartbeat: _object(**{"nanosecond heartbeat": COUNT}),
     GetPreflight: _object(max_batch_size=COUNT, supports_base64_encoding={"type": "boolean"}),
+    GetIngestPosition: _object(position=COUNT, lsn=_or_null(COUNT)),
 }
 """Calls whose answer is not told by the type of their result."""
 
@@ -198,6 +200,9 @@ def _operation(call: type[Call[Any]]) -> JsonObject:
         operation["responses"][str(route.status)] = _done(call)
     if call in (Heartbeat, GetVersion):
         operation["security"] = []
+    if call is Ingest:
+        operation["requestBody"] = {"required": True, "content": _stream_body()}
+        return operation
     body = _body(call) if route.has_body else None
     if body is not None:
         operation["requestBody"] = {"required": True, "content": _json(body)}
@@ -206,10 +211,20 @@ def _operation(call: type[Call[Any]]) -> JsonObject:
 
 def _done(call: type[Call[Any]]) -> JsonObject:
     if _result_type(call) is not ChangeFeed:
-        return {"description": "Done.", "content": _json(_answer(call))}
+        return {"description": "Done.", "content": _stream_answer() if call is Ingest else _json(_answer(call))}
     kinds = {EVENT_STREAM: "the data of each event", NDJSON: "each line"}
     content = {kind: {"schema": {"type": "string", "description": f"{what} is a Change"}} for kind, what in kinds.items()}
     return {"description": "Changes, for as long as both sides want.", "content": content}
+
+
+def _stream_body() -> JsonObject:
+    """Return what a stream may be of: no schema is of more than one of its lines."""
+    line = {**_schema_of(Line), "description": "one on each line"}
+    return {NDJSON: {"schema": line}, ARROW: {"schema": {"description": "an Arrow IPC stream with these columns"}}}
+
+
+def _stream_answer() -> JsonObject:
+    return {NDJSON: {"schema": {**_schema_of(Acknowledgement), "description": "one on each line"}}}
 
 
 def _refusals(call: type[Call[Any]]) -> list[int]:
@@ -243,8 +258,8 @@ def _parameter(call: type[Call[Any]], name: str) -> JsonObject:
     types, place = {field.name: field.type for field in msgspec.structs.fields(call)}, call.place_of(name)
     if place == "header":
         return {"name": KEY_HEADER, "in": place, "required": False, "schema": KEY}
-    schema = COUNT if types[name] == int | None else _schema_of(types[name])
-    return {"name": name, "in": place, "required": place == "path", "schema": schema}
+    schema = COUNT if types[name] in (int, int | None) else _schema_of(types[name])
+    return {"name": name, "in": place, "required": place == "path" or (call is GetIngestPosition), "schema": schema}
 
 
 def _body(call: type[Call[Any]]) -> JsonSchema | None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
 import orjson
-from starlette.types import Receive, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from chroma_async.errors import ChromaError, InternalError
 from chroma_async.protocol import WireResponse
-from chroma_async.server.body import BodyTimeout, ClientDisconnect, EndlessBodyError, discard_body
+from chroma_async.server.body import DISCARD_BYTES_MAX, BodyTimeout, ClientDisconnect, EndlessBodyError, discard_body
+
+LINGER_SECONDS: Final = 5.0
+"""How long a client may go on sending after its answer."""
 
 TRACE_HEADER: Final = "chroma-trace-id"
 _JSON: Final = (b"content-type", b"application/json")
@@ -23,7 +28,7 @@ logger = logging.getLogger("chroma_async.server")
 async def send_response(send: Send, response: WireResponse) -> None:
     """Send an answer; one without a body carries no content type."""
     headers = [(b"content-length", b"%d" % len(response.body))]
-    if response.body:
+    if response.body and "content-type" not in response.headers:
         headers.append(_JSON)
     if response.headers:
         headers.extend((name.encode("latin-1"), value.encode("latin-1")) for name, value in response.headers.items())
@@ -42,6 +47,36 @@ async def answer_unread(receive: Receive, send: Send, response: WireResponse, *,
     except EndlessBodyError:
         response = with_close(response)
     await send_response(send, response)
+
+
+def is_stream(scope: Scope) -> bool:
+    """Whether the body of a request may be without end: its answer does not wait for that."""
+    path: bytes = scope["raw_path"]
+    return path.endswith(b"/ingest") and scope["method"] == "POST"
+
+
+async def answer_at_once(receive: Receive, send: Send, response: WireResponse) -> None:
+    """Send an answer while the body may still come, for which there may be no end to wait; then the connection ends."""
+
+    async def send_open(message: Message) -> None:
+        is_body = message["type"] == "http.response.body"
+        await send({**message, "more_body": True} if is_body else message)
+
+    await send_response(send_open, with_close(response))
+    await linger(receive)
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def linger(receive: Receive) -> None:
+    """Throw away what a client sends that has its answer already, for a while: closing at once would lose the answer."""
+    size = 0
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LINGER_SECONDS):
+            while size < DISCARD_BYTES_MAX:
+                message = await receive()
+                if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                    return
+                size += len(message.get("body", b""))
 
 
 def with_close(response: WireResponse) -> WireResponse:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -9,7 +10,7 @@ import orjson
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chroma_async.metrics import HttpMetrics
-from chroma_async.protocol import CALLS, Call, Heartbeat, WireResponse
+from chroma_async.protocol import CALLS, Call, Heartbeat, Ingest, WireResponse
 from chroma_async.protocol.call import API_V2
 from chroma_async.protocol.changes import LOG_HEADER
 from chroma_async.protocol.records import LSN_HEADER, REACHED_HEADER
@@ -20,6 +21,7 @@ from chroma_async.server.endpoint import CallEndpoint, Dispatch, Host
 from chroma_async.server.feed import FEEDS, FeedEndpoint
 from chroma_async.server.feed_hall import FeedHall
 from chroma_async.server.forwarded import Forwarded
+from chroma_async.server.ingest import IngestEndpoint
 from chroma_async.server.legacy import LegacyCallEndpoint
 from chroma_async.server.life import LIVE_PATH, READY_PATH, Life, Reason
 from chroma_async.server.limits import Limits
@@ -61,16 +63,18 @@ def create_app(
     app: ASGIApp
     life = life or Life()
     extra, feeds = _pages(life, metrics), FeedHall(settings.feeds_max, life.draining)
+    counted = HttpMetrics() if metrics else None
     if access is None:
-        host = Host(dispatch, settings, position=position, feeds=feeds)
-        app = _limited(Application(host, Host(_refuse, settings), extra), settings)
+        host = Host(dispatch, settings, position=position, metrics=counted, feeds=feeds)
+        app = _limited(Application(host, Host(_refuse, settings), extra, life.draining), settings)
     else:
         from chroma_async.server.auth.authentication import Authentication
         from chroma_async.server.auth.guard import Guard
 
         guard, refusing = Guard(dispatch, dispatch, access.note), Guard(_refuse, dispatch)
-        host = Host(guard, settings, guard.refusal_of, position, feeds)
-        app = _limited(Application(host, Host(refusing, settings, refusing.refusal_of), extra), settings)
+        host = Host(guard, settings, guard.refusal_of, position, counted, feeds)
+        nobody = Host(refusing, settings, refusing.refusal_of)
+        app = _limited(Application(host, nobody, extra, life.draining), settings)
         app = Authentication(app, access.authenticator, settings.body_timeout_seconds)
     if settings.cors_origins:
         from starlette.middleware.cors import CORSMiddleware
@@ -89,7 +93,7 @@ def create_app(
 
         app = Traced(app, tracer)
     if settings.access_log or settings.request_ids or metrics or tracer:
-        app = Observed(app, settings.access_log, HttpMetrics() if metrics else None)
+        app = Observed(app, settings.access_log, counted)
     return app
 
 
@@ -109,9 +113,9 @@ def _pages(life: Life, metrics: MetricsPage | None) -> dict[str, ASGIApp]:
 class Application:
     """Hands each request to the endpoint of its path and method; `nobody` answers the calls that are always refused."""
 
-    def __init__(self, host: Host, nobody: Host, pages: Mapping[str, ASGIApp]) -> None:
+    def __init__(self, host: Host, nobody: Host, pages: Mapping[str, ASGIApp], draining: asyncio.Event) -> None:
         self._refusal = Refusal(host.settings)
-        self._paths = _call_routes(host, nobody, self._refusal)
+        self._paths = _call_routes(host, nobody, self._refusal, draining)
         for path, page in pages.items():
             self._paths.setdefault(path, MethodTable(self._refusal)).setdefault("GET", page)
 
@@ -192,13 +196,14 @@ def _alive() -> None:
     return None
 
 
-def _call_routes(host: Host, nobody: Host, refusal: Refusal) -> PathTable[MethodTable]:
+def _call_routes(host: Host, nobody: Host, refusal: Refusal, draining: asyncio.Event) -> PathTable[MethodTable]:
     paths: PathTable[MethodTable] = PathTable()
 
     def add(path: str, method: str, endpoint: ASGIApp) -> None:
         paths.setdefault(path, MethodTable(refusal)).setdefault(method, endpoint)
 
     add(API_V2, "GET", CallEndpoint(Heartbeat, host))
+    add(Ingest.route.path, Ingest.route.method, IngestEndpoint(host, draining))
     for call in (*CALLS, *UNSUPPORTED):
         endpoint = FeedEndpoint if call in FEEDS else CallEndpoint
         add(call.route.path, call.route.method, endpoint(call, nobody if call in UNSUPPORTED else host))

@@ -15,6 +15,7 @@ import msgspec
 from starlette.types import Receive, Scope, Send
 
 from chroma_async.errors import ChromaError, InvalidArgumentError, UnsupportedMediaTypeError
+from chroma_async.metrics import HttpMetrics
 from chroma_async.protocol import Call, Route, WireRequest, WireResponse
 from chroma_async.protocol.call import KEY_HEADER
 from chroma_async.protocol.records import LSN_HEADER
@@ -50,6 +51,7 @@ class Host:
     """Says of a kind of call whether its caller may make none of it anywhere: then its body need not be decoded."""
     position: Callable[[], int] | None = None
     """LSN through which the engine knows the log."""
+    metrics: HttpMetrics | None = None
     feeds: FeedHall = field(default_factory=FeedHall)
     codec_threads: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(CODEC_THREADS))
 

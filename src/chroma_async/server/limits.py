@@ -15,7 +15,7 @@ from typing import Final
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chroma_async.errors import RateLimitError
-from chroma_async.server.answers import answer_unread, error_response
+from chroma_async.server.answers import answer_at_once, answer_unread, error_response, is_stream
 from chroma_async.server.life import PROBE_PATHS
 from chroma_async.server.observe import IDENTITY, REQUEST_ID
 from chroma_async.server.peers import UNIX, source_of
@@ -100,7 +100,10 @@ class Limits:
 
     async def _refuse(self, refusal: RateLimitError, scope: Scope, receive: Receive, send: Send) -> None:
         response = error_response(refusal, scope.get(REQUEST_ID))
-        await answer_unread(receive, send, response, timeout_seconds=self._timeout_seconds)
+        if is_stream(scope):
+            await answer_at_once(receive, send, response)
+        else:
+            await answer_unread(receive, send, response, timeout_seconds=self._timeout_seconds)
 
 
 def client_key(scope: Scope) -> str:

@@ -23,6 +23,12 @@ BODY_BYTES: Final = "chroma_async.body_bytes"
 IDENTITY: Final = "chroma_async.identity"
 """Names in the scope: of the request's id, of the call that it is, of the bytes of its body, and of who sent it."""
 
+RENEW: Final = "chroma_async.renew"
+"""Name in the scope of a function: is whoever sent the request still known? It puts who that is now into a context.
+
+Requests that last ask it now and then. It raises what a new request would be answered by.
+"""
+
 REQUEST_ID_HEADER: Final = b"x-request-id"
 STATUS_LEFT: Final = 499
 """Written down for a client that went away before there was an answer, as nginx does."""

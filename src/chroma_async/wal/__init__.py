@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Protocol
 
+from chroma_async.wal.checks import OPERATION_WINDOW
 from chroma_async.wal.copy import LogCopy, check_log, copy_log, renew_identity
 from chroma_async.wal.memory import MemoryLog, MemoryLogState
 from chroma_async.wal.sqlite import FILE as LOG_FILE
@@ -14,6 +15,7 @@ from chroma_async.wal.store import CatalogRows, Durability, Entry, History, LogS
 
 __all__ = [
     "LOG_FILE",
+    "OPERATION_WINDOW",
     "CatalogRows",
     "Durability",
     "Entry",

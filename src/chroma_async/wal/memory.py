@@ -158,8 +158,9 @@ class MemoryLog:
     async def operations(self, prefixes: Sequence[str]) -> Mapping[str, tuple[str, Lsn]]:
         """See `LogStore.operations`."""
         self._check_open()
-        known = self.state.image.operations.items()
-        return {prefix: (item, Lsn(lsn)) for prefix in prefixes for item, lsn in known if item.startswith(prefix)}
+        known = self.state.image.operations
+        greatest = {prefix: max((item for item in known if item.startswith(prefix)), default=None) for prefix in prefixes}
+        return {prefix: (item, Lsn(known[item])) for prefix, item in greatest.items() if item is not None}
 
     async def read(self, *, after: Lsn, through: Lsn | None = None) -> AsyncIterator[Entry]:
         """See `LogStore.read`. Ends, at the latest, with what was the newest entry when the read began."""

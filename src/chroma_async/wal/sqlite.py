@@ -2,7 +2,8 @@
 
 Theory of operation. Two connections per handle: one writes, one reads, so that a read never waits for an fsync of its
 own process. A write is three steps: take the turn (`turns.FileLock`), run one transaction, publish the new end
-(`turns.SharedLsn`) before the turn is given back; so the published number never goes backwards.
+(`turns.SharedLsn`) before the turn is given back; so the published number never goes backwards. Who is killed between the
+last two has said before that it would publish: the next one who has the turn does it.
 
 The transaction is two trips to the writer's thread, because each costs as much as the work it does: the inserts, which
 begin it (the connection's isolation level is IMMEDIATE), and the commit. What must not be trusted to callers is in the
@@ -242,7 +243,8 @@ GROUP BY lsn / (SELECT max(1, (newest - oldest) / {WEIGHTS_MAX}) FROM bounds) OR
 
 _OPERATIONS = """
 WITH ranges (first, beyond) AS (VALUES {ranges})
-SELECT first, operation_id, lsn FROM ranges CROSS JOIN operations WHERE operation_id >= first AND operation_id < beyond
+SELECT first, operation_id, lsn FROM ranges CROSS JOIN operations
+    ON operation_id = (SELECT max(operation_id) FROM operations WHERE operation_id >= first AND operation_id < beyond)
 """
 _FORGET_OPERATIONS = "DELETE FROM operations WHERE lsn <= (SELECT newest FROM bounds) - ?"
 
@@ -336,6 +338,7 @@ class SqliteLog:
             return await self._in_transaction(lambda: self._append(entries, after, rows or {}))
 
     async def _append(self, entries: Sequence[NewEntry], after: Lsn, rows: Mapping[str, bytes | None]) -> Lsn:
+        self._shared.begin()
         try:
             await self._writer.executemany(_INSERT, _numbered(entries, after))
             await self._change_rows(rows)
@@ -357,6 +360,7 @@ class SqliteLog:
         if self._writer.in_transaction:
             await self._writer.rollback()
         if await _number(self._writer, "SELECT newest FROM bounds") == after:
+            self._publish(after)
             raise limit from error
 
     async def _change_rows(self, rows: Mapping[str, bytes | None]) -> None:
@@ -370,10 +374,9 @@ class SqliteLog:
     async def _settle(self, entries: Sequence[NewEntry], after: Lsn, refusal: sqlite3.IntegrityError) -> Lsn:
         """Tell why the schema refused an append: it is a retry, it came too late, or it is both old and new."""
         known = [await self._known(operation) for operation in operation_ids(entries)]
-        newest = await _number(self._writer, "SELECT newest FROM bounds")
+        newest = await self._publish_newest()
         repeated = repeated_lsn(entries, known)
         if repeated is not None:
-            self._publish(newest)
             return repeated
         if newest != after:
             raise conflict(after, newest) from refusal
@@ -432,6 +435,8 @@ class SqliteLog:
             self._check_open()
             turn = await self._file_lock.acquire()
             try:
+                if self._shared.is_about_to_change:  # somebody was killed between a commit and telling of it
+                    await self._in_transaction(self._publish_newest)
                 with self._holds.entered():
                     yield
             finally:
@@ -655,6 +660,11 @@ class SqliteLog:
         async with self._transaction:
             self._check_open()
             return await _to_its_end(run())
+
+    async def _publish_newest(self) -> int:
+        newest = await _number(self._writer, "SELECT newest FROM bounds")
+        self._publish(newest)
+        return newest
 
     def _publish(self, newest: int) -> None:
         self._shared.set(newest)

@@ -121,7 +121,9 @@ class LogStore(Protocol):
         ...
 
     async def operations(self, prefixes: Sequence[str]) -> Mapping[str, tuple[str, Lsn]]:
-        """Return, by prefix, an operation id that begins so, of an entry within the window, and the entry's LSN.
+        """Return, by prefix, the greatest operation id that begins so, of an entry within the window, and the entry's LSN.
+
+        Greatest is the last in the order of the code points; a prefix that none begins with has no item.
 
         With the log's turn held, nothing is appended between the answer and an append.
         """

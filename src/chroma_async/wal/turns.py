@@ -31,7 +31,7 @@ from typing import Final
 import anyio.to_thread
 import numpy as np
 
-_WORD_BYTES = 8
+_SHARED_BYTES: Final = 16
 
 SLOW_SECONDS: Final = 5.0
 """After so long somebody who waits for the turn says so: its holder is stuck, or its disk is."""
@@ -227,26 +227,38 @@ class SharedLsn:
     """A number that all processes see: 8 aligned bytes of a mapped file, read and written by one machine instruction.
 
     Written only by who holds the turn. It is a cache of what the database says: a power cut may leave any value in the
-    file, so who opens the log writes it anew.
+    file, so who opens the log writes it anew. A second word says that it is about to change: who finds it set, and has the
+    turn, knows that somebody died between a commit and telling of it.
     """
 
     def __init__(self, path: Path) -> None:
         fd = _open(path)
         try:
-            if os.fstat(fd).st_size < _WORD_BYTES:
+            size = os.fstat(fd).st_size
+            if size < _SHARED_BYTES:
                 # Not a hole: on a full disk that would end the process when the map is written to.
-                os.pwrite(fd, bytes(_WORD_BYTES), 0)
-            self._map = mmap.mmap(fd, _WORD_BYTES)
+                os.pwrite(fd, bytes(_SHARED_BYTES - size), size)
+            self._map = mmap.mmap(fd, _SHARED_BYTES)
         finally:
             os.close(fd)
-        self._word = np.frombuffer(self._map, dtype=np.uint64)
+        self._words = np.frombuffer(self._map, dtype=np.uint64)
 
     def get(self) -> int:
-        return int(self._word[0])
+        return int(self._words[0])
+
+    @property
+    def is_about_to_change(self) -> bool:
+        return bool(self._words[1])
+
+    def begin(self) -> None:
+        """Say that the number is about to change."""
+        self._words[1] = 1
 
     def set(self, value: int) -> None:
-        self._word[0] = value
+        """Change the number, or say that it stays."""
+        self._words[0] = value
+        self._words[1] = 0
 
     def close(self) -> None:
-        del self._word
+        del self._words
         self._map.close()

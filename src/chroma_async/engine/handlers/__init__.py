@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chroma_async.engine.handlers import changes, collections, records, system, tenants
+from chroma_async.engine.handlers import changes, collections, ingest, records, system, tenants
 from chroma_async.engine.handlers.registry import HANDLERS, Handler
 
-__all__ = ["HANDLERS", "Handler", "changes", "collections", "records", "system", "tenants"]
+__all__ = ["HANDLERS", "Handler", "changes", "collections", "ingest", "records", "system", "tenants"]

@@ -12,8 +12,10 @@ from chroma_async.engine.feed import Feeds
 from chroma_async.engine.follower import Follower
 from chroma_async.engine.progress import Progress
 from chroma_async.engine.reads import ReadRunner
+from chroma_async.engine.streams import Queues
 from chroma_async.engine.writer import Writer
 from chroma_async.errors import NotFoundError
+from chroma_async.metrics import Metrics
 from chroma_async.model import Collection, CollectionId
 from chroma_async.protocol import Call
 from chroma_async.protocol.results import QueryResult
@@ -51,6 +53,10 @@ class Context(Protocol):
     def progress(self) -> Progress: ...
     @property
     def feeds(self) -> Feeds: ...
+    @property
+    def metrics(self) -> Metrics: ...
+    @property
+    def streams(self) -> Queues: ...
     @property
     def is_ready(self) -> bool: ...
     def runner(self, collection_id: CollectionId) -> ReadRunner: ...

@@ -9,7 +9,9 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextvars import Context
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -17,14 +19,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from chroma_async.errors import AuthorizationError, ChromaError, RateLimitError, UnavailableError
 from chroma_async.protocol import WireResponse
 from chroma_async.seams import ThreadWorkers, Workers
-from chroma_async.server.answers import answer_unread, error_response
+from chroma_async.server.answers import answer_at_once, answer_unread, error_response, is_stream
 from chroma_async.server.auth.identity import IDENTITY, Identity
 from chroma_async.server.auth.provider import CannotDecide, Credential, Provider, Rejected, Scheme
 from chroma_async.server.auth.rules import PUBLIC_PATHS
 from chroma_async.server.auth.throttle import Slot, Throttle
 from chroma_async.server.forwarded import PEER
 from chroma_async.server.observe import IDENTITY as IDENTITY_IN_SCOPE
-from chroma_async.server.observe import REQUEST_ID
+from chroma_async.server.observe import RENEW, REQUEST_ID
 from chroma_async.server.peers import source_of
 
 VERIFYING_THREADS: Final = 2
@@ -331,14 +333,22 @@ class Authentication:
         try:
             identity = await self._authenticator.identify(scope)
         except ChromaError as error:
-            await self._refuse(self._authenticator.refusal(error, scope.get(REQUEST_ID)), receive, send)
+            await self._refuse(self._authenticator.refusal(error, scope.get(REQUEST_ID)), scope, receive, send)
             return
         scope[IDENTITY_IN_SCOPE] = identity
+        scope[RENEW] = partial(self._renew, scope)
         token = IDENTITY.set(identity)
         try:
             await self._app(scope, receive, send)
         finally:
             IDENTITY.reset(token)
 
-    async def _refuse(self, response: WireResponse, receive: Receive, send: Send) -> None:
-        await answer_unread(receive, send, response, timeout_seconds=self._timeout_seconds)
+    async def _renew(self, scope: Scope, context: Context) -> None:
+        scope[IDENTITY_IN_SCOPE] = identity = await self._authenticator.identify(scope)
+        context.run(IDENTITY.set, identity)
+
+    async def _refuse(self, response: WireResponse, scope: Scope, receive: Receive, send: Send) -> None:
+        if is_stream(scope):
+            await answer_at_once(receive, send, response)
+        else:
+            await answer_unread(receive, send, response, timeout_seconds=self._timeout_seconds)

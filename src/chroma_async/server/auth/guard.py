@@ -21,6 +21,7 @@ from chroma_async.protocol import (
     CreateCollection,
     GetCollectionById,
     GetIdentity,
+    GetIngestPosition,
     ListCollections,
     ListDatabases,
     ModifyCollection,
@@ -82,9 +83,9 @@ class Guard:
         answer = self._answers.get(type(call))
         if answer is not None:
             return await answer(call, identity)
-        if not rule.writes:
+        if not rule.writes and type(call) is not GetIngestPosition:  # streams are their author's
             return await self._dispatch(call)
-        return await self._write(call, identity)
+        return await self._answer_as(identity, call, noted=rule.writes)
 
     def refusal_of(self, call: type[Call[Any]]) -> ChromaError | None:
         """Return why the identity of the request may make no call of this kind, whatever it says; None where some may be."""
@@ -95,13 +96,13 @@ class Guard:
             return None
         return _denied(identity, rule)
 
-    async def _write(self, call: Call[Any], identity: Identity) -> Any:
+    async def _answer_as(self, identity: Identity, call: Call[Any], *, noted: bool) -> Any:
         token = AUTHOR.set(identity.name)
         try:
             result = await self._dispatch(call)
         finally:
             AUTHOR.reset(token)
-        if self._note is not None:
+        if noted and self._note is not None:
             self._note(identity, call, result)
         return result
 
