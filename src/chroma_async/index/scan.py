@@ -255,9 +255,9 @@ def main_directions(centred: Vectors) -> npt.NDArray[np.float32] | None:
     if ndim <= EIGENVECTORS_DIMENSIONS_MAX:
         variances, found = np.linalg.eigh(sample.T @ sample)
     else:
-        basis = sample[:: len(sample) // most][:most].T
+        basis: Vectors = sample[:: len(sample) // most][:most].T
         for _ in range(POWER_STEPS):
-            basis = _orthonormal(sample.T @ (sample @ basis))
+            basis = _orthonormal(cast("Vectors", sample.T @ (sample @ basis)))
         coordinates = sample @ basis
         variances, turn = np.linalg.eigh(coordinates.T @ coordinates)
         found = basis @ turn
