@@ -75,6 +75,10 @@ class Api:
         answer = orjson.loads(body)
         return Progress(int(answer["num_indexed_ops"]), int(answer["num_unindexed_ops"]))
 
+    def stream_position(self, records_path: str, stream_id: str) -> int:
+        """How many lines of an ingest stream are durable."""
+        return int(self._call("GET", f"{records_path}/ingest?stream_id={stream_id}")["position"])
+
     def vectors(self, records_path: str, ids: list[str]) -> dict[str, list[float]]:
         """Vectors of some records, by id."""
         answer = self._call("POST", f"{records_path}/get", {"ids": ids, "include": ["embeddings"]})

@@ -27,12 +27,13 @@ from load_tests.growth import Growth, Plan, Size, grow, print_growth, sizes_betw
 from load_tests.http_servers import compare_servers, print_servers
 from load_tests.measures import Column, Measure
 from load_tests.peers import make_environment
-from load_tests.plots import plot_comparison, plot_growth, plot_soak, require_matplotlib
+from load_tests.plots import plot_comparison, plot_growth, plot_soak, plot_streams, require_matplotlib
 from load_tests.profile import Layer, profile
 from load_tests.report import Report, format_value, write_json
 from load_tests.scenarios import SCENARIOS, Scenario, choose
 from load_tests.servers import Program, RemoteServer, our_program, peer_program
 from load_tests.soak import Crowd, Minute, Soak, soak
+from load_tests.stream import WAYS, Look, peer_rate, print_streams, stream
 
 _HERE = Path(__file__).resolve().parent
 _DATA_DEFAULT = _HERE.parent / "../shared/data"
@@ -139,6 +140,40 @@ def soak_command(
         require_matplotlib()
         crowd = Crowd(writers=writers, readers=readers)
         _soak(_ours(url, workers), _load(data_directory, records), minutes, pace, crowd, results)
+
+
+@app.command("stream")
+def stream_command(
+    *,
+    records: Annotated[int, typer.Option(min=1000, help="Records to stream.")] = 1_000_000,
+    ways: Annotated[
+        list[str] | None, typer.Option("--way", help=f"How: {', '.join(WAYS)}. Repeat it for several; default: all.")
+    ] = None,
+    data_directory: DataOption = str(_DATA_DEFAULT),
+    peer: Annotated[list[str] | None, typer.Option(help="Peer beside which to add 20,000 records: `chroma`.")] = None,
+    chroma_bin: Annotated[Path | None, typer.Option(envvar="CHROMA_BIN", help="Chroma's server program.")] = None,
+    workers: WorkersOption = 2,
+    results: ResultsOption = _RESULTS,
+) -> None:
+    """One client streams records: rate, memory on both sides, and what readers notice."""
+    with _errors_explained():
+        require_matplotlib()
+        chosen = [way for way in WAYS if way in (ways or WAYS)]
+        if set(ways or WAYS) - set(chosen):
+            raise typer.BadParameter(f"choose from {', '.join(WAYS)}", param_hint="--way")
+        base, facts = _load(data_directory, min(records, _BASE_RECORDS_MAX)), machine.describe()
+        program = _chroma(peer or [], chroma_bin, None)
+        rate = (program.label, peer_rate(program, base)) if program is not None else None
+        streams = [stream(our_program(workers), base, way, records, _print_look) for way in chosen]
+        content = {"command": _command(), "machine": facts, "dataset": base.name, "peer": rate}
+        file = write_json(results, f"{base.name}-stream", content | {"streams": [item.to_json() for item in streams]})
+        print_streams(streams, rate, facts, console)
+        _print_files(file, plot_streams(streams, base.name, file.with_suffix(".png")))
+
+
+def _print_look(look: Look) -> None:
+    held = f"client {look.client_mib:,.0f}, worker {look.worker_mib:,.0f}, compactor {look.compactor_mib:,.0f} MiB"
+    console.print(f"{look.seconds:.0f} s: {look.position:,} lines; {held}", style="dim", highlight=False, soft_wrap=True)
 
 
 @app.command("growth")

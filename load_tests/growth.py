@@ -110,10 +110,11 @@ def sizes_between(first: int, last: int) -> list[int]:
 
 
 class Supply:
-    """Records without end: those of a data set, then again with noise. Row i has the id `record-i`."""
+    """Records without end: those of a data set, then again with noise. Row i has the id `record-i`, or of another prefix."""
 
-    def __init__(self, base: Dataset) -> None:
+    def __init__(self, base: Dataset, prefix: str = "record") -> None:
         self._base = base
+        self._prefix = prefix
         self._random = np.random.default_rng(29)
 
     def part(self, first: int, count: int) -> Dataset:
@@ -126,7 +127,7 @@ class Supply:
             vectors[copies:] = noisy(vectors[copies:], self._random)
         return Dataset(
             name=base.name,
-            ids=[f"record-{row}" for row in range(first, first + count)],
+            ids=[f"{self._prefix}-{row}" for row in range(first, first + count)],
             documents=[base.documents[row] for row in picked],
             metadatas=[with_numbers(base.metadatas[row], first + at) for at, row in enumerate(picked)],
             vectors=vectors,

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from load_tests.growth import Growth
     from load_tests.soak import Soak
+    from load_tests.stream import Streamed
 
 _COLOURS = {
     "ours": "#c0392b",
@@ -175,6 +176,23 @@ def plot_growth(growth: Growth, title: str, file: Path) -> Path:
     latencies.legend(fontsize=8)
     sizes.legend(fontsize=8)
     figure.suptitle(f"{growth.label}, {title}: growth")
+    return _save(figure, file)
+
+
+def plot_streams(streams: list[Streamed], title: str, file: Path) -> Path:
+    """Durable lines and memory over time, of each stream."""
+    figure, (lines, sizes) = _figure(2, width=13, height=5)
+    for item, colour in zip(streams, _KINDS, strict=False):
+        seconds = [look.seconds for look in item.looks]
+        lines.plot(seconds, [look.position for look in item.looks], color=colour, label=item.way)
+        for name, style in (("client_mib", "-"), ("worker_mib", "--"), ("compactor_mib", ":")):
+            values = [getattr(look, name) for look in item.looks]
+            sizes.plot(seconds, values, style, color=colour, label=f"{item.way}: {name.removesuffix('_mib')}")
+    lines.set(title="lines that are durable", ylabel="lines", xlabel="seconds", ylim=(0, None))
+    sizes.set(title="un-evictable memory, most of a process", ylabel="MiB", xlabel="seconds", ylim=(0, None))
+    lines.legend(fontsize=8)
+    sizes.legend(fontsize=8)
+    figure.suptitle(f"{title}: streams of one client")
     return _save(figure, file)
 
 
