@@ -152,6 +152,7 @@ def stream_command(
     data_directory: DataOption = str(_DATA_DEFAULT),
     peer: Annotated[list[str] | None, typer.Option(help="Peer beside which to add 20,000 records: `chroma`.")] = None,
     chroma_bin: Annotated[Path | None, typer.Option(envvar="CHROMA_BIN", help="Chroma's server program.")] = None,
+    reads: Annotated[bool, typer.Option("--reads/--no-reads", help="Whether somebody asks meanwhile.")] = True,
     workers: WorkersOption = 2,
     results: ResultsOption = _RESULTS,
 ) -> None:
@@ -164,7 +165,7 @@ def stream_command(
         base, facts = _load(data_directory, min(records, _BASE_RECORDS_MAX)), machine.describe()
         program = _chroma(peer or [], chroma_bin, None)
         rate = (program.label, peer_rate(program, base)) if program is not None else None
-        streams = [stream(our_program(workers), base, way, records, _print_look) for way in chosen]
+        streams = [stream(our_program(workers), base, way, records, _print_look, reads=reads) for way in chosen]
         content = {"command": _command(), "machine": facts, "dataset": base.name, "peer": rate}
         file = write_json(results, f"{base.name}-stream", content | {"streams": [item.to_json() for item in streams]})
         print_streams(streams, rate, facts, console)

@@ -102,8 +102,9 @@ class Streamed:
         """What became of each target."""
         least = PER_SECOND_MIN[self.way]
         yield "records/s", Verdict(f"{self.per_second:,.0f}", f">= {least:,.0f}", self.per_second >= least)
-        times = self.p99_ms / self.idle_p99_ms
-        yield "query p99 beside it", Verdict(f"{times:.2f} x", f"<= {P99_TIMES_MAX:g} x", times <= P99_TIMES_MAX)
+        if self.idle_p99_ms:
+            times = self.p99_ms / self.idle_p99_ms
+            yield "query p99 beside it", Verdict(f"{times:.2f} x", f"<= {P99_TIMES_MAX:g} x", times <= P99_TIMES_MAX)
         for name, role in (("client_mib", "client"), ("worker_mib", "worker")):
             grown = self.growth(name)
             if grown is not None:
@@ -116,8 +117,10 @@ class Streamed:
         return asdict(self) | {"per_second": self.per_second, "verdicts": verdicts}
 
 
-def stream(program: Program, base: Dataset, way: Way, records: int, say: Callable[[Look], None]) -> Streamed:
-    """Stream into a new server and check what is there afterwards.
+def stream(
+    program: Program, base: Dataset, way: Way, records: int, say: Callable[[Look], None], *, reads: bool = True
+) -> Streamed:
+    """Stream into a new server and check what is there afterwards. `reads`: somebody asks meanwhile.
 
     Raises:
         LoadTestError: it fails, or something is missing, or not as it was sent.
@@ -128,10 +131,12 @@ def stream(program: Program, base: Dataset, way: Way, records: int, say: Callabl
         records_path = api.create_collection(_COLLECTION)
         place = Path(directory)
         _fill(api, records_path, base, place)
-        reader = _Reader(server, records_path, base, place)
-        result.idle_p99_ms = float(np.percentile(reader.asked(_IDLE_SECONDS), 99))
+        reader = _Reader(server, records_path, base, place) if reads else None
+        if reader is not None:
+            result.idle_p99_ms = float(np.percentile(reader.asked(_IDLE_SECONDS), 99))
         latencies = _stream_beside(server, api, records_path, reader, result, base, say)
-        result.p50_ms, result.p99_ms = np.percentile(latencies, [50, 99]).tolist()
+        if latencies:
+            result.p50_ms, result.p99_ms = np.percentile(latencies, [50, 99]).tolist()
         _check(api, records_path, base, records)
     return result
 
@@ -165,7 +170,7 @@ def _stream_beside(
     server: LocalServer,
     api: Api,
     records_path: str,
-    reader: _Reader,
+    reader: _Reader | None,
     result: Streamed,
     base: Dataset,
     say: Callable[[Look], None],
@@ -180,7 +185,7 @@ def _stream_beside(
     over = threading.Event()
 
     def read() -> None:
-        while not over.is_set():
+        while reader is not None and not over.is_set():
             latencies.extend(reader.asked(_SLICE_SECONDS))
 
     reading = threading.Thread(target=read)

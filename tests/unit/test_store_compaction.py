@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,6 +30,7 @@ from chroma_async.engine.engine import open_engine
 from chroma_async.engine.lock import FileCompactorLock, MemoryCompactorLock
 from chroma_async.errors import Superseded
 from chroma_async.model import Vectors
+from chroma_async.projections import store as store_module
 from chroma_async.projections.store import CollectionStore
 from chroma_async.seams import InlineWorkers, Seams, ThreadWorkers
 from chroma_async.settings import EngineSettings
@@ -297,3 +300,27 @@ async def test_entries_wait_for_company_only_while_they_are_less_than_a_step(tmp
         await settle(compactor)
         assert compactor._pause_seconds(busy=True) == SETTLE_SECONDS
         assert compactor._pause_seconds(busy=False) == IDLE_SECONDS
+
+
+async def test_graphs_are_built_after_a_collection_was_deleted_in_the_middle_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, goes_on, grow = threading.Event(), threading.Event(), store_module.grow
+
+    def slow(*arguments: Any, **options: Any) -> None:
+        began.set()
+        assert goes_on.wait(20)
+        grow(*arguments, **options)
+
+    monkeypatch.setattr(store_module, "grow", slow)
+    settings = EngineSettings(durability="off", graph_rows_min=100)
+    async with open_engine(tmp_path, settings) as engine:
+        first = await create_collection(engine, "first")
+        await Records(engine, first.id).add(names(200), random_vectors(200))
+        assert await asyncio.to_thread(began.wait, 20)
+        await delete_collection(engine, "first")
+        await asyncio.sleep(0.5)  # the compactor meets the deletion, and waits for the graph
+        goes_on.set()
+        second = await create_collection(engine, "second")
+        await Records(engine, second.id).add(names(200), random_vectors(200))
+        assert await engine.progress.wait(second.id, engine.position, "indexed", 20) == "indexed"
