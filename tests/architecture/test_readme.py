@@ -19,7 +19,7 @@ from chroma_async import AsyncHttpClient
 from chroma_async.settings import Durability
 
 README = ROOT / "README.md"
-APPLICATION, EMBEDDED, SOURCE, CHROMAS_CLIENT = python_examples(README)
+APPLICATION, EMBEDDED, SOURCE, WATCH, CHROMAS_CLIENT = python_examples(README)
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +64,10 @@ def test_the_embedded_example_runs(tmp_path: Path) -> None:
 
 def test_the_example_of_a_source_runs(tmp_path: Path) -> None:
     run_script(SOURCE, tmp_path)
+
+
+def test_the_example_of_the_change_feed_runs(tmp_path: Path) -> None:
+    run_script(WATCH, tmp_path)
 
 
 def test_the_example_with_chromas_own_client_runs(server: tuple[str, int], tmp_path: Path) -> None:
