@@ -331,5 +331,6 @@ async def test_the_file_lock_leaves_no_descriptors_open(tmp_path: Path) -> None:
         turn.release()
         await asyncio.wait(tasks)
     (await lock.acquire()).release()
-    await asyncio.sleep(0.05)
-    assert len(os.listdir("/proc/self/fd")) == before
+    with anyio.fail_after(10):  # who was cancelled may still be about to notice that it got the turn
+        while len(os.listdir("/proc/self/fd")) > before:
+            await asyncio.sleep(0.01)

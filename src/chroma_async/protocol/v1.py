@@ -43,7 +43,7 @@ from chroma_async.protocol.records import (
     UpdateRecords,
     UpsertRecords,
 )
-from chroma_async.protocol.results import GetResult, QueryResult, spliced
+from chroma_async.protocol.results import CountResult, GetResult, QueryResult, spliced
 from chroma_async.protocol.system import GetPreflight, GetVersion, Heartbeat, Reset
 from chroma_async.protocol.tenants import CreateDatabase, CreateTenant, GetDatabase, GetTenant
 from chroma_async.protocol.validation import parse_collection_id
@@ -205,6 +205,10 @@ def _plain(result: object, generation: Generation) -> WireResponse:
     return _json(result)
 
 
+def _count(result: CountResult, generation: Generation) -> WireResponse:
+    return _json(result.count)
+
+
 def _nothing(result: object, generation: Generation) -> WireResponse:
     return _json(None)
 
@@ -331,6 +335,6 @@ LEGACY_ROUTES: Final[tuple[LegacyRoute, ...]] = (
     LegacyRoute(Route("POST", RECORDS + "/get"), _filtered(GetRecords), _get),
     LegacyRoute(Route("POST", RECORDS + "/query"), _filtered(QueryRecords), _query),
     LegacyRoute(Route("POST", RECORDS + "/delete"), _delete_records, _nothing),
-    LegacyRoute(Route("GET", RECORDS + "/count"), _bare(CountRecords), _plain),
+    LegacyRoute(Route("GET", RECORDS + "/count"), _bare(CountRecords), _count),
 )
 """Each path is served with a trailing slash too."""
