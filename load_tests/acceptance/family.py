@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from chroma_async.seams.lock_file import holder_of
 from load_tests.servers import LocalServer
 
 Role = Literal["supervisor", "worker", "compactor"]
@@ -95,10 +96,7 @@ def compactor_of(directory: Path) -> int | None:
 
 def holds_log(pid: int, directory: Path) -> bool:
     """Whether a process has the right to write to the log: stopping it now would stop all writers."""
-    names = (directory / name for name in ("log.lock", "log.gate"))
-    inodes = {str(path.stat().st_ino) for path in names if path.exists()}
-    locks = (line.split() for line in Path("/proc/locks").read_text().splitlines() if "->" not in line)
-    return any(fields[4] == str(pid) and fields[5].rpartition(":")[2] in inodes for fields in locks)
+    return any(holder_of(directory / name) == pid for name in ("log.lock", "log.gate"))
 
 
 def log_bytes(directory: Path) -> int:

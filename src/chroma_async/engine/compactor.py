@@ -10,7 +10,6 @@ import asyncio
 import logging
 import sqlite3
 import threading
-import time
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
@@ -36,9 +35,6 @@ T = TypeVar("T")
 
 OPEN_STORES_MAX: Final = 64
 IDLE_SECONDS: Final = 0.1
-PRESSED_SECONDS: Final = 0.1
-"""Between two looks of a graph in the making whether it may go on."""
-
 SETTLE_SECONDS: Final = 0.25
 """Entries wait this long for company: a bigger step costs less for each entry, and readers have them anyway."""
 
@@ -171,8 +167,6 @@ class Compactor:
         self._purge_again_at = 0.0
         self._synced = False
         self._stopping = False
-        self._is_pressed = False
-        """Whether more entries wait than one step applies."""
         self._limit: LimitError | None = None
         self._follower: Follower[Backlog] = self._new_follower()
 
@@ -194,11 +188,8 @@ class Compactor:
                 idle_steps, is_tidy = (0, False) if busy else (idle_steps + 1, is_tidy)
                 if not is_tidy and idle_steps and idle_steps % TIDY_AFTER_STEPS == 0:
                     is_tidy = await self._patiently(self.tidy)
-                pause = self._pause_seconds(busy)
-                self._is_pressed = not pause
-                await self._seams.clock.sleep(pause)
+                await self._seams.clock.sleep(self._pause_seconds(busy))
         finally:
-            self._is_pressed = False
             await self._stop()
 
     def _pause_seconds(self, busy: bool) -> float:
@@ -677,14 +668,9 @@ class Compactor:
             self._indexing.pop(collection.id, None)
 
     def _build_graph(self, store: CollectionStore, collection: Collection) -> bool:
-        def is_still_wanted() -> bool:
+        def is_wanted() -> bool:
             now = self._follower.catalog.collection(collection.id)
             return not self._stopping and now is not None and now.hnsw == collection.hnsw
-
-        def is_wanted() -> bool:
-            while self._is_pressed and is_still_wanted():
-                time.sleep(PRESSED_SECONDS)  # a graph can wait; entries that wait hold up writers
-            return is_still_wanted()
 
         rows_min, threads = self._settings.graph_rows_min, self._settings.index_threads
         if store.reindex(collection.hnsw, rows_min=rows_min, threads=threads, is_wanted=is_wanted):

@@ -7,22 +7,17 @@ An `flock` belongs to an open file, so every acquisition opens its own: what a c
 never be mistaken for the lock of the next one. The kernel wakes all waiters at a release and lets them race with the
 holder that comes back, so there is a second lock, the gate: who waits for the turn waits inside the gate, and nobody
 passes who stands in front of it.
-
-A fork copies descriptors, and a lock lasts until its last copy is closed. So locks are given up by name before their
-descriptor is closed, and a child closes its copies: it would keep what a killed parent held.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import logging
 import mmap
 import os
 import threading
 import time
-import weakref
 from collections.abc import AsyncGenerator, Generator
 from functools import partial
 from pathlib import Path
@@ -30,6 +25,8 @@ from typing import Final
 
 import anyio.to_thread
 import numpy as np
+
+from chroma_async.seams.lock_file import LockFile, holder_of
 
 _SHARED_BYTES: Final = 16
 
@@ -39,63 +36,16 @@ SLOW_SECONDS: Final = 5.0
 logger = logging.getLogger("chroma_async.log")
 
 
-class _LockFile:
-    """An open file with at most one lock, which ends with `close`, with the process, or when the object is forgotten."""
-
-    _fd = -1
-
-    def __init__(self, path: Path) -> None:
-        self._fd = _open(path)
-        _opened.add(self)
-
-    def lock(self, *, shared: bool = False) -> None:
-        """Wait for the lock."""
-        fcntl.flock(self._fd, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
-
-    def try_lock(self) -> bool:
-        """Take it if it is free."""
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
-
-    def close(self) -> None:
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            fcntl.flock(fd, fcntl.LOCK_UN)
-            os.close(fd)
-
-    __del__ = close
-
-    def forget(self) -> None:
-        """Close a copy, and leave the lock to whoever it was copied from."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
-
-
-_opened: Final[weakref.WeakSet[_LockFile]] = weakref.WeakSet()
-
-
-def _forget_in_child() -> None:
-    for file in list(_opened):
-        file.forget()
-
-
-os.register_at_fork(after_in_child=_forget_in_child)
-
-
 class Turn:
     """The right to write, held until `release`, or until the process dies or forgets the object."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file = _LockFile(path)
+        self._file = LockFile(path)
 
     def try_take(self) -> bool:
         """Take it if it is free, without waiting."""
-        gate = _LockFile(_gate(self._path))
+        gate = LockFile(_gate(self._path))
         try:
             return gate.try_lock() and self._file.try_lock()
         finally:
@@ -103,7 +53,7 @@ class Turn:
 
     def take(self) -> None:
         """Take it, however long that takes. For threads, not for an event loop."""
-        gate = _LockFile(_gate(self._path))
+        gate = LockFile(_gate(self._path))
         try:
             gate.lock()
             self._file.lock()
@@ -148,20 +98,6 @@ def _telling(path: Path) -> Generator[None]:
             logger.info("log.turn_came file=%s seconds=%.1f", path, time.monotonic() - began)
 
 
-def holder_of(path: Path) -> int | None:
-    """Return the id of the process that took the lock of a file, where the system tells (Linux, `/proc/locks`).
-
-    It may be dead by now: a child that was forked before, or a thread that the disk keeps, still has the lock.
-    """
-    try:
-        inode = str(path.stat().st_ino)
-        lines = Path("/proc/locks").read_text().splitlines()
-    except OSError:
-        return None
-    locks = (line.split() for line in lines if "->" not in line)
-    return next((int(fields[4]) for fields in locks if fields[5].rpartition(":")[2] == inode), None)
-
-
 async def _wait(turn: Turn) -> None:
     """Take the turn in a thread. The thread is a daemon: a process may end while it waits."""
     loop = asyncio.get_running_loop()
@@ -197,7 +133,7 @@ async def _wait(turn: Turn) -> None:
 @contextlib.asynccontextmanager
 async def pinned(path: Path) -> AsyncGenerator[None]:
     """Hold a pin: any number of holders at once, in any process. Waits for an `unpinned` step that is under way."""
-    file = _LockFile(path)
+    file = LockFile(path)
     try:
         await anyio.to_thread.run_sync(partial(file.lock, shared=True))
         yield
@@ -208,7 +144,7 @@ async def pinned(path: Path) -> AsyncGenerator[None]:
 @contextlib.contextmanager
 def unpinned(path: Path) -> Generator[bool]:
     """Keep new pins waiting; False when somebody holds one."""
-    file = _LockFile(path)
+    file = LockFile(path)
     try:
         yield file.try_lock()
     finally:
@@ -217,10 +153,6 @@ def unpinned(path: Path) -> Generator[bool]:
 
 def _gate(path: Path) -> Path:
     return path.with_suffix(".gate")
-
-
-def _open(path: Path) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
 
 class SharedLsn:
@@ -232,7 +164,7 @@ class SharedLsn:
     """
 
     def __init__(self, path: Path) -> None:
-        fd = _open(path)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             size = os.fstat(fd).st_size
             if size < _SHARED_BYTES:
