@@ -24,6 +24,9 @@ _ROWS = (
     ("empty handler, query 1", "throughput"),
     ("empty handler, query 16", "throughput"),
     ("empty handler, query 16", "p99"),
+    ("empty handler, plain requests, query 1", "throughput"),
+    ("empty handler, plain requests, query 16", "throughput"),
+    ("empty handler, plain requests, query 16", "p99"),
 )
 
 
@@ -36,6 +39,7 @@ def compare_servers(workload: Workload, workers: int, say: Say) -> list[Column]:
     chosen = choose(_SCENARIOS)
     ours = measure_server("ours", our_program(workers), workload, chosen, say)
     _add(ours, measure_limit(workload, workers), say)
+    _add(ours, measure_limit(workload, workers, plain=True), say, "empty handler, plain requests")
     columns = [ours]
     for name in COMMANDS:
         column = measure_server(name, alternative(name, workers), workload, chosen, say)
@@ -45,10 +49,10 @@ def compare_servers(workload: Workload, workers: int, say: Say) -> list[Column]:
     return columns
 
 
-def _add(column: Column, empty: Column, say: Say) -> None:
+def _add(column: Column, empty: Column, say: Say, name: str = "empty handler") -> None:
     for scenario, measures in empty.measures.items():
-        column.measures[f"empty handler, {scenario}"] = measures
-        say(column.label, f"empty handler, {scenario}", measures)
+        column.measures[f"{name}, {scenario}"] = measures
+        say(column.label, f"{name}, {scenario}", measures)
 
 
 def print_servers(columns: list[Column], facts: dict[str, str], console: Console) -> None:

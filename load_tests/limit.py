@@ -2,7 +2,7 @@
 
 It reads a body and answers one of a given size, which is what no application behind Hypercorn can be faster than. Processes,
 settings, event loop and the way connections are accepted are those of `chroma_async.server`; requests pass Hypercorn's own
-state machine, as they do for any application.
+state machine, as they do for any application, unless `plain` sends them the way round it that our server takes.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from load_tests.measures import Column, Measure
 
 _ROOT = Path(__file__).resolve().parents[1]
 ANSWER_BYTES = "LOAD_TESTANSWER_BYTES"
+_PLAIN = "LOAD_TEST_PLAIN"
 _STOP_SECONDS_MAX = 10.0
 _CONNECTIONS = (1, 4, 16)
 
@@ -51,13 +52,13 @@ class EmptyHandler:
         await send({"type": "http.response.body", "body": self._body})
 
 
-def measure_limit(workload: Workload, workers: int) -> Column:
+def measure_limit(workload: Workload, workers: int, *, plain: bool = False) -> Column:
     """Send the plain queries; the answers have the size of those that our server gave.
 
     Raises:
         Unavailable: the empty handler did not start.
     """
-    with _serving(workload.answer_bytes, workers) as address:
+    with _serving(workload.answer_bytes, workers, plain) as address:
         return measure_empty(address, workload)
 
 
@@ -87,11 +88,11 @@ def _measures(address: Address, workload: Workload, connections: int) -> list[Me
 
 
 @contextmanager
-def _serving(answer_bytes: int, workers: int) -> Generator[Address, None, None]:
+def _serving(answer_bytes: int, workers: int, plain: bool) -> Generator[Address, None, None]:
     with listen("127.0.0.1", 0) as bound:
         settings = ServerSettings(workers=workers)
         orders = Orders("worker", "", bound.fileno(), lifeline=0, status=1, server=settings).to_argument()
-        processes = [_start(orders, bound.fileno(), answer_bytes) for _ in range(workers)]
+        processes = [_start(orders, bound.fileno(), answer_bytes, plain) for _ in range(workers)]
         try:
             for process in processes:
                 if process.stdout is None or not process.stdout.readline():
@@ -102,11 +103,11 @@ def _serving(answer_bytes: int, workers: int) -> Generator[Address, None, None]:
                 _end(process)
 
 
-def _start(orders: str, socket: int, answer_bytes: int) -> subprocess.Popen[bytes]:
+def _start(orders: str, socket: int, answer_bytes: int, plain: bool) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-m", "load_tests.limit", orders],
         cwd=_ROOT,
-        env=os.environ | {ANSWER_BYTES: str(answer_bytes)},
+        env=os.environ | {ANSWER_BYTES: str(answer_bytes), _PLAIN: str(int(plain))},
         stdin=subprocess.PIPE,  # ends with us, and the worker with it
         stdout=subprocess.PIPE,
         pass_fds=(socket,),
@@ -128,7 +129,7 @@ async def _work(duty: Duty) -> None:
     handler: Any = EmptyHandler(int(os.environ[ANSWER_BYTES]))
     duty.report_ready()
     settings = duty.orders.server
-    Connection.takes_plain_requests = False  # Hypercorn's own way, not the one that goes round it
+    Connection.takes_plain_requests = os.environ[_PLAIN] == "1"
     await serve_by(settings.http_server)(handler, settings, duty.orders.socket, duty.stop)
 
 

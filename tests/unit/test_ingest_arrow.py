@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -211,3 +212,36 @@ def test_a_long_line_is_refused_before_its_end() -> None:
         cutter.feed(b"x" * 200)
     with pytest.raises(PayloadTooLargeError, match="line"):
         LineCutter(1_000).feed(b"x" * 1_001 + b"\n")
+
+
+def test_dictionaries_that_wait_count_among_what_waits() -> None:
+    """Else a client could have any number of them kept while the log is slow."""
+    schema = pa.schema([("id", pa.dictionary(pa.int8(), pa.string()))])
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, schema) as writer:
+        for number in range(20):
+            names = pa.array([f"{number}" * 10_000]).dictionary_encode()
+            kept = pa.DictionaryArray.from_arrays(pa.array([0], pa.int8()), names.dictionary)
+            writer.write_batch(pa.record_batch([kept], schema=schema))
+    content = bytes(sink.getvalue())
+    cutter = ArrowCutter(2**20)
+    cutter.feed(content)
+    assert cutter.waiting_bytes > len(content) - 15_000  # but for the schema and the first dictionary
+    while cutter.cut() is not None:
+        continue
+    assert cutter.waiting_bytes == 0
+
+
+def test_a_line_that_comes_in_crumbs_takes_little_more_than_its_length() -> None:
+    cutter = LineCutter(2**21)
+    tracemalloc.start()
+    try:
+        for _ in range(2**19):
+            cutter.feed(b"xy")
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+    finally:
+        tracemalloc.stop()
+    cutter.feed(b"\n")
+    piece = cutter.cut()
+    assert piece is not None
+    assert (len(piece.content), piece.lines) == (2**20 + 1, 1)

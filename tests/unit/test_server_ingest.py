@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from tests.support.streams import streaming
 from chroma_async.engine import Engine, open_engine
 from chroma_async.errors import InsufficientStorageError, RateLimitError
 from chroma_async.protocol import Call
-from chroma_async.protocol.ingest import ARROW
+from chroma_async.protocol.ingest import ARROW, NDJSON
 from chroma_async.server import ingest
 from chroma_async.server.app import create_app
 from chroma_async.server.life import Life
@@ -327,6 +327,21 @@ async def test_a_server_that_stops_ends_its_streams_at_once(tmp_path: Path, name
         last = await stream.last()
         assert (last["position"], last["status"]) == (3, 503)
         assert "stopping" in last["message"]
+
+
+async def test_requests_that_are_refused_take_no_stream_s_place(tmp_path: Path) -> None:
+    """Also while they are listened to, since their clients still send."""
+    async with serving(tmp_path, ingest_streams_max=2) as server:
+        missing = "11111111-2222-4333-8444-555555555555"
+        kinds = [(server.place, "text/plain", 415), (missing, NDJSON, 404)]
+        async with AsyncExitStack() as stack:
+            for place, kind, status in kinds * 2:
+                refused = await stack.enter_async_context(streaming(server.port, place, content_type=kind))
+                await refused.line()
+                assert refused.status == status
+            good = await stack.enter_async_context(streaming(server.port, server.place))
+            await good.line()
+            assert good.status == 200
 
 
 async def test_there_may_be_so_many_streams_at_a_time(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import h11
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from starlette.types import Message, Receive, Scope, Send
 
@@ -98,13 +98,37 @@ PIECES = st.sampled_from(
             b"\x80",
             b":",
         ),
-        *(b"ab", b"GET / HTTP/1.1\r\n", b"POST /x HTTP/1.1\r\nHost: x\r\n", b"Upgrade: h2c\r\n", b" folded\r\n"),
+        *(
+            b"ab",
+            b"GET / HTTP/1.1\r\n",
+            b"POST /x HTTP/1.1\r\nHost: x\r\n",
+            b"Upgrade: h2c\r\n",
+            b" folded\r\n",
+            b"\x0b",
+            b"\x85",
+            b"\xa0",
+            b",",
+        ),
     ]
 )
 
 
-@given(st.lists(PIECES, max_size=14).map(b"".join))
+GOOD = HEAD + b"Content-Length: 3\r\nX-Y: \t a b \t\r\nConnection: keep-alive\r\n\r\nabcGET / HTTP/1.1\r\nHost: x\r\n\r\n"
+EDITS = st.lists(st.tuples(st.integers(0, len(GOOD)), st.integers(0, 4), PIECES | st.binary(max_size=2)), max_size=3)
+
+
+def edited(edits: list[tuple[int, int, bytes]]) -> bytes:
+    """A good request, of which a few bytes were replaced: most of these are nearly right, and many still are."""
+    data = GOOD
+    for place, length, piece in edits:
+        data = data[:place] + piece + data[place + length :]
+    return data
+
+
+@settings(max_examples=500)
+@given(EDITS.map(edited) | st.lists(PIECES, max_size=14).map(b"".join))
 @example(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nabcd")
+@example(GOOD)
 def test_what_is_taken_for_plain_h11_reads_the_same(data: bytes) -> None:
     found = plain_request(data)
     if found is None:
@@ -309,6 +333,28 @@ async def test_a_client_that_sends_without_end_fills_no_memory() -> None:
         await exchange.run(app, peer.scope)
         flooding.cancel()
         assert len(exchange.ahead) <= 3 * plain.RECEIVE_BYTES
+
+
+async def test_a_client_that_left_behind_its_own_requests_is_noticed_by_what_is_sent() -> None:
+    """Nobody reads on once enough of them wait, so that only sending can tell."""
+    async with Peer() as peer:
+        seen: list[str] = []
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await receive()
+            watching = asyncio.create_task(receive())
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            while not watching.done():
+                await send({"type": "http.response.body", "body": b"x" * 10_000, "more_body": True})
+                await asyncio.sleep(0.001)
+            seen.append(watching.result()["type"])
+
+        exchange = peer.exchange(GET + GET * 4_000)
+        exchange_over = asyncio.create_task(exchange.run(app, peer.scope))
+        await asyncio.sleep(0.05)
+        peer.writer.transport.abort()
+        assert not await asyncio.wait_for(exchange_over, 10)
+        assert seen == ["http.disconnect"]
 
 
 async def test_a_header_can_not_end_its_line() -> None:

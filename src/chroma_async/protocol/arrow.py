@@ -297,8 +297,6 @@ def _as_matrix(
     matrix = numbers.reshape(len(rows), -1)
     if not np.isfinite(matrix.sum(dtype=np.float64)):
         finite = np.isfinite(matrix).all(axis=1)
-        problems.update(
-            dict.fromkeys(rows[~finite].tolist(), "an embedding has null, NaN or infinity, or a number beyond float32")
-        )
+        problems.update(dict.fromkeys(rows[~finite].tolist(), NOT_FINITE))
         matrix, rows = matrix[finite], rows[finite]
     return matrix, rows, problems

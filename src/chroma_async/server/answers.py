@@ -95,10 +95,16 @@ def error_response(error: ChromaError, trace: str | None = None) -> WireResponse
 
 
 def unexpected_response(error: Exception, call: str, trace: str | None = None) -> WireResponse:
-    """Log an error that nobody foresaw, and answer without its details: they may hold what a caller mustn't see."""
+    """Log an error that nobody foresaw, and answer without its details."""
+    trace = trace or secrets.token_hex(16)
+    return _error_response(unexpected_error(error, call, trace), trace)
+
+
+def unexpected_error(error: Exception, call: str, trace: str | None = None) -> InternalError:
+    """Log an error that nobody foresaw, and return one without its details: they may hold what a caller mustn't see."""
     trace = trace or secrets.token_hex(16)
     logger.error("request.failed call=%s trace_id=%s", call, trace, exc_info=error)
-    return _error_response(InternalError(f"internal error; the server's log has the details. trace_id={trace}"), trace)
+    return InternalError(f"internal error; the server's log has the details. trace_id={trace}")
 
 
 def _error_response(error: ChromaError, trace: str) -> WireResponse:

@@ -206,10 +206,10 @@ def _call_routes(host: Host, nobody: Host, refusal: Refusal, draining: asyncio.E
         paths.setdefault(path, MethodTable(refusal)).setdefault(method, endpoint)
 
     add(API_V2, "GET", CallEndpoint(Heartbeat, host))
-    add(Ingest.route.path, Ingest.route.method, IngestEndpoint(host, draining))
     for call in (*CALLS, *UNSUPPORTED):
         endpoint = FeedEndpoint if call in FEEDS else CallEndpoint
-        add(call.route.path, call.route.method, endpoint(call, nobody if call in UNSUPPORTED else host))
+        made = IngestEndpoint(host, draining) if call is Ingest else endpoint(call, nobody if call in UNSUPPORTED else host)
+        add(call.route.path, call.route.method, made)
     for path in (OPENAPI_PATH, DOCS_PATH, DOCS_PATH + "/"):
         add(path, "GET", _Page(path))
     for row in LEGACY_ROUTES:

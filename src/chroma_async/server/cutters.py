@@ -53,64 +53,63 @@ class Cutter(Protocol):
         ...
 
 
+COUNT_BYTES: Final = 64 * 2**10
+"""Line ends are counted in so many bytes at a time: a part of short lines ends long before `PART_BYTES_MAX`."""
+
+
 class LineCutter:
     """Cuts NDJSON, behind line ends."""
 
     def __init__(self, line_bytes_max: int) -> None:
         self._line_bytes_max = line_bytes_max
-        self._whole: list[bytes] = []
-        self._rest: list[bytes] = []
-        self._rest_bytes = 0
+        self._buffer = bytearray()
         self.waiting_bytes = 0
 
     def feed(self, data: bytes) -> None:
         end = data.rfind(b"\n") + 1
-        if not end:
-            self._keep(data)
-            return
-        if self._rest_bytes + data.index(b"\n") > self._line_bytes_max:
-            raise self._too_long()
-        whole = (*self._rest, data[:end])
-        self._whole.extend(whole)
-        self.waiting_bytes += self._rest_bytes + end
-        self._rest, self._rest_bytes = [], 0
-        self._keep(data[end:])
+        if end:
+            self._check_line(data.index(b"\n"))
+            self._buffer += data[:end]
+            self.waiting_bytes = len(self._buffer)
+        self._check_line(len(data) - end)
+        self._buffer += data[end:]
 
-    def _keep(self, data: bytes) -> None:
-        if not data:
-            return
-        if self._rest_bytes + len(data) > self._line_bytes_max:
-            raise self._too_long()
-        self._rest.append(data)
-        self._rest_bytes += len(data)
-
-    def _too_long(self) -> PayloadTooLargeError:
-        return PayloadTooLargeError(f"a line of the stream is too long. bytes_max={self._line_bytes_max}")
+    def _check_line(self, more_bytes: int) -> None:
+        if len(self._buffer) - self.waiting_bytes + more_bytes > self._line_bytes_max:
+            raise PayloadTooLargeError(f"a line of the stream is too long. bytes_max={self._line_bytes_max}")
 
     def end(self) -> None:
         """The last line needs no line end."""
-        self._whole.extend(self._rest)
-        self.waiting_bytes += self._rest_bytes
-        self._rest, self._rest_bytes = [], 0
+        self.waiting_bytes = len(self._buffer)
 
     def cut(self) -> Piece | None:
-        if not self._whole:
+        if not self.waiting_bytes:
             return None
-        joined = b"".join(self._whole)
-        length = len(joined)
-        if length > PART_BYTES_MAX:
-            end = joined.rfind(b"\n", 0, PART_BYTES_MAX) + 1 or joined.find(b"\n") + 1 or length
-            joined, rest = joined[:end], joined[end:]
-        else:
-            rest = b""
-        lines = joined.count(b"\n")
-        if lines > PART_LINES_MAX:
-            beyond = len(joined.split(b"\n", PART_LINES_MAX)[-1])
-            joined, rest = joined[: len(joined) - beyond], joined[len(joined) - beyond :] + rest
-            lines = PART_LINES_MAX
-        self._whole = [rest] if rest else []
-        self.waiting_bytes = len(rest)
-        return Piece(joined, lines + (not joined.endswith(b"\n")))
+        end, lines = self._counted(self._part_end())
+        content = bytes(memoryview(self._buffer)[:end])
+        del self._buffer[:end]
+        self.waiting_bytes -= end
+        return Piece(content, lines + (not content.endswith(b"\n")))
+
+    def _part_end(self) -> int:
+        """Where a part ends that has not too many bytes, or one line."""
+        buffer, end = self._buffer, self.waiting_bytes
+        if end <= PART_BYTES_MAX:
+            return end
+        return buffer.rfind(b"\n", 0, PART_BYTES_MAX) + 1 or buffer.find(b"\n", 0, end) + 1 or end
+
+    def _counted(self, end: int) -> tuple[int, int]:
+        """Where a part ends that has not too many lines either, and how many line ends are in it."""
+        buffer, lines, place = self._buffer, 0, 0
+        while place < end:
+            step = min(place + COUNT_BYTES, end)
+            found = buffer.count(b"\n", place, step)
+            if lines + found > PART_LINES_MAX:
+                for _ in range(PART_LINES_MAX - lines):
+                    place = buffer.index(b"\n", place) + 1
+                return place, PART_LINES_MAX
+            lines, place = lines + found, step
+        return end, lines
 
 
 DICTIONARY_BYTES_MAX: Final = 4 * 2**20
@@ -150,6 +149,7 @@ class ArrowCutter:
         self._schema: bytes | None = None
         self._dictionaries: dict[int, list[bytes]] = {}
         self._dictionary_bytes: dict[int, int] = {}
+        self._dictionary_bytes_sum = 0
         self._messages: deque[_Message] = deque()
         self._is_closed = False
         self.waiting_bytes = 0
@@ -215,13 +215,16 @@ class ArrowCutter:
             self.waiting_bytes += len(data)
             self._messages.append(message)
             return
-        before = self._dictionary_bytes.get(message.dictionary, 0) if message.is_delta else 0
-        self._dictionary_bytes[message.dictionary] = before + len(data)
-        if sum(self._dictionary_bytes.values()) > DICTIONARY_BYTES_MAX:
+        before = self._dictionary_bytes.get(message.dictionary, 0)
+        now = len(data) + (before if message.is_delta else 0)
+        self._dictionary_bytes[message.dictionary] = now
+        self._dictionary_bytes_sum += now - before
+        if self._dictionary_bytes_sum > DICTIONARY_BYTES_MAX:
             raise PayloadTooLargeError(
                 f"the dictionaries of the Arrow stream are too large: send plain strings. bytes_max={DICTIONARY_BYTES_MAX}"
             )
         if self.waiting_bytes:
+            self.waiting_bytes += len(data)
             self._messages.append(message)  # those that wait have the dictionaries of before
         else:
             self._remember(message)
@@ -232,15 +235,20 @@ class ArrowCutter:
         chosen = [self._schema or b"", *chain.from_iterable(self._dictionaries.values())]
         size = lines = 0
         while self._messages and (not size or (size < PART_BYTES_MAX and lines < PART_LINES_MAX)):
-            message = self._messages.popleft()
+            message = self._next()
             chosen.append(message.data)
-            if message.kind == _DICTIONARY:
-                self._remember(message)
-            else:
-                size += len(message.data)
-                lines += message.rows
-        self.waiting_bytes -= size
+            size += len(message.data)
+            lines += message.rows
+        while self._messages and self._messages[0].kind == _DICTIONARY:
+            self._next()  # the next part begins with it
         return Piece(b"".join((*chosen, _END)), lines)
+
+    def _next(self) -> _Message:
+        message = self._messages.popleft()
+        self.waiting_bytes -= len(message.data)
+        if message.kind == _DICTIONARY:
+            self._remember(message)
+        return message
 
     def _remember(self, message: _Message) -> None:
         known = self._dictionaries.setdefault(message.dictionary, [])

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -19,12 +18,12 @@ from typing import Any, Final, cast
 import anyio.to_thread
 from starlette.types import Receive, Scope, Send
 
-from chroma_async.errors import ChromaError, InternalError
+from chroma_async.errors import ChromaError
 from chroma_async.protocol import WatchCollection, WatchDatabase, WireRequest, WireResponse
 from chroma_async.protocol.changes import EVENT_STREAM, LOG_HEADER, Change, ChangeFeed, error_json
 from chroma_async.protocol.ingest import NDJSON
 from chroma_async.server.abort import abort
-from chroma_async.server.answers import send_response
+from chroma_async.server.answers import send_response, unexpected_error
 from chroma_async.server.endpoint import CallEndpoint, header
 from chroma_async.server.observe import CALL, REQUEST_ID
 
@@ -131,10 +130,7 @@ class FeedEndpoint(CallEndpoint):
             except TimeoutError:
                 raise
             except Exception as error:
-                trace = scope.get(REQUEST_ID) or secrets.token_hex(16)
-                logger.error("feed.failed call=%s trace_id=%s", self._name, trace, exc_info=error)
-                message = f"internal error; the server's log has the details. trace_id={trace}"
-                await push(_last_words(form, InternalError(message)))
+                await push(_last_words(form, unexpected_error(error, self._name, scope.get(REQUEST_ID))))
             await push(b"", more=False)
             return True
         return False

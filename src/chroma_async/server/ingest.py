@@ -31,7 +31,6 @@ from starlette.types import Message, Receive, Scope, Send
 
 from chroma_async.errors import (
     ChromaError,
-    InternalError,
     InvalidArgumentError,
     RateLimitError,
     StreamGapError,
@@ -49,7 +48,7 @@ from chroma_async.protocol.ingest import (
     LineError,
     encode_acknowledgement,
 )
-from chroma_async.server.answers import answer_at_once, error_response, linger, send_response
+from chroma_async.server.answers import answer_at_once, error_response, linger, send_response, unexpected_error
 from chroma_async.server.body import ClientDisconnect
 from chroma_async.server.cutters import PART_BYTES_MAX, ArrowCutter, Cutter, LineCutter, Piece
 from chroma_async.server.endpoint import Endpoint, Host, decode_query, decode_segment
@@ -95,18 +94,22 @@ class IngestEndpoint(Endpoint):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope[CALL] = self._name
         streams_max = self._host.settings.ingest_streams_max
-        self._count(1)
         try:
             if self._host.refusal_of is not None and (refusal := self._host.refusal_of(Ingest)) is not None:
                 raise refusal
-            if self._open > streams_max:
-                raise RateLimitError(f"too many streams at the same time: wait for some. ingest_streams_max={streams_max}")
             opening = _opening(scope, self._path_fields)
-            await _Stream(self._host, opening, scope, receive, send, self._draining).run()
+            if self._open >= streams_max:
+                raise RateLimitError(f"too many streams at the same time: wait for some. ingest_streams_max={streams_max}")
+            stream = _Stream(self._host, opening, scope, receive, send, self._draining)
         except ChromaError as error:
             await answer_at_once(receive, send, error_response(error, scope.get(REQUEST_ID)))
+            return
+        self._count(1)
+        try:
+            await stream.run()
         finally:
             self._count(-1)
+        await stream.say_last()
 
     def _count(self, change: int) -> None:
         self._open += change
@@ -210,7 +213,7 @@ class _Stream:
         self._patience: asyncio.Timeout | None = None
 
     async def run(self) -> None:
-        """Answer the request."""
+        """Take the stream to its end, and acknowledge what comes."""
         work = (self._read(), self._cut(), self._settle(), self._watch())
         tasks: list[asyncio.Task[Any]] = [asyncio.create_task(self._guarded(item)) for item in work]
         try:
@@ -222,9 +225,6 @@ class _Stream:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        if not self._is_gone:
-            with suppress(ClientDisconnect):
-                await self._say_last()
 
     async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
         try:
@@ -235,9 +235,7 @@ class _Stream:
             self._is_gone = True
             self._finish(None)
         except Exception as error:
-            trace = self._scope.get(REQUEST_ID) or secrets.token_hex(16)
-            logger.error("request.failed call=%s trace_id=%s", Ingest.__name__, trace, exc_info=error)
-            self._finish(InternalError(f"internal error; the server's log has the details. trace_id={trace}"))
+            self._finish(unexpected_error(error, Ingest.__name__, self._scope.get(REQUEST_ID)))
 
     def _finish(self, error: ChromaError | None) -> None:
         """Let the sender say its last word."""
@@ -343,6 +341,7 @@ class _Stream:
             self._slots.release()
             self._news.add(result)
             self._is_settled = True
+            self._moved_at = self._loop.time()  # the client may have waited for this
             self._told.set()
             if result.stopped_by is not None:
                 bad = result.stopped_by
@@ -420,6 +419,12 @@ class _Stream:
             raise ClientDisconnect from None
         finally:
             self._patience = None
+
+    async def say_last(self) -> None:
+        """Say how it ended. A client that still sends is listened to for a while."""
+        if not self._is_gone:
+            with suppress(ClientDisconnect):
+                await self._say_last()
 
     async def _say_last(self) -> None:
         error = self._error

@@ -82,7 +82,8 @@ class Exchange:
         self._rest = request.length
         self._is_first = True
         self._reading: asyncio.Future[bytes] | None = None
-        self._is_gone = False
+        self._gone = asyncio.Event()
+        """Set when the client has left."""
         self._start: Message | None = None
         self._has_begun = False
         self._has_ended = False
@@ -105,23 +106,24 @@ class Exchange:
             raise
         finally:
             await self._stop_reading()
-        return self._has_ended and not self._closes and not self._is_gone and not self._rest
+        return self._has_ended and not self._closes and not self._gone.is_set() and not self._rest
 
     async def _receive(self) -> Message:
         if self._is_first or self._rest:
             return await self._receive_body()
-        while not self._is_gone:  # whoever asks again waits for the client to leave
-            data = await self._read()
-            self.ahead += data
+        while not self._gone.is_set():  # whoever asks again waits for the client to leave
             if len(self.ahead) > RECEIVE_BYTES:
-                await asyncio.Event().wait()  # it has sent further requests and waits for its turn: it is there
+                await self._gone.wait()  # it has sent further requests: what is sent to it will tell
+            else:
+                data = await self._read()
+                self.ahead += data
         return {"type": "http.disconnect"}
 
     async def _receive_body(self) -> Message:
         data = self._request.body if self._is_first else b""
         if not data and self._rest:
             data = await self._read()
-            if self._is_gone:
+            if self._gone.is_set():
                 return {"type": "http.disconnect"}
             data, self.ahead = data[: self._rest], data[self._rest :]
         self._is_first = False
@@ -138,7 +140,8 @@ class Exchange:
     def _taken(self, reading: asyncio.Future[bytes]) -> bytes:
         self._reading = None
         data = b"" if reading.cancelled() or reading.exception() is not None else reading.result()
-        self._is_gone = not data
+        if not data:
+            self._gone.set()
         return data
 
     async def _stop_reading(self) -> None:
@@ -170,14 +173,14 @@ class Exchange:
         else:
             pieces.append(body)
         self._has_ended = not more
-        if self._is_gone:
+        if self._gone.is_set():
             return
         try:
             for piece in pieces if len(body) > RECEIVE_BYTES else (b"".join(pieces),):
                 self._writer.write(piece)
             await self._writer.drain()
         except (ConnectionError, RuntimeError):
-            self._is_gone = True
+            self._gone.set()
 
     def _begun(self) -> bytes:
         """The head of the answer. What has no length is sent in chunks."""

@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from chroma_async.server.abort import ABORT
 from chroma_async.server.accept import FIRST_REQUEST_SECONDS, HEAD_BYTES_MAX, start_server
 from chroma_async.server.heads import AMBIGUOUS, is_ambiguous
+from chroma_async.server.observe import plain as as_logged
 from chroma_async.server.plain import Exchange, plain_request, scope_of
 from chroma_async.server.tls import ServerContext, tls_context
 from chroma_async.settings import ServerSettings
@@ -176,7 +177,7 @@ class Connection(TCPServer):
             try:
                 goes_on = await exchange.run(cast("Settings", self.config).app, scope)
             except Exception:
-                logger.exception("request.failed path=%s", scope["path"])
+                logger.exception("request.failed path=%s", as_logged(scope["path"]))
                 return None
             if not goes_on:
                 return None
