@@ -29,7 +29,7 @@ from chroma_async.protocol import (
     ListCollections,
 )
 from chroma_async.protocol.records import WriteRecords
-from chroma_async.protocol.results import Columns, GetResult, WriteResult
+from chroma_async.protocol.results import Columns, CountResult, GetResult, WriteResult
 from chroma_async.protocol.v1 import FindCollection
 from chroma_async.server.app import create_app
 from chroma_async.server.endpoint import LARGE_BODY_BYTES, LARGE_RESULT_ROWS, Dispatch, is_large
@@ -172,7 +172,7 @@ async def test_first_api_is_served_with_and_without_a_trailing_slash(slash: str)
 async def test_records_of_the_first_api_are_sought_where_their_collection_lives() -> None:
     identifier = "6f1b4c60-5b1a-4b4e-9f5c-3b8d1f3d0001"
     home = Collection(id=CollectionId(identifier), name="x", tenant="abc", database="def")
-    seen = Recorder(home, 5)
+    seen = Recorder(home, CountResult(5))
     async with client_of(seen) as client:
         assert (await client.get(f"/api/v1/collections/{identifier}/count")).json() == 5
     assert seen.calls == [
