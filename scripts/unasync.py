@@ -39,6 +39,7 @@ NAMES: Final = {
     "anext": "next",
     "aread": "read",
     "asynccontextmanager": "contextmanager",
+    "enter_async_context": "enter_context",
 }
 DROPPED_LINES: Final = frozenset({"pytestmark = pytest.mark.anyio"})
 SYNC_DOCSTRINGS: Final = {

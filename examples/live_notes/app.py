@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -26,6 +25,8 @@ from chroma_async import AsyncClientAPI, AsyncCollection, AsyncHttpClient, Async
 from chroma_async.errors import ChromaError, GoneError
 
 DIMENSION = 256
+NOTE_BYTES_MAX = 100_000
+BAD_LINES_SHOWN = 100
 PAGE = Path(__file__).with_name("page.html")
 
 
@@ -53,7 +54,6 @@ async def lifespan(app: Starlette) -> AsyncIterator[None]:
         app.state.notes = await chroma.get_or_create_collection(
             "notes", configuration={"hnsw": {"space": "cosine"}}, embedding_function=LetterGroups()
         )
-        app.state.stopping = asyncio.Event()
         yield
 
 
@@ -72,7 +72,7 @@ async def take(request: Request) -> Response:
     With a `stream` in the query a sender whose connection broke sends everything again, and each note is there once.
     """
     stream_id = request.query_params.get("stream")
-    refused: list[dict[str, object]] = []
+    bad: list[int] = []
     try:
         async with notes_of(request).ingest(stream_id=stream_id) as stream:
             known, taken, number = stream.position, 0, 0
@@ -80,7 +80,7 @@ async def take(request: Request) -> Response:
                 number += 1
                 note = parsed(line)
                 if note is None:
-                    refused.append({"line": number, "message": "not a JSON object with id and text"})
+                    bad = [*bad, number][:BAD_LINES_SHOWN]
                     continue
                 taken += 1
                 if taken <= known:
@@ -89,15 +89,20 @@ async def take(request: Request) -> Response:
                 await stream.upsert(note["id"], documents=note["text"], metadatas=metadata)
     except ChromaError as error:
         return JSONResponse({"error": error.message}, status_code=error.status)
-    return JSONResponse({"taken": taken, "known": known, "refused": refused[:100], "lsn": stream.lsn})
+    except ValueError as error:
+        return JSONResponse({"error": str(error)}, status_code=400)
+    answer = {"taken": taken, "known": known, "refused": number - taken, "first_refused_lines": bad, "lsn": stream.lsn}
+    return JSONResponse(answer)
 
 
 async def lines_of(request: Request) -> AsyncIterator[bytes]:
+    """The lines of a body, none of them longer than a note may be: of a longer one its beginning, which is no JSON."""
     rest = b""
     async for piece in request.stream():
         *lines, rest = (rest + piece).split(b"\n")
         for line in lines:
             yield line
+        rest = rest[:NOTE_BYTES_MAX]
     if rest:
         yield rest
 
@@ -105,7 +110,11 @@ async def lines_of(request: Request) -> AsyncIterator[bytes]:
 def parsed(line: bytes) -> dict[str, str] | None:
     with suppress(orjson.JSONDecodeError):
         note = orjson.loads(line)
-        if isinstance(note, dict) and all(isinstance(note.get(name), str) and note[name] for name in ("id", "text")):
+        if (
+            isinstance(note, dict)
+            and all(isinstance(note.get(name), str) and note[name] for name in ("id", "text"))
+            and isinstance(note.get("author", ""), str)
+        ):
             return note
     return None
 
@@ -123,6 +132,8 @@ async def search(request: Request) -> Response:
 async def changes(request: Request) -> Response:
     """Push changes to the browser, which by itself comes back with the id of the last one that it saw."""
     after = request.headers.get("last-event-id")
+    if after is not None and not after.isdecimal():
+        return JSONResponse({"error": "last-event-id is not one of ours"}, status_code=400)
 
     async def events() -> AsyncIterator[bytes]:
         watch = notes_of(request).watch(after=after, heartbeats=True)

@@ -39,6 +39,17 @@ def plain(client: ClientAPI) -> Collection:
     return client.create_collection(f"plain-{uuid4()}", embedding_function=None)
 
 
+def test_an_array_may_be_used_again_as_soon_as_it_was_taken(plain: Collection) -> None:
+    """A program with one buffer for all: each line keeps what was in it at the time."""
+    buffer = np.zeros(2, dtype=np.float32)
+    with plain.ingest() as stream:
+        for number in range(4):
+            buffer[:] = number
+            stream.upsert(f"i{number}", buffer)
+    found = everything(plain)
+    assert {id_: record[0] for id_, record in found.items()} == {f"i{number}": [number, number] for number in range(4)}
+
+
 def test_operations_have_their_effect_in_order(plain: Collection) -> None:
     with plain.ingest() as stream:
         stream.add(["a", "b"], [[1, 2], [3, 4]], [{"x": 1}, {"x": 2}], ["one", None], uris=["u:a", "u:b"])
@@ -254,7 +265,10 @@ def test_a_source_goes_on_after_what_the_server_has(plain: Collection) -> None:
         pass
 
     def failing() -> Iterator[dict[str, Any]]:
-        yield from rows(4_500)
+        for row in rows(4_500):
+            yield row
+        while not plain.count():
+            sleep(0.01)
         raise Failing
 
     with pytest.raises(Failing):

@@ -126,6 +126,30 @@ def test_a_client_goes_on_in_another_event_loop() -> None:
         asyncio.run(client.aclose())
 
 
+async def embedded_slowly(texts: list[str]) -> list[list[float]]:
+    await anyio.sleep(5)
+    return [[1.0, 2.0] for _ in texts]
+
+
+@pytest.mark.parametrize("place", ["in the stream", "when it is left", "from a source"])
+async def test_a_deadline_around_a_stream_ends_all_that_it_began(place: str) -> None:
+    """In the task of the deadline itself, whose scope is closed right after the stream's."""
+    async with AsyncEphemeralClient() as client:
+        collection = await client.create_collection("late", embedding_function=embedded_slowly)
+        before = asyncio.all_tasks()
+        with anyio.move_on_after(0.2) as scope:
+            if place == "from a source":
+                await collection.ingest_from([{"id": f"{number}", "document": "x"} for number in range(1000)])
+            else:
+                async with collection.ingest() as stream:
+                    await stream.add(["a"], documents=["x"])
+                    if place == "in the stream":
+                        await anyio.sleep(5)
+        assert scope.cancelled_caught
+        assert asyncio.all_tasks() == before
+        assert await collection.count() == 0
+
+
 async def test_an_ingest_that_is_cancelled_ends_at_once_and_goes_on_later() -> None:
     class Endless:
         def __init__(self) -> None:

@@ -94,13 +94,14 @@ def gathered(url: str, wanted: int, last: str | None = None) -> tuple[list[str],
 
 
 def test_notes_flow_in_are_found_and_flow_out(url: str) -> None:
-    bad = [b"{}\n", b"no json\n"]
+    bad = [b"{}\n", b"no json\n", b'{"id": "a", "text": "b", "author": {}}\n']
     with httpx.Client(timeout=60) as client:
         first = client.post(url + "/notes", content=lines(NOTES[:1])).json()
         assert first["taken"] == 1
         with httpx.stream("GET", url + "/changes", timeout=30) as feed:  # is open before what follows is written
             taken = client.post(url + "/notes?stream=import", content=[*bad, *lines(NOTES[1:], pause_seconds=0.2)]).json()
-            assert (taken["taken"], taken["known"], len(taken["refused"])) == (len(NOTES) - 1, 0, 2)
+            assert (taken["taken"], taken["known"], taken["refused"]) == (len(NOTES) - 1, 0, 3)
+            assert taken["first_refused_lines"] == [1, 2, 3]
             seen: list[str] = []
             position = ""
             for name, change in events(feed):
@@ -119,3 +120,5 @@ def test_notes_flow_in_are_found_and_flow_out(url: str) -> None:
         assert gathered(url, 1, last=position) == (["late"], gathered(url, 1, last=position)[1])
         assert [note["id"] for note in client.get(url + "/search", params={"q": "fog", "author": "ann"}).json()] == ["late"]
         assert client.get(url + "/search").status_code == 400
+        assert client.post(url + "/notes?stream=a%20b", content=lines(late)).status_code == 400
+        assert client.get(url + "/changes", headers={"last-event-id": "x"}).status_code == 400

@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -200,6 +201,40 @@ def test_a_source_is_read_in_small_runs_that_say_how_far_it_is(name: str, tmp_pa
     assert shares[-1] == 1.0
 
 
+def test_a_parquet_file_that_is_gone_on_with_says_how_far_the_whole_of_it_is(tmp_path: Path) -> None:
+    table = pa.table({"id": [f"{row}" for row in range(5_000)], "embedding": [[1.0, 2.0]] * 5_000})
+    pa.parquet.write_table(table, tmp_path / "x.parquet", row_group_size=1_000)
+    with open_source(tmp_path / "x.parquet", checked_reading(None, "upsert", None, None), 4_200) as opened:
+        runs = list(opened.items)
+    assert sum(len(run) for run in runs) == 800
+    assert [run.share for run in runs] == sorted((4_200 + done) / 5_000 for done in np.cumsum([len(run) for run in runs]))
+
+
+def test_a_packed_file_that_was_cut_off_is_told_by_its_name(tmp_path: Path) -> None:
+    whole = gzip.compress(b'{"id": "a", "embedding": [1, 2]}\n' * 20_000)
+    for damaged in (whole[:-200], whole[:-8] + b"12345678"):
+        (tmp_path / "x.ndjson.gz").write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"damaged.*x\.ndjson\.gz"):
+            read(tmp_path / "x.ndjson.gz")
+
+
+def test_a_line_that_is_nested_too_deep_is_a_bad_one_and_a_mark_of_byte_order_is_none(tmp_path: Path) -> None:
+    deep = b"[" * 100_000
+    (tmp_path / "x.ndjson").write_bytes(
+        b'\xef\xbb\xbf{"id": "a"}\n{"id": "b", "metadata": {"x": ' + deep + b'\n{"id": "c"}\n'
+    )
+    lines = read(tmp_path / "x.ndjson")
+    assert lines.ids == ["a", "", "c"]
+    assert list(lines.faults) == [1]
+
+
+def test_a_whole_number_has_no_fraction() -> None:
+    lines = read([{"id": "a", "x": 1.5}, {"id": "b", "x": 2.0}], mapping={"metadata": ["x:int"]})
+    assert list(lines.faults) == [0]
+    assert lines.metadatas is not None
+    assert lines.metadatas[1] == b'{"x":2}'
+
+
 @pytest.mark.parametrize("name", sorted(SOURCES.keys() - {"ndjson of lines"}))
 def test_a_mapping_names_the_columns(name: str, tmp_path: Path) -> None:
     mapping = {"id": "language", "document": "id", "metadata": {"when": "year:str"}}
@@ -382,3 +417,8 @@ def test_without_pyarrow_it_is_said_what_to_install(name: str, tmp_path: Path, m
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ImportError, match=r"pip install 'chroma-async\[arrow\]'"):
         read(tmp_path / name)
+
+
+def test_a_package_that_another_thread_just_loads_has_made_no_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", types.ModuleType("pyarrow"))
+    assert read([{"id": "a", "embedding": [1, 2]}]).ids == ["a"]

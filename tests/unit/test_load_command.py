@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -18,6 +18,9 @@ import pytest
 from tests.api.serving import serving
 
 from chroma_async import HttpClient, PersistentClient
+from chroma_async.cli import load as load_command
+from chroma_async.client.sources import FileFormat
+from chroma_async.protocol.ingest import OnError
 
 COMMAND = [sys.executable, "-c", "from chroma_async.cli import main; main()", "load"]
 MANY = 60_000
@@ -177,3 +180,9 @@ def test_what_can_not_be_done_is_said_in_one_line(arguments: tuple[str, ...], me
     assert done.returncode in (1, 2)
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_choices_of_the_command_are_those_of_the_client() -> None:
+    """They are written out there, so that the command line starts without what it may not need."""
+    assert get_args(FileFormat) == load_command._FORMATS
+    assert get_args(OnError) == load_command._ON_ERROR

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import binascii
 import math
 from collections.abc import Callable, Mapping
@@ -11,6 +10,7 @@ from typing import Any, Final, cast, get_args
 
 import numpy as np
 import orjson
+import pybase64
 
 from chroma_async.client.checks import checked_metadata
 from chroma_async.client.lines import Vector
@@ -93,7 +93,7 @@ def _vector_of_text(text: str) -> Vector:
         except orjson.JSONDecodeError as error:
             raise BadLine(f"embedding is no JSON list of numbers: {error}. got={_shown(text)}") from error
     try:
-        return _vector_of_bytes(base64.b64decode(text, validate=True))
+        return _vector_of_bytes(pybase64.b64decode(text, validate=True))
     except (binascii.Error, ValueError) as error:
         if isinstance(error, BadLine):
             raise
@@ -108,17 +108,23 @@ def _vector_of_bytes(content: bytes) -> Vector:
 
 def to_metadata(value: Any) -> bytes | None:
     """Return metadata as JSON; None for an object without fields."""
-    if isinstance(value, str | bytes):
-        try:
-            value = orjson.loads(value)
-        except orjson.JSONDecodeError as error:
-            raise BadLine(f"metadata is no JSON object: {error}. got={_shown(value)}") from error
+    value = to_object(value)
     if value is None or value == {}:
         return None
     try:
         return to_json(cast("dict[str, Any]", checked_metadata(value)))
     except ValueError as error:
         raise error if isinstance(error, BadLine) else BadLine(str(error)) from error
+
+
+def to_object(value: Any) -> Any:
+    """Return metadata that may be JSON as what it says."""
+    if not isinstance(value, str | bytes):
+        return value
+    try:
+        return orjson.loads(value)
+    except orjson.JSONDecodeError as error:
+        raise BadLine(f"metadata is no JSON object: {error}. got={_shown(value)}") from error
 
 
 def to_json(fields: Mapping[str, Any]) -> bytes:
@@ -163,9 +169,15 @@ def _to_bool(value: Any) -> bool:
     return value if isinstance(value, bool) else _WORDS[str(value).strip().lower()]
 
 
+def _to_int(value: Any) -> int:
+    if isinstance(value, float) and not value.is_integer():
+        raise ValueError(f"it has a fraction: {value}")
+    return int(value)
+
+
 _PARSERS: Final[Mapping[str, Callable[[str, Any], Any]]] = {
     "str": lambda column, value: _parse(column, value, "text", str),
-    "int": lambda column, value: _parse(column, value, "whole number", int),
+    "int": lambda column, value: _parse(column, value, "whole number", _to_int),
     "float": lambda column, value: _parse(column, value, "number", float),
     "bool": lambda column, value: _parse(column, value, "true or false", _to_bool),
     "json": lambda column, value: _parse(column, value, "JSON", orjson.loads),

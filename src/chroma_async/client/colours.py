@@ -9,7 +9,7 @@ import inspect
 import threading
 import time
 from collections.abc import Awaitable, Callable, Generator
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -35,6 +35,8 @@ sleep = time.sleep
 
 AsyncLock = anyio.Lock
 Lock = threading.Lock
+
+T = TypeVar("T")
 
 
 async def async_current_loop() -> object:
@@ -133,3 +135,13 @@ class Connectable:
             self.close()
             raise
         return self
+
+
+async def async_shielded(work: Awaitable[None]) -> None:
+    """Do what must be done even when its caller is cancelled."""
+    with anyio.CancelScope(shield=True):
+        await work
+
+
+def shielded(done: None) -> None:
+    """Nothing cancels a thread: it is done."""

@@ -184,6 +184,16 @@ def with_vectors(lines: Lines, places: Sequence[int], vectors: Vectors) -> Lines
     )
 
 
+def column_of(vectors: list[Vector | None]) -> VectorColumn:
+    """Return vectors as one matrix where every line has one, and they are of one length; None where no line has one."""
+    present = [vector for vector in vectors if vector is not None]
+    if not present:
+        return None
+    if len(present) == len(vectors) and len({len(vector) for vector in present}) == 1:
+        return np.stack(present)
+    return vectors
+
+
 def as_matrix(column: VectorColumn) -> tuple[Vectors, list[bool] | None] | None:
     """Return vectors as one matrix, with zeros where a line has none, and which have one (None: all).
 

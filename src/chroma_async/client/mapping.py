@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar, cast
 
-import numpy as np
-
 from chroma_async.client.cells import (
     CELL_TYPES,
     BadLine,
@@ -21,12 +19,13 @@ from chroma_async.client.cells import (
     parser,
     to_id,
     to_metadata,
+    to_object,
     to_operation,
     to_plain,
     to_text,
     to_vector,
 )
-from chroma_async.client.lines import Lines, Vector, VectorColumn
+from chroma_async.client.lines import Lines, Vector, VectorColumn, column_of
 from chroma_async.model import Operation
 
 T = TypeVar("T")
@@ -245,11 +244,7 @@ def _vectors(columns: Mapping[str, Sequence[Any]], count: int, shape: Shape, fau
         cells = columns[shape.embedding]
     else:
         return None
-    found = cast("list[Vector | None]", _converted(cells, count, to_vector, None, faults))
-    present = [vector for vector in found if vector is not None]
-    if len(present) == len(found) and len({len(vector) for vector in present}) == 1:
-        return np.stack(present)
-    return found
+    return column_of(cast("list[Vector | None]", _converted(cells, count, to_vector, None, faults)))
 
 
 def _numbers(cells: Sequence[Any]) -> Sequence[Any]:
@@ -293,17 +288,7 @@ def _metadata(whole: Any, fields: list[tuple[MetadataColumn, Sequence[Any]]], pl
             together[field.field] = to_plain(cell) if field.kind is None else parser(field.kind)(field.column, cell)
     if whole is None:
         return to_metadata(together)
-    if isinstance(whole, str | bytes):
-        whole = _object(whole)
+    whole = to_object(whole)
     if not isinstance(whole, Mapping):
         raise BadLine(f"metadata must be an object. got={type(whole).__name__}")
     return to_metadata({**together, **cast("Mapping[str, Any]", whole)})
-
-
-def _object(text: str | bytes) -> Any:
-    import orjson
-
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise BadLine(f"metadata is no JSON object: {error}") from error

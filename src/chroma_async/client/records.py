@@ -106,7 +106,7 @@ def to_lines(records: Records, operation: Operation, vectors: Vectors | None) ->
     return Lines(
         ids=records.ids,
         operations=operation,
-        vectors=vectors,
+        vectors=None if vectors is None else vectors.copy(),  # the caller may use its array again when it has its answer
         documents=records.documents,
         metadatas=None if metadatas is None else [None if fields is None else to_json(fields) for fields in metadatas],
         uris=records.uris,

@@ -5,10 +5,12 @@ Whatever it is, a source has its lines in one order, counted from 0, so that it 
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import os
 import sys
+import zlib
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +24,7 @@ import numpy as np
 
 from chroma_async.client.arrow import parquet, pyarrow
 from chroma_async.client.cells import BadLine, to_id, to_vector
-from chroma_async.client.lines import BLANK, Lines, Vector, VectorColumn, joined
+from chroma_async.client.lines import BLANK, Lines, Vector, VectorColumn, column_of, joined
 from chroma_async.client.mapping import NO_ID, ColumnMapping, Shape, lines_of
 from chroma_async.model import Operation
 from chroma_async.protocol.ingest import Line
@@ -110,8 +112,8 @@ def _is_iterable(source: object) -> bool:
 
 def _is_of(package: str, name: str, value: Any) -> bool:
     """Whether a value is of a class of a package that may not be there."""
-    module: Any = sys.modules.get(package)
-    return module is not None and isinstance(value, getattr(module, name))
+    kind = getattr(sys.modules.get(package), name, None)  # it may just be loaded by another thread
+    return kind is not None and isinstance(value, kind)
 
 
 # ---- items, one by one
@@ -119,30 +121,40 @@ def _is_of(package: str, name: str, value: Any) -> bool:
 
 def _items(source: Any, reading: Reading, skip: int) -> Iterator[Lines]:
     for item in source:
-        lines = as_lines(item, reading)
-        if skip < len(lines):
-            yield lines.between(skip, len(lines)) if skip else lines
-        skip = max(0, skip - len(lines))
+        for lines in as_runs(item, reading):
+            yield from _after(lines, skip)
+            skip = max(0, skip - len(lines))
 
 
 async def _async_items(source: Any, reading: Reading, skip: int) -> Any:
     async for item in source:
-        lines = as_lines(item, reading)
-        if skip < len(lines):
-            yield lines.between(skip, len(lines)) if skip else lines
-        skip = max(0, skip - len(lines))
+        for lines in as_runs(item, reading):
+            for rest in _after(lines, skip):
+                yield rest
+            skip = max(0, skip - len(lines))
+
+
+def _after(lines: Lines, skip: int) -> Iterator[Lines]:
+    """The lines behind the first `skip`, if there are any."""
+    if skip < len(lines):
+        yield lines.between(skip, len(lines)) if skip else lines
+
+
+def as_runs(item: Any, reading: Reading) -> Iterator[Lines]:
+    """What an iterable gave, as lines: a table in runs of some, since making all of them takes long."""
+    if _is_of("pyarrow", "RecordBatch", item):
+        return _batches((item,), reading, 0)
+    return iter((as_lines(item, reading),))
 
 
 def as_lines(item: Any, reading: Reading) -> Lines:
-    """Return the line, or the lines of a table, that an iterable gave."""
+    """Return the line, or the lines, that an iterable gave."""
     if isinstance(item, Line):
         return _line(item)
     if isinstance(item, Mapping):
         fields = cast("Mapping[str, Any]", item)
         shape = reading.mapping.shape(map(str, fields), strict=False)
         return lines_of({str(name): (value,) for name, value in fields.items()}, 1, shape, reading.operation)
-    if _is_of("pyarrow", "RecordBatch", item):
-        return _batch(item, reading)
     if isinstance(item, Lines):
         return item
     return Lines([""], faults={0: f"a line is a dictionary, or a Line. got={type(item).__name__}"})
@@ -172,7 +184,7 @@ def _file(path: Path, reading: Reading, skip: int) -> Generator[Source]:
         with path.open("rb") as raw, _unpacked(path, raw) as file:
             progress = _Share(raw, path.stat().st_size)
             read = _ndjson if kind == "ndjson" else _csv
-            yield Source(read(path, file, reading, skip, progress))
+            yield Source(_unbroken(path, read(path, file, reading, skip, progress)))
 
 
 def format_of(path: Path) -> FileFormat:
@@ -190,6 +202,18 @@ def format_of(path: Path) -> FileFormat:
 
 def _unpacked(path: Path, raw: BinaryIO) -> Any:
     return gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
+
+
+def _unbroken(path: Path, lines: Iterator[Lines]) -> Iterator[Lines]:
+    """The lines of a file that may be packed.
+
+    Raises:
+        ValueError: what is packed is damaged.
+    """
+    try:
+        yield from lines
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"this packed file is damaged, or was cut off: {error}. file={str(path)!r}") from error
 
 
 class _Share:
@@ -223,7 +247,8 @@ def _ndjson(path: Path, file: BinaryIO, reading: Reading, skip: int, progress: _
     """NDJSON, one object on each line. An empty line counts, and says nothing."""
     waiting: list[bytes | None] = []
     size = 0
-    for number, raw in enumerate(_text_lines(file)):
+    for number, read in enumerate(_text_lines(file)):
+        raw = read.removeprefix(codecs.BOM_UTF8) if number == 0 and read is not None else read
         if number == 0 and raw is not None and raw.startswith(b'{"chroma_async_export"'):
             raise ValueError(f"this is an exported collection: `chroma-async import` reads it. file={str(path)!r}")
         if number == 0 and raw is not None and raw.lstrip().startswith(b"["):
@@ -272,7 +297,7 @@ def _json_entry(raw: bytes | None, *, plain: bool) -> _Plain | dict[str, Any] | 
         return record
     try:
         found = _ANY.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return f"the line is no JSON: {error}" if raw.strip() else BLANK
     return cast("dict[str, Any]", found) if isinstance(found, dict) else "a line is a JSON object"
 
@@ -282,7 +307,7 @@ def _plain_record(raw: bytes) -> _Plain | None:
         record = _RECORD.decode(raw)
         vector = None if record.embedding is None else to_vector(record.embedding)
         to_id(record.id)
-    except (msgspec.DecodeError, UnicodeDecodeError, BadLine):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, BadLine):
         return None
     if record.metadata is not None and not bytes(record.metadata).lstrip().startswith(b"{"):
         return None
@@ -310,7 +335,7 @@ def _json_group(entries: Sequence[Any], reading: Reading) -> Lines:
     return Lines(
         ids=[record.id for record in records],
         operations=operations[0] if len(set(operations)) == 1 else operations,
-        vectors=_column_of([vector for _, vector in entries]),
+        vectors=column_of([vector for _, vector in entries]),
         documents=_unless_empty([record.document for record in records]),
         metadatas=_unless_empty([_raw_metadata(record.metadata) for record in records]),
         uris=_unless_empty([record.uri for record in records]),
@@ -326,15 +351,6 @@ def _raw_metadata(raw: msgspec.Raw | None) -> bytes | None:
 
 def _unless_empty(cells: list[T | None]) -> list[T | None] | None:
     return None if all(cell is None for cell in cells) else cells
-
-
-def _column_of(vectors: list[Vector | None]) -> VectorColumn:
-    present = [vector for vector in vectors if vector is not None]
-    if not present:
-        return None
-    if len(present) == len(vectors) and len({len(vector) for vector in present}) == 1:
-        return np.stack(present)
-    return list(vectors)
 
 
 def _csv(path: Path, file: BinaryIO, reading: Reading, skip: int, progress: _Share) -> Iterator[Lines]:
@@ -402,7 +418,7 @@ def _parquet(path: Path, file: BinaryIO, reading: Reading, skip: int) -> Source:
         opened = package.ParquetFile(file)
     except invalid as error:
         raise ValueError(f"this is no whole Parquet file: {error}. file={str(path)!r}") from error
-    groups = list[int]()
+    groups, before = list[int](), skip
     for group in range(opened.metadata.num_row_groups):
         rows = opened.metadata.row_group(group).num_rows
         if not groups and rows <= skip:
@@ -413,7 +429,7 @@ def _parquet(path: Path, file: BinaryIO, reading: Reading, skip: int) -> Source:
     shape = reading.mapping.shape(opened.schema_arrow.names, strict=True)
     _require_id(shape, opened.schema_arrow.names)
     batches = opened.iter_batches(batch_size=RUN_LINES, row_groups=groups) if groups else ()
-    return Source(_batches(batches, reading, skip, total), total)
+    return Source(_batches(batches, reading, skip, total, before - skip), total)
 
 
 def _arrow_file(path: Path, file: BinaryIO) -> Iterator[Any]:
@@ -431,14 +447,14 @@ def _arrow_file(path: Path, file: BinaryIO) -> Iterator[Any]:
         raise ValueError(f"this is no whole Arrow file: {error}. file={str(path)!r}") from error
 
 
-def _batches(batches: Any, reading: Reading, skip: int, total: int | None = None) -> Iterator[Lines]:
-    done = 0
+def _batches(batches: Any, reading: Reading, skip: int, total: int | None = None, done: int = 0) -> Iterator[Lines]:
+    """Lines of record batches, of which the first `skip` are passed over; `done` rows stand before them."""
     for batch in batches:
         rows = int(batch.num_rows)
         done += rows
         for start in range(min(skip, rows), rows, RUN_LINES):
             lines = _batch(batch.slice(start, RUN_LINES), reading)
-            lines.share = (done - rows + start + len(lines)) / total if total and not skip else None
+            lines.share = (done - rows + start + len(lines)) / total if total else None
             yield lines
         skip = max(0, skip - rows)
 
@@ -502,7 +518,7 @@ def _vectors_one_by_one(column: Any) -> tuple[VectorColumn, Mapping[int, str]]:
         except BadLine as error:
             vectors.append(None)
             faults[place] = str(error)
-    return _column_of(vectors), faults
+    return column_of(vectors), faults
 
 
 def _frame(frame: Any, reading: Reading, skip: int) -> Source:

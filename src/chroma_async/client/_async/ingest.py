@@ -6,7 +6,7 @@ import random
 import time
 import uuid
 from collections import deque
-from contextlib import ExitStack
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
@@ -142,8 +142,9 @@ class AsyncIngestStream:
         self._preparing = AsyncLanes(self._options.embedding_concurrency or CONCURRENCY)
         self._sending, self._timing = AsyncLanes(1), AsyncLanes(1)
         self._report = self._bar.enter_context(progress_bar(self._description, self._began, wanted=self._options.progress))
+        self._lanes = AsyncExitStack()
         for lanes in (self._preparing, self._sending, self._timing):
-            await lanes.__aenter__()
+            await self._lanes.enter_async_context(lanes)
         self._timing.start(self._watch)
         return self
 
@@ -163,8 +164,7 @@ class AsyncIngestStream:
         self._ended.set()
         self._filled.set()
         try:
-            for lanes in (self._timing, self._sending, self._preparing):
-                await lanes.__aexit__(None, error, None)
+            await self._lanes.__aexit__(None if error is None else type(error), error, None)
         finally:
             self._bar.close()
 

@@ -143,8 +143,9 @@ class IngestStream:
         self._preparing = Lanes(self._options.embedding_concurrency or CONCURRENCY)
         self._sending, self._timing = Lanes(1), Lanes(1)
         self._report = self._bar.enter_context(progress_bar(self._description, self._began, wanted=self._options.progress))
+        self._lanes = ExitStack()
         for lanes in (self._preparing, self._sending, self._timing):
-            lanes.__enter__()
+            self._lanes.enter_context(lanes)
         self._timing.start(self._watch)
         return self
 
@@ -164,8 +165,7 @@ class IngestStream:
         self._ended.set()
         self._filled.set()
         try:
-            for lanes in (self._timing, self._sending, self._preparing):
-                lanes.__exit__(None, error, None)
+            self._lanes.__exit__(None if error is None else type(error), error, None)
         finally:
             self._bar.close()
 

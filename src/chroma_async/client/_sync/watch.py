@@ -6,17 +6,16 @@ from __future__ import annotations
 import random
 import time
 from types import TracebackType
-from typing import Final, Literal, Self
+from typing import Final, Self
 
 import msgspec
 
-from chroma_async.client.colours import sleep
+from chroma_async.client.colours import shielded, sleep
 from chroma_async.client.retry import RetryPolicy
 from chroma_async.client.transports.base import OpenFeed, Transport
+from chroma_async.client.watching import OnGone
 from chroma_async.errors import ChromaError, GoneError, ServerUnreachableError
 from chroma_async.protocol.changes import Change, WatchCall
-
-OnGone = Literal["raise", "snapshot"]
 
 RECONNECT: Final = RetryPolicy(retries=2**31, first_wait_seconds=0.05, wait_seconds_max=2.0)
 ATTEMPTS_MAX: Final = 30
@@ -75,8 +74,12 @@ class Watch:
 
     def __enter__(self) -> Self:
         """Connect, and know where the feed begins: what is written from now on is not missed."""
-        while self._feed is None and not self._closed:
-            self._connect()
+        try:
+            while self._feed is None and not self._closed:
+                self._connect()
+        except BaseException:
+            shielded(self._let_go())
+            raise
         return self
 
     def __exit__(

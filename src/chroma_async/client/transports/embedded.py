@@ -77,22 +77,28 @@ class AsyncEmbeddedFeed:
 class EmbeddedFeed:
     """A feed of an engine in a background loop."""
 
-    def __init__(self, feed: ChangeFeed, background: BackgroundLoop) -> None:
+    def __init__(self, feed: ChangeFeed, background: BackgroundLoop, is_closed: Callable[[], bool]) -> None:
+        """`is_closed` says whether the engine is gone, and the feed with it."""
         self._feed = feed
         self._background = background
+        self._is_closed = is_closed
 
     @property
     def log(self) -> str | None:
         return self._feed.identity
 
     def next(self) -> Change | None:
+        if self._is_closed():
+            raise RuntimeError(CLOSED)
+
         async def following() -> Change | None:
             return await anext(self._feed, None)
 
         return self._background.call(following)
 
     def close(self) -> None:
-        self._background.call(self._feed.aclose)
+        if not self._is_closed():
+            self._background.call(self._feed.aclose)
 
 
 class AsyncEmbeddedTransport:
@@ -181,7 +187,7 @@ class EmbeddedTransport:
         return answered[0]
 
     def open_feed(self, call: WatchCall) -> EmbeddedFeed:
-        return EmbeddedFeed(self.send(call), self._background)
+        return EmbeddedFeed(self.send(call), self._background, lambda: self._closed)
 
     def close(self) -> None:
         with self._lock:
