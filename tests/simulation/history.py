@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import anyio
 import msgspec
 import numpy as np
 from tests.simulation.disk import Fault
@@ -53,6 +54,9 @@ ADDRESS = {"tenant": "default_tenant", "database": "default_database"}
 HELD_MAX = 4
 STEPS = 80
 
+HANGS_SECONDS = 10.0
+"""What takes so long will take for ever: steps take milliseconds."""
+
 COVERED = (
     "read: on an older base",
     "view: on an older base",
@@ -83,6 +87,7 @@ COVERED = (
     "feed: gone, and begun again from a snapshot",
     "write: failed and not there",
     "write: failed and there",
+    "write: there, and its process died before it told of it",
     "write: caller gone, and there",
     "power cut",
     "power cut: took what was younger than the interval",
@@ -163,6 +168,7 @@ class History:
             self.write_and_cancel: 5,
             self.write_and_fail: 3,
             self.write_again: 4,
+            self.die_before_telling: 4,
             self.delete: 8,
             self.delete_and_add_again: 4,
             self.read: 18,
@@ -403,6 +409,21 @@ class History:
             remember()
             self.note("write: sent again after it failed")
         await self.check_reads(other, collection)
+
+    async def die_before_telling(self) -> None:
+        """A process commits, and is killed before others can know of it: the next write, by any of them, comes after."""
+        collection, process = self.collection(), self.process()
+        call, remember = self.batch(collection)
+        self.world.medium.faults.append = "untold"
+        assert await self.refusal_of(process, call) is not None
+        await self.world.crash(process)
+        remember()
+        other = self.process() if self.world.processes else await self.world.start_process()
+        with anyio.fail_after(HANGS_SECONDS):
+            await self.send(other, *self.batch(collection))
+        self.note("write: there, and its process died before it told of it")
+        for reader in self.world.processes:
+            await self.check_reads(reader, collection)
 
     async def refusal_of(self, process: SimulatedProcess, call: Call[Any]) -> ChromaError | None:
         try:

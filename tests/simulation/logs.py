@@ -14,8 +14,9 @@ from chroma_async.model import CollectionId, Lsn
 from chroma_async.settings import Durability
 from chroma_async.wal import LOG_FILE, LogStore, MemoryLog, MemoryLogState, NewEntry, SqliteLog
 
-AppendFault = Literal["full", "unanswered"]
-"""full: nothing is appended, the disk is full. unanswered: all is appended, but its fsync says that it failed."""
+AppendFault = Literal["full", "unanswered", "untold"]
+"""full: nothing is appended, the disk is full. unanswered: all is appended, but its fsync says that it failed. untold: all
+is appended, and the process dies before it tells others how far the log goes now; in memory there is nothing to tell."""
 
 
 class AppendFaults:
@@ -66,6 +67,12 @@ class FailingSqliteLog(SqliteLog):
     """The log in SQLite, which fails when it is told to."""
 
     medium: SqliteMedium
+    _is_dying = False
+
+    def _publish(self, newest: int) -> None:
+        if self._is_dying:
+            _refuse("untold")
+        super()._publish(newest)
 
     async def append(
         self, entries: Sequence[NewEntry], *, after: Lsn, rows: Mapping[str, bytes | None] | None = None
@@ -73,6 +80,7 @@ class FailingSqliteLog(SqliteLog):
         fault = self.medium.faults.take()
         if fault == "full":
             _refuse(fault)
+        self._is_dying = fault == "untold"
         first = await super().append(entries, after=after, rows=rows)
         if fault is not None:
             _refuse(fault)
