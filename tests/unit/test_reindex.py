@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.support.engines import PATH, TINY, Records, compactor_at, create_collection, engine_at, settle
+from tests.support.engines import (
+    PATH,
+    TINY,
+    Records,
+    UnsyncedFiles,
+    compactor_at,
+    create_collection,
+    engine_at,
+    settle,
+)
 from tests.support.manifests import manifest_of
 
 from chroma_async.engine.engine import Engine
+from chroma_async.engine.verify import rebuild
 from chroma_async.errors import InvalidArgumentError
+from chroma_async.model import Collection
+from chroma_async.projections.store import CollectionStore
 from chroma_async.protocol import FlushCollection, GetCollection, ReindexCollection
 
 pytestmark = pytest.mark.anyio
@@ -25,6 +38,8 @@ def expected(vectors: np.ndarray, space: str) -> list[str]:
     query = QUERY[0].astype(np.float64)
     if space == "l2":
         values = ((vectors - query) ** 2).sum(axis=1)
+    elif space == "ip":
+        values = 1 - vectors @ query
     else:
         values = 1 - vectors @ query / np.linalg.norm(vectors, axis=1) / np.linalg.norm(query)
     return [f"r{row}" for row in np.argsort(values, kind="stable")[:10]]
@@ -83,6 +98,81 @@ async def test_queries_go_on_while_graphs_are_built(tmp_path: Path) -> None:
             segment.graph and segment.graph.ef_construction for segment in manifest_of(tmp_path, collection.id).segments
         } == {400}
         assert (await records.query(QUERY)).columns[0].ids == expected(vectors, "l2")
+
+
+async def fill_two_segments(path: Path, vectors: np.ndarray) -> Collection:
+    """Store 600 records in two segments with graphs, and delete the last 50."""
+    async with engine_at(path, SETTINGS) as engine, compactor_at(path, SETTINGS) as compactor:
+        collection = await create_collection(engine)
+        records = Records(engine, collection.id)
+        await records.add([f"r{row}" for row in range(600)], vectors)
+        await settle(compactor)
+        await records.delete([f"r{row}" for row in range(550, 600)])
+        await settle(compactor)
+    return collection
+
+
+async def test_a_segment_that_is_purged_meanwhile_gets_a_graph_of_the_new_space(tmp_path: Path) -> None:
+    """No graph of the new space is published under the old one, and those that were built before are there at the swap."""
+    vectors = np.random.default_rng(3).standard_normal((600, 4)).astype(np.float32)
+    collection = await fill_two_segments(tmp_path, vectors)
+    wanted = replace(collection.hnsw, space="ip")
+    with closing(CollectionStore(tmp_path / "collections" / collection.id, UnsyncedFiles())) as store:
+        first, last = store.manifest.segments
+        folder = store.directory / "segments" / str(first.number)
+        built = set[Path]()
+
+        def purges() -> bool:
+            found = set(folder.glob("*.usearch"))
+            if len(found) == 2 and not built:  # the first segment's new graph waits for that of the last one
+                built.update(found)
+                assert store.purge() == 50
+            assert store.manifest.space == "l2"
+            return True
+
+        assert store.build_graphs(wanted, rows_min=100, threads=1, is_wanted=purges)
+        assert store.manifest.is_built_as(wanted)
+        kept, rewritten = store.manifest.segments
+        assert kept.graph is not None
+        assert folder / kept.graph.file in built
+        assert rewritten.number != last.number
+        assert rewritten.graph is not None
+        assert rewritten.graph.rows == 150
+        store.heal()
+        assert [segment.graph for segment in store.manifest.segments] == [kept.graph, rewritten.graph]  # both are whole
+        assert not store.build_graphs(wanted, rows_min=100, threads=1)
+    async with engine_at(tmp_path, SETTINGS) as engine:
+        await engine.dispatch(ReindexCollection(**PATH, collection_id=collection.id, space="ip"))
+        assert (await Records(engine, collection.id).query(QUERY)).columns[0].ids == expected(vectors[:550], "ip")
+
+
+async def test_a_reindex_that_is_given_up_leaves_nothing(tmp_path: Path) -> None:
+    vectors = np.random.default_rng(5).standard_normal((600, 4)).astype(np.float32)
+    collection = await fill_two_segments(tmp_path, vectors)
+    with closing(CollectionStore(tmp_path / "collections" / collection.id, UnsyncedFiles())) as store:
+        before, found = store.manifest, set(store.directory.glob("segments/*/*"))
+
+        def is_wanted() -> bool:
+            return set(store.directory.glob("segments/*/*")) == found  # until the first segment is done
+
+        assert not store.build_graphs(replace(collection.hnsw, space="ip"), rows_min=100, threads=1, is_wanted=is_wanted)
+        assert set(store.directory.glob("segments/*/*")) == found
+        assert store.manifest == before
+
+
+async def test_a_rebuild_makes_graphs_of_the_space_that_counts(tmp_path: Path) -> None:
+    """The server was stopped before it built the graphs of a new space."""
+    vectors = np.random.default_rng(4).standard_normal((600, 4)).astype(np.float32)
+    collection = await fill_two_segments(tmp_path, vectors)
+    async with engine_at(tmp_path, SETTINGS) as engine:
+        await engine.dispatch(ReindexCollection(**PATH, collection_id=collection.id, space="ip"))
+    (done,) = await asyncio.to_thread(rebuild, tmp_path, settings=SETTINGS)
+    assert (done.graphs, done.failure) == (2, None)
+    manifest = manifest_of(tmp_path, collection.id)
+    assert manifest.is_built_as(replace(collection.hnsw, space="ip"))
+    assert all(segment.graph is not None for segment in manifest.segments)
+    async with engine_at(tmp_path, SETTINGS) as engine:
+        assert (await Records(engine, collection.id).query(QUERY)).columns[0].ids == expected(vectors[:550], "ip")
 
 
 async def test_what_is_not_possible_is_refused(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -258,8 +257,7 @@ async def test_a_store_that_was_closed_for_others_is_not_tidied(tmp_path: Path) 
         compactor._stores.clear()
 
 
-@pytest.mark.parametrize("reindexes", [False, True])
-async def test_a_graph_of_a_segment_that_is_rewritten_meanwhile_is_given_up(tmp_path: Path, reindexes: bool) -> None:
+async def test_a_graph_of_a_segment_that_is_rewritten_meanwhile_is_given_up(tmp_path: Path) -> None:
     """Its directory is gone when the graph is to be written: no damage, and the next graph is that of the new segment."""
     settings = EngineSettings(durability="off", graph_rows_min=10**6)
     async with engine_at(tmp_path, settings) as engine, compactor_at(tmp_path, settings) as compactor:
@@ -270,10 +268,6 @@ async def test_a_graph_of_a_segment_that_is_rewritten_meanwhile_is_given_up(tmp_
         await records.delete(names(50))
         await settle(compactor)
     store = CollectionStore(tmp_path / "collections" / collection.id, UnsyncedFiles())
-    configuration = collection.hnsw
-    if reindexes:
-        assert store.build_graphs(configuration, rows_min=10, threads=1)
-        configuration = replace(configuration, max_neighbors=8)
     before = [segment.number for segment in store.manifest.segments]
 
     def rewrites() -> bool:
@@ -281,12 +275,11 @@ async def test_a_graph_of_a_segment_that_is_rewritten_meanwhile_is_given_up(tmp_
             assert store.purge() == 50
         return True
 
-    build = store.reindex if reindexes else store.build_graphs
-    assert not build(configuration, rows_min=10, threads=1, is_wanted=rewrites)
+    assert not store.build_graphs(collection.hnsw, rows_min=10, threads=1, is_wanted=rewrites)
     assert [segment.graph for segment in store.manifest.segments] == [None]
-    assert store.build_graphs(configuration, rows_min=10, threads=1)
+    assert store.build_graphs(collection.hnsw, rows_min=10, threads=1)
     graphs = [segment.graph for segment in store.manifest.segments]
-    assert [graph and (graph.rows, graph.is_built_as(configuration)) for graph in graphs] == [(150, True)]
+    assert [graph and (graph.rows, graph.is_built_as(collection.hnsw)) for graph in graphs] == [(150, True)]
     store.close()
 
 

@@ -673,9 +673,7 @@ class Compactor:
             return not self._stopping and now is not None and now.hnsw == collection.hnsw
 
         rows_min, threads = self._settings.graph_rows_min, self._settings.index_threads
-        if store.reindex(collection.hnsw, rows_min=rows_min, threads=threads, is_wanted=is_wanted):
-            return True
-        return is_wanted() and store.build_graphs(collection.hnsw, rows_min=rows_min, threads=threads, is_wanted=is_wanted)
+        return store.build_graphs(collection.hnsw, rows_min=rows_min, threads=threads, is_wanted=is_wanted)
 
     async def _cancel_indexing(self, collection_id: CollectionId) -> None:
         task = self._indexing.pop(collection_id, None)

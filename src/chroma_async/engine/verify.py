@@ -349,7 +349,7 @@ def _rebuild(directory: Path, collection: Collection, settings: EngineSettings) 
         with closing(CollectionStore(directory / COLLECTIONS / CollectionId(collection.id), SystemFiles())) as store:
             store.rebuild()
             while store.build_graphs(collection.hnsw, rows_min=settings.graph_rows_min, threads=settings.index_threads):
-                graphs += 1
+                graphs = sum(segment.graph is not None for segment in store.manifest.segments)
     except DAMAGE as error:
         return Rebuilt(collection, graphs, str(error))
     return Rebuilt(collection, graphs)

@@ -93,6 +93,8 @@ class CollectionStore:
         self.lock = threading.RLock()
         self._files = files
         self._closed = False
+        self._unpublished = set[str]()
+        """Graphs that are built, or wait for others to be: no manifest reaches them yet, and they are not swept."""
         if not (directory / RECORDS_FILE).exists():  # they are made and synced before it is
             for name in (COLUMNS, SEGMENTS):
                 files.make_directory(directory / name)
@@ -263,9 +265,21 @@ class CollectionStore:
     ) -> bool:
         """Build or grow the graph of the first segment that needs one; say whether something was done.
 
+        When the collection is configured otherwise than its graphs were built, all of them are built anew.
+
         The work is done aside, without the store's lock: applying goes on, and the graph covers the rows of its start.
         `is_wanted` is asked every second or so; the work is given up when it says no.
         """
+        try:
+            if self.manifest.is_built_as(configuration):
+                return self._build_next_graph(configuration, rows_min, threads, is_wanted)
+            return self._reindex(configuration, rows_min, threads, is_wanted)
+        finally:
+            self._remove_unpublished()
+
+    def _build_next_graph(
+        self, configuration: HnswConfiguration, rows_min: int, threads: int, is_wanted: Callable[[], bool]
+    ) -> bool:
         segment = self._segment_without_graph(rows_min)
         if segment is None:
             return False
@@ -278,16 +292,11 @@ class CollectionStore:
             self._publish_graph(segment, graph)
         return True
 
-    def reindex(
-        self, configuration: HnswConfiguration, *, rows_min: int, threads: int, is_wanted: Callable[[], bool] = lambda: True
-    ) -> bool:
-        """Build all graphs anew when the collection is configured otherwise than they were; say whether that was done.
+    def _reindex(self, configuration: HnswConfiguration, rows_min: int, threads: int, is_wanted: Callable[[], bool]) -> bool:
+        """Build all graphs anew, while queries go on by the old ones in the old space; one manifest swaps all.
 
-        They are built aside, without the store's lock, while queries go on by the old ones in the old space; one manifest
-        swaps all of them and the space. See `build_graphs` for the arguments.
+        Until then none is published, not even of a segment that is rewritten meanwhile: its graph is one more to build.
         """
-        if not self._is_built_otherwise(configuration):
-            return False
         built: dict[int, GraphRef] = {}
         while True:
             with self.lock:
@@ -296,13 +305,17 @@ class CollectionStore:
                     self._swap_graphs(built, configuration.space)
                     return True
             graph = self._build_graph(segment, configuration, threads, is_wanted, anew=True)
-            if graph is None:
-                self._remove(f"{SEGMENTS}/{number}/{graph.file}" for number, graph in built.items())
+            if graph is not None:
+                built[segment.number] = graph
+            elif not is_wanted():
                 return False
-            built[segment.number] = graph
 
-    def _is_built_otherwise(self, configuration: HnswConfiguration) -> bool:
-        return not self.manifest.is_built_as(configuration)
+    def _remove_unpublished(self) -> None:
+        """Remove graphs that were given up, unless another compactor's manifest may reach files of the same names."""
+        with self.lock:
+            if not self._closed and self.tables.version() == self.manifest.version:
+                self._remove(self._unpublished - self.manifest.files())
+            self._unpublished.clear()
 
     def _swap_graphs(self, built: Mapping[int, GraphRef], space: Space) -> None:
         segments = tuple(msgspec.structs.replace(item, graph=built.get(item.number)) for item in self.manifest.segments)
@@ -368,6 +381,8 @@ class CollectionStore:
             grow(graph, vectors[start : start + GROW_ROWS], first=start, threads=threads)
         path = self.directory / SEGMENTS / str(segment.number) / f"{self.manifest.version}-{segment.rows}.usearch"
         aside = path.with_suffix(".building")
+        with self.lock:
+            self._unpublished |= {str(item.relative_to(self.directory)) for item in (path, aside)}
         try:
             _save(cast("Any", graph), aside)
             self._files.sync(aside)
@@ -587,8 +602,8 @@ class CollectionStore:
             return False
 
     def sweep(self) -> None:
-        """Remove files that no manifest reaches: what a crash left behind."""
-        reached = {self.directory / name for name in self.manifest.files()}
+        """Remove files that no manifest reaches nor is going to: what a crash left behind."""
+        reached = {self.directory / name for name in self.manifest.files() | self._unpublished}
         found = [*(self.directory / COLUMNS).iterdir(), *(self.directory / SEGMENTS).iterdir()]
         graphs = [path for path in (self.directory / SEGMENTS).glob("*/*") if path.name not in (VECTORS_FILE, SLOTS_FILE)]
         for path in [*found, *graphs]:
