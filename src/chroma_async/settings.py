@@ -75,7 +75,7 @@ class ServerSettings:
     host: str = setting("127.0.0.1", "address or name of the interface to listen on")
     port: int = setting(8000, "TCP port to listen on; 0 takes a free one")
     workers: int = setting(2, "processes that answer requests; one more compacts")
-    http_server: HttpServer = setting("hypercorn", "who speaks HTTP: hypercorn, or uvicorn, which is faster (an extra)")
+    http_server: HttpServer = setting("hypercorn", "who speaks HTTP: hypercorn, or uvicorn (an extra)")
     body_bytes_max: int = setting(40 * 2**20, "bytes of the largest request body; larger ones get status 413")
     body_timeout_seconds: float = setting(60.0, "how long a client may pause while it sends a body; then status 408")
     keep_alive_seconds: float = setting(120.0, "how long an idle connection stays open")

@@ -81,7 +81,7 @@ def _place(command: F) -> F:
     "http_server",
     type=click.Choice(get_args(HttpServer)),
     default=_SERVER.http_server,
-    help="Who speaks HTTP; uvicorn is faster, and an extra.",
+    help="Who speaks HTTP; uvicorn is an extra.",
 )
 @click.option("--allow-reset", is_flag=True, help="Let clients delete everything by reset().")
 @click.option(
