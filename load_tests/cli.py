@@ -23,6 +23,7 @@ from load_tests.bench import Options
 from load_tests.compare import Contestants, compare, started, workload_of
 from load_tests.embedded.measure import PEERS, peer_python, require_engine
 from load_tests.errors import LoadTestError, Unavailable, WrongAnswer
+from load_tests.feed import follow, print_followed
 from load_tests.growth import Growth, Plan, Size, grow, print_growth, sizes_between
 from load_tests.http_servers import compare_servers, print_servers
 from load_tests.measures import Column, Measure
@@ -33,7 +34,7 @@ from load_tests.report import Report, format_value, write_json
 from load_tests.scenarios import SCENARIOS, Scenario, choose
 from load_tests.servers import Program, RemoteServer, our_program, peer_program
 from load_tests.soak import Crowd, Minute, Soak, soak
-from load_tests.stream import WAYS, Look, peer_rate, print_streams, stream
+from load_tests.stream import WAYS, Beside, Look, Way, peer_rate, print_streams, stream
 
 _HERE = Path(__file__).resolve().parent
 _DATA_DEFAULT = _HERE.parent / "../shared/data"
@@ -162,19 +163,47 @@ def stream_command(
         chosen = [way for way in WAYS if way in (ways or WAYS)]
         if set(ways or WAYS) - set(chosen):
             raise typer.BadParameter(f"choose from {', '.join(WAYS)}", param_hint="--way")
-        base, facts = _load(data_directory, min(records, _BASE_RECORDS_MAX)), machine.describe()
-        program = _chroma(peer or [], chroma_bin, None)
-        rate = (program.label, peer_rate(program, base)) if program is not None else None
-        streams = [stream(our_program(workers), base, way, records, _print_look, reads=reads) for way in chosen]
-        content = {"command": _command(), "machine": facts, "dataset": base.name, "peer": rate}
-        file = write_json(results, f"{base.name}-stream", content | {"streams": [item.to_json() for item in streams]})
-        print_streams(streams, rate, facts, console)
-        _print_files(file, plot_streams(streams, base.name, file.with_suffix(".png")))
+        base = _load(data_directory, min(records, _BASE_RECORDS_MAX))
+        beside = Beside() if reads else Beside(idle_seconds=0)
+        _stream(base, chosen, records, beside, workers, results, _chroma(peer or [], chroma_bin, None))
+
+
+def _stream(
+    base: data.Dataset,
+    ways: list[Way],
+    records: int,
+    beside: Beside,
+    workers: int,
+    results: Path,
+    peer: Program | None = None,
+) -> None:
+    facts = machine.describe()
+    rate = (peer.label, peer_rate(peer, base)) if peer is not None else None
+    streams = [stream(our_program(workers), base, way, records, _print_look, beside) for way in ways]
+    content = {"command": _command(), "machine": facts, "dataset": base.name, "peer": rate}
+    file = write_json(results, f"{base.name}-stream", content | {"streams": [item.to_json() for item in streams]})
+    print_streams(streams, rate, facts, console)
+    _print_files(file, plot_streams(streams, base.name, file.with_suffix(".png")))
 
 
 def _print_look(look: Look) -> None:
     held = f"client {look.client_mib:,.0f}, worker {look.worker_mib:,.0f}, compactor {look.compactor_mib:,.0f} MiB"
     console.print(f"{look.seconds:.0f} s: {look.position:,} lines; {held}", style="dim", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def feed(
+    *,
+    records: RecordsOption = 20_000,
+    writes: Annotated[int, typer.Option(min=1, help="Small writes whose history is read.")] = 5_000,
+    seconds: Annotated[float, typer.Option(min=0.1, help="How long to listen live.")] = 20.0,
+    data_directory: DataOption = str(_DATA_DEFAULT),
+    workers: WorkersOption = 2,
+    results: ResultsOption = _RESULTS,
+) -> None:
+    """One listener follows a collection: the rate of its history, and how soon a change is there."""
+    with _errors_explained():
+        _follow(_load(data_directory, records), writes, seconds, workers, results)
 
 
 @app.command("growth")
@@ -256,6 +285,8 @@ def smoke(*, url: UrlOption = None, workers: WorkersOption = 2) -> None:
         _grow(our_program(workers), data.synthetic(1000, queries=100), plan, Path(results))
         _compare_servers(dataset, options, workers, Path(results))
         _print_profile(profile(dataset, 20))
+        _stream(dataset, list(WAYS), 2_000, Beside(records=1_000, idle_seconds=0.5), workers, Path(results))
+        _follow(data.synthetic(1000, queries=10), 200, 1.0, workers, Path(results))
         auth_command(requests=50, guesses=50)
     console.print(f"smoke: everything ran, in {time.perf_counter() - started:.1f} s")
 
@@ -362,6 +393,14 @@ def _print_size(size: Size) -> None:
     figures = ", ".join(f"{name} {p50:.2f} ms ({size.recall[name]:.3f})" for name, p50 in size.p50_ms.items())
     written = f"{size.ingest_per_second:,.0f} vectors/s, settled in {size.settle_seconds:.0f} s"
     console.print(f"{size.records:,} records: {written}; {figures}", style="dim", highlight=False, soft_wrap=True)
+
+
+def _follow(dataset: data.Dataset, writes: int, seconds: float, workers: int, results: Path) -> None:
+    facts, lines = machine.describe(), list[str]()
+    followed = follow(our_program(workers), dataset, writes, seconds, lines.append)
+    print_followed(lines, facts, console)
+    content = {"command": _command(), "machine": facts, "dataset": dataset.name}
+    _print_files(write_json(results, f"{dataset.name}-feed", content | followed.to_json()))
 
 
 def _compare_servers(dataset: data.Dataset, options: Options, workers: int, results: Path) -> None:

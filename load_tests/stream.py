@@ -46,14 +46,20 @@ MEMORY_GROWTH_MAX: Final = 1.25
 
 _COLLECTION = "load-test-stream"
 _BATCH = 1_000
-_BASE_RECORDS = 20_000
-"""Stored before, so that readers have something to ask for."""
+_PEER_RECORDS = 20_000
 _QUERY_SECONDS = 0.05
 _SLICE_SECONDS = 5.0
-_IDLE_SECONDS = 15.0
 _CHECKED = 200
 _MEBIBYTE = 2**20
 _CONTEXT = multiprocessing.get_context("spawn")
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What is stored before a stream, for a reader to ask for; how long it asks before it: 0 stands for no reader."""
+
+    records: int = 20_000
+    idle_seconds: float = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +123,8 @@ class Streamed:
         return asdict(self) | {"per_second": self.per_second, "verdicts": verdicts}
 
 
-def stream(
-    program: Program, base: Dataset, way: Way, records: int, say: Callable[[Look], None], *, reads: bool = True
-) -> Streamed:
-    """Stream into a new server and check what is there afterwards. `reads`: somebody asks meanwhile.
+def stream(program: Program, base: Dataset, way: Way, records: int, say: Callable[[Look], None], beside: Beside) -> Streamed:
+    """Stream into a new server and check what is there afterwards.
 
     Raises:
         LoadTestError: it fails, or something is missing, or not as it was sent.
@@ -130,19 +134,19 @@ def stream(
         api = Api(server.address)
         records_path = api.create_collection(_COLLECTION)
         place = Path(directory)
-        _fill(api, records_path, base, place)
-        reader = _Reader(server, records_path, base, place) if reads else None
+        _fill(api, records_path, base, beside.records, place)
+        reader = _Reader(server, records_path, base, place) if beside.idle_seconds else None
         if reader is not None:
-            result.idle_p99_ms = float(np.percentile(reader.asked(_IDLE_SECONDS), 99))
-        latencies = _stream_beside(server, api, records_path, reader, result, base, say)
+            result.idle_p99_ms = float(np.percentile(reader.asked(beside.idle_seconds), 99))
+        latencies = _stream_beside(server, api, records_path, reader, result, base, beside, say)
         if latencies:
             result.p50_ms, result.p99_ms = np.percentile(latencies, [50, 99]).tolist()
-        _check(api, records_path, base, records)
+        _check(api, records_path, base, records, stored_before=beside.records)
     return result
 
 
-def _fill(api: Api, records_path: str, base: Dataset, place: Path) -> None:
-    first = Supply(base, prefix="base").part(0, _BASE_RECORDS)
+def _fill(api: Api, records_path: str, base: Dataset, records: int, place: Path) -> None:
+    first = Supply(base, prefix="base").part(0, records)
     requests = RequestFile.write(place / "base", bodies.ingest_batches(first, 500))
     run_lane(api.address, Lane(path=f"{records_path}/add", requests=requests, connections=2))
     while api.unindexed(records_path):
@@ -173,6 +177,7 @@ def _stream_beside(
     reader: _Reader | None,
     result: Streamed,
     base: Dataset,
+    beside: Beside,
     say: Callable[[Look], None],
 ) -> list[float]:
     """Stream, look every second, ask all the while; return what the reader saw, in milliseconds."""
@@ -186,7 +191,7 @@ def _stream_beside(
 
     def read() -> None:
         while reader is not None and not over.is_set():
-            latencies.extend(reader.asked(_SLICE_SECONDS))
+            latencies.extend(reader.asked(min(_SLICE_SECONDS, beside.idle_seconds)))
 
     reading = threading.Thread(target=read)
     try:
@@ -228,10 +233,10 @@ def _look(server: LocalServer, api: Api, records_path: str, client: int, seconds
     return Look(seconds, position, memory_of(client) / _MEBIBYTE, held["worker"], held["compactor"])
 
 
-def _check(api: Api, records_path: str, base: Dataset, records: int) -> None:
+def _check(api: Api, records_path: str, base: Dataset, records: int, *, stored_before: int) -> None:
     """Everything is there, once, and some of it as it was sent."""
     position, count = api.stream_position(records_path, _COLLECTION), api.count(records_path)
-    if (position, count) != (records, records + _BASE_RECORDS):
+    if (position, count) != (records, records + stored_before):
         raise WrongAnswer(f"not everything is there. position={position} count={count} sent={records}")
     supply = Supply(base)
     sample = min(_CHECKED, records)
@@ -393,9 +398,9 @@ def peer_rate(program: Program, base: Dataset) -> float:
     with running(program) as server, tempfile.TemporaryDirectory(prefix="load-test-stream-") as directory:
         api = Api(server.address)
         records_path = api.create_collection(_COLLECTION)
-        part = Supply(base).part(0, _BASE_RECORDS)
+        part = Supply(base).part(0, _PEER_RECORDS)
         requests = RequestFile.write(Path(directory) / "base", bodies.ingest_batches(part, 500))
         result = run_lane(server.address, Lane(path=f"{records_path}/add", requests=requests, connections=1))
-        if api.count(records_path) != _BASE_RECORDS:
+        if api.count(records_path) != _PEER_RECORDS:
             raise WrongAnswer("the peer lacks records")
-    return _BASE_RECORDS / result.seconds
+    return _PEER_RECORDS / result.seconds
