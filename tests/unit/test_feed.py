@@ -593,6 +593,24 @@ async def test_a_snapshot_of_a_database_and_what_follows_it_are_its_collections(
         assert mirrored(mirrors[records.id]) == contents(await records.get())
 
 
+async def test_a_snapshot_of_a_database_knows_what_was_made_and_renamed_before_it_is_read(
+    engine: Engine, things: Records
+) -> None:
+    async with left_at_the_end(await watch_database(engine, snapshot="true")) as feed:
+        made = Records(engine, (await create_collection(engine, "second")).id)
+        await engine.dispatch(ModifyCollection(**PATH, collection_id=things.id, new_name="renamed"))
+        shown = await take(feed, 4)
+        await made.add(["a"], [[1.0]])
+        await things.add(["b"], [[1.0]])
+        found = await take(feed, 2)
+    assert kinds(shown) == ["snapshot_begin", "snapshot", "snapshot", "snapshot_end"]
+    assert {change.name for change in shown[1:3]} == {"second", "renamed"}
+    assert [(change.kind, change.name, change.ids) for change in found] == [
+        ("add", "second", ["a"]),
+        ("add", "renamed", ["b"]),
+    ]
+
+
 async def test_kinds_of_a_database_can_be_chosen(engine: Engine, things: Records) -> None:
     await things.add(["a"], [[1.0]])
     await delete_collection(engine)

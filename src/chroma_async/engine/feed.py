@@ -421,6 +421,7 @@ class DatabaseChanges:
     async def _snapshot(self) -> AsyncGenerator[Change]:
         """All collections, one by one, each as of an LSN of its own; what follows leaves out what they have shown."""
         begin = self._position = self._source.follower.position
+        self._names = {item.id: item.name for item in self._collections()}  # of that instant: it may have waited for this
         yield _snapshot_mark("snapshot_begin", begin, self._source.clock)
         for collection in self._collections():
             async with AsyncExitStack() as stack:
