@@ -494,7 +494,7 @@ class SqliteLog:
         """See `LogStore.history`."""
         if collection is None:
             page = await self._page(after, _NO_LIMIT, bytes_max)
-            rows, newest = page.rows, page.newest
+            rows, newest = _within(page.rows, bytes_max), page.newest
             entries, error = await _verified(rows, after)
         else:
             self._check_open()
@@ -811,6 +811,11 @@ def _numbered(entries: Sequence[NewEntry], after: int) -> Iterator[Row]:
     for lsn, entry in enumerate(entries, after + 1):
         crc = checksum(lsn, entry.collection, entry.time_ns, entry.operation_id, entry.payload)
         yield lsn, entry.collection, entry.time_ns, crc, entry.operation_id, entry.payload
+
+
+def _within(rows: list[Row], bytes_max: int) -> list[Row]:
+    """Without the last row of a page, if that is the one that is too much."""
+    return rows[:-1] if len(rows) > 1 and sum(len(row[5] or b"") for row in rows) > bytes_max else rows
 
 
 async def _verified(rows: list[Row], after: int | None = None) -> tuple[list[Entry], LogError | None]:
