@@ -492,6 +492,27 @@ async def test_nobody_looks_for_news_while_nobody_waits(engine: Engine, things: 
     await feed.aclose()
 
 
+async def test_who_waits_is_asked_when_the_log_has_moved_and_not_otherwise(engine: Engine, things: Records) -> None:
+    asked = 0
+
+    def is_news() -> bool:
+        nonlocal asked
+        asked += 1
+        return engine.position >= target
+
+    target = engine.position + 2
+    waiting = asyncio.create_task(engine.feeds.wait(is_news, 30.0))
+    await asyncio.sleep(0.3)
+    assert 1 <= asked <= 2
+    await things.add(["a"], [[1.0]])
+    await asyncio.sleep(0.1)
+    assert 2 <= asked <= 3
+    await things.add(["b"], [[1.0]])
+    async with asyncio.timeout(1):
+        await waiting
+    assert asked <= 4
+
+
 async def test_a_damaged_entry_ends_a_feed_with_an_error(tmp_path: Path, engine: Engine, things: Records) -> None:
     await things.add(["a"], [[1.0]])
     await things.add(["b"], [[1.0]])

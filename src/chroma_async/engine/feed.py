@@ -115,11 +115,14 @@ class Feeds:
                 self._waiters.remove(waiter)
 
     async def _look(self) -> None:
+        looked: Lsn | None = None  # those who begin to wait have looked themselves, but the log may have moved since
         try:
             while self._waiters:
                 await self._clock.sleep(LOOK_SECONDS)
                 await self._follower.catch_up()
-                self.look_again()
+                if self._follower.position != looked:
+                    looked = self._follower.position
+                    self.look_again()
         except Exception:
             logger.exception("feeds.failed")
             self._wake_all()  # they meet it themselves, and end by it
