@@ -23,11 +23,19 @@ from tests.support.engines import (
     engine_at,
     settle,
 )
+from tests.support.handles import no_handles
 
 from chroma_async.client.watching import Mirror
 from chroma_async.engine.engine import Engine
 from chroma_async.engine.feed import Feed
-from chroma_async.errors import GoneError, InternalError, InvalidArgumentError, NotFoundError, UnavailableError
+from chroma_async.errors import (
+    GoneError,
+    InternalError,
+    InvalidArgumentError,
+    NotFoundError,
+    ResourceLimitError,
+    UnavailableError,
+)
 from chroma_async.protocol import (
     CreateCollection,
     CreateDatabase,
@@ -523,6 +531,23 @@ async def test_a_damaged_entry_ends_a_feed_with_an_error(tmp_path: Path, engine:
     assert [change.ids for change in await take(feed, 1)] == [["a"]]
     with pytest.raises(InternalError, match="damaged"):
         await take(feed, 1)
+
+
+async def test_a_lack_of_file_handles_is_no_damage_to_a_feed_either(tmp_path: Path, things: Records) -> None:
+    await things.add(["a"], [[1.0]])
+    async with compactor_at(tmp_path, TINY) as compactor:
+        await settle(compactor)
+    async with engine_at(tmp_path, KEEPING) as engine:  # one that has not opened the collection's files
+        for feed in (
+            await watch(Records(engine, things.id), snapshot="true"),
+            await watch_database(engine, snapshot="true"),
+        ):
+            with no_handles(), pytest.raises(ResourceLimitError, match="no file handles left"):
+                await take(feed, 3)
+        assert engine.metrics.feeds_ended.labels("ResourceLimitError")._value.get() == 2
+        feed = await watch(Records(engine, things.id), snapshot="true")
+        assert kinds(await take(feed, 3)) == ["snapshot_begin", "snapshot", "snapshot_end"]
+        await feed.aclose()
 
 
 # ---- databases

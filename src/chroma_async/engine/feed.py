@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
 from chroma_async.core.events import (
@@ -28,12 +29,12 @@ from chroma_async.core.events import (
 )
 from chroma_async.core.where import matches
 from chroma_async.engine.collection import CollectionReader, View
+from chroma_async.engine.failures import read_error
 from chroma_async.engine.follower import Follower
 from chroma_async.errors import (
     ChromaError,
     GoneError,
     InternalError,
-    LogError,
     LogReset,
     LogTruncated,
     StorageCorrupt,
@@ -68,8 +69,8 @@ class _Waiter:
 class Feeds:
     """The feeds of a process: how many there are, news for them, and their end. Belongs to the event loop."""
 
-    def __init__(self, log: LogStore, follower: Follower[CollectionReader], clock: Clock, metrics: Metrics) -> None:
-        self._log = log
+    def __init__(self, directory: Path, follower: Follower[CollectionReader], clock: Clock, metrics: Metrics) -> None:
+        self.directory = directory
         self._follower = follower
         self._clock = clock
         self._metrics = metrics
@@ -200,8 +201,10 @@ class Feed:
             self._end("stopped" if self._source.feeds.is_stopped else "over")
             raise
         except Exception as error:
-            explained = _explained(error)
+            explained = _explained(error, self._source.feeds.directory)
             self._end(type(explained).__name__)
+            if explained is error:
+                raise
             raise explained from error
         finally:
             self._is_read = False
@@ -222,15 +225,15 @@ class Feed:
             self._source.feeds.ended(why)
 
 
-def _explained(error: Exception) -> Exception:
+def _explained(error: Exception, directory: Path) -> Exception:
     if isinstance(error, ChromaError | RuntimeError):
         return error
     if isinstance(error, LogTruncated | LogReset):
         return gone(str(error))
-    if isinstance(error, LogError | StorageCorrupt | sqlite3.DatabaseError | UnicodeDecodeError):
+    meant = read_error(error, directory)
+    if isinstance(meant, InternalError):
         logger.exception("feed.failed", exc_info=error)
-        return InternalError(f"the log, or the collection's files, are damaged; see the server's log. {error}")
-    return error
+    return meant or error
 
 
 def gone(why: str) -> GoneError:
