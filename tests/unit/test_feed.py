@@ -509,7 +509,7 @@ async def test_who_waits_is_asked_when_the_log_has_moved_and_not_otherwise(engin
         return engine.position >= target
 
     target = engine.position + 2
-    waiting = asyncio.create_task(engine.feeds.wait(is_news, 30.0))
+    waiting = asyncio.create_task(engine.feeds.wait("me", is_news, 30.0))
     await asyncio.sleep(0.3)
     assert 1 <= asked <= 2
     await things.add(["a"], [[1.0]])
