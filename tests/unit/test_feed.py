@@ -26,8 +26,9 @@ from tests.support.engines import (
 from tests.support.handles import no_handles
 
 from chroma_async.client.watching import Mirror
+from chroma_async.engine.collection import View
 from chroma_async.engine.engine import Engine
-from chroma_async.engine.feed import Feed
+from chroma_async.engine.feed import SNAPSHOT_ROWS, Feed
 from chroma_async.errors import (
     GoneError,
     InternalError,
@@ -36,6 +37,8 @@ from chroma_async.errors import (
     ResourceLimitError,
     UnavailableError,
 )
+from chroma_async.model import Slots
+from chroma_async.projections.records import StoredRow
 from chroma_async.protocol import (
     CreateCollection,
     CreateDatabase,
@@ -485,6 +488,47 @@ async def test_a_feed_that_is_left_ends_for_who_waits(engine: Engine, things: Re
         assert await waiting == []
     assert engine.metrics.feeds._value.get() == 0
     assert engine.metrics.feeds_ended.labels("left")._value.get() == 1
+
+
+@pytest.mark.parametrize("where", [None, '{"n": 2}'], ids=["shown", "filtered"])
+@pytest.mark.parametrize("whole", [False, True], ids=["collection", "database"])
+async def test_a_snapshot_that_is_left_while_it_is_read_ends_there_and_lets_go_of_its_view(
+    tmp_path: Path, engine: Engine, things: Records, where: str | None, whole: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[View] = []
+    rows_of = View.rows
+
+    def note(view: View, slots: Slots) -> list[StoredRow]:
+        read.append(view)
+        return rows_of(view, slots)
+
+    ids = [f"{number}" for number in range(20 * SNAPSHOT_ROWS)]
+    await things.add(ids, np.zeros((len(ids), 1), dtype=np.float32), metadatas=[{"n": 1} for _ in ids])
+    async with compactor_at(tmp_path, KEEPING) as compactor:
+        await settle(compactor)
+    monkeypatch.setattr(View, "rows", note)
+    chosen = {"snapshot": "true", "where": where}
+    feed = await (watch_database(engine, **chosen) if whole else watch(things, **chosen))
+    await anext(feed)
+    reading = asyncio.create_task(take_all(feed))
+    await asyncio.sleep(0)
+    await feed.aclose()
+    assert await reading == []
+    assert len(read) == 1
+    assert read[0]._tables is not None
+    assert not read[0]._tables._connection.in_transaction
+    assert await take_all(feed) == []
+
+
+async def test_a_snapshot_that_is_left_while_it_is_opened_is_not_read(engine: Engine, things: Records) -> None:
+    await things.add(["a"], [[1.0]])
+    one, whole = await watch(things, snapshot="true"), await watch_database(engine, snapshot="true")
+    for feed, before in ((one, []), (whole, ["snapshot_begin"])):  # a database's begins before there is a view
+        reading = asyncio.create_task(take_all(feed))
+        await asyncio.sleep(0)
+        await feed.aclose()
+        assert kinds(await reading) == before
+        assert feed._changes.ag_frame is None  # over, and with it what it held
 
 
 async def test_nobody_looks_for_news_while_nobody_waits(engine: Engine, things: Records) -> None:

@@ -198,6 +198,9 @@ class Feed:
         self._is_read = True
         try:
             change = await anext(self._changes)
+            if self._reader.is_left:  # by another task, while this one read
+                await self._changes.aclose()
+                raise StopAsyncIteration
         except StopAsyncIteration:
             self._end("stopped" if self._source.feeds.is_stopped else "over")
             raise
@@ -241,6 +244,10 @@ def gone(why: str) -> GoneError:
     return GoneError(f"the changes after this position are not kept any more; begin again from a snapshot. {why}")
 
 
+class _Left(Exception):
+    """Ends a snapshot that nobody wants any more."""
+
+
 class Changes(ABC):
     """What a feed reads: a snapshot, if it has no position; then entries, heartbeats, and its end."""
 
@@ -255,10 +262,13 @@ class Changes(ABC):
 
     async def __call__(self) -> AsyncGenerator[Change]:
         if self._position is None:
-            async with aclosing(self._snapshot()) as snapshot:
-                async for shown in snapshot:
-                    self._note_sent()
-                    yield shown
+            try:
+                async with aclosing(self._snapshot()) as snapshot:
+                    async for shown in snapshot:
+                        self._note_sent()
+                        yield shown
+            except _Left:
+                return
         position = self._position or Lsn(0)
         yield self._at(position, self._mark("heartbeat", position))  # who listens knows where it begins
         while not self._is_over:
@@ -327,6 +337,8 @@ class Changes(ABC):
         async for change in pages(self._source.workers, view, SNAPSHOT_ROWS, partial(_snapshot_page, self._choice)):
             if self._source.feeds.is_stopped:
                 raise UnavailableError("the server is stopping; begin the snapshot again")
+            if self.is_left:
+                raise _Left
             yield change
 
 
