@@ -16,6 +16,10 @@ LATENCY_BUCKETS_SECONDS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05,
 ENTRY_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
+class AnsweredElsewhere(Exception):
+    """Ends a `timed_call` that is not counted, since it did not answer its call: another one does."""
+
+
 class Metrics:
     """The metrics of one engine."""
 
@@ -102,6 +106,8 @@ class Metrics:
         begin = time.perf_counter()
         try:
             yield
+        except AnsweredElsewhere:
+            raise
         except BaseException as error:
             self.calls.labels(name, type(error).__name__).inc()
             raise

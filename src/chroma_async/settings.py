@@ -50,7 +50,7 @@ class EngineSettings:
     log_retention_seconds: float | None = setting(
         None, "how old an applied entry may become that stays in the log for feeds of changes; null: no limit"
     )
-    apply_bytes_max: int = setting(16 * 2**20, "bytes of entries that the compactor applies in one step")
+    apply_bytes_max: int = setting(32 * 2**20, "bytes of entries that the compactor applies in one step")
     graph_rows_min: int = setting(65_536, "vectors without a graph before one is built; fewer are scanned exactly")
     segment_rows_max: int = setting(262_144, "vectors in a segment before it is sealed and another one begins")
     index_threads: int = setting(2, "threads that build a graph")

@@ -7,13 +7,15 @@ import os
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable
 from contextlib import closing, suppress
 from pathlib import Path
 
+import aiosqlite
 import anyio
 import pytest
 
-from chroma_async.errors import FormatError, InsufficientStorageError, LogCorrupt, ResourceLimitError
+from chroma_async.errors import FormatError, InsufficientStorageError, LogCorrupt, LogTruncated, ResourceLimitError
 from chroma_async.model import CollectionId, Lsn
 from chroma_async.wal import NewEntry, SqliteLog
 from chroma_async.wal.turns import FileLock, SharedLsn
@@ -21,6 +23,7 @@ from chroma_async.wal.turns import FileLock, SharedLsn
 pytestmark = pytest.mark.anyio
 
 A = CollectionId("aaaaaaaa-0000-4000-8000-000000000000")
+B = CollectionId("bbbbbbbb-0000-4000-8000-000000000000")
 
 APPENDER = """
 import sys
@@ -255,6 +258,53 @@ async def test_truncation_gives_the_space_back(tmp_path: Path) -> None:
     await log.close()
     assert file.stat().st_size < 12_000_000
     assert sql(tmp_path, "PRAGMA integrity_check") == [("ok",)]
+
+
+async def steps_of(connection: aiosqlite.Connection, work: Callable[[], Awaitable[object]]) -> int:
+    """How many steps SQLite takes for something, in tens."""
+    steps = 0
+
+    def count() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    await connection.set_progress_handler(count, 10)
+    await work()
+    await connection.set_progress_handler(None, 0)  # type: ignore[arg-type]
+    return steps
+
+
+async def test_where_histories_begin_is_told_and_moved_at_the_same_cost_however_much_is_kept(tmp_path: Path) -> None:
+    """Every feed that connects again asks for it, and the retention moves it with the log's turn held."""
+    told: list[int] = []
+    moved: list[int] = []
+    for count in (200, 20_000):
+        log = await SqliteLog.open(tmp_path / str(count), durability="off")
+        await log.append([entry()] * count, after=Lsn(0))
+        await log.note_applied(A, through=Lsn(count))
+        moved.append(await steps_of(log._writer, lambda log=log: log.truncate(through=Lsn(10))))  # type: ignore[misc]
+        told.append(await steps_of(log._reader, log.truncated))
+        assert await log.truncated() == {A: 10}
+        await log.close()
+    assert told[1] < 2 * told[0] + 10
+    assert moved[1] < 2 * moved[0]
+
+
+async def test_a_log_of_0_1_0_knows_where_its_histories_begin(tmp_path: Path) -> None:
+    """It noted neither what was applied nor what was freed; its freed entries tell, as far as they are kept."""
+    log = await SqliteLog.open(tmp_path)
+    await log.append([entry(), entry(), NewEntry(b"x", 0, B), entry()], after=Lsn(0))
+    await log.truncate_collection(A, through=Lsn(2), keep_after=Lsn(1))
+    await log.close()
+    sql(tmp_path, "DROP TABLE freed")
+    sql(tmp_path, "DROP TABLE truncated")
+    log = await SqliteLog.open(tmp_path)
+    assert await log.truncated() == {A: 2}
+    with pytest.raises(LogTruncated):
+        await log.history(A, after=Lsn(1), bytes_max=100)
+    assert [found.lsn for found in (await log.history(A, after=Lsn(2), bytes_max=100)).entries] == [4]
+    await log.close()
 
 
 async def test_old_operation_ids_are_forgotten_beyond_the_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

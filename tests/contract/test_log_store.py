@@ -832,6 +832,14 @@ async def test_a_page_of_history_has_one_entry_however_large(log: LogStore) -> N
         assert [e.lsn for e in page.entries] == [2]
 
 
+async def test_a_page_of_history_is_over_before_an_entry_that_is_too_much_for_it(log: LogStore) -> None:
+    await log.append([entry("s"), entry("x" * 300_000), entry("y"), entry("z")], after=Lsn(0))
+    for collection in (A, None):
+        pages = [await log.history(collection, after=Lsn(after), bytes_max=10) for after in (0, 1, 2)]
+        assert [[e.lsn for e in page.entries] for page in pages] == [[1], [2], [3, 4]]
+        assert [page.through for page in pages] == [1, 2, 4]
+
+
 async def test_a_long_history_of_small_entries_is_whole(log: LogStore) -> None:
     await log.append([entry(str(i), A if i % 3 else B) for i in range(3000)], after=Lsn(0))
     seen: list[int] = []

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import resource
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from tests.support.engines import (
     engine_at,
     settle,
 )
+from tests.support.handles import no_handles
 from tests.support.small_disk import NoMounts, fill, small_disk
 
 from chroma_async.engine import open_engine
@@ -225,23 +225,6 @@ async def test_a_limit_on_the_size_of_files_stops_writes_alone_until_it_is_raise
             assert {type(error) for error in ingest.refusals} == {InsufficientStorageError}
         await until_taken(ingest)
         await ingest.check()
-
-
-@contextmanager
-def no_handles() -> Iterator[None]:
-    """Use up all file handles of this process."""
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(before[0], 512), before[1]))
-    taken: list[int] = []
-    try:
-        with suppress(OSError):
-            while True:
-                taken.append(os.open(os.devnull, os.O_RDONLY))
-        yield
-    finally:
-        for descriptor in taken:
-            os.close(descriptor)
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 async def test_without_file_handles_calls_fail_alone(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from tests.support.oracle import OracleCollection, Write
 
 from chroma_async.core.columns import ColumnPiece, merge
 from chroma_async.core.events import RecordsDeleted, RecordsEvent, RecordsHead, RecordsWritten, decode, decode_head, encode
-from chroma_async.core.memtable import Memtable
+from chroma_async.core.memtable import NO_SLOT, Memtable
 from chroma_async.core.where import FieldTest, parse_where
 from chroma_async.engine.collection import CollectionReader
 from chroma_async.model import CollectionId, Lsn
@@ -68,10 +68,15 @@ def as_event(change: Write | RecordsDeleted) -> RecordsEvent:
         ids=list(change.ids),
         vectors=matrix,
         rows=None if len(given_rows) == len(change.ids) else np.array(given_rows, dtype=np.int64),
-        documents=list(change.documents),
-        metadatas=list(change.metadatas),
-        uris=list(change.uris),
+        documents=_column(change.documents),
+        metadatas=_column(change.metadatas),
+        uris=_column(change.uris),
     )
+
+
+def _column(values: Sequence[Any]) -> list[Any] | None:
+    """A column that says nothing is left out, as writers do."""
+    return list(values) if any(value is not None for value in values) else None
 
 
 def expected(history: Sequence[Write | RecordsDeleted]) -> OracleCollection:
@@ -184,6 +189,56 @@ def test_pieces_of_a_memtable_say_the_same_whenever_they_are_asked_for(
     united = [merge(tail.pieces, forget_dead=True) if tail.pieces else None for tail in tails]
     answers = [_matching(piece, live) for piece in united]
     assert answers[0] == answers[1]
+
+
+def told(memtable: Memtable) -> dict[str, Any]:
+    """All that a tail says; vectors by the slots that have them, and what is known of ids that it says something of."""
+    tail = memtable.tail(columns=True)
+    piece = merge(tail.pieces, forget_dead=False) if tail.pieces else None
+    rows = [*tail.rows, *tail.overrides.values()]
+    return {
+        "through": (tail.through, tail.first_slot, tail.live_delta, tail.operations),
+        "rows": [None if row is None else (row.slot, row.id, row.document, row.metadata, row.uri) for row in tail.rows],
+        "overrides": {slot: (row.slot, row.id, row.document, row.metadata, row.uri) for slot, row in tail.overrides.items()},
+        "in the base": {row.slot for row in rows if row is not None and row.vector == NO_SLOT},
+        "dead": sorted(tail.dead.tolist()),
+        "vectors": {slot: tail.vectors[row].tolist() for row, slot in enumerate(tail.owners.tolist()) if slot != NO_SLOT},
+        "revectored": sorted(tail.revectored.tolist()),
+        "known": {record_id: None if row is None else row.slot for record_id, row in tail.known.items()},
+        "pieces": None if piece is None else (piece.slots.tolist(), piece.dead.tolist()),
+        "matching": None if piece is None else piece.slots[piece.test(FieldTest("f", "$eq", 1), "include")].tolist(),
+    }
+
+
+@given(history=histories.filter(len), data=st.data())
+@settings(max_examples=150, deadline=None)
+def test_a_memtable_over_a_newer_base_is_what_folding_over_that_base_gives(
+    history: list[Write | RecordsDeleted], data: st.DataObject
+) -> None:
+    payloads = [encode(as_event(change)) for change in history]
+    bases = sorted(data.draw(st.sets(st.integers(0, len(history)), min_size=1, max_size=4)))
+    asked = data.draw(st.booleans())
+    with tempfile.TemporaryDirectory() as root:
+        store = CollectionStore(Path(root) / "c", UnsyncedFiles())
+        going = Memtable(applied=Lsn(0), next_slot=0)
+        for base in bases:
+            ahead = data.draw(st.integers(base, len(history)))
+            for lsn in range(going.through + 1, ahead + 1):
+                fold_entry(going, Lsn(lsn), payloads[lsn - 1], store.tables)
+            if asked:
+                going.tail(columns=True)
+            step = Memtable(applied=store.applied, next_slot=store.manifest.next_slot)
+            for lsn in range(store.applied + 1, base + 1):
+                fold_entry(step, Lsn(lsn), payloads[lsn - 1], store.tables)
+            store.apply(step.tail(columns=True), space="l2", segment_rows_max=4)
+            before = told(going)
+            over = going.rebased(applied=Lsn(base), next_slot=step.next_slot)
+            assert told(going) == before
+            going, fresh = over, Memtable(applied=Lsn(base), next_slot=step.next_slot)
+            for lsn in range(base + 1, going.through + 1):
+                fold_entry(fresh, Lsn(lsn), payloads[lsn - 1], store.tables)
+            assert told(going) == told(fresh)
+        store.close()
 
 
 def _matching(piece: ColumnPiece | None, live: set[int]) -> set[int]:

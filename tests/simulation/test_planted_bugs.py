@@ -111,7 +111,7 @@ def tombstone_forgotten(patch: Patch) -> None:
     right = Memtable.tail
 
     def wrong(self: Memtable, *, columns: bool = False) -> Any:
-        self._dead.clear()
+        self._died.clear()
         return right(self, columns=columns)
 
     patch.setattr(Memtable, "tail", wrong)

@@ -23,11 +23,22 @@ from tests.support.engines import (
     engine_at,
     settle,
 )
+from tests.support.handles import no_handles
 
 from chroma_async.client.watching import Mirror
+from chroma_async.engine.collection import View
 from chroma_async.engine.engine import Engine
-from chroma_async.engine.feed import Feed
-from chroma_async.errors import GoneError, InternalError, InvalidArgumentError, NotFoundError, UnavailableError
+from chroma_async.engine.feed import SNAPSHOT_ROWS, Feed
+from chroma_async.errors import (
+    GoneError,
+    InternalError,
+    InvalidArgumentError,
+    NotFoundError,
+    ResourceLimitError,
+    UnavailableError,
+)
+from chroma_async.model import Slots
+from chroma_async.projections.records import StoredRow
 from chroma_async.protocol import (
     CreateCollection,
     CreateDatabase,
@@ -479,6 +490,47 @@ async def test_a_feed_that_is_left_ends_for_who_waits(engine: Engine, things: Re
     assert engine.metrics.feeds_ended.labels("left")._value.get() == 1
 
 
+@pytest.mark.parametrize("where", [None, '{"n": 2}'], ids=["shown", "filtered"])
+@pytest.mark.parametrize("whole", [False, True], ids=["collection", "database"])
+async def test_a_snapshot_that_is_left_while_it_is_read_ends_there_and_lets_go_of_its_view(
+    tmp_path: Path, engine: Engine, things: Records, where: str | None, whole: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[View] = []
+    rows_of = View.rows
+
+    def note(view: View, slots: Slots) -> list[StoredRow]:
+        read.append(view)
+        return rows_of(view, slots)
+
+    ids = [f"{number}" for number in range(20 * SNAPSHOT_ROWS)]
+    await things.add(ids, np.zeros((len(ids), 1), dtype=np.float32), metadatas=[{"n": 1} for _ in ids])
+    async with compactor_at(tmp_path, KEEPING) as compactor:
+        await settle(compactor)
+    monkeypatch.setattr(View, "rows", note)
+    chosen = {"snapshot": "true", "where": where}
+    feed = await (watch_database(engine, **chosen) if whole else watch(things, **chosen))
+    await anext(feed)
+    reading = asyncio.create_task(take_all(feed))
+    await asyncio.sleep(0)
+    await feed.aclose()
+    assert await reading == []
+    assert len(read) == 1
+    assert read[0]._tables is not None
+    assert not read[0]._tables._connection.in_transaction
+    assert await take_all(feed) == []
+
+
+async def test_a_snapshot_that_is_left_while_it_is_opened_is_not_read(engine: Engine, things: Records) -> None:
+    await things.add(["a"], [[1.0]])
+    one, whole = await watch(things, snapshot="true"), await watch_database(engine, snapshot="true")
+    for feed, before in ((one, []), (whole, ["snapshot_begin"])):  # a database's begins before there is a view
+        reading = asyncio.create_task(take_all(feed))
+        await asyncio.sleep(0)
+        await feed.aclose()
+        assert kinds(await reading) == before
+        assert feed._changes.ag_frame is None  # over, and with it what it held
+
+
 async def test_nobody_looks_for_news_while_nobody_waits(engine: Engine, things: Records) -> None:
     feed = await watch(things)
     await anext(feed)
@@ -492,6 +544,27 @@ async def test_nobody_looks_for_news_while_nobody_waits(engine: Engine, things: 
     await feed.aclose()
 
 
+async def test_who_waits_is_asked_when_the_log_has_moved_and_not_otherwise(engine: Engine, things: Records) -> None:
+    asked = 0
+
+    def is_news() -> bool:
+        nonlocal asked
+        asked += 1
+        return engine.position >= target
+
+    target = engine.position + 2
+    waiting = asyncio.create_task(engine.feeds.wait("me", is_news, 30.0))
+    await asyncio.sleep(0.3)
+    assert 1 <= asked <= 2
+    await things.add(["a"], [[1.0]])
+    await asyncio.sleep(0.1)
+    assert 2 <= asked <= 3
+    await things.add(["b"], [[1.0]])
+    async with asyncio.timeout(1):
+        await waiting
+    assert asked <= 4
+
+
 async def test_a_damaged_entry_ends_a_feed_with_an_error(tmp_path: Path, engine: Engine, things: Records) -> None:
     await things.add(["a"], [[1.0]])
     await things.add(["b"], [[1.0]])
@@ -502,6 +575,23 @@ async def test_a_damaged_entry_ends_a_feed_with_an_error(tmp_path: Path, engine:
     assert [change.ids for change in await take(feed, 1)] == [["a"]]
     with pytest.raises(InternalError, match="damaged"):
         await take(feed, 1)
+
+
+async def test_a_lack_of_file_handles_is_no_damage_to_a_feed_either(tmp_path: Path, things: Records) -> None:
+    await things.add(["a"], [[1.0]])
+    async with compactor_at(tmp_path, TINY) as compactor:
+        await settle(compactor)
+    async with engine_at(tmp_path, KEEPING) as engine:  # one that has not opened the collection's files
+        for feed in (
+            await watch(Records(engine, things.id), snapshot="true"),
+            await watch_database(engine, snapshot="true"),
+        ):
+            with no_handles(), pytest.raises(ResourceLimitError, match="no file handles left"):
+                await take(feed, 3)
+        assert engine.metrics.feeds_ended.labels("ResourceLimitError")._value.get() == 2
+        feed = await watch(Records(engine, things.id), snapshot="true")
+        assert kinds(await take(feed, 3)) == ["snapshot_begin", "snapshot", "snapshot_end"]
+        await feed.aclose()
 
 
 # ---- databases
@@ -591,6 +681,24 @@ async def test_a_snapshot_of_a_database_and_what_follows_it_are_its_collections(
     assert set(mirrors) == {records.id for records in collections}
     for records in collections:
         assert mirrored(mirrors[records.id]) == contents(await records.get())
+
+
+async def test_a_snapshot_of_a_database_knows_what_was_made_and_renamed_before_it_is_read(
+    engine: Engine, things: Records
+) -> None:
+    async with left_at_the_end(await watch_database(engine, snapshot="true")) as feed:
+        made = Records(engine, (await create_collection(engine, "second")).id)
+        await engine.dispatch(ModifyCollection(**PATH, collection_id=things.id, new_name="renamed"))
+        shown = await take(feed, 4)
+        await made.add(["a"], [[1.0]])
+        await things.add(["b"], [[1.0]])
+        found = await take(feed, 2)
+    assert kinds(shown) == ["snapshot_begin", "snapshot", "snapshot", "snapshot_end"]
+    assert {change.name for change in shown[1:3]} == {"second", "renamed"}
+    assert [(change.kind, change.name, change.ids) for change in found] == [
+        ("add", "second", ["a"]),
+        ("add", "renamed", ["b"]),
+    ]
 
 
 async def test_kinds_of_a_database_can_be_chosen(engine: Engine, things: Records) -> None:

@@ -50,9 +50,9 @@ class Directory:
                 await asyncio.sleep(PATIENCE_SECONDS)
 
     def pages(self, collection: Collection) -> AsyncGenerator[Columns]:
-        from chroma_async.engine.handlers.records import pages
+        from chroma_async.engine.handlers.records import all_columns
 
-        return pages(self.engine, collection, PAGE_ROWS)
+        return all_columns(self.engine, collection, PAGE_ROWS)
 
 
 @dataclass(frozen=True, slots=True)

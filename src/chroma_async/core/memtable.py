@@ -7,9 +7,11 @@ through updates; deleting and adding it again gives it a new one.
 
 from __future__ import annotations
 
+import bisect
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import NamedTuple, cast
 
 import msgspec
 import numpy as np
@@ -28,7 +30,7 @@ GROW_DOUBLING_ROWS = 8_192
 
 
 class Row(msgspec.Struct, frozen=True, gc=False):
-    """One record, whole, but for its vector. `vector` is its position in the memtable, or NO_SLOT: as in the base."""
+    """One record, whole, but for its vector: `vector` is its position in the memtable, or NO_SLOT where the base has it."""
 
     slot: int
     id: str
@@ -93,6 +95,19 @@ class Tail:
         return np.asarray(live, dtype=np.int64)
 
 
+class _Mark(NamedTuple):
+    """How far a memtable was after an entry: lengths of what only grows, and sums."""
+
+    lsn: Lsn
+    ids: Sequence[str]
+    next_slot: int
+    vectors: int
+    changed: int
+    died: int
+    live_delta: int
+    operations: int
+
+
 class Memtable:
     """Folds entries over a base. The caller looks up, before each entry, the ids that the base may have."""
 
@@ -103,15 +118,18 @@ class Memtable:
         self._known: dict[str, Row | None] = {}
         self._rows: list[Row | None] = []
         self._overrides: dict[int, Row] = {}
-        self._dead: list[int] = []
         self._vectors: Vectors = np.empty((0, 0), dtype=np.float32)
         self._owners: npt.NDArray[np.int64] = np.empty(0, dtype=np.int64)
-        self._vector_count = 0
-        self._live_delta = 0
+        self._first_vector = self._next_vector = 0
+        """Positions of vectors count on over bases; those before the first belong to entries that a base holds by now."""
+        self._changed: list[int] = []
+        self._died: list[int] = []
+        """Slots in the order of the log, and how many of either are in pieces already."""
         self._pieces: list[ColumnPiece] = []
-        self._unpieced: dict[int, None] = {}
-        self._dead_unpieced: list[int] = []
+        self._changed_pieced = self._died_pieced = 0
+        self._live_delta = 0
         self.operations = 0
+        self._marks = [_Mark(applied, (), next_slot, 0, 0, 0, 0, 0)]
         self.ignored_updates = IgnoredUpdates()
 
     @property
@@ -137,11 +155,18 @@ class Memtable:
             self._write(event)
         self.operations += len(event.ids)
         self.through = lsn
-
-    def skip(self, lsn: Lsn) -> None:
-        """Note an entry that says nothing of this collection's records."""
-        assert lsn > self.through
-        self.through = lsn
+        self._marks.append(
+            _Mark(
+                lsn,
+                event.ids,
+                self.next_slot,
+                self._next_vector,
+                len(self._changed),
+                len(self._died),
+                self._live_delta,
+                self.operations,
+            )
+        )
 
     # ---- folding
 
@@ -151,26 +176,25 @@ class Memtable:
             return
         self._known[record_id] = None
         self._live_delta -= 1
-        if row.vector != NO_SLOT:
-            self._owners[row.vector] = NO_SLOT
-        self._unpieced.pop(row.slot, None)
-        self._dead_unpieced.append(row.slot)
+        self._disown(row.vector)
+        self._died.append(row.slot)
         if row.slot >= self.first_slot:
             self._rows[row.slot - self.first_slot] = None
         else:
             self._overrides.pop(row.slot, None)
-            self._dead.append(row.slot)
 
     def _write(self, event: RecordsWritten) -> None:
         first = self._append_vectors(event.vectors)
-        positions = _positions(event, first)
         operation = event.head.operation
+        if operation != "update" and self._are_new(event.ids):
+            self._insert_all(event, first)
+            return
         columns = (
             event.ids,
             event.documents or [None] * len(event.ids),
             event.metadatas or [None] * len(event.ids),
             event.uris or [None] * len(event.ids),
-            positions,
+            _positions(event, first),
         )
         for record_id, document, metadata, uri, position in zip(*columns, strict=True):
             old = self._known[record_id]
@@ -182,16 +206,37 @@ class Memtable:
             elif operation != "add":
                 self._change(old, document, metadata, uri, position)
 
+    def _are_new(self, ids: Sequence[str]) -> bool:
+        """Whether none of the ids exists, and none comes twice."""
+        known = self._known
+        return all(known[record_id] is None for record_id in ids) and len(set(ids)) == len(ids)
+
+    def _insert_all(self, event: RecordsWritten, first: int) -> None:
+        """Insert records all of which are new, each with a vector: the most frequent case, and several times as fast."""
+        count, slot = len(event.ids), self.next_slot
+        assert len(event.vectors) == count
+        slots = range(slot, slot + count)
+        nothing = itertools.repeat(None)
+        metadatas = nothing if event.metadatas is None else [merge_metadata(None, patch) for patch in event.metadatas]
+        columns = (event.documents or nothing, metadatas, event.uris or nothing, range(first, first + count))
+        rows = list(map(Row, slots, event.ids, *columns))
+        begin = first - self._first_vector
+        self._owners[begin : begin + count] = np.arange(slot, slot + count)
+        self._rows.extend(rows)
+        self._known.update(zip(event.ids, rows, strict=True))
+        self._changed.extend(slots)
+        self._live_delta += count
+
     def _insert(
         self, record_id: str, document: str | None, patch: MetadataPatch | None, uri: str | None, position: int
     ) -> None:
         assert position != NO_SLOT
         slot = self.next_slot
         row = Row(slot, record_id, document, merge_metadata(None, patch), uri, position)
-        self._owners[position] = slot
+        self._owners[position - self._first_vector] = slot
         self._rows.append(row)
         self._known[record_id] = row
-        self._unpieced[slot] = None
+        self._changed.append(slot)
         self._live_delta += 1
 
     def _change(self, old: Row, document: str | None, patch: MetadataPatch | None, uri: str | None, position: int) -> None:
@@ -204,29 +249,32 @@ class Memtable:
             old.vector if position == NO_SLOT else position,
         )
         if position != NO_SLOT:
-            self._owners[position] = old.slot
-            if old.vector != NO_SLOT:
-                self._owners[old.vector] = NO_SLOT
+            self._owners[position - self._first_vector] = old.slot
+            self._disown(old.vector)
         self._known[old.id] = row
-        self._unpieced[row.slot] = None
+        self._changed.append(row.slot)
         if row.slot >= self.first_slot:
             self._rows[row.slot - self.first_slot] = row
         else:
             self._overrides[row.slot] = row
 
+    def _disown(self, position: int) -> None:
+        if position != NO_SLOT:
+            self._owners[position - self._first_vector] = NO_SLOT
+
     def _append_vectors(self, vectors: Vectors) -> int:
         """Copy vectors in, owned by nobody yet; return the position of the first."""
-        first, count = self._vector_count, len(vectors)
+        first, count = self._next_vector, len(vectors)
         if count == 0:
             return first
-        needed = first + count
+        begin = first - self._first_vector
         if self._vectors.shape[1] != vectors.shape[1]:
             self._vectors = np.empty((0, vectors.shape[1]), dtype=np.float32)
-        if needed > len(self._vectors):
-            self._grow(needed)
-        self._vectors[first:needed] = vectors
-        self._owners[first:needed] = NO_SLOT
-        self._vector_count = needed
+        if begin + count > len(self._vectors):
+            self._grow(begin + count)
+        self._vectors[begin : begin + count] = vectors
+        self._owners[begin : begin + count] = NO_SLOT
+        self._next_vector += count
         return first
 
     def _grow(self, needed: int) -> None:
@@ -234,9 +282,42 @@ class Memtable:
         capacity = max(needed, len(self._vectors) + spare, 64)
         vectors = np.empty((capacity, self._vectors.shape[1]), dtype=np.float32)
         owners = np.full(capacity, NO_SLOT, dtype=np.int64)
-        vectors[: self._vector_count] = self._vectors[: self._vector_count]
-        owners[: self._vector_count] = self._owners[: self._vector_count]
+        count = self._next_vector - self._first_vector
+        vectors[:count] = self._vectors[:count]
+        owners[:count] = self._owners[:count]
         self._vectors, self._owners = vectors, owners
+
+    # ---- a newer base
+
+    def rebased(self, *, applied: Lsn, next_slot: int) -> Memtable:
+        """Return this memtable over a newer base, of the entries through `applied` and the slots before `next_slot`.
+
+        It is what folding the later entries over that base would give, but for `ignored_updates`: what they did is known, so
+        this costs a fraction of it. This memtable stays what it is.
+        """
+        assert self.applied <= applied <= self.through
+        place = bisect.bisect_right(self._marks, applied, key=lambda mark: mark.lsn) - 1
+        before, after = self._marks[place], self._marks[place + 1 :]
+        assert before.next_slot == next_slot, f"{before.next_slot} slots were folded, {next_slot} applied"
+        over = Memtable(applied=applied, next_slot=next_slot)
+        over.through, over._first_vector, over._next_vector = self.through, before.vectors, self._next_vector
+        kept = slice(before.vectors - self._first_vector, self._next_vector - self._first_vector)
+        over._vectors, over._owners = self._vectors[kept].copy(), self._owners[kept].copy()
+        over._rows = self._rows[next_slot - self.first_slot :]
+        over._changed, over._died = self._changed[before.changed :], self._died[before.died :]
+        over._live_delta = self._live_delta - before.live_delta
+        over.operations = self.operations - before.operations
+        over._marks = [_Mark(applied, (), next_slot, before.vectors, 0, 0, 0, 0)]
+        for mark in after:
+            over._marks.append(_less(mark, before))
+            for record_id in mark.ids:
+                row = self._known[record_id]
+                over._known[record_id] = row if row is None or row.slot >= next_slot else _over_base(row, before.vectors)
+        for slot in over._changed:
+            row = self._row(slot) if slot < next_slot else None
+            if row is not None:
+                over._overrides[slot] = cast("Row", over._known[row.id])
+        return over
 
     # ---- looking
 
@@ -244,14 +325,16 @@ class Memtable:
         """Return the state now. With `columns`, its metadata as pieces too (rows changed since the last time)."""
         if columns:
             self._build_piece()
-        owners = self._owners[: self._vector_count].copy()
+        count = self._next_vector - self._first_vector
+        owners = self._owners[:count].copy()
+        died = np.asarray(self._died, dtype=np.int64)
         return Tail(
             through=self.through,
             first_slot=self.first_slot,
             rows=self._rows.copy(),
             overrides=self._overrides.copy(),
-            dead=np.asarray(self._dead, dtype=np.int64),
-            vectors=self._vectors[: self._vector_count],
+            dead=died[died < self.first_slot],
+            vectors=self._vectors[:count],
             owners=owners,
             revectored=owners[(owners >= 0) & (owners < self.first_slot)],
             live_delta=self._live_delta,
@@ -261,21 +344,36 @@ class Memtable:
         )
 
     def _build_piece(self) -> None:
-        if not self._unpieced and not self._dead_unpieced:
+        changed = np.unique(np.asarray(self._changed[self._changed_pieced :], dtype=np.int64))
+        died = np.unique(np.asarray(self._died[self._died_pieced :], dtype=np.int64))
+        if not len(changed) and not len(died):
             return
-        slots = np.sort(np.fromiter(self._unpieced, dtype=np.int64, count=len(self._unpieced)))
-        rows = [self._row(slot) for slot in slots.tolist()]
-        dead = np.unique(np.asarray(self._dead_unpieced, dtype=np.int64))
-        self._pieces.append(build(slots, [row.metadata for row in rows], dead))
-        self._unpieced.clear()
-        self._dead_unpieced.clear()
+        rows = [row for slot in changed.tolist() if (row := self._row(slot)) is not None]
+        slots = np.fromiter((row.slot for row in rows), dtype=np.int64, count=len(rows))
+        self._pieces.append(build(slots, [row.metadata for row in rows], died))
+        self._changed_pieced, self._died_pieced = len(self._changed), len(self._died)
         count = pieces_to_merge([len(piece.slots) for piece in self._pieces])
         if count:
             self._pieces[-count:] = [merge(self._pieces[-count:], forget_dead=False)]
 
-    def _row(self, slot: int) -> Row:
-        row = self._rows[slot - self.first_slot] if slot >= self.first_slot else self._overrides[slot]
-        return cast("Row", row)
+    def _row(self, slot: int) -> Row | None:
+        """A record that was changed here; None: it died since."""
+        return self._rows[slot - self.first_slot] if slot >= self.first_slot else self._overrides.get(slot)
+
+
+def _less(mark: _Mark, before: _Mark) -> _Mark:
+    """A mark as it is where counting began at another one."""
+    return mark._replace(
+        changed=mark.changed - before.changed,
+        died=mark.died - before.died,
+        live_delta=mark.live_delta - before.live_delta,
+        operations=mark.operations - before.operations,
+    )
+
+
+def _over_base(row: Row, first_vector: int) -> Row:
+    """A record of a base, whose vector is there unless the memtable has a newer one."""
+    return row if row.vector == NO_SLOT or row.vector >= first_vector else msgspec.structs.replace(row, vector=NO_SLOT)
 
 
 def _positions(event: RecordsWritten, first: int) -> list[int]:

@@ -504,7 +504,7 @@ class CollectionReader:
     def _renew(self, tables: RecordTables) -> bool:
         """Make the base of this transaction the reader's, and fold over it what it lacks; False: it is no newer one."""
         with self._loading:
-            before, memtable, tail_scan = self._base, self._memtable, self._tail_scan
+            before = self._base
             if tables.version() <= before.manifest.version:
                 return tables.version() == before.manifest.version
             manifest = tables.manifest()
@@ -516,18 +516,32 @@ class CollectionReader:
                 )
             base = load_base(self._directory, manifest, before, tables)
             scans = _scans(base)
-            if memtable.applied != base.manifest.applied:
-                memtable, tail_scan = Memtable(applied=base.manifest.applied, next_slot=base.manifest.next_slot), TailScan()
-                if self._is_read:
-                    self._fold_pending(memtable, tables)
+            folded: Memtable | None = None
+            if self._is_read and self._memtable.through < manifest.applied:
+                folded = _empty_memtable(base)
+                self._fold_pending(folded, tables)
             with self._lock:
-                self._drop_applied(base.manifest.applied)
+                self._drop_applied(manifest.applied)
+                memtable, tail_scan = self._memtable, self._tail_scan
+                if memtable.applied != manifest.applied:
+                    memtable, tail_scan = folded or self._memtable_over(base), TailScan()
                 if self._is_read:
                     self._fold_pending(memtable, tables)
                 self._base, self._scans, self._memtable, self._tail_scan = base, scans, memtable, tail_scan
                 self._image = None
                 self._behind = False
             return True
+
+    def _memtable_over(self, base: Base) -> Memtable:
+        """What is folded, over a newer base; nothing, where nothing is folded that it lacks, or nobody reads."""
+        manifest = base.manifest
+        if self._is_read and self._memtable.applied <= manifest.applied <= self._memtable.through:
+            return self._memtable.rebased(applied=manifest.applied, next_slot=manifest.next_slot)
+        return _empty_memtable(base)
+
+
+def _empty_memtable(base: Base) -> Memtable:
+    return Memtable(applied=base.manifest.applied, next_slot=base.manifest.next_slot)
 
 
 def _scans(base: Base) -> tuple[Scan | None, ...]:

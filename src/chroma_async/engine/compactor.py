@@ -174,6 +174,7 @@ class Compactor:
         return Follower(self._log, lambda collection_id: Backlog(collection_id, self._deleted.add, self._note_offered))
 
     def _note_offered(self, lsn: Lsn, size_bytes: int) -> None:
+        self._synced = False
         self._ledger.add(lsn, self._seams.clock.now_ns(), size_bytes)
 
     async def run(self) -> None:
@@ -196,8 +197,7 @@ class Compactor:
         """How long to wait for the next step: not at all while entries wait that are a whole one."""
         if not busy:
             return IDLE_SECONDS
-        backlogs = self._follower.sinks().values()
-        return 0.0 if any(backlog.size_bytes >= self._settings.apply_bytes_max for backlog in backlogs) else SETTLE_SECONDS
+        return 0.0 if self._is_pressed() else SETTLE_SECONDS
 
     async def _patiently(self, work: Callable[[], Awaitable[T]]) -> T:
         """Do what can be done again from the start; while the machine lacks something, pause, which is logged once."""
@@ -304,7 +304,16 @@ class Compactor:
                 self._seams.files.remove(path)
             elif path.is_dir():
                 with self._guarded(CollectionId(path.name)):
-                    self._store(CollectionId(path.name)).heal()
+                    store = self._store(CollectionId(path.name))
+                    store.heal()
+                    self._pass_over(CollectionId(path.name), store.applied)
+
+    def _pass_over(self, collection_id: CollectionId, applied: Lsn) -> None:
+        """Leave out what a predecessor has applied, and the log was not told of."""
+        backlog = self._follower.sinks().get(collection_id)
+        if backlog is not None and backlog.entries and backlog.entries[0][0] <= applied:
+            backlog.drop(applied)
+            self._owed[collection_id] = applied
 
     def _check_log(self) -> None:
         """Before anything is removed because the catalog does not have it: see that the catalog is whole.
@@ -343,15 +352,50 @@ class Compactor:
         self._ledger.look(self._seams.clock.now_ns())
         if self._lacks_room():
             self._ledger.clear()
-        await self._pay_off()
-        busy = await self._end_retention() or busy
-        for collection_id in list(self._follower.sinks()):
-            busy = await self._compact(collection_id) or busy
-        busy = await self._end_retention() or busy
+        if self._is_pressed():
+            busy = await self._compact_beside_the_log() or busy
+        else:
+            busy = await self._free_log() or busy
+            busy = await self._compact_all() or busy
+        if self._purges or not self._is_pressed():
+            busy = await self._free_log() or busy
         busy = await self._purge_collections() or busy
         busy = await self._index_documents(lag_max=TEXT_LAG_MAX if busy else 0) or busy
         self._start_indexing()
         return busy
+
+    def _is_pressed(self) -> bool:
+        """Whether entries wait that are more than a step."""
+        backlogs = self._follower.sinks().values()
+        return any(backlog.size_bytes >= self._settings.apply_bytes_max for backlog in backlogs)
+
+    async def _compact_beside_the_log(self) -> bool:
+        """Apply what waits, while the log frees what was applied before and the next entries are read from it."""
+
+        async def go_ahead() -> bool:
+            busy = await self._free_log()
+            await self._follower.catch_up()
+            return busy
+
+        ahead = asyncio.create_task(go_ahead())
+        try:
+            busy = await self._compact_all()
+        except BaseException:
+            ahead.cancel()
+            await asyncio.gather(ahead, return_exceptions=True)
+            raise
+        return await ahead or busy
+
+    async def _compact_all(self) -> bool:
+        busy = False
+        for collection_id in list(self._follower.sinks()):
+            busy = await self._compact(collection_id) or busy
+        return busy
+
+    async def _free_log(self) -> bool:
+        """Free what was applied, or kept for feeds long enough; say whether there is more of it to come."""
+        await self._pay_off()
+        return await self._end_retention()
 
     async def _purge_collections(self) -> bool:
         """Do the purges that were asked for, where all is applied that was written before; say whether there was one.
@@ -479,17 +523,21 @@ class Compactor:
         backlog.drop(applied)
         self._unindexed.add(collection_id)
         self._text_behind[collection_id] = None
-        await self._truncate(collection_id, applied)
+        self._owed[collection_id] = max(applied, self._owed.get(collection_id, applied))
         return True
 
     async def _sync_entries(self) -> None:
         """Before any is applied: what is applied must not outlive its entry, whose LSN would be given to another one.
 
-        Once for each step: all entries that wait were read before it.
+        Once for each step, unless more are read meanwhile.
         """
         if not self._synced:
-            await self._log.sync()
-            self._synced = True
+            self._synced = True  # before the sync: what is read beside it is for the next one
+            try:
+                await self._log.sync()
+            except BaseException:
+                self._synced = False
+                raise
 
     async def _index_documents(self, *, lag_max: int) -> bool:
         """Bring full-text indexes that lack more documents than that a step nearer; say whether there was one."""
@@ -532,21 +580,14 @@ class Compactor:
         return entries
 
     async def _truncate(self, collection_id: CollectionId, through: Lsn) -> bool:
-        """Free applied entries but for those that are kept for feeds.
-
-        Owed while a backup pins the log, or the disk is too full: later steps try again.
-        """
-        self._owed[collection_id] = max(through, self._owed.get(collection_id, through))
+        """Free applied entries but for those that are kept for feeds; False while a backup pins the log."""
         if self._ledger.keeps_nothing:
-            freed = await self._log.truncate_collection(collection_id, through=through)
-        else:
-            freed = await self._log.note_applied(collection_id, through=through)
-            self._may_forget = True
-        if freed:
-            self._owed.pop(collection_id, None)
-        return freed
+            return await self._log.truncate_collection(collection_id, through=through)
+        self._may_forget = True
+        return await self._log.note_applied(collection_id, through=through)
 
     async def _pay_off(self) -> None:
+        """Free what is owed; what the log does not free now is tried again by later steps."""
         for collection_id, through in list(self._erased.items()):
             if not await self._free(collection_id, through):
                 return
@@ -554,14 +595,19 @@ class Compactor:
         for collection_id, through in list(self._owed.items()):
             if not await self._truncate(collection_id, through):
                 break
+            if self._owed.get(collection_id) == through:  # nothing was applied meanwhile
+                del self._owed[collection_id]
 
     async def _end_retention(self) -> bool:
         """Free what was kept for feeds long enough; say whether there was something."""
         through = self._ledger.begins_after
-        is_due = not self._ledger.keeps_nothing and through and (through > self._truncated or self._may_forget)
-        if not is_due or not await self._log.truncate(through=through):
+        if self._ledger.keeps_nothing or not through or not (through > self._truncated or self._may_forget):
             return False
-        moved, self._truncated, self._may_forget = through > self._truncated, through, False
+        self._may_forget = False  # what is applied meanwhile is for the next time
+        if not await self._log.truncate(through=through):
+            self._may_forget = True
+            return False
+        moved, self._truncated = through > self._truncated, through
         return moved
 
     async def _erase(self, collections: Mapping[CollectionId, Lsn]) -> None:

@@ -26,6 +26,7 @@ from chroma_async.engine.batch import QueryBatcher
 from chroma_async.engine.collection import CollectionReader
 from chroma_async.engine.compactor import COLLECTIONS, COMPACTOR_THREADS, Compactor
 from chroma_async.engine.directory import prepare_directory
+from chroma_async.engine.failures import read_error
 from chroma_async.engine.feed import Feeds
 from chroma_async.engine.follower import Follower
 from chroma_async.engine.fsync import IntervalFsync
@@ -46,7 +47,6 @@ from chroma_async.model import DEFAULT_DATABASE, DEFAULT_DATABASE_ID, DEFAULT_TE
 from chroma_async.protocol import Call
 from chroma_async.protocol.records import RecordsCall
 from chroma_async.seams import Seams, ThreadWorkers, Workers
-from chroma_async.seams.limits import limit_error
 from chroma_async.settings import EngineSettings
 from chroma_async.wal import LogStore, SqliteLog
 
@@ -99,7 +99,7 @@ class Engine:
             self.follower.sink,
         )
         self.streams = Queues()
-        self.feeds = Feeds(log, self.follower, clock, self.metrics)
+        self.feeds = Feeds(directory, self.follower, clock, self.metrics)
         self._lag = Lag()
         self._here = Here(self)
         self._ready = False
@@ -189,17 +189,13 @@ class Engine:
             await self.follower.catch_up()
             return cast("R", await handler(self, call))
         except (StorageCorrupt, sqlite3.DatabaseError, UnicodeDecodeError, OSError, MemoryError) as error:
-            limit = limit_error(error, self.directory)
-            if limit is not None:
-                raise limit from error
-            if isinstance(error, OSError | MemoryError):
+            meant = read_error(error, self.directory)
+            if meant is None:
                 raise
-            await self._check_not_deleted(call)
-            logger.exception("read.failed call=%s", type(call).__name__)
-            raise InternalError(
-                "the collection's files are damaged, the others are served; restore a backup, or see what can be mended: "
-                f"chroma-async verify --repair. {error}"
-            ) from error
+            if isinstance(meant, InternalError):
+                await self._check_not_deleted(call)
+                logger.exception("read.failed call=%s", type(call).__name__)
+            raise meant from error
 
     def answer_here(self, call: Call[R]) -> tuple[R] | None:
         """Answer a read in the thread that asks; None when it takes the event loop, and `dispatch`.

@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import AsyncExitStack, suppress
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
 from chroma_async.core.events import (
@@ -28,12 +30,13 @@ from chroma_async.core.events import (
 )
 from chroma_async.core.where import matches
 from chroma_async.engine.collection import CollectionReader, View
+from chroma_async.engine.failures import read_error
 from chroma_async.engine.follower import Follower
+from chroma_async.engine.paging import pages, view_of_now
 from chroma_async.errors import (
     ChromaError,
     GoneError,
     InternalError,
-    LogError,
     LogReset,
     LogTruncated,
     StorageCorrupt,
@@ -41,7 +44,7 @@ from chroma_async.errors import (
 )
 from chroma_async.metrics import Metrics
 from chroma_async.model import Collection as CollectionModel
-from chroma_async.model import CollectionId, Lsn, Vectors
+from chroma_async.model import CollectionId, Lsn, Slots, Vectors
 from chroma_async.projections.records import decode_metadata
 from chroma_async.protocol.changes import CatalogKind, Change, ChangeKind, Choice, to_cursor
 from chroma_async.seams import Clock, Workers
@@ -68,12 +71,12 @@ class _Waiter:
 class Feeds:
     """The feeds of a process: how many there are, news for them, and their end. Belongs to the event loop."""
 
-    def __init__(self, log: LogStore, follower: Follower[CollectionReader], clock: Clock, metrics: Metrics) -> None:
-        self._log = log
+    def __init__(self, directory: Path, follower: Follower[CollectionReader], clock: Clock, metrics: Metrics) -> None:
+        self.directory = directory
         self._follower = follower
         self._clock = clock
         self._metrics = metrics
-        self._waiters: list[_Waiter] = []
+        self._waiters: dict[object, _Waiter] = {}
         self._looking: asyncio.Task[None] | None = None
         self._stopped = False
 
@@ -97,12 +100,14 @@ class Feeds:
         self._metrics.feeds.dec()
         self._metrics.feeds_ended.labels(why).inc()
 
-    async def wait(self, is_news: Callable[[], bool], seconds: float) -> None:
-        """Wait for news, or for so long, or until this process is about to end."""
+    async def wait(self, who: object, is_news: Callable[[], bool], seconds: float) -> None:
+        """Wait for news, or for so long, or until `who` is woken, or this process is about to end.
+
+        Asked for news again when the log has moved, and only then.
+        """
         if self._stopped or is_news():
             return
-        waiter = _Waiter(is_news, asyncio.get_running_loop().create_future())
-        self._waiters.append(waiter)
+        waiter = self._waiters[who] = _Waiter(is_news, asyncio.get_running_loop().create_future())
         if self._looking is None:
             self._looking = asyncio.create_task(self._look(), name="chroma_async.feeds")
         timer = asyncio.create_task(self._clock.sleep(seconds))
@@ -111,36 +116,36 @@ class Feeds:
         finally:
             timer.cancel()
             waiter.woken.cancel()
-            with suppress(ValueError):
-                self._waiters.remove(waiter)
+            del self._waiters[who]
 
     async def _look(self) -> None:
+        looked: Lsn | None = None  # those who begin to wait have looked themselves, but the log may have moved since
         try:
             while self._waiters:
                 await self._clock.sleep(LOOK_SECONDS)
                 await self._follower.catch_up()
-                self.look_again()
+                if self._follower.position != looked:
+                    looked = self._follower.position
+                    self._wake(waiter for waiter in self._waiters.values() if waiter.is_news())
         except Exception:
             logger.exception("feeds.failed")
-            self._wake_all()  # they meet it themselves, and end by it
+            self._wake(self._waiters.values())  # they meet it themselves, and end by it
         finally:
             self._looking = None
 
-    def _wake_all(self) -> None:
-        for waiter in self._waiters:
+    def _wake(self, waiters: Iterable[_Waiter]) -> None:
+        for waiter in waiters:
             if not waiter.woken.done():
                 waiter.woken.set_result(None)
 
-    def look_again(self) -> None:
-        """Have those look who wait: what they wait for may be here though the log says nothing."""
-        for waiter in self._waiters:
-            if waiter.is_news() and not waiter.woken.done():
-                waiter.woken.set_result(None)
+    def wake(self, who: object) -> None:
+        """End the waiting of one, if it waits."""
+        self._wake([waiter] if (waiter := self._waiters.get(who)) is not None else [])
 
     def stop(self) -> None:
         """End all feeds, and let none begin: this process is about to end."""
         self._stopped = True
-        self._wake_all()
+        self._wake(self._waiters.values())
 
     async def close(self) -> None:
         self.stop()
@@ -168,7 +173,7 @@ class Source:
 class Feed:
     """Changes as they happen: a `ChangeFeed`."""
 
-    def __init__(self, source: Source, reader: CollectionChanges | DatabaseChanges) -> None:
+    def __init__(self, source: Source, reader: Changes) -> None:
         self._source = source
         self._reader = reader
         self._changes = reader()
@@ -193,12 +198,17 @@ class Feed:
         self._is_read = True
         try:
             change = await anext(self._changes)
+            if self._reader.is_left:  # by another task, while this one read
+                await self._changes.aclose()
+                raise StopAsyncIteration
         except StopAsyncIteration:
             self._end("stopped" if self._source.feeds.is_stopped else "over")
             raise
         except Exception as error:
-            explained = _explained(error)
+            explained = _explained(error, self._source.feeds.directory)
             self._end(type(explained).__name__)
+            if explained is error:
+                raise
             raise explained from error
         finally:
             self._is_read = False
@@ -209,7 +219,7 @@ class Feed:
         """End it. Who waits for the next change, in another task, learns that there is none."""
         self._end("stopped" if self._source.feeds.is_stopped else "left")
         self._reader.is_left = True
-        self._source.feeds.look_again()
+        self._source.feeds.wake(self._reader)
         if not self._is_read:
             await self._changes.aclose()
 
@@ -219,123 +229,169 @@ class Feed:
             self._source.feeds.ended(why)
 
 
-def _explained(error: Exception) -> Exception:
+def _explained(error: Exception, directory: Path) -> Exception:
     if isinstance(error, ChromaError | RuntimeError):
         return error
     if isinstance(error, LogTruncated | LogReset):
         return gone(str(error))
-    if isinstance(error, LogError | StorageCorrupt | sqlite3.DatabaseError | UnicodeDecodeError):
+    meant = read_error(error, directory)
+    if isinstance(meant, InternalError):
         logger.exception("feed.failed", exc_info=error)
-        return InternalError(f"the log, or the collection's files, are damaged; see the server's log. {error}")
-    return error
+    return meant or error
 
 
 def gone(why: str) -> GoneError:
     return GoneError(f"the changes after this position are not kept any more; begin again from a snapshot. {why}")
 
 
-class _Pulse:
-    """Says when a heartbeat is due: nothing was sent for so long."""
-
-    def __init__(self, clock: Clock, seconds: float) -> None:
-        self._clock = clock
-        self._seconds = seconds
-        self._sent_at = clock.monotonic()
-
-    def sent(self) -> None:
-        self._sent_at = self._clock.monotonic()
-
-    @property
-    def left_seconds(self) -> float:
-        return max(0.0, self._sent_at + self._seconds - self._clock.monotonic())
+class _Left(Exception):
+    """Ends a snapshot that nobody wants any more."""
 
 
-# ---- one collection
+class Changes(ABC):
+    """What a feed reads: a snapshot, if it has no position; then entries, heartbeats, and its end."""
 
-
-class CollectionChanges:
-    """What happens to one collection after `position`, or from a snapshot on."""
-
-    def __init__(self, source: Source, collection: CollectionModel, choice: Choice, position: Lsn | None) -> None:
+    def __init__(self, source: Source, choice: Choice, position: Lsn | None) -> None:
         self.is_left = False
         self._source = source
-        self._collection = collection
         self._choice = choice
         self._position = position
-        self._pulse = _Pulse(source.clock, choice.heartbeat_seconds)
+        self._last: Change | None = None
+        """The change with which it is over."""
+        self._sent_at = source.clock.monotonic()
 
     async def __call__(self) -> AsyncGenerator[Change]:
         if self._position is None:
-            async for shown in self._snapshot():
-                self._pulse.sent()
-                yield shown
-        source, position = self._source, self._position or Lsn(0)
-        yield self._at(position, _heartbeat(source.clock, position))  # who listens knows where it begins
-        while not self._is_over:
-            is_there = await source.collection(self._collection.id) is not None
             try:
-                page = await source.log.history(self._collection.id, after=position, bytes_max=PAGE_BYTES_MAX)
-            except LogTruncated:
-                if await source.collection(self._collection.id) is not None:
-                    raise
-                page = History([], position)  # what was to be read went with it
-                is_there = False
-            if not is_there and not page.entries:
-                yield self._at(position, Change(kind="collection_deleted", lsn=source.follower.position))
+                async with aclosing(self._snapshot()) as snapshot:
+                    async for shown in snapshot:
+                        self._note_sent()
+                        yield shown
+            except _Left:
                 return
+        position = self._position or Lsn(0)
+        yield self._at(position, self._mark("heartbeat", position))  # who listens knows where it begins
+        while not self._is_over:
+            page = await self._page(position)
             for entry in page.entries:
-                change = await _change(source.workers, entry, self._choice)
                 position = entry.lsn
+                change = await self._read(entry)
+                if self._last is not None:
+                    break
                 if change is not None:
-                    self._pulse.sent()
+                    self._note_sent()
                     yield self._at(position, change)
+            if self._last is not None:
+                yield self._at(position, self._last)
+                return
             position = max(position, page.through)
-            if not self._pulse.left_seconds:
-                self._pulse.sent()
-                yield self._at(position, _heartbeat(source.clock, position))
+            if not self._left_seconds:
+                self._note_sent()
+                yield self._at(position, self._mark("heartbeat", position))
             if not page.entries:
-                await source.feeds.wait(partial(self._is_news, position), self._pulse.left_seconds)
+                await self._source.feeds.wait(self, partial(self._is_news_or_over, position), self._left_seconds)
+
+    @abstractmethod
+    def _snapshot(self) -> AsyncGenerator[Change]:
+        """All records, and before its end the position from which to go on."""
+
+    @abstractmethod
+    async def _page(self, position: Lsn) -> History:
+        """The next entries."""
+
+    @abstractmethod
+    async def _read(self, entry: Entry) -> Change | None:
+        """Return the change that an entry means; None: none that was asked for."""
+
+    @abstractmethod
+    def _is_news(self, position: Lsn) -> bool:
+        """Whether there is something to read after a position."""
+
+    @abstractmethod
+    def _at(self, position: Lsn, change: Change) -> Change:
+        """With the cursor, where one goes on from. Never 0: who goes on after it means the oldest that is kept then."""
 
     @property
     def _is_over(self) -> bool:
         return self.is_left or self._source.feeds.is_stopped
 
+    def _is_news_or_over(self, position: Lsn) -> bool:
+        return self._is_over or self._is_news(position)
+
+    def _note_sent(self) -> None:
+        self._sent_at = self._source.clock.monotonic()
+
+    @property
+    def _left_seconds(self) -> float:
+        """Until a heartbeat is due, since nothing was sent for so long."""
+        return max(0.0, self._sent_at + self._choice.heartbeat_seconds - self._source.clock.monotonic())
+
+    def _mark(self, kind: ChangeKind, lsn: Lsn) -> Change:
+        return Change(kind=kind, lsn=lsn, time=self._source.clock.now_ns() / 1e9)
+
+    def _view(self, collection_id: CollectionId) -> AbstractAsyncContextManager[View]:
+        return view_of_now(self._source.follower, self._source.workers, collection_id)
+
+    async def _shown(self, view: View) -> AsyncGenerator[Change]:
+        """The records of a view, those that pass the filter. One page at least; any may be empty."""
+        async for change in pages(self._source.workers, view, SNAPSHOT_ROWS, partial(_snapshot_page, self._choice)):
+            if self._source.feeds.is_stopped:
+                raise UnavailableError("the server is stopping; begin the snapshot again")
+            if self.is_left:
+                raise _Left
+            yield change
+
+
+class CollectionChanges(Changes):
+    """What happens to one collection after `position`, or from a snapshot on."""
+
+    def __init__(self, source: Source, collection: CollectionModel, choice: Choice, position: Lsn | None) -> None:
+        super().__init__(source, choice, position)
+        self._id = collection.id
+
+    async def _page(self, position: Lsn) -> History:
+        source = self._source
+        is_there = await source.collection(self._id) is not None
+        try:
+            page = await source.log.history(self._id, after=position, bytes_max=PAGE_BYTES_MAX)
+        except LogTruncated:
+            if await source.collection(self._id) is not None:
+                raise
+            page = History([], position)  # what was to be read went with it
+            is_there = False
+        if not is_there and not page.entries:
+            self._last = Change(kind="collection_deleted", lsn=source.follower.position)
+        return page
+
+    async def _read(self, entry: Entry) -> Change | None:
+        return await _change(self._source.workers, entry, self._choice)
+
     def _is_news(self, position: Lsn) -> bool:
-        follower, collection_id = self._source.follower, self._collection.id
-        is_gone = follower.catalog.collection(collection_id) is None
-        return self._is_over or is_gone or follower.newest(collection_id) > position
+        follower = self._source.follower
+        return follower.catalog.collection(self._id) is None or follower.newest(self._id) > position
 
     def _at(self, position: Lsn, change: Change) -> Change:
-        """With the cursor; 0 is none, since who goes on after it means the oldest that is kept then."""
         at = max(position, change.lsn)
         return replace(change, cursor=str(at)) if at else change
 
     async def _snapshot(self) -> AsyncGenerator[Change]:
-        async with AsyncExitStack() as stack:
-            view = await _view(self._source, self._collection.id, stack)
+        async with self._view(self._id) as view:
             lsn = view.image.through
-            yield _snapshot_mark("snapshot_begin", lsn, self._source.clock)
-            async for change in _pages(self._source, view, self._choice):
+            yield self._mark("snapshot_begin", lsn)
+            async for change in self._shown(view):
                 if change.ids:
                     yield change
         self._position = lsn
-        yield self._at(lsn, _snapshot_mark("snapshot_end", lsn, self._source.clock))
+        yield self._at(lsn, self._mark("snapshot_end", lsn))
 
 
-# ---- a database
-
-
-class DatabaseChanges:
+class DatabaseChanges(Changes):
     """What happens to the collections of a database after `position`, or from a snapshot on."""
 
     def __init__(self, source: Source, tenant: str, database: str, choice: Choice, position: Lsn | None) -> None:
-        self.is_left = False
-        self._source = source
+        super().__init__(source, choice, position)
         self._tenant = tenant
         self._database = database
-        self._choice = choice
-        self._position = position
-        self._pulse = _Pulse(source.clock, choice.heartbeat_seconds)
         self._names = {item.id: item.name for item in self._collections()}
         self._seen: dict[CollectionId, Lsn] = {}
         """Through which LSN a snapshot has shown each collection."""
@@ -343,49 +399,20 @@ class DatabaseChanges:
     def _collections(self) -> list[CollectionModel]:
         return self._source.follower.catalog.collections(self._tenant, self._database)
 
-    async def __call__(self) -> AsyncGenerator[Change]:
-        source = self._source
-        if self._position is None:
-            async for shown in self._snapshot():
-                self._pulse.sent()
-                yield shown
-        position = self._position or Lsn(0)
-        yield self._at(position, _heartbeat(source.clock, position))  # who listens knows where it begins
-        while not self._is_over:
-            await source.follower.catch_up()
-            page = await source.log.history(None, after=position, bytes_max=PAGE_BYTES_MAX)
-            for entry in page.entries:
-                position = entry.lsn
-                change = await self._read(entry)
-                if change is None:
-                    continue
-                if self._choice.takes(change.kind) or change.kind == "database_deleted":
-                    self._pulse.sent()
-                    yield self._at(position, change)
-                if change.kind == "database_deleted":
-                    return
-            position = max(position, page.through)
-            if not self._pulse.left_seconds:
-                self._pulse.sent()
-                yield self._at(position, _heartbeat(source.clock, position))
-            if not page.entries:
-                await source.feeds.wait(partial(self._is_news, position), self._pulse.left_seconds)
-
-    @property
-    def _is_over(self) -> bool:
-        return self.is_left or self._source.feeds.is_stopped
+    async def _page(self, position: Lsn) -> History:
+        await self._source.follower.catch_up()
+        return await self._source.log.history(None, after=position, bytes_max=PAGE_BYTES_MAX)
 
     def _is_news(self, position: Lsn) -> bool:
-        return self._is_over or self._source.follower.position > position
+        return self._source.follower.position > position
 
     def _at(self, position: Lsn, change: Change) -> Change:
-        """With the cursor, unless it would lead into the middle of a snapshot, or is 0: that is the oldest kept one."""
+        """None where it would lead into the middle of a snapshot."""
         if not position or position < max(self._seen.values(), default=0):
             return change
         return replace(change, cursor=to_cursor(position, self._source.log.identity))
 
     async def _read(self, entry: Entry) -> Change | None:
-        """Return the change that an entry means; None: it is another database's, or not asked for."""
         if entry.collection is None:
             return None if entry.payload is None else self._read_catalog(entry, decode(entry.payload))
         name = self._names.get(entry.collection)
@@ -400,6 +427,12 @@ class DatabaseChanges:
         return None if change is None else replace(change, collection=entry.collection, name=name)
 
     def _read_catalog(self, entry: Entry, event: Event) -> Change | None:
+        change = self._catalog_change(entry, event)
+        if change is not None and change.kind == "database_deleted":
+            self._last = change
+        return change if change is not None and self._choice.takes(change.kind) else None
+
+    def _catalog_change(self, entry: Entry, event: Event) -> Change | None:
         here = (self._tenant, self._database)
         match event:
             case CollectionCreated() if (event.tenant, event.database) == here:
@@ -421,18 +454,18 @@ class DatabaseChanges:
     async def _snapshot(self) -> AsyncGenerator[Change]:
         """All collections, one by one, each as of an LSN of its own; what follows leaves out what they have shown."""
         begin = self._position = self._source.follower.position
-        yield _snapshot_mark("snapshot_begin", begin, self._source.clock)
+        self._names = {item.id: item.name for item in self._collections()}  # of that instant: it may have waited for this
+        yield self._mark("snapshot_begin", begin)
         for collection in self._collections():
-            async with AsyncExitStack() as stack:
-                try:
-                    view = await _view(self._source, collection.id, stack)
-                    async for change in _pages(self._source, view, self._choice):
+            try:
+                async with self._view(collection.id) as view:
+                    async for change in self._shown(view):
                         yield replace(change, collection=collection.id, name=collection.name)
                     self._seen[collection.id] = view.image.through
-                except (StorageCorrupt, sqlite3.DatabaseError, FileNotFoundError):
-                    if await self._source.collection(collection.id) is not None:
-                        raise
-        yield self._at(begin, _snapshot_mark("snapshot_end", begin, self._source.clock))
+            except (StorageCorrupt, sqlite3.DatabaseError, FileNotFoundError):
+                if await self._source.collection(collection.id) is not None:
+                    raise
+        yield self._at(begin, self._mark("snapshot_end", begin))
 
 
 # ---- entries and records as changes
@@ -496,14 +529,6 @@ def _embeddings(event: RecordsWritten) -> list[Vectors | None] | None:
     return found
 
 
-def _heartbeat(clock: Clock, position: Lsn) -> Change:
-    return Change(kind="heartbeat", lsn=position, time=clock.now_ns() / 1e9)
-
-
-def _snapshot_mark(kind: ChangeKind, lsn: Lsn, clock: Clock) -> Change:
-    return Change(kind=kind, lsn=lsn, time=clock.now_ns() / 1e9)
-
-
 def _of_catalog(kind: CatalogKind, entry: Entry, collection: str | None, name: str | None, metadata: Any) -> Change:
     return Change(
         kind=kind,
@@ -515,26 +540,8 @@ def _of_catalog(kind: CatalogKind, entry: Entry, collection: str | None, name: s
     )
 
 
-# ---- snapshots
-
-
-async def _view(source: Source, collection_id: CollectionId, stack: AsyncExitStack) -> View:
-    """A read view that is open as long as the stack is."""
-    await source.follower.catch_up()
-    reader = source.follower.sink(collection_id)
-    return await source.workers.run(lambda: stack.enter_context(reader.view(columns=False)))
-
-
-async def _pages(source: Source, view: View, choice: Choice) -> AsyncIterator[Change]:
-    """The records of a view, in insertion order, those that pass the filter. One page at least, which may be empty."""
-    slots, lsn = view.slots(None, None, "include"), view.image.through
-    for first in range(0, max(1, len(slots)), SNAPSHOT_ROWS):
-        if source.feeds.is_stopped:
-            raise UnavailableError("the server is stopping; begin the snapshot again")
-        yield await source.workers.run(partial(_page, view, slots[first : first + SNAPSHOT_ROWS], lsn, choice))
-
-
-def _page(view: View, slots: Any, lsn: Lsn, choice: Choice) -> Change:
+def _snapshot_page(choice: Choice, view: View, slots: Slots) -> Change:
+    """Records of a snapshot, those that pass the filter."""
     rows = view.rows(slots)
     metadatas = [decode_metadata(row[3]) for row in rows]
     where = choice.where
@@ -544,7 +551,7 @@ def _page(view: View, slots: Any, lsn: Lsn, choice: Choice) -> Change:
     include = choice.include
     return Change(
         kind="snapshot",
-        lsn=lsn,
+        lsn=view.image.through,
         ids=[row[1] for row in rows],
         embeddings=list(view.vectors(slots)) if "embeddings" in include and len(slots) else None,
         documents=[row[2] for row in rows] if "documents" in include else None,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from chroma_async.engine.batch import QueryJob, search_alone
@@ -22,7 +23,7 @@ from chroma_async.engine.reads import DirectRunner
 from chroma_async.engine.streams import Queues
 from chroma_async.engine.writer import Writer
 from chroma_async.errors import StorageCorrupt
-from chroma_async.metrics import Metrics
+from chroma_async.metrics import AnsweredElsewhere, Metrics
 from chroma_async.model import CollectionId
 from chroma_async.protocol import Call, CountRecords, GetIndexingStatus, GetRecords, QueryRecords
 from chroma_async.protocol.records import Reading, RecordsCall
@@ -117,14 +118,15 @@ class Here:
         collection_id = CollectionId(cast("RecordsCall[R]", call).collection_id)
         if collection_id not in engine.follower.sinks():
             return None
-        with engine.metrics.timed_call(type(call).__name__):
+        with suppress(AnsweredElsewhere), engine.metrics.timed_call(type(call).__name__):
             call.validate()
             if isinstance(call, Reading) and not is_visible(self, call, collection_id):
-                return None
+                raise AnsweredElsewhere
             try:
                 return (_run(cast("Coroutine[Any, Any, R]", HANDLERS[type(call)](self, call))),)
-            except (StorageCorrupt, sqlite3.DatabaseError, UnicodeDecodeError):
-                return None
+            except (StorageCorrupt, sqlite3.DatabaseError, UnicodeDecodeError) as error:
+                raise AnsweredElsewhere from error
+        return None
 
 
 def _run(handler: Coroutine[Any, Any, R]) -> R:

@@ -152,7 +152,6 @@ WHERE lsn IN (
 
 _FREED_TABLE = "CREATE TABLE IF NOT EXISTS freed (collection TEXT PRIMARY KEY, lsn INTEGER NOT NULL) WITHOUT ROWID"
 _TRUNCATED_TABLE = "CREATE TABLE truncated (collection TEXT PRIMARY KEY, lsn INTEGER NOT NULL) WITHOUT ROWID"
-_ALL_WAS_FREED = "INSERT INTO truncated SELECT collection, lsn FROM freed"
 
 _FREE_KEPT = """
 UPDATE entries SET payload = NULL, crc = entry_crc(lsn, collection, time_ns, operation_id, NULL)
@@ -172,9 +171,10 @@ SELECT collection, max(lsn) FROM entries WHERE collection = ? AND lsn <= ? AND p
 ON CONFLICT (collection) DO UPDATE SET lsn = excluded.lsn WHERE excluded.lsn > lsn
 """
 
+# By LSN, as the entries are freed: the index would lead through all that is kept.
 _NOTE_ALL_TRUNCATED = """
 INSERT INTO truncated
-SELECT entries.collection, max(entries.lsn) FROM entries JOIN freed USING (collection)
+SELECT entries.collection, max(entries.lsn) FROM entries NOT INDEXED JOIN freed USING (collection)
 WHERE entries.lsn <= ? AND entries.lsn <= freed.lsn AND payload IS NOT NULL GROUP BY entries.collection
 ON CONFLICT (collection) DO UPDATE SET lsn = excluded.lsn WHERE excluded.lsn > lsn
 """
@@ -195,17 +195,14 @@ SELECT collection, max(lsn) FROM (
 ) GROUP BY collection
 """
 
+# For a log of 0.1.0, which kept no account; from then on the account is whole, and much shorter than the entries.
+_ALL_WAS_FREED = f"INSERT INTO truncated {_FREED}"
+_TRUNCATED = "SELECT collection, lsn FROM truncated"
+
 _FORGET = """
 DELETE FROM entries WHERE lsn <= ? AND lsn < coalesce(
     (SELECT lsn FROM entries WHERE payload IS NOT NULL AND collection IS NOT NULL ORDER BY lsn LIMIT 1), ?
 ) AND lsn < (SELECT min(lsn) FROM entries) + ?
-"""
-
-_TRUNCATED = """
-SELECT collection, max(lsn) FROM (
-    SELECT collection, lsn FROM truncated
-    UNION ALL SELECT collection, lsn FROM entries WHERE payload IS NULL AND collection IS NOT NULL
-) GROUP BY collection
 """
 
 # The newest entry through which a collection was freed comes from the same instant as the entries.
@@ -497,7 +494,7 @@ class SqliteLog:
         """See `LogStore.history`."""
         if collection is None:
             page = await self._page(after, _NO_LIMIT, bytes_max)
-            rows, newest = page.rows, page.newest
+            rows, newest = _within(page.rows, bytes_max), page.newest
             entries, error = await _verified(rows, after)
         else:
             self._check_open()
@@ -814,6 +811,11 @@ def _numbered(entries: Sequence[NewEntry], after: int) -> Iterator[Row]:
     for lsn, entry in enumerate(entries, after + 1):
         crc = checksum(lsn, entry.collection, entry.time_ns, entry.operation_id, entry.payload)
         yield lsn, entry.collection, entry.time_ns, crc, entry.operation_id, entry.payload
+
+
+def _within(rows: list[Row], bytes_max: int) -> list[Row]:
+    """Without the last row of a page, if that is the one that is too much."""
+    return rows[:-1] if len(rows) > 1 and sum(len(row[5] or b"") for row in rows) > bytes_max else rows
 
 
 async def _verified(rows: list[Row], after: int | None = None) -> tuple[list[Entry], LogError | None]:

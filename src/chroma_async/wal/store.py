@@ -150,7 +150,7 @@ class LogStore(Protocol):
     async def history(self, collection: CollectionId | None, *, after: Lsn, bytes_max: int) -> History:
         """Return the next entries of a collection, or of the whole log: one at least, if there are any.
 
-        `bytes_max` bounds the payloads of all but the first.
+        Their payloads are `bytes_max` together at most, unless the first alone is more: then it comes alone.
 
         Raises:
             LogTruncated: something between `after` and what is kept was freed.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final, TypeVar, cast
@@ -17,6 +16,7 @@ from chroma_async.core.where import Where, conjoin, parse_where, parse_where_doc
 from chroma_async.engine.batch import QueryJob
 from chroma_async.engine.collection import View
 from chroma_async.engine.handlers.registry import Context, handles, require_collection
+from chroma_async.engine.paging import pages, view_of_now
 from chroma_async.engine.progress import LOOK_SECONDS, lowest
 from chroma_async.engine.reads import Kind
 from chroma_async.engine.repeats import KeyedWrite, keyed
@@ -324,15 +324,16 @@ async def get(context: Context, call: GetRecords) -> GetResult:
     return await _read_view(context, collection, run, kind, columns=where is not None, tail=not call.is_of_applied)
 
 
-async def pages(context: Context, collection: Collection, rows: int) -> AsyncGenerator[Columns]:
+async def all_columns(context: Context, collection: Collection, rows: int) -> AsyncGenerator[Columns]:
     """All records of a collection in insertion order, `rows` at a time, as of one instant: that of the first page."""
-    await context.follower.catch_up()
-    with ExitStack() as stack:
-        reader = context.follower.sink(collection.id)
-        view = await context.workers.run(lambda: stack.enter_context(reader.view()))
-        slots = view.slots(None, None, "include")
-        for first in range(0, len(slots), rows):
-            yield await context.workers.run(partial(_columns, view, slots[first : first + rows], EVERYTHING))
+
+    def read(view: View, slots: Slots) -> Columns:
+        return _columns(view, slots, EVERYTHING)
+
+    async with view_of_now(context.follower, context.workers, collection.id) as view:
+        async for columns in pages(context.workers, view, rows, read):
+            if columns.ids:
+                yield columns
 
 
 @handles(QueryRecords)
