@@ -617,7 +617,7 @@ class Image:
     def target(self, hnsw: HnswConfiguration) -> SearchTarget:
         """What queries search; made once for a configuration, and nearly always there is one.
 
-        A new space counts when the base has it: then all distances change at once (`CollectionStore.reindex`).
+        A new space counts when the base has it: then all distances change at once (`CollectionStore.build_graphs`).
         """
         if self.base.manifest.rows:
             hnsw = replace(hnsw, space=self.base.manifest.space)
