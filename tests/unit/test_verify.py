@@ -84,3 +84,10 @@ def test_repair_leaves_a_directory_in_use_alone(directory: Path) -> None:
         assert run("verify", directory)[0] == 0
     finally:
         lock.release()
+
+
+def test_a_directory_may_be_named_from_where_one_is(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(directory.parent)
+    assert run("verify", directory.name)[0] == 0
+    assert run("verify", directory.name, "--repair")[0] == 0
+    assert run("rebuild", directory.name, NAMES[0])[1].startswith(f"{NAMES[0]}: rebuilt")

@@ -90,8 +90,9 @@ class RecordTables:
         mode = "ro&immutable=1" if unchanging else "rwc" if writable else "rw"
         self._path = path
         self._before = _stamp(path) if unchanging else None
+        uri = f"{path.absolute().as_uri()}?mode={mode}"
         self._connection = sqlite3.connect(
-            f"{path.as_uri()}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False, timeout=BUSY_SECONDS
+            uri, uri=True, isolation_level=None, check_same_thread=False, timeout=BUSY_SECONDS
         )
         self._summed = False
         try:
