@@ -20,8 +20,9 @@ from rich.console import Console
 
 from chroma_async import AsyncCollection, AsyncHttpClient
 from load_tests.data import Dataset
-from load_tests.errors import RequestFailed, WrongAnswer
+from load_tests.errors import WrongAnswer
 from load_tests.generator import Address
+from load_tests.pipes import expect
 from load_tests.servers import Program, running
 
 RETENTION: Final = "4GB"
@@ -31,6 +32,7 @@ _BATCH = 500
 _WRITERS = 16
 _PACE_SECONDS = 0.05
 _LISTENER_SECONDS_MAX = 300.0
+_WHO = "the listener"
 _CONTEXT = multiprocessing.get_context("spawn")
 
 
@@ -212,24 +214,14 @@ async def _listened(
     process.start()
     theirs.close()
     try:
-        await asyncio.to_thread(_expect, ours, "connected")
+        await asyncio.to_thread(expect, ours, "connected", _WHO)
         if meanwhile is not None:
             await meanwhile()
-        heard: Heard = await asyncio.to_thread(_expect, ours, "heard")
+        heard: Heard = await asyncio.to_thread(expect, ours, "heard", _WHO)
     finally:
         process.kill()
         process.join()
     return heard
-
-
-def _expect(pipe: Pipe, what: str) -> Any:
-    try:
-        kind, value = pipe.recv()
-    except EOFError as error:
-        raise RequestFailed("the listener has ended; its traceback is above") from error
-    if kind != what:
-        raise RequestFailed(f"the listener failed: {value}")
-    return value
 
 
 def _listen(address: Address, name: str, after: int | None, count: int, pipe: Pipe) -> None:

@@ -32,6 +32,7 @@ from load_tests.data import Dataset
 from load_tests.errors import RequestFailed, WrongAnswer
 from load_tests.generator import Address, Lane, run_lane
 from load_tests.growth import Supply
+from load_tests.pipes import expect
 from load_tests.requests import RequestFile
 from load_tests.servers import LocalServer, Program, memory_of, running
 from load_tests.targets import Verdict
@@ -51,6 +52,7 @@ _QUERY_SECONDS = 0.05
 _SLICE_SECONDS = 5.0
 _CHECKED = 200
 _MEBIBYTE = 2**20
+_WHO = "the client that streams"
 _CONTEXT = multiprocessing.get_context("spawn")
 
 
@@ -195,7 +197,7 @@ def _stream_beside(
 
     reading = threading.Thread(target=read)
     try:
-        _expect(ours, "ready")
+        expect(ours, "ready", _WHO)
         ours.send("go")
         reading.start()
         began = time.monotonic()
@@ -203,7 +205,7 @@ def _stream_beside(
             look = _look(server, api, records_path, process.pid or 0, time.monotonic() - began)
             result.looks.append(look)
             say(look)
-        result.seconds = float(_expect(ours, "done"))
+        result.seconds = float(expect(ours, "done", _WHO))
         while (waiting := api.unindexed(records_path)) and time.monotonic() - began < 4 * result.seconds + 60:
             time.sleep(0.2)
         result.applied_seconds = None if waiting else time.monotonic() - began
@@ -214,16 +216,6 @@ def _stream_beside(
         if reading.is_alive():
             reading.join()
     return latencies
-
-
-def _expect(pipe: Pipe, what: str) -> Any:
-    try:
-        kind, value = pipe.recv()
-    except EOFError as error:
-        raise RequestFailed("the client that streams has ended; its traceback is above") from error
-    if kind != what:
-        raise RequestFailed(f"the stream failed: {value}")
-    return value
 
 
 def _look(server: LocalServer, api: Api, records_path: str, client: int, seconds: float) -> Look:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any, Self, TypeVar
 
@@ -87,17 +88,17 @@ async def _finish(result: Awaitable[Any]) -> Any:
     return await result
 
 
-class AsyncConnectable:
+class AsyncConnectable(ABC):
     """Connects when awaited, when entered, or at the first call that needs it."""
 
-    def _begin(self) -> None:
+    def _begin(self) -> None:  # noqa: B027 - its twin connects here
         """Nothing can be awaited in a constructor."""
 
-    async def connect(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    async def connect(self) -> None: ...
 
-    async def aclose(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    async def aclose(self) -> None: ...
 
     async def close(self) -> None:
         """Close; the same as `aclose`."""
@@ -116,17 +117,17 @@ class AsyncConnectable:
         return self
 
 
-class Connectable:
+class Connectable(ABC):
     """Connects when constructed, as Chroma's clients do."""
 
     def _begin(self) -> None:
         self._connected()
 
-    def connect(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def connect(self) -> None: ...
 
-    def close(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def close(self) -> None: ...
 
     def _connected(self) -> Self:
         try:

@@ -45,6 +45,9 @@ EmbeddingArgument: TypeAlias = EmbeddingCallable | DefaultEmbedding | None
 class EmbeddingFunction:
     """A base for embedding functions with a name; deriving from it is a convenience, not a duty.
 
+    `__call__` is to be written. `name`, `get_config` and `build_from_config` raise NotImplementedError until they are, as
+    those of Chroma's functions do: collections then don't store how the function is made.
+
     `__call__` may be `async def`. `embed_query` is for models that embed questions in another way than documents.
     """
 

@@ -267,7 +267,7 @@ def _decode_custom(call: type[Call[Any]], kind: type[Any], value: object) -> obj
         return decode_embedding_batch(value, nulls_allowed=call.vectors_may_be_null)
     if kind is np.ndarray:
         return decode_query_vectors(value)
-    raise NotImplementedError(f"no decoder for {kind.__name__}")
+    raise TypeError(f"no decoder for {kind.__name__}")
 
 
 def _encode_custom(value: object) -> object:

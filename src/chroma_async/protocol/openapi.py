@@ -295,7 +295,7 @@ def _schema_of_custom(kind: type[Any]) -> JsonSchema:
         return {"anyOf": [_list_of(_or_null(VECTOR)), _list_of(_or_null(BASE64))]}
     if kind is np.ndarray:
         return _list_of(VECTOR)
-    raise NotImplementedError(kind)
+    raise TypeError(f"no schema for {kind}")
 
 
 def _answer(call: type[Call[Any]]) -> JsonSchema:
@@ -312,7 +312,7 @@ def _result_schema(kind: Any) -> JsonSchema:
         return _list_of(_result_schema(get_args(kind)[0]))
     if get_origin(kind) is dict:
         return {"type": "object", "additionalProperties": _result_schema(get_args(kind)[1])}
-    raise NotImplementedError(kind)
+    raise TypeError(f"no schema for {kind}")
 
 
 def _result_type(call: type[Any]) -> Any:
@@ -321,4 +321,4 @@ def _result_type(call: type[Any]) -> Any:
         for generic in cast("Sequence[Any]", vars(base).get("__orig_bases__", ())):
             if len(get_args(generic)) == 1 and not hasattr(get_args(generic)[0], "__bound__"):
                 return get_args(generic)[0]
-    raise NotImplementedError(call)
+    raise TypeError(f"no result type of {call}")

@@ -23,7 +23,7 @@ class UnsupportedCall(Call[Any], frozen=True, kw_only=True):
 
     def refusal(self) -> ChromaError:
         """Return why."""
-        raise NotImplementedError
+        return UnimplementedError(f"this call is not supported here. call={type(self).__name__}")
 
     def validate(self) -> None:
         """Refuse: the engine has no handler for it."""
