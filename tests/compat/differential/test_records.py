@@ -262,7 +262,8 @@ def test_one_batch_of_many(pair: Pair) -> None:
 
 
 def test_as_many_results_as_there_are_records(pair: Pair) -> None:
-    pair.fresh().agree(create("docs"))
+    """Chroma gets a graph so dense that it reaches every record: with its defaults it misses one in one of 700 runs."""
+    pair.fresh().agree(create("docs", configuration={"hnsw": {"max_neighbors": 100}}))
     vectors = np.random.default_rng(0).normal(size=(600, 8)).astype(np.float32).tolist()
     pair.agree(post("docs", "add", {"ids": ids(600), "embeddings": vectors}))
     pair.agree_on_reads(nearest("docs", vectors[7], n_results=n) for n in (None, 1, 10, 100, 600, 601, 2**32 - 1))
