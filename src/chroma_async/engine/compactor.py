@@ -38,6 +38,9 @@ IDLE_SECONDS: Final = 0.1
 SETTLE_SECONDS: Final = 0.25
 """Entries wait this long for company: a bigger step costs less for each entry, and readers have them anyway."""
 
+PRESSED_SHARE: Final = 2
+"""With so much of a step to apply, one part in so many, there is no waiting for company."""
+
 TIDY_AFTER_STEPS: Final = 5
 """Idle steps after which journals are emptied, or tried again when somebody was reading them: half a second."""
 
@@ -365,9 +368,9 @@ class Compactor:
         return busy
 
     def _is_pressed(self) -> bool:
-        """Whether entries wait that are more than a step."""
+        """Whether entries wait that are worth a step of their own."""
         backlogs = self._follower.sinks().values()
-        return any(backlog.size_bytes >= self._settings.apply_bytes_max for backlog in backlogs)
+        return any(backlog.size_bytes >= self._settings.apply_bytes_max // PRESSED_SHARE for backlog in backlogs)
 
     async def _compact_beside_the_log(self) -> bool:
         """Apply what waits, while the log frees what was applied before and the next entries are read from it."""

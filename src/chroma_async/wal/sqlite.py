@@ -27,6 +27,7 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar, cast
 
@@ -56,6 +57,7 @@ from chroma_async.wal.turns import FileLock, SharedLsn, pinned, unpinned
 
 T = TypeVar("T")
 Row = tuple[Any, ...]
+Statement = tuple[str, Row]
 
 FORMAT: Final = 1
 FILE: Final = "log.sqlite3"
@@ -79,8 +81,8 @@ _VERIFY_INLINE_BYTES: Final = 256 * 2**10
 """Checksums of less than this are computed where they are, a few hundred microseconds; of more in a worker thread."""
 
 _FREE_ROWS: Final = 1024
-_FREE_BYTES: Final = 8 * 2**20
-"""Freed in one turn, which takes some tens of milliseconds: what a writer may have to wait."""
+_FREE_BYTES: Final = 64 * 2**20
+"""Freed in one turn, which takes some ten milliseconds: what a writer may have to wait."""
 
 _FORGET_ROWS: Final = 4096
 _VACUUM_PAGES: Final = 1024
@@ -126,16 +128,20 @@ _INSERT = "INSERT INTO entries (lsn, collection, time_ns, crc, operation_id, pay
 _PUT = "INSERT OR REPLACE INTO catalog (key, crc, value) VALUES (?, ?, ?)"
 _DROP = "DELETE FROM catalog WHERE key = ?"
 
-# One statement, so one instant; at least one row, so that bounds come with an empty page too.
+# One statement, so one instant; at least one row, so that bounds come with an empty page too. Neither a window nor a sort
+# may have payloads in its rows: SQLite copies them, which takes longer than all the rest. So lengths are found first, and
+# the rows are sorted by whoever gets them.
 _PAGE = """
-WITH sizes AS (
-    SELECT lsn, sum(coalesce(length(payload), 0)) OVER (ORDER BY lsn ROWS UNBOUNDED PRECEDING) AS bytes
+WITH lengths AS (
+    SELECT lsn, coalesce(length(payload), 0) AS bytes
     FROM entries WHERE lsn > :after AND lsn <= :through ORDER BY lsn LIMIT :rows
+), sizes AS (
+    SELECT lsn, sum(bytes) OVER (ORDER BY lsn ROWS UNBOUNDED PRECEDING) AS bytes FROM lengths
+), page AS (
+    SELECT coalesce(min(lsn) FILTER (WHERE bytes >= :bytes), max(lsn)) AS last FROM sizes
 )
 SELECT newest, oldest, lsn, collection, time_ns, crc, operation_id, payload
-FROM bounds LEFT JOIN entries
-    ON lsn > :after AND lsn <= coalesce((SELECT lsn FROM sizes WHERE bytes >= :bytes ORDER BY lsn LIMIT 1), :through)
-ORDER BY lsn LIMIT :rows
+FROM bounds LEFT JOIN entries ON lsn > :after AND lsn <= (SELECT last FROM page)
 """
 
 _CATALOG = "SELECT newest, key, crc, value FROM bounds LEFT JOIN catalog ON true ORDER BY key"
@@ -144,8 +150,10 @@ _FREE = """
 UPDATE entries SET payload = NULL, crc = entry_crc(lsn, collection, time_ns, operation_id, NULL)
 WHERE lsn IN (
     SELECT lsn FROM (
-        SELECT lsn, sum(length(payload)) OVER (ORDER BY lsn ROWS UNBOUNDED PRECEDING) - length(payload) AS bytes_before
-        FROM entries WHERE collection = ? AND lsn <= ? AND payload IS NOT NULL ORDER BY lsn LIMIT ?
+        SELECT lsn, sum(bytes) OVER (ORDER BY lsn ROWS UNBOUNDED PRECEDING) - bytes AS bytes_before FROM (
+            SELECT lsn, length(payload) AS bytes
+            FROM entries WHERE collection = ? AND lsn <= ? AND payload IS NOT NULL ORDER BY lsn LIMIT ?
+        )
     ) WHERE bytes_before < ?
 )
 """
@@ -219,7 +227,6 @@ FROM bounds LEFT JOIN (
     SELECT entries.lsn, collection, time_ns, crc, operation_id, payload FROM sizes JOIN entries USING (lsn)
     WHERE number = 1 OR bytes <= :bytes
 ) AS chosen ON true
-ORDER BY chosen.lsn
 """
 
 _HOLDING = "SELECT DISTINCT collection FROM entries WHERE payload IS NOT NULL AND collection IS NOT NULL"
@@ -234,7 +241,8 @@ SELECT coalesce(min(first), (SELECT newest + 1 FROM bounds)) FROM (
 """
 
 _WEIGHTS = f"""
-SELECT max(lsn), max(time_ns), sum(coalesce(length(payload), 0)) FROM entries
+WITH lengths AS MATERIALIZED (SELECT lsn, time_ns, coalesce(length(payload), 0) AS bytes FROM entries)
+SELECT max(lsn), max(time_ns), sum(bytes) FROM lengths
 GROUP BY lsn / (SELECT max(1, (newest - oldest) / {WEIGHTS_MAX}) FROM bounds) ORDER BY 1
 """
 
@@ -412,7 +420,7 @@ class SqliteLog:
         self._check_open()
         limits = {"after": after, "through": through, "rows": _READ_ROWS, "bytes": bytes_max}
         found = await _fetched(self._reader, _PAGE, limits)
-        page = _Page(found[0][0], found[0][1], [row[2:] for row in found if row[2] is not None])
+        page = _Page(found[0][0], found[0][1], _entry_rows(found))
         check_reachable(after, page.oldest, page.newest)
         self._saw(page.newest)
         return page
@@ -460,33 +468,29 @@ class SqliteLog:
         cancelled between two of them leaves a log that is as good, and the rest for the next call.
         """
         self._check_open()
-        if await self._change(_NOTE_FREED, (collection, through)) is None:
-            return False
-        if await self._change(_NOTE_TRUNCATED, (collection, through)) is None:
-            return False
-        forget_through = _NO_LIMIT if keep_after is None else int(keep_after)
-        return await self._truncate((_FREE, (collection, through, _FREE_ROWS, _FREE_BYTES)), forget_through)
+        note = (_NOTE_FREED, (collection, through)), (_NOTE_TRUNCATED, (collection, through))
+        free = (_FREE, (collection, through, _FREE_ROWS, _FREE_BYTES))
+        return await self._truncate(note, free, _NO_LIMIT if keep_after is None else int(keep_after))
 
     async def note_applied(self, collection: CollectionId, *, through: Lsn) -> bool:
         """See `LogStore.note_applied`."""
         self._check_open()
-        return await self._change(_NOTE_FREED, (collection, through)) is not None
+        return await self._change((_NOTE_FREED, (collection, through))) is not None
 
     async def truncate(self, *, through: Lsn) -> bool:
         """See `LogStore.truncate`. In steps, as `truncate_collection`."""
         self._check_open()
-        if await self._change(_NOTE_ALL_TRUNCATED, (through,)) is None:
-            return False
-        return await self._truncate((_FREE_KEPT, (through, _FREE_ROWS, _FREE_BYTES)), int(through))
+        note = ((_NOTE_ALL_TRUNCATED, (through,)),)
+        return await self._truncate(note, (_FREE_KEPT, (through, _FREE_ROWS, _FREE_BYTES)), int(through))
 
-    async def _truncate(self, free: tuple[str, Row], forget_through: int) -> bool:
-        forget = (_FORGET, (forget_through, _NO_LIMIT, _FORGET_ROWS))
-        for sql, parameters in (free, forget, (_FORGET_OPERATIONS, (OPERATION_WINDOW,))):
-            changed: int | None = 1
-            while changed:
-                changed = await self._change(sql, parameters)
+    async def _truncate(self, note: Sequence[Statement], free: Statement, forget_through: int) -> bool:
+        forget = (_FORGET, (forget_through, _NO_LIMIT, _FORGET_ROWS)), (_FORGET_OPERATIONS, (OPERATION_WINDOW,))
+        steps: tuple[Statement, ...] = (*note, free, *forget)
+        while steps:
+            changed = await self._change(*steps)
             if changed is None:
                 return False
+            steps = (free, *forget) if any(changed[-3:]) else ()
         await self._shrink()
         return True
 
@@ -500,7 +504,7 @@ class SqliteLog:
             self._check_open()
             limits = {"collection": collection, "after": after, "rows": _READ_ROWS, "bytes": bytes_max}
             found = await _fetched(self._reader, _HISTORY, limits)
-            newest, rows = Lsn(found[0][0]), [row[2:] for row in found if row[2] is not None]
+            newest, rows = Lsn(found[0][0]), _entry_rows(found)
             check_history(after, found[0][1], newest)
             self._saw(newest)
             entries, error = await _verified(rows)
@@ -543,13 +547,13 @@ class SqliteLog:
         async with self.exclusive():
             return await self._in_transaction(vacuum)
 
-    async def _change(self, sql: str, parameters: Iterable[Any]) -> int | None:
-        """Run one statement as one transaction, in turn; return the number of changed rows, None where the log is pinned."""
+    async def _change(self, *statements: Statement) -> list[int] | None:
+        """Run statements as one transaction, in turn; return how many rows each changed, None where the log is pinned."""
 
-        async def change() -> int:
-            cursor = await self._writer.execute(sql, parameters)
+        async def change() -> list[int]:
+            changed = [(await self._writer.execute(sql, parameters)).rowcount for sql, parameters in statements]
             await self._writer.commit()
-            return cursor.rowcount
+            return changed
 
         async with self.exclusive():
             with unpinned(self._directory / _PIN) as free:
@@ -724,6 +728,7 @@ async def _prepare_writer(writer: aiosqlite.Connection, directory: Path, synchro
     await writer.execute(f"PRAGMA synchronous = {synchronous}")
     await writer.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
     await writer.execute(f"PRAGMA journal_size_limit = {_JOURNAL_BYTES_MAX}")
+    await writer.execute("PRAGMA secure_delete = FAST")  # whole pages that are freed are not written once more, to be zeros
     await writer.create_function("entry_crc", 5, checksum)  # pyright: ignore[reportUnknownMemberType]
     return identity
 
@@ -811,6 +816,11 @@ def _numbered(entries: Sequence[NewEntry], after: int) -> Iterator[Row]:
     for lsn, entry in enumerate(entries, after + 1):
         crc = checksum(lsn, entry.collection, entry.time_ns, entry.operation_id, entry.payload)
         yield lsn, entry.collection, entry.time_ns, crc, entry.operation_id, entry.payload
+
+
+def _entry_rows(found: list[Row]) -> list[Row]:
+    """The entries behind two bounds, in LSN order; the row without an entry is there where none was found."""
+    return sorted((row[2:] for row in found if row[2] is not None), key=itemgetter(0))
 
 
 def _within(rows: list[Row], bytes_max: int) -> list[Row]:
