@@ -7,6 +7,7 @@ import socket
 import pytest
 from starlette.types import Receive, Scope, Send
 
+from chroma_async.server.life import Life
 from chroma_async.server.listen import listen
 from chroma_async.server.worker import serve_by
 from chroma_async.settings import HttpServer, ServerSettings
@@ -45,6 +46,32 @@ async def test_connections_that_come_at_once_are_shared(server: HttpServer) -> N
             while sum(app.requests for app in apps) < CONNECTIONS:
                 await asyncio.sleep(0.01)
         assert min(app.requests for app in apps) >= CONNECTIONS // 4
+        stop.set()
+        for client in clients:
+            client.close()
+        await asyncio.gather(*serving)
+
+
+@pytest.mark.parametrize("server", ["hypercorn", "uvicorn"])
+async def test_connections_that_come_one_by_one_go_to_who_takes_no_stream(server: HttpServer) -> None:
+    """Queries beside an ingest stream came to the worker that was at work anyway, while the other one slept."""
+    stop = asyncio.Event()
+    apps, lives = [Counted(), Counted()], [Life(), Life()]
+    lives[0].streams = 1
+    with listen("127.0.0.1", 0) as listening:
+        serving = [
+            asyncio.ensure_future(serve_by(server)(app, ServerSettings(), os.dup(listening.fileno()), stop, life))
+            for app, life in zip(apps, lives, strict=True)
+        ]
+        clients: list[socket.socket] = []
+        async with asyncio.timeout(20):
+            for number in range(CONNECTIONS):
+                clients.append(socket.create_connection(listening.getsockname()))
+                clients[-1].sendall(REQUEST)
+                while sum(app.requests for app in apps) <= number:
+                    await asyncio.sleep(0.001)
+                await asyncio.sleep(0.02)  # who was not the first one waits again for the next
+        assert apps[1].requests >= CONNECTIONS - 2
         stop.set()
         for client in clients:
             client.close()

@@ -60,14 +60,12 @@ def serve(request: pytest.FixtureRequest) -> Callable[..., Any]:
     name: HttpServer = request.param
 
     @asynccontextmanager
-    async def serve(
-        app: ASGIApp | None = None, *, draining: asyncio.Event | None = None, **settings: Any
-    ) -> AsyncIterator[Running]:
+    async def serve(app: ASGIApp | None = None, *, life: Life | None = None, **settings: Any) -> AsyncIterator[Running]:
         stop = asyncio.Event()
         with socket.create_server(("127.0.0.1", 0)) as listening:
             chosen = ServerSettings(**settings)
             served = app or create_app(dispatch, chosen)
-            serving = asyncio.ensure_future(serve_by(name)(served, chosen, os.dup(listening.fileno()), stop, draining))
+            serving = asyncio.ensure_future(serve_by(name)(served, chosen, os.dup(listening.fileno()), stop, life))
             try:
                 yield Running(listening.getsockname()[1], stop, serving)
             finally:
@@ -268,7 +266,7 @@ async def test_target_that_names_no_path_of_ours_is_not_found(serve: Callable[..
 async def test_readiness_goes_before_everything_else(serve: Callable[..., Any]) -> None:
     life = Life()
     chosen = ServerSettings()
-    async with serve(create_app(dispatch, chosen, life=life), draining=life.draining) as server:
+    async with serve(create_app(dispatch, chosen, life=life), life=life) as server:
         reader, writer = await server.connect()
         writer.write(b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")
         head = await reader.readuntil(b"\r\n\r\n")
@@ -292,7 +290,7 @@ async def test_http_2_goes_on_while_the_server_drains(serve: Callable[..., Any])
     life = Life()
     chosen = ServerSettings()
     async with (
-        serve(create_app(dispatch, chosen, life=life), draining=life.draining, keep_alive_seconds=1.0) as server,
+        serve(create_app(dispatch, chosen, life=life), life=life, keep_alive_seconds=1.0) as server,
         httpx.AsyncClient(http1=False, http2=True) as client,
     ):
         url = f"http://127.0.0.1:{server.port}"

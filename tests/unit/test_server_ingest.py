@@ -81,7 +81,7 @@ async def serving(
 
             said = ServerSettings(**{"body_timeout_seconds": 2.0, "graceful_seconds": 1.0, **settings})
             app = create_app(dispatch, said, life=life)
-            running = asyncio.create_task(serve_by(name)(app, said, os.dup(listening.fileno()), stop, life.draining))
+            running = asyncio.create_task(serve_by(name)(app, said, os.dup(listening.fileno()), stop, life))
             try:
                 yield server
             finally:

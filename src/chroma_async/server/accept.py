@@ -1,8 +1,8 @@
 """Accept connections so that workers share them.
 
 Workers wait on one listening socket. An event loop that wakes takes all connections that wait there, so a whole pool of a
-client ends up with one worker while the others idle. Here a worker takes one at a time, and pauses after it the longer, the
-more it has: who has fewer is there first.
+client ends up with one worker while the others idle; and who is at work anyway is there before who has to be woken. Here a
+worker takes one connection at a time, and pauses before it the longer, the more it has to do: who has less is there first.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Final, cast
 
+from chroma_async.server.life import Life
 from chroma_async.server.tls import HANDSHAKE_SECONDS, ServerContext
 from chroma_async.server.transport import HeldTransport
 
@@ -20,6 +21,9 @@ PAUSE_SECONDS: Final = 0.0003
 """For each connection that the worker has open, up to `PAUSES_MAX` of them."""
 
 PAUSES_MAX: Final = 8
+
+STREAM_PAUSES: Final = 16
+"""An ingest stream keeps a worker as busy as many connections do; of any number of streams."""
 
 RETRY_SECONDS: Final = 0.01
 """After a refused accept: without descriptors, trying at once would only burn the processor."""
@@ -37,7 +41,7 @@ class FairServer:
     """Accepts connections until it is closed; those that are open go on.
 
     It stands where `asyncio.start_server` or `loop.create_server` put their server. `make` makes a connection's protocol;
-    `count` says how many connections are open.
+    `count` says how many connections are open, `life` how many of them are ingest streams.
     """
 
     def __init__(
@@ -45,21 +49,27 @@ class FairServer:
         make: Callable[[], asyncio.BaseProtocol],
         count: Callable[[], int],
         listening: socket.socket,
+        life: Life,
         tls: ServerContext | None = None,
     ) -> None:
         self._make = make
         self._tls = tls
         self._handshakes: set[asyncio.Task[None]] = set()
         self._count = count
+        self._life = life
         self._listening = listening
         self._is_closing = False
         self._readable: asyncio.Future[None] | None = None
         self._accepting = asyncio.create_task(self._accept(), name="chroma_async.accept")
 
     def close(self) -> None:
-        """Accept no more. A connection that has been accepted is not given up."""
+        """Accept no more. A connection that has been accepted is not given up.
+
+        The loop forgets the socket at once: who called this may close it.
+        """
         self._is_closing = True
         if self._readable is not None:
+            asyncio.get_running_loop().remove_reader(self._listening)
             _settle(self._readable)
 
     async def wait_closed(self) -> None:
@@ -72,10 +82,13 @@ class FairServer:
         loop = asyncio.get_running_loop()
         self._listening.setblocking(False)
         while not self._is_closing:
+            await self._until_readable(loop)
+            await asyncio.sleep(self._pause_seconds())
+            if self._is_closing:
+                break
             try:
                 connection, _ = self._listening.accept()
-            except BlockingIOError:
-                await self._until_readable(loop)
+            except BlockingIOError:  # another worker was there first
                 continue
             except OSError:  # the client left already, or there are no descriptors for now
                 await asyncio.sleep(RETRY_SECONDS)
@@ -88,7 +101,10 @@ class FairServer:
                 handshake = asyncio.create_task(self._shake_hands(connection, self._tls))
                 self._handshakes.add(handshake)
                 handshake.add_done_callback(self._handshakes.discard)
-            await asyncio.sleep(PAUSE_SECONDS * min(self._count(), PAUSES_MAX))
+
+    def _pause_seconds(self) -> float:
+        pauses = min(self._count(), PAUSES_MAX) + (STREAM_PAUSES if self._life.streams else 0)
+        return PAUSE_SECONDS * pauses
 
     async def _until_readable(self, loop: asyncio.AbstractEventLoop) -> None:
         """Wait for a connection, or for the end. `loop.sock_accept` can't be ended without losing one that is there."""
@@ -97,7 +113,9 @@ class FairServer:
         try:
             await readable
         finally:
-            loop.remove_reader(self._listening)
+            self._readable = None
+            if not self._is_closing:
+                loop.remove_reader(self._listening)
 
     async def _shake_hands(self, connection: socket.socket, tls: ServerContext) -> None:
         """Begin TLS, while others are accepted: a client may be slow, or speak something else."""
@@ -120,7 +138,9 @@ class StreamProtocol(asyncio.StreamReaderProtocol):
         super().connection_made(cast("asyncio.Transport", held))
 
 
-async def start_server(serve: Serve, *, sock: socket.socket, ssl: ServerContext | None = None, **_: Any) -> FairServer:
+async def start_server(
+    life: Life, serve: Serve, *, sock: socket.socket, ssl: ServerContext | None = None, **_: Any
+) -> FairServer:
     """Take the arguments of `asyncio.start_server` that matter here."""
     open_now = 0
 
@@ -135,4 +155,4 @@ async def start_server(serve: Serve, *, sock: socket.socket, ssl: ServerContext 
     def make() -> StreamProtocol:
         return StreamProtocol(asyncio.StreamReader(), counted)
 
-    return FairServer(make, lambda: open_now, sock, ssl)
+    return FairServer(make, lambda: open_now, sock, life, ssl)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -74,7 +73,7 @@ def create_app(
         guard, refusing = Guard(dispatch, dispatch, access.note), Guard(_refuse, dispatch)
         host = Host(guard, settings, guard.refusal_of, position, counted, feeds)
         nobody = Host(refusing, settings, refusing.refusal_of)
-    app = _limited(Application(host, nobody, extra, life.draining), settings)
+    app = _limited(Application(host, nobody, extra, life), settings)
     if access is not None:
         from chroma_async.server.auth.authentication import Authentication
 
@@ -116,9 +115,9 @@ def _pages(life: Life, metrics: MetricsPage | None) -> dict[str, ASGIApp]:
 class Application:
     """Hands each request to the endpoint of its path and method; `nobody` answers the calls that are always refused."""
 
-    def __init__(self, host: Host, nobody: Host, pages: Mapping[str, ASGIApp], draining: asyncio.Event) -> None:
+    def __init__(self, host: Host, nobody: Host, pages: Mapping[str, ASGIApp], life: Life) -> None:
         self._refusal = Refusal(host.settings)
-        self._paths = _call_routes(host, nobody, self._refusal, draining)
+        self._paths = _call_routes(host, nobody, self._refusal, life)
         for path, page in pages.items():
             self._paths.setdefault(path, MethodTable(self._refusal)).setdefault("GET", page)
 
@@ -199,7 +198,7 @@ def _alive() -> None:
     return None
 
 
-def _call_routes(host: Host, nobody: Host, refusal: Refusal, draining: asyncio.Event) -> PathTable[MethodTable]:
+def _call_routes(host: Host, nobody: Host, refusal: Refusal, life: Life) -> PathTable[MethodTable]:
     paths: PathTable[MethodTable] = PathTable()
 
     def add(path: str, method: str, endpoint: ASGIApp) -> None:
@@ -208,7 +207,7 @@ def _call_routes(host: Host, nobody: Host, refusal: Refusal, draining: asyncio.E
     add(API_V2, "GET", CallEndpoint(Heartbeat, host))
     for call in (*CALLS, *UNSUPPORTED):
         endpoint = FeedEndpoint if call in FEEDS else CallEndpoint
-        made = IngestEndpoint(host, draining) if call is Ingest else endpoint(call, nobody if call in UNSUPPORTED else host)
+        made = IngestEndpoint(host, life) if call is Ingest else endpoint(call, nobody if call in UNSUPPORTED else host)
         add(call.route.path, call.route.method, made)
     for path in (OPENAPI_PATH, DOCS_PATH, DOCS_PATH + "/"):
         add(path, "GET", _Page(path))

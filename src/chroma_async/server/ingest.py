@@ -52,6 +52,7 @@ from chroma_async.server.answers import answer_at_once, error_response, linger, 
 from chroma_async.server.body import ClientDisconnect
 from chroma_async.server.cutters import PART_BYTES_MAX, ArrowCutter, Cutter, LineCutter, Piece
 from chroma_async.server.endpoint import Endpoint, Host, decode_query, decode_segment
+from chroma_async.server.life import Life
 from chroma_async.server.observe import BODY_BYTES, CALL, RENEW, REQUEST_ID
 
 CONTENT_TYPES: Final[Mapping[str, str]] = {
@@ -84,12 +85,11 @@ logger = logging.getLogger("chroma_async.server")
 
 
 class IngestEndpoint(Endpoint):
-    """Answers streams, any number of lines long. `draining` is set when the server is about to stop."""
+    """Answers streams, any number of lines long."""
 
-    def __init__(self, host: Host, draining: asyncio.Event) -> None:
+    def __init__(self, host: Host, life: Life) -> None:
         super().__init__(Ingest.route, Ingest.__name__, host)
-        self._draining = draining
-        self._open = 0
+        self._life = life
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope[CALL] = self._name
@@ -98,9 +98,9 @@ class IngestEndpoint(Endpoint):
             if self._host.refusal_of is not None and (refusal := self._host.refusal_of(Ingest)) is not None:
                 raise refusal
             opening = _opening(scope, self._path_fields)
-            if self._open >= streams_max:
+            if self._life.streams >= streams_max:
                 raise RateLimitError(f"too many streams at the same time: wait for some. ingest_streams_max={streams_max}")
-            stream = _Stream(self._host, opening, scope, receive, send, self._draining)
+            stream = _Stream(self._host, opening, scope, receive, send, self._life.draining)
         except ChromaError as error:
             await answer_at_once(receive, send, error_response(error, scope.get(REQUEST_ID)))
             return
@@ -112,7 +112,7 @@ class IngestEndpoint(Endpoint):
         await stream.say_last()
 
     def _count(self, change: int) -> None:
-        self._open += change
+        self._life.streams += change
         if self._host.metrics is not None:
             self._host.metrics.ingest_streams.inc(change)
 

@@ -30,8 +30,10 @@ Reason = Callable[[], str | None]
 class Life:
     """The state of one process. `reasons` are asked in turn."""
 
-    def __init__(self, *reasons: Reason) -> None:
-        self.draining = asyncio.Event()
+    def __init__(self, *reasons: Reason, draining: asyncio.Event | None = None) -> None:
+        self.draining = draining or asyncio.Event()
+        self.streams = 0
+        """Ingest streams that are open: each keeps the process busy for as long as it lasts."""
         self._reasons = reasons
 
     def not_ready(self) -> str | None:

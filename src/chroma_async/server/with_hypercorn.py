@@ -6,6 +6,7 @@ import asyncio
 import logging
 import sys
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any, Final, cast
 from urllib.parse import unquote
 
@@ -19,14 +20,18 @@ from hypercorn.protocol.h11 import H11Protocol
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chroma_async.server.abort import ABORT
-from chroma_async.server.accept import FIRST_REQUEST_SECONDS, HEAD_BYTES_MAX, start_server
+from chroma_async.server.accept import FIRST_REQUEST_SECONDS, HEAD_BYTES_MAX, FairServer, Serve, start_server
 from chroma_async.server.heads import AMBIGUOUS, is_ambiguous
+from chroma_async.server.life import Life
 from chroma_async.server.observe import plain as as_logged
 from chroma_async.server.plain import Exchange, plain_request, scope_of
 from chroma_async.server.tls import ServerContext, tls_context
 from chroma_async.settings import ServerSettings
 
 _CLOSE_SECONDS: Final = 1.0
+
+_LIFE: Final[ContextVar[Life | None]] = ContextVar("life", default=None)
+"""Of the process that a server is started for; None: a server that is not ours."""
 
 logger = logging.getLogger("chroma_async.server")
 
@@ -206,7 +211,9 @@ def connect(*arguments: Any) -> TCPServer:
 class AsyncioOfHypercorn:
     """The `asyncio` that Hypercorn's module sees: ours but for how connections are accepted."""
 
-    start_server = staticmethod(start_server)
+    @staticmethod
+    async def start_server(serve: Serve, **arguments: Any) -> FairServer:
+        return await start_server(_LIFE.get() or Life(), serve, **arguments)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(asyncio, name)
@@ -279,12 +286,14 @@ async def serve(
     settings: ServerSettings,
     descriptor: int,
     stop: asyncio.Event,
-    draining: asyncio.Event | None = None,
+    life: Life | None = None,
 ) -> None:
     """Serve until `stop` is set, and finish the requests that have begun, within the graceful timeout."""
-    app = Front(app, draining or stop)
+    life = life or Life(draining=stop)
+    app = Front(app, life.draining)
     cast("Any", hypercorn_run).TCPServer = connect
     cast("Any", hypercorn_run).asyncio = AsyncioOfHypercorn()
+    _LIFE.set(life)  # for the task that follows
     config = _config(app, settings, descriptor, stop)
     serving = asyncio.create_task(hypercorn_serve(cast("Any", app), config, shutdown_trigger=stop.wait, mode="asgi"))
     stopping = asyncio.create_task(stop.wait())

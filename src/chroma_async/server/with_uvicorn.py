@@ -20,6 +20,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from chroma_async.server.abort import ABORT
 from chroma_async.server.accept import FIRST_REQUEST_SECONDS, HEAD_BYTES_MAX, FairServer
 from chroma_async.server.heads import AMBIGUOUS, is_ambiguous
+from chroma_async.server.life import Life
 from chroma_async.server.tls import ServerContext, tls_context
 from chroma_async.server.transport import HeldTransport
 from chroma_async.settings import ServerSettings
@@ -30,7 +31,7 @@ _STATUS_HEAD_TOO_LARGE: Final = 431
 class Config(uvicorn.Config):
     """uvicorn's settings, how long a head may take, whether connections end with their next answer, and the server."""
 
-    draining: asyncio.Event
+    life: Life
     stop: asyncio.Event
     head_seconds: float
     tls: ServerContext | None
@@ -92,7 +93,7 @@ class Connection(HttpToolsProtocol):
         ABORT.set(self.transport.abort)
         super().on_headers_complete()
 
-        if self._config.draining.is_set():
+        if self._config.life.draining.is_set():
             self.cycle.keep_alive = False
 
     def on_message_complete(self) -> None:
@@ -118,8 +119,8 @@ class Server(uvicorn.Server):
         def count() -> int:
             return len(self.server_state.connections)
 
-        tls = cast("Config", self.config).tls
-        self.servers = [cast("Any", FairServer(make, count, listening, tls)) for listening in sockets]
+        config = cast("Config", self.config)
+        self.servers = [cast("Any", FairServer(make, count, listening, config.life, config.tls)) for listening in sockets]
         self.started = True
 
 
@@ -128,11 +129,11 @@ async def serve(
     settings: ServerSettings,
     descriptor: int,
     stop: asyncio.Event,
-    draining: asyncio.Event | None = None,
+    life: Life | None = None,
 ) -> None:
     """Serve until `stop` is set, and finish the requests that have begun, within the graceful timeout."""
     config = _config(app, settings)
-    config.draining = draining or stop
+    config.life = life or Life(draining=stop)
     config.stop = stop
     config.tls = tls_context(settings)
     config.head_seconds = min(settings.head_seconds, settings.keep_alive_seconds)

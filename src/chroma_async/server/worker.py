@@ -33,7 +33,7 @@ of this, busy workers could get stuck in threads that fight for the interpreter.
 class Serve(Protocol):
     """Serves an application on the socket of a descriptor until `stop`, and finishes the requests that have begun.
 
-    From `draining` on, answers say that their connection ends with them.
+    Once the process is draining, answers say that their connection ends with them.
     """
 
     def __call__(
@@ -42,7 +42,7 @@ class Serve(Protocol):
         settings: ServerSettings,
         descriptor: int,
         stop: asyncio.Event,
-        draining: asyncio.Event | None = None,
+        life: Life | None = None,
     ) -> Awaitable[None]: ...
 
 
@@ -78,7 +78,7 @@ async def work(duty: Duty) -> None:
         ]
         duty.report_ready()
         try:
-            await serve(app, orders.server, orders.socket, stop, life.draining)
+            await serve(app, orders.server, orders.socket, stop, life)
         finally:
             for task in tasks:
                 task.cancel()
