@@ -22,7 +22,6 @@ import os
 import shutil
 import sqlite3
 import threading
-import zlib
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
@@ -30,6 +29,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from chroma_async.checksums import crc32
 from chroma_async.core.catalog import Catalog
 from chroma_async.engine.backup_list import (
     PARTIAL_SUFFIX,
@@ -391,7 +391,7 @@ class _Crc:
     value: int = 0
 
     def update(self, data: bytes) -> None:
-        self.value = zlib.crc32(data, self.value)
+        self.value = crc32(data, self.value)
 
 
 def _fingerprint(manifest: Manifest) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import mmap
 import threading
-import zlib
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any, Final, cast
 import numpy as np
 import numpy.typing as npt
 
+from chroma_async.checksums import crc32
 from chroma_async.errors import StorageCorrupt
 from chroma_async.index.usearch import Index
 from chroma_async.model import HnswConfiguration, Space, Vectors
@@ -64,7 +64,7 @@ def checksum(path: Path) -> int:
     try:
         with path.open("rb") as file:
             while chunk := file.read(CHECKSUM_CHUNK):
-                value = zlib.crc32(chunk, value)
+                value = crc32(chunk, value)
     except OSError as error:
         raise StorageCorrupt(f"file can't be read. path={path} reason={error}") from error
     return value
@@ -87,7 +87,7 @@ class GraphFile:
                 self._mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
             raise StorageCorrupt(f"graph file can't be mapped. path={path} reason={error}") from error
-        if zlib.crc32(self._mapped) != crc:
+        if crc32(self._mapped) != crc:
             raise StorageCorrupt(f"graph file does not match its checksum. path={path}")
         self.path = path
         self.rows = rows

@@ -8,7 +8,6 @@ computed again. docs/decisions/0011 says why.
 from __future__ import annotations
 
 import threading
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -16,6 +15,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from chroma_async.checksums import crc32
 from chroma_async.errors import StorageCorrupt
 from chroma_async.model import Slots, Vectors
 
@@ -35,7 +35,7 @@ def extended(sums: Mapping[int, int], rows: int, added: Vectors, block_rows: int
         block, inside = divmod(first + done, block_rows)
         count = min(block_rows - inside, len(added) - done)
         part = np.ascontiguousarray(added[done : done + count], dtype="<f4").data.cast("B")
-        changed[block] = zlib.crc32(part, sums[block] if inside else 0)
+        changed[block] = crc32(part, sums[block] if inside else 0)
         done += count
     return changed
 
@@ -83,7 +83,7 @@ class VectorGuard:
     def _check_blocks(self, blocks: npt.NDArray[np.int64]) -> None:
         for block in blocks[self._unchecked[blocks]].tolist():
             part = self._vectors[block * self._block_rows : (block + 1) * self._block_rows]
-            if zlib.crc32(part.data.cast("B")) != self._sums[block]:
+            if crc32(part.data.cast("B")) != self._sums[block]:
                 raise StorageCorrupt(f"vectors do not match their checksum. path={self._path} block={block}")
             with self._lock:
                 self._left -= bool(self._unchecked[block])

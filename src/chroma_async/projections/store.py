@@ -12,7 +12,6 @@ import errno
 import logging
 import os
 import threading
-import zlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeAlias, cast
@@ -21,6 +20,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from chroma_async.checksums import crc32
 from chroma_async.core.columns import ColumnPiece, encode, merge
 from chroma_async.core.memtable import Tail
 from chroma_async.core.watermarks import SegmentShape, graph_target, is_worth_rewriting, pieces_to_merge
@@ -197,7 +197,7 @@ class CollectionStore:
         self._files.write(path, [data])
         self._files.sync(path)
         self._files.sync_directory(path.parent)
-        return PieceRef(file=path.name, rows=len(piece.slots) + len(piece.dead), crc=zlib.crc32(data))
+        return PieceRef(file=path.name, rows=len(piece.slots) + len(piece.dead), crc=crc32(data))
 
     def _require_newest(self) -> None:
         """Stop before a file is written: a successor's manifest may reach rows and files of the same places and numbers.
@@ -630,4 +630,4 @@ def _graph_ref(path: Path, rows: int, configuration: HnswConfiguration) -> Graph
 
 
 def _crc(array: npt.NDArray[Any], before: int = 0) -> int:
-    return zlib.crc32(array.data.cast("B"), before)
+    return crc32(array.data.cast("B"), before)

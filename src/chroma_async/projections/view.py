@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import mmap
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +15,7 @@ from typing import Final, Protocol, cast
 
 import numpy as np
 
+from chroma_async.checksums import crc32
 from chroma_async.core.columns import ColumnPiece, decode
 from chroma_async.core.planner import SCAN_BESIDE_GRAPH_ROWS_MAX
 from chroma_async.errors import StorageCorrupt
@@ -211,7 +211,7 @@ def load_piece(directory: Path, ref: PieceRef) -> ColumnPiece:
     """
     path = directory / COLUMNS / ref.file
     buffer = map_file(path)
-    if zlib.crc32(buffer) != ref.crc:
+    if crc32(buffer) != ref.crc:
         raise StorageCorrupt(f"metadata columns do not match their checksum. path={path}")
     return decode(buffer)
 
@@ -268,7 +268,7 @@ def check_slots(directory: Path, ref: SegmentRef, slots: Slots, next_slot: int) 
     Raises:
         StorageCorrupt: they are not what was written.
     """
-    damaged = ref.slots_crc is not None and zlib.crc32(slots.data.cast("B")) != ref.slots_crc
+    damaged = ref.slots_crc is not None and crc32(slots.data.cast("B")) != ref.slots_crc
     if damaged or (len(slots) and not 0 <= slots.min() <= slots.max() < next_slot):
         path = directory / SEGMENTS / str(ref.number) / SLOTS_FILE
         raise StorageCorrupt(f"slots do not match their checksum. path={path}")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from typing import Final
 
+from chroma_async.checksums import crc32
 from chroma_async.errors import LogConflict, LogReset, LogTruncated
 from chroma_async.model import Lsn
 from chroma_async.wal.store import NewEntry
@@ -25,12 +25,12 @@ def checksum(
     Part of the format: a change of it is a new format version.
     """
     beside = "\0".join((str(lsn), str(time_ns), _marked(collection), _marked(operation_id), "-" if payload is None else "+"))
-    return zlib.crc32(payload or b"", zlib.crc32(beside.encode()))
+    return crc32(payload or b"", crc32(beside.encode()))
 
 
 def row_checksum(key: str, value: bytes) -> int:
     """Return the CRC-32 of a catalog row."""
-    return zlib.crc32(value, zlib.crc32(key.encode()))
+    return crc32(value, crc32(key.encode()))
 
 
 def _marked(text: str | None) -> str:
