@@ -1,6 +1,10 @@
 """What every test may ask for."""
 
+import hypothesis
 import pytest
+
+hypothesis.settings.register_profile("patient", hypothesis.settings.default, deadline=None)  # processors are shared
+hypothesis.settings.load_profile("patient")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
