@@ -24,6 +24,8 @@ from tests.support.engines import (
 from tests.support.manifests import manifest_of
 
 from chroma_async.engine import Engine, open_engine
+from chroma_async.engine import collection as collection_module
+from chroma_async.engine.collection import READ_SECONDS
 from chroma_async.errors import InvalidArgumentError, MalformedRequestError, NotFoundError
 from chroma_async.protocol import AddRecords, DeleteRecords, FlushCollection, FlushDatabase, WireRequest
 from chroma_async.protocol.results import FlushResult, WriteResult
@@ -263,6 +265,53 @@ async def test_metrics_tell_how_far_everything_has_come(tmp_path: Path) -> None:
         await asyncio.sleep(0.05)
         await Records(engine, collection.id).query([[1, 2, 3, 4]])
         await told(engine, unindexed_vectors=0)
+
+
+async def test_much_that_comes_is_folded_before_the_next_read_asks_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collection_module, "FOLD_AT_HAND_BYTES", 1_000)
+    async with engine_at(tmp_path, SETTINGS) as engine, compactor_at(tmp_path, SETTINGS) as compactor:
+        collection = await create_collection(engine)
+        records, reader = Records(engine, collection.id), engine.follower.sink(collection.id)
+        await add(engine, collection.id, 0, 10)
+        await settle(compactor)
+        await add(engine, collection.id, 10, 100)
+        assert not reader.has_much_to_fold  # nobody has asked
+        assert [len(found.ids) for found in (await records.query([[1, 2, 3, 4]], n_results=200)).columns] == [110]
+        assert not reader.has_much_to_fold
+        await add(engine, collection.id, 110, 10)
+        assert not reader.has_much_to_fold  # little: a read may do that itself
+        last = await add(engine, collection.id, 120, 100)
+        assert reader.has_much_to_fold
+        await engine._refresh_readers()
+        assert (reader.has_much_to_fold, reader._memtable.through) == (False, last.lsn)
+        vectors = np.random.default_rng(120).standard_normal((100, 4)).astype(np.float32)
+        nearest = await records.query(vectors[:5].tolist(), n_results=1)
+        assert [list(found.ids) for found in nearest.columns] == [[f"r{row}"] for row in range(120, 125)]
+        assert await records.count() == 220
+
+
+async def test_what_nobody_has_read_for_a_while_is_let_go_of_and_read_rightly_again(tmp_path: Path) -> None:
+    async with engine_at(tmp_path, SETTINGS) as engine, compactor_at(tmp_path, SETTINGS) as compactor:
+        collection = await create_collection(engine)
+        records, reader = Records(engine, collection.id), engine.follower.sink(collection.id)
+        await add(engine, collection.id, 0, 10)
+        await settle(compactor)
+        assert await records.count() == 10
+        await add(engine, collection.id, 10, 10)
+        await settle(compactor)
+        assert await engine._trimmed_bytes() == 0
+        assert reader.manifest.version == manifest_of(tmp_path, collection.id).version  # read lately: kept level
+        reader._viewed_at -= READ_SECONDS
+        await add(engine, collection.id, 20, 10)
+        assert await engine._trimmed_bytes() > 0  # nothing of it is applied
+        await settle(compactor)
+        await add(engine, collection.id, 30, 5)
+        await engine._trimmed_bytes()
+        assert (reader.manifest.version, reader.pending_entries) == (0, 1)
+        found = await records.get()
+        assert found.columns.ids == [f"r{row}" for row in range(35)]
 
 
 async def test_what_nobody_reads_is_forgotten_when_it_is_applied_without_being_opened(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from chroma_async.core.planner import GATHER_ROWS_MAX
 from chroma_async.engine import search as search_module
 from chroma_async.engine.search import Neighbours, SearchTarget, search
 from chroma_async.index import scan as scan_module
-from chroma_async.index.scan import DIRECTIONS_FROM_ROWS, ScanBuilder, main_directions
+from chroma_async.index.scan import DIRECTIONS_FROM_ROWS, Axes, ScanBuilder, TailScan, main_directions
 from chroma_async.model import Lsn, Mask, Space, Vectors
 from chroma_async.projections.manifest import Manifest
 from chroma_async.projections.view import Base, SegmentView
@@ -219,3 +219,35 @@ def test_directions_hold_most_of_the_variance_and_are_left_where_all_dimensions_
     assert main_directions(make("random", DIRECTIONS_FROM_ROWS, 256)) is None
     assert main_directions(centred[:100]) is None
     assert main_directions(np.zeros((DIRECTIONS_FROM_ROWS, 256), dtype=np.float32)) is None
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("seed", range(10))
+def test_what_was_packed_of_a_tail_moves_with_it(space: Space, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan_module, "TAIL_BLOCK_ROWS", 64)
+    chances = np.random.default_rng(seed)
+    vectors, queries = make("random", 2_000, 24), make("random", 3, 24, seed=3)
+    packed: list[int] = []
+    take = ScanBuilder._take
+
+    def counted(self: ScanBuilder, rows: Vectors, axes: Axes) -> None:
+        packed.append(len(rows))
+        take(self, rows, axes)
+
+    monkeypatch.setattr(ScanBuilder, "_take", counted)
+    tails, first, beyond = TailScan(), 0, 0
+    while beyond < len(vectors):
+        beyond = min(len(vectors), beyond + int(chances.integers(1, 200)))
+        if chances.random() < 0.3:
+            first = int(chances.integers(first, beyond + 1))
+        part = tails.of(space, first, vectors[first:beyond])
+        if part is None:
+            assert beyond - first < 2 * 64
+            continue
+        assert beyond - first - 64 < part.rows <= beyond - first
+        scores, slopes = part.scored(queries)
+        for query, line, slope in zip(queries, scores, slopes, strict=True):
+            exact = slope * exact_distances(space, query, vectors[first : first + part.rows])
+            assert np.ptp(line - exact) <= 0.05 * np.ptp(slope * exact_distances(space, query, vectors))
+    assert sum(packed) <= len(vectors)
+    assert tails.of(space, 0, vectors[:10]) is None  # of a tail that was left behind

@@ -59,7 +59,8 @@ class Tail:
 
     `rows[i]` is the record of slot `first_slot + i`, None where it died; `overrides` holds records of the base by slot.
     `dead` are slots of the base that were deleted. `vectors` has shape (m, ndim) and `owners` shape (m,): the slot
-    whose current vector it is, or NO_SLOT. `revectored` are the slots of the base that `owners` has a newer vector for.
+    whose current vector it is, or NO_SLOT. `first_vector` says how many vectors went before them, which a base holds by
+    now. `revectored` are the slots of the base that `owners` has a newer vector for.
     `operations` counts the records that entries named.
     `known` is the current record of each id that was looked at, None where there is none.
     """
@@ -69,6 +70,7 @@ class Tail:
     rows: Sequence[Row | None]
     overrides: Mapping[int, Row]
     dead: Slots
+    first_vector: int
     vectors: Vectors
     owners: Slots
     revectored: Slots
@@ -100,6 +102,8 @@ class _Mark(NamedTuple):
 
     lsn: Lsn
     ids: Sequence[str]
+    are_new: bool
+    """Whether the entry made all of its ids records."""
     next_slot: int
     vectors: int
     changed: int
@@ -129,7 +133,7 @@ class Memtable:
         self._changed_pieced = self._died_pieced = 0
         self._live_delta = 0
         self.operations = 0
-        self._marks = [_Mark(applied, (), next_slot, 0, 0, 0, 0, 0)]
+        self._marks = [_Mark(applied, (), True, next_slot, 0, 0, 0, 0, 0)]
         self.ignored_updates = IgnoredUpdates()
 
     @property
@@ -148,17 +152,19 @@ class Memtable:
     def fold(self, lsn: Lsn, event: RecordsEvent) -> None:
         """Apply one entry; every id in it was learnt before."""
         assert lsn > self.through
+        are_new = False
         if isinstance(event, RecordsDeleted):
             for record_id in event.ids:
                 self._delete(record_id)
         else:
-            self._write(event)
+            are_new = self._write(event)
         self.operations += len(event.ids)
         self.through = lsn
         self._marks.append(
             _Mark(
                 lsn,
                 event.ids,
+                are_new,
                 self.next_slot,
                 self._next_vector,
                 len(self._changed),
@@ -183,12 +189,13 @@ class Memtable:
         else:
             self._overrides.pop(row.slot, None)
 
-    def _write(self, event: RecordsWritten) -> None:
+    def _write(self, event: RecordsWritten) -> bool:
+        """Return whether all of its ids are new records."""
         first = self._append_vectors(event.vectors)
         operation = event.head.operation
         if operation != "update" and self._are_new(event.ids):
             self._insert_all(event, first)
-            return
+            return True
         columns = (
             event.ids,
             event.documents or [None] * len(event.ids),
@@ -205,6 +212,7 @@ class Memtable:
                     self._insert(record_id, document, metadata, uri, position)
             elif operation != "add":
                 self._change(old, document, metadata, uri, position)
+        return False
 
     def _are_new(self, ids: Sequence[str]) -> bool:
         """Whether none of the ids exists, and none comes twice."""
@@ -307,19 +315,27 @@ class Memtable:
         over._changed, over._died = self._changed[before.changed :], self._died[before.died :]
         over._live_delta = self._live_delta - before.live_delta
         over.operations = self.operations - before.operations
-        over._marks = [_Mark(applied, (), next_slot, before.vectors, 0, 0, 0, 0)]
+        over._marks = [_Mark(applied, (), True, next_slot, before.vectors, 0, 0, 0, 0)]
         for mark in after:
             over._marks.append(_less(mark, before))
+            if mark.are_new:  # whatever became of them since, the base has none of them
+                over._known.update(zip(mark.ids, map(self._known.__getitem__, mark.ids), strict=True))
+                continue
             for record_id in mark.ids:
                 row = self._known[record_id]
                 over._known[record_id] = row if row is None or row.slot >= next_slot else _over_base(row, before.vectors)
-        for slot in over._changed:
-            row = self._row(slot) if slot < next_slot else None
+        changed = np.asarray(over._changed, dtype=np.int64)
+        for slot in changed[changed < next_slot].tolist():
+            row = self._row(slot)
             if row is not None:
                 over._overrides[slot] = cast("Row", over._known[row.id])
         return over
 
     # ---- looking
+
+    def vectors(self) -> tuple[int, Vectors]:
+        """Return how many vectors a base has taken over, and those since, shape (m, ndim)."""
+        return self._first_vector, self._vectors[: self._next_vector - self._first_vector]
 
     def tail(self, *, columns: bool = False) -> Tail:
         """Return the state now. With `columns`, its metadata as pieces too (rows changed since the last time)."""
@@ -334,6 +350,7 @@ class Memtable:
             rows=self._rows.copy(),
             overrides=self._overrides.copy(),
             dead=died[died < self.first_slot],
+            first_vector=self._first_vector,
             vectors=self._vectors[:count],
             owners=owners,
             revectored=owners[(owners >= 0) & (owners < self.first_slot)],

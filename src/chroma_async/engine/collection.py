@@ -101,7 +101,7 @@ class CollectionReader:
         self._base_image: Image | None = None
         self._seen = Seen(version=0, applied=Lsn(0))
         self._behind = False
-        self._read_at = -math.inf
+        self._read_at = self._viewed_at = -math.inf
         self._closed = False
         self._checked = False
         self._refusal: str | None = None
@@ -229,6 +229,7 @@ class CollectionReader:
         if self._refusal is not None:
             raise StorageCorrupt(self._refusal)
         self._opened.touch(self)
+        self._viewed_at = time.monotonic()
         wanted, position = Wanted(columns, newest or not tail, tail), self._position()
         if at_hand:
             with self._view_at_hand(wanted) as held:
@@ -276,7 +277,7 @@ class CollectionReader:
     def _unfolded_bytes(self) -> int:
         """Bytes of the newest entries, those that no view has seen yet."""
         size = 0
-        for lsn, payload in reversed(self._pending):
+        for lsn, payload in reversed(self._pending.copy()):
             if lsn <= self._memtable.through:
                 break
             size += len(payload)
@@ -318,12 +319,14 @@ class CollectionReader:
     def trim(self) -> int:
         """Forget entries that the tables hold by now; return the bytes of those that remain.
 
-        Nothing is opened for that which nobody reads.
+        Nothing is opened for that which nobody reads, nor kept level: the next read opens what there is then.
         """
-        if self._pending and self._base.manifest.version:
-            self.refresh()
-        elif self._pending:
-            self._forget_applied()
+        if self._pending:
+            is_open = bool(self._base.manifest.version)
+            if is_open and time.monotonic() - self._viewed_at < READ_SECONDS:
+                self.refresh()
+            elif not is_open or self.release():
+                self._forget_applied()
         return self.pending_bytes
 
     def _forget_applied(self) -> None:
@@ -378,6 +381,45 @@ class CollectionReader:
                 self._refresh(tables)
         finally:
             self._give_back(tables)
+
+    @property
+    def has_much_to_fold(self) -> bool:
+        """Whether entries have come that are more than a read on the event loop may fold, and a read is expected."""
+        return self._is_read and self._unfolded_bytes() > FOLD_AT_HAND_BYTES
+
+    def fold_ahead(self) -> None:
+        """Fold and pack what has come since the last read, so that the next one need not. Reads wait for one entry at most.
+
+        Raises:
+            StorageCorrupt, sqlite3.DatabaseError: as `view`.
+        """
+        try:
+            tables = self._borrow()
+            if tables is None:
+                return
+            try:
+                with tables.transaction():
+                    while self._fold_next(tables):
+                        pass
+            finally:
+                self._give_back(tables)
+        except BaseException:
+            self._read_at = -math.inf  # whoever reads next will be told; nothing is tried before
+            raise
+        with self._lock:
+            tail_scan, (first, vectors) = self._tail_scan, self._memtable.vectors()
+        tail_scan.pack(first, vectors)
+
+    def _fold_next(self, tables: RecordTables) -> bool:
+        """Fold one entry; False: there is none that may be, over the base that is open."""
+        with self._lock:
+            if not self._suits(tables, newest=False):
+                return False
+            for lsn, payload in tuple(self._pending):
+                if lsn > self._memtable.through:
+                    fold_entry(self._memtable, lsn, payload, tables)
+                    return True
+            return False
 
     def _refresh(self, tables: RecordTables) -> None:
         try:
@@ -472,10 +514,9 @@ class CollectionReader:
             return View(self._applied_image(), tables, at_hand=at_hand)
         columns = wanted.columns
         self._read_at = time.monotonic()
-        through = self._memtable.through
         self._fold_pending(self._memtable, tables)
         image = self._image
-        if image is None or through != self._memtable.through or (columns and not image.has_columns):
+        if image is None or image.through != self._memtable.through or (columns and not image.has_columns):
             tail = self._memtable.tail(columns=columns)
             image = self._image = Image(self._base, tail, self._scans, self._tail_scan, has_columns=columns)
         return View(image, tables, at_hand=at_hand)
@@ -524,7 +565,7 @@ class CollectionReader:
                 self._drop_applied(manifest.applied)
                 memtable, tail_scan = self._memtable, self._tail_scan
                 if memtable.applied != manifest.applied:
-                    memtable, tail_scan = folded or self._memtable_over(base), TailScan()
+                    memtable, tail_scan = (folded, TailScan()) if folded is not None else self._memtable_over(base)
                 if self._is_read:
                     self._fold_pending(memtable, tables)
                 self._base, self._scans, self._memtable, self._tail_scan = base, scans, memtable, tail_scan
@@ -532,12 +573,12 @@ class CollectionReader:
                 self._behind = False
             return True
 
-    def _memtable_over(self, base: Base) -> Memtable:
-        """What is folded, over a newer base; nothing, where nothing is folded that it lacks, or nobody reads."""
+    def _memtable_over(self, base: Base) -> tuple[Memtable, TailScan]:
+        """What is folded and packed, over a newer base; nothing, where nothing is that it lacks, or nobody reads."""
         manifest = base.manifest
         if self._is_read and self._memtable.applied <= manifest.applied <= self._memtable.through:
-            return self._memtable.rebased(applied=manifest.applied, next_slot=manifest.next_slot)
-        return _empty_memtable(base)
+            return self._memtable.rebased(applied=manifest.applied, next_slot=manifest.next_slot), self._tail_scan
+        return _empty_memtable(base), TailScan()
 
 
 def _empty_memtable(base: Base) -> Memtable:
@@ -623,7 +664,7 @@ class Image:
             hnsw = replace(hnsw, space=self.base.manifest.space)
         target = self._targets.get(hnsw)
         if target is None:
-            packed = self._tail_scan.of(hnsw.space, self.tail.vectors)
+            packed = self._tail_scan.of(hnsw.space, self.tail.first_vector, self.tail.vectors)
             target = self._targets[hnsw] = SearchTarget(
                 hnsw.space, self.base, self.tail, self.scans, self.hidden, hnsw.ef_search, packed
             )

@@ -295,6 +295,8 @@ class Engine:
         for reader in list(self.follower.sinks().values()):
             if reader.is_behind:
                 await self._attempt(reader.refresh)
+            if reader.has_much_to_fold:
+                await self._attempt(reader.fold_ahead)
 
     async def _attempt(self, work: Callable[[], object]) -> None:
         """Do a reader's work in a thread; when its files are damaged, whoever reads is told."""

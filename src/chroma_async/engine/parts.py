@@ -62,10 +62,14 @@ class Part:
     def __init__(self, collection_id: CollectionId, decoded: Decoded, on_error: OnError) -> None:
         self._collection_id = collection_id
         self._on_error = on_error
-        self._decoded = _without_bad_metadata(decoded)
+        self._decoded = decoded
         self.first = decoded.first
         self.beyond = decoded.beyond
-        self._cut = self._make_cut(decoded.first, None)
+        try:
+            self._cut = self._make_cut(decoded.first, None)
+        except ChromaError:  # a line's metadata, which is checked where all of a group is
+            self._decoded = _without_bad_metadata(decoded)
+            self._cut = self._make_cut(decoded.first, None)
         self.size_bytes = sum(len(append.payload) for append in self._cut.appends if isinstance(append.head, RecordsHead))
 
     def cut(self, position: int, dimension: int | None) -> Cut:
@@ -130,8 +134,6 @@ def _checked_metadatas(operation: Operation, metadatas: Sequence[Mapping[str, ob
 
 def _without_bad_metadata(decoded: Decoded) -> Decoded:
     lines = decoded.lines
-    if not any(lines.metadatas):
-        return decoded
     problems: dict[int, str] = {}
     for operation in set(lines.operations) - {"delete"}:
         chosen = [item for item, other in enumerate(lines.operations) if other == operation]

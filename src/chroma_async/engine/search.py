@@ -21,7 +21,7 @@ from chroma_async.core.planner import (
 )
 from chroma_async.index.distance import Distances, distances, ranking_scores, ranking_slope, smallest
 from chroma_async.index.hnsw import GraphFile
-from chroma_async.index.scan import BLOCK_ROWS, Scan
+from chroma_async.index.scan import BLOCK_ROWS, PackedTail, Scan
 from chroma_async.model import Mask, Slots, Space, Vectors
 from chroma_async.projections.view import Base, SegmentView
 
@@ -51,8 +51,8 @@ NOTHING: Final = Neighbours(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.fl
 
 @dataclass(frozen=True, eq=False)
 class SearchTarget:
-    """What is searched. `scans` has one scan for each segment that is small enough to have one; `tail_scan` is one of the
-    tail's first rows.
+    """What is searched. `scans` has one scan for each segment that is small enough to have one; `tail_scan` has
+    the tail's first rows, if they are many.
 
     `hidden`, shape (base.next_slot,), marks slots whose vector in the base is not the current one. What follows from these
     is kept: a target serves all queries of one instant.
@@ -64,7 +64,7 @@ class SearchTarget:
     scans: Sequence[Scan | None]
     hidden: Mask | None
     ef_search: int
-    tail_scan: Scan | None = None
+    tail_scan: PackedTail | None = None
 
     @cached_property
     def segments(self) -> tuple[_SegmentSearch, ...]:
@@ -142,7 +142,7 @@ class _TailScores:
         self._space: Space = target.space
         self._queries = queries
         self._packed_rows = 0 if scan is None else scan.rows
-        self._packed = None if scan is None else (*scan.scored(queries), scan.margin)
+        self._packed = None if scan is None else (*scan.scored(queries), scan.scan.margin)
         self._rest = ranking_scores(target.space, queries, vectors[self._packed_rows :])
 
     def of(self, number: int, allowed: Mask) -> Iterator[_Scored]:

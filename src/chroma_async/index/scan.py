@@ -43,6 +43,9 @@ EIGENVECTORS_DIMENSIONS_MAX: Final = 768
 SPAN_MIN: Final = 1e-10
 """Share of the largest variance below which a direction counts as none."""
 
+ROWS_AT_ONCE: Final = 256
+"""Rows that are prepared together, so that what they are on the way stays in the processor's caches."""
+
 INT8_MAX: Final = np.float32(127)
 
 Scores = npt.NDArray[np.float32]
@@ -113,6 +116,10 @@ class Scan:
         assert count == rows
         return Scan(self.space, self.axes, tuple(blocks))
 
+    def without(self, blocks: int) -> Scan:
+        """The scan but for its first blocks."""
+        return Scan(self.space, self.axes, self.blocks[blocks:])
+
     def scores(self, queries: Vectors, first_block: int = 0) -> Scores:
         """Approximate scores, smaller is nearer, shape (queries, rows from that block on)."""
         return self.scored(queries, first_block)[0]
@@ -160,21 +167,35 @@ class ScanBuilder:
         self._rows = 0
         self._latest: Scan | None = None
 
-    def extend(self, vectors: Vectors) -> Scan:
+    @property
+    def rows(self) -> int:
+        """Rows that were packed."""
+        return self._rows
+
+    def extend(self, vectors: Vectors, first: int = 0) -> Scan:
         """Return a scan of at least these rows, shape (n, ndim); those seen before are not looked at again.
 
-        Rows are only ever appended, so a caller with fewer of them uses the first part of what it gets.
+        Rows are only ever appended, so a caller with fewer of them uses the first part of what it gets. Who knows that the
+        rows before `first` were seen need not have them.
         """
-        if self._latest is not None and len(vectors) <= self._rows:
+        beyond = first + len(vectors)
+        if self._latest is not None and beyond <= self._rows:
             return self._latest
+        assert first <= self._rows
         with np.errstate(over="ignore", invalid="ignore"):
-            axes = self._suited(vectors)
-            while self._rows < len(vectors):
-                room = self._block_rows - self._rows % self._block_rows
-                self._take(np.asarray(vectors[self._rows : self._rows + room]), axes)
+            axes = self._suited(vectors) if not first or self._axes is None else self._axes
+            while self._rows < beyond:
+                count = min(self._block_rows - self._rows % self._block_rows, ROWS_AT_ONCE)
+                self._take(np.asarray(vectors[self._rows - first : self._rows - first + count]), axes)
             partial = (self._pack(),) if self._steps else ()
         self._latest = Scan(self._space, axes, (*self._blocks, *partial))
         return self._latest
+
+    def forget(self, blocks: int) -> None:
+        """Forget the first complete blocks: the row behind them is the first one from now on."""
+        assert blocks <= len(self._blocks)
+        self._blocks, self._latest = self._blocks[blocks:], None
+        self._rows -= blocks * self._block_rows
 
     def _suited(self, vectors: Vectors) -> Axes:
         """Axes that suit the first block. While that fills, they are chosen anew each time the rows have doubled, and
@@ -215,26 +236,77 @@ class ScanBuilder:
         )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class PackedTail:
+    """The packed part of a tail's vectors: rows from `skip` on of the scan are its first ones."""
+
+    scan: Scan
+    skip: int
+
+    @property
+    def rows(self) -> int:
+        """How many of the tail's first vectors it has."""
+        return self.scan.rows - self.skip
+
+    def scored(self, queries: Vectors) -> tuple[Scores, npt.NDArray[np.float64]]:
+        """As `Scan.scored`, scores of shape (queries, rows)."""
+        scores, slopes = self.scan.scored(queries)
+        return scores[:, self.skip :], slopes
+
+
 class TailScan:
     """Packs the vectors of a tail as it grows, complete blocks only: those are packed once, the few others are not packed.
 
-    Any number of threads may use it.
+    A tail loses its first vectors when its memtable moves to a newer base; what was packed stays packed. Any number of
+    threads may use it.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._builders: dict[Space, ScanBuilder] = {}
+        self._parts: dict[Space, _TailPart] = {}
 
-    def of(self, space: Space, vectors: Vectors) -> Scan | None:
-        """A scan of the first rows of these vectors, shape (n, ndim), or None: those are fewer than a block."""
-        complete = len(vectors) // TAIL_BLOCK_ROWS * TAIL_BLOCK_ROWS
-        if not complete:
-            return None
+    def of(self, space: Space, first: int, vectors: Vectors) -> PackedTail | None:
+        """The packed part of these vectors, shape (n, ndim), the first of which has position `first`.
+
+        None: they are fewer than a block, or of a base that was left behind.
+        """
         with self._lock:
-            builder = self._builders.get(space)
-            if builder is None:
-                builder = self._builders[space] = ScanBuilder(space, TAIL_BLOCK_ROWS)
-            return builder.extend(vectors[:complete]).first(complete)
+            part = self._parts.get(space)
+            if part is None or part.beyond < first:
+                part = self._parts[space] = _TailPart(first, ScanBuilder(space, TAIL_BLOCK_ROWS))
+            return part.of(first, vectors)
+
+    def pack(self, first: int, vectors: Vectors) -> None:
+        """Pack, ahead of the next query, in the spaces that queries were asked in."""
+        for space in list(self._parts):
+            self.of(space, first, vectors)
+
+
+@dataclass(slots=True, eq=False)
+class _TailPart:
+    """What is packed in one space, from the position `start` on."""
+
+    start: int
+    builder: ScanBuilder
+
+    @property
+    def beyond(self) -> int:
+        return self.start + self.builder.rows
+
+    def of(self, first: int, vectors: Vectors) -> PackedTail | None:
+        if first < self.start:
+            return None
+        complete = (first + len(vectors) - self.start) // TAIL_BLOCK_ROWS * TAIL_BLOCK_ROWS
+        gone = (first - self.start) // TAIL_BLOCK_ROWS
+        if complete <= gone * TAIL_BLOCK_ROWS:
+            return None
+        skip = first - self.start
+        scan = self.builder.extend(vectors[: complete - skip], skip).first(complete)
+        if gone:
+            self.builder.forget(gone)
+            self.start += gone * TAIL_BLOCK_ROWS
+            scan, skip = scan.without(gone), skip - gone * TAIL_BLOCK_ROWS
+        return PackedTail(scan, skip)
 
 
 def main_directions(centred: Vectors) -> npt.NDArray[np.float32] | None:

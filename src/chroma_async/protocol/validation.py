@@ -126,6 +126,8 @@ def check_metadatas(metadatas: Sequence[object], *, nulls_allowed: bool) -> Chec
     """
     seen: dict[str, tuple[str, ...]] = {}
     shapes: dict[tuple[object, ...], _Shape] = {}
+    noted: set[tuple[object, ...]] = set()
+    """Shapes of which a row was noted that is stored as it is: all such rows have the same types."""
     stored: list[Mapping[str, object] | None] = []
     refusals: list[ChromaError] = []
     for position, metadata in enumerate(metadatas):
@@ -137,15 +139,18 @@ def check_metadatas(metadatas: Sequence[object], *, nulls_allowed: bool) -> Chec
         fields = cast("dict[str, object]", metadata)
         key = (*fields, *map(type, fields.values()))
         shape = shapes.get(key)
-        is_new = shape is None
         if shape is None:
             shape = shapes[key] = _Shape.of(fields)
         is_stored = shape.is_stored_as_it_is(fields)
-        for name in shape.lists if is_stored and not is_new else fields:
-            refusal = _note_type(seen, name, fields[name], position, nulls_allowed)
+        stored.append(fields if is_stored else normalise_metadata(fields))
+        if is_stored and key in noted:
+            continue
+        for name, value in fields.items():
+            refusal = _note_type(seen, name, value, position, nulls_allowed)
             if refusal is not None:
                 refusals.append(refusal)
-        stored.append(fields if is_stored else normalise_metadata(fields))
+        if is_stored:
+            noted.add(key)
     if refusals:
         raise min(refusals, key=lambda refusal: refusal.status)
     return CheckedMetadatas(stored, {key: kinds for key, kinds in seen.items() if kinds and not key.startswith(RESERVED)})
