@@ -421,6 +421,9 @@ def test_bad_batch_is_refused_whole(
         ({"ids": ["a"], "embeddings": [[1]], "metadatas": [{"k": [[1]]}]}, "got a list with a list in it"),
         ({"ids": ["a"], "embeddings": [[1]], "metadatas": [{"k": [1, "x"]}]}, "got a list of mixed types"),
         ({"ids": ["a"], "embeddings": [[1]], "metadatas": [{"k": [None]}]}, "got a list with null in it"),
+        ({"ids": ["a"], "embeddings": [[1]], "metadatas": [{"k": ["x", 1.5]}]}, "got a list of mixed types"),
+        ({"ids": ["a"], "embeddings": [[1]], "metadatas": [{"k": [None, 1.5]}]}, "got a list with null in it"),
+        ({"ids": ["a"], "embeddings": [[1]], "metadatas": [{"k": [[1], 1.5]}]}, "got a list with a list in it"),
     ],
     ids=str,
 )

@@ -22,10 +22,14 @@ from tests.support.engines import (
     settle,
 )
 
+from chroma_async.core.events import RecordsHead
 from chroma_async.engine import Engine, streams
+from chroma_async.engine.parts import Part
 from chroma_async.errors import InvalidArgumentError, NotFoundError, StreamGapError, StreamTakenError
+from chroma_async.model import CollectionId
 from chroma_async.protocol import GetIngestPosition, Ingest, WireRequest, WireResponse
-from chroma_async.protocol.ingest import Acknowledgement, IngestResult, LineError, encode_acknowledgement
+from chroma_async.protocol.ingest import Acknowledgement, IngestResult, LineError, OnError, encode_acknowledgement
+from chroma_async.protocol.lines import decode_ndjson
 from chroma_async.server.app import create_app
 from chroma_async.settings import ServerSettings
 from chroma_async.wal import sqlite
@@ -343,3 +347,23 @@ async def test_who_has_written_is_known_for_as_long_as_it_writes(tmp_path: Path,
         await send(engine, place, ndjson(line("a", 1)), 40, session="new")
         with pytest.raises(StreamTakenError):
             await send(engine, place, ndjson(line("a", 1)), 41, session="old")
+
+
+@pytest.mark.parametrize("on_error", ["continue", "stop"])
+@pytest.mark.parametrize("no_json", [1, 3])
+@pytest.mark.parametrize("worse", [{"a": {"b": 1}}, {"a": ["x", 1.5]}, {"a": [None, 1.5]}, {"$a": 1}], ids=str)
+def test_bad_metadata_is_named_wherever_the_log_has_the_stream(on_error: OnError, no_json: int, worse: Any) -> None:
+    metadatas: list[Any] = [{"a": 1}, worse, {"a": 2}, worse, {"a": 3}]
+    lines = [orjson.dumps({"id": f"r{n}", "embedding": [1, 2], "metadata": found}) for n, found in enumerate(metadatas)]
+    lines[no_json] = b"{"
+    content = b"\n".join(lines)
+    for position in range(5):
+        part = Part(CollectionId("c"), decode_ndjson(content, 0, 2), on_error)
+        cut = part.cut(position, 2)
+        bad = [line for line in (1, 3) if line >= position]
+        named = [error.line for error in cut.errors if error.line >= position]
+        beyond = min([*bad, 5]) if on_error == "stop" else 5
+        assert named == (bad[:1] if on_error == "stop" else bad)
+        assert cut.beyond == beyond
+        good = [line for line in range(position, beyond) if line not in (1, 3)]
+        assert sum(append.head.count for append in cut.appends if isinstance(append.head, RecordsHead)) == len(good)

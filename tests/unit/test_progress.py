@@ -25,7 +25,7 @@ from tests.support.manifests import manifest_of
 
 from chroma_async.engine import Engine, open_engine
 from chroma_async.engine import collection as collection_module
-from chroma_async.engine.collection import READ_SECONDS
+from chroma_async.engine.collection import LEVEL_SECONDS, NotAtHand
 from chroma_async.errors import InvalidArgumentError, MalformedRequestError, NotFoundError
 from chroma_async.protocol import AddRecords, DeleteRecords, FlushCollection, FlushDatabase, WireRequest
 from chroma_async.protocol.results import FlushResult, WriteResult
@@ -292,6 +292,31 @@ async def test_much_that_comes_is_folded_before_the_next_read_asks_for_it(
         assert await records.count() == 220
 
 
+async def test_a_read_that_must_not_wait_does_not_while_entries_are_folded_ahead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with engine_at(tmp_path, SETTINGS) as engine, compactor_at(tmp_path, SETTINGS) as compactor:
+        collection = await create_collection(engine)
+        reader = engine.follower.sink(collection.id)
+        await add(engine, collection.id, 0, 10)
+        await settle(compactor)
+        assert await Records(engine, collection.id).count() == 10
+        await add(engine, collection.id, 10, 100)
+        with reader.view(at_hand=True) as view:
+            assert view.image.live == 110
+        monkeypatch.setattr(reader, "_goes_ahead", True)
+        with pytest.raises(NotAtHand), reader.view(at_hand=True):
+            pass
+        monkeypatch.undo()
+        monkeypatch.setattr(collection_module, "COLUMNS_AT_HAND_ROWS", 99)
+        with pytest.raises(NotAtHand), reader.view(columns=True, at_hand=True):
+            pass
+        with reader.view(columns=True) as view:
+            assert view.image.has_columns
+        with reader.view(columns=True, at_hand=True) as view:
+            assert view.image.live == 110
+
+
 async def test_what_nobody_has_read_for_a_while_is_let_go_of_and_read_rightly_again(tmp_path: Path) -> None:
     async with engine_at(tmp_path, SETTINGS) as engine, compactor_at(tmp_path, SETTINGS) as compactor:
         collection = await create_collection(engine)
@@ -303,7 +328,7 @@ async def test_what_nobody_has_read_for_a_while_is_let_go_of_and_read_rightly_ag
         await settle(compactor)
         assert await engine._trimmed_bytes() == 0
         assert reader.manifest.version == manifest_of(tmp_path, collection.id).version  # read lately: kept level
-        reader._viewed_at -= READ_SECONDS
+        reader._viewed_at -= LEVEL_SECONDS
         await add(engine, collection.id, 20, 10)
         assert await engine._trimmed_bytes() > 0  # nothing of it is applied
         await settle(compactor)

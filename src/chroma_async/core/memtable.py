@@ -333,6 +333,11 @@ class Memtable:
 
     # ---- looking
 
+    @property
+    def rows_without_columns(self) -> int:
+        """How many changes of rows the next tail with columns has to look at."""
+        return len(self._changed) - self._changed_pieced
+
     def vectors(self) -> tuple[int, Vectors]:
         """Return how many vectors a base has taken over, and those since, shape (m, ndim)."""
         return self._first_vector, self._vectors[: self._next_vector - self._first_vector]

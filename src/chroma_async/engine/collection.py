@@ -40,10 +40,16 @@ RECORDS_AT_HAND_MAX: Final = 256
 """A read that must not wait reads no more records."""
 
 READ_SECONDS: Final = 30.0
-"""A collection that was read so lately is expected to be read again."""
+"""A collection that was read so lately is expected to be read again soon: entries are folded for that."""
+
+LEVEL_SECONDS: Final = 300.0
+"""Of one that was read so lately the newest base is kept open, beside writes; opening a large one anew takes a second."""
 
 FOLD_AT_HAND_BYTES: Final = 256 * 2**10
 """Entries of more bytes are not folded by a read that must not wait."""
+
+COLUMNS_AT_HAND_ROWS: Final = 1_024
+"""Of more rows that were folded the columns are not made by a read that must not wait."""
 
 logger = logging.getLogger("chroma_async.engine")
 
@@ -103,6 +109,8 @@ class CollectionReader:
         self._behind = False
         self._read_at = self._viewed_at = -math.inf
         self._closed = False
+        self._goes_ahead = False
+        """Whether a thread folds and packs ahead of the next read."""
         self._checked = False
         self._refusal: str | None = None
         self._dropped = Lsn(0)
@@ -268,7 +276,9 @@ class CollectionReader:
         if not self._lock.acquire(blocking=False):
             raise NotAtHand
         try:
-            if not self._suits(tables, wanted.newest) or self._unfolded_bytes() > FOLD_AT_HAND_BYTES:
+            if not self._suits(tables, wanted.newest) or self._unfolded_bytes() > FOLD_AT_HAND_BYTES or self._goes_ahead:
+                raise NotAtHand
+            if wanted.columns and self._memtable.rows_without_columns > COLUMNS_AT_HAND_ROWS:
                 raise NotAtHand
             return self._pinned(tables, wanted, at_hand=True)
         finally:
@@ -323,7 +333,7 @@ class CollectionReader:
         """
         if self._pending:
             is_open = bool(self._base.manifest.version)
-            if is_open and time.monotonic() - self._viewed_at < READ_SECONDS:
+            if is_open and time.monotonic() - self._viewed_at < LEVEL_SECONDS:
                 self.refresh()
             elif not is_open or self.release():
                 self._forget_applied()
@@ -385,7 +395,8 @@ class CollectionReader:
     @property
     def has_much_to_fold(self) -> bool:
         """Whether entries have come that are more than a read on the event loop may fold, and a read is expected."""
-        return self._is_read and self._unfolded_bytes() > FOLD_AT_HAND_BYTES
+        is_open = bool(self._base.manifest.version)
+        return is_open and self._is_read and self._unfolded_bytes() > FOLD_AT_HAND_BYTES
 
     def fold_ahead(self) -> None:
         """Fold and pack what has come since the last read, so that the next one need not. Reads wait for one entry at most.
@@ -393,33 +404,34 @@ class CollectionReader:
         Raises:
             StorageCorrupt, sqlite3.DatabaseError: as `view`.
         """
+        self._goes_ahead = True
         try:
             tables = self._borrow()
             if tables is None:
                 return
             try:
                 with tables.transaction():
-                    while self._fold_next(tables):
-                        pass
+                    self._fold_one_by_one(tables)
             finally:
                 self._give_back(tables)
+            with self._lock:
+                tail_scan, (first, vectors) = self._tail_scan, self._memtable.vectors()
+            tail_scan.pack(first, vectors)
         except BaseException:
             self._read_at = -math.inf  # whoever reads next will be told; nothing is tried before
             raise
-        with self._lock:
-            tail_scan, (first, vectors) = self._tail_scan, self._memtable.vectors()
-        tail_scan.pack(first, vectors)
+        finally:
+            self._goes_ahead = False
 
-    def _fold_next(self, tables: RecordTables) -> bool:
-        """Fold one entry; False: there is none that may be, over the base that is open."""
-        with self._lock:
-            if not self._suits(tables, newest=False):
-                return False
-            for lsn, payload in tuple(self._pending):
-                if lsn > self._memtable.through:
-                    fold_entry(self._memtable, lsn, payload, tables)
-                    return True
-            return False
+    def _fold_one_by_one(self, tables: RecordTables) -> None:
+        """Fold the entries that wait now, those that may be, over the base that is open."""
+        for lsn, payload in self.pending():
+            with self._lock:
+                if lsn <= self._memtable.through:
+                    continue
+                if not self._suits(tables, newest=False):
+                    return
+                fold_entry(self._memtable, lsn, payload, tables)
 
     def _refresh(self, tables: RecordTables) -> None:
         try:
@@ -577,7 +589,8 @@ class CollectionReader:
         """What is folded and packed, over a newer base; nothing, where nothing is that it lacks, or nobody reads."""
         manifest = base.manifest
         if self._is_read and self._memtable.applied <= manifest.applied <= self._memtable.through:
-            return self._memtable.rebased(applied=manifest.applied, next_slot=manifest.next_slot), self._tail_scan
+            rebased = self._memtable.rebased(applied=manifest.applied, next_slot=manifest.next_slot)
+            return rebased, self._tail_scan if manifest.space == self._base.manifest.space else TailScan()
         return _empty_memtable(base), TailScan()
 
 

@@ -65,11 +65,7 @@ class Part:
         self._decoded = decoded
         self.first = decoded.first
         self.beyond = decoded.beyond
-        try:
-            self._cut = self._make_cut(decoded.first, None)
-        except ChromaError:  # a line's metadata, which is checked where all of a group is
-            self._decoded = _without_bad_metadata(decoded)
-            self._cut = self._make_cut(decoded.first, None)
+        self._cut = self._make_cut(decoded.first, None)
         self.size_bytes = sum(len(append.payload) for append in self._cut.appends if isinstance(append.head, RecordsHead))
 
     def cut(self, position: int, dimension: int | None) -> Cut:
@@ -81,6 +77,14 @@ class Part:
         return self._make_cut(position, dimension if changed else None)
 
     def _make_cut(self, position: int, dimension: int | None) -> Cut:
+        """Metadata is checked where all of a group is; only where that fails, line by line."""
+        try:
+            return self._cut_of_good(position, dimension)
+        except ChromaError:
+            self._decoded = _without_bad_metadata(self._decoded)
+            return self._cut_of_good(position, dimension)
+
+    def _cut_of_good(self, position: int, dimension: int | None) -> Cut:
         decoded = self._decoded if dimension is None else _without_vectors(self._decoded, dimension)
         beyond, errors = decoded.beyond, list(decoded.errors)
         if self._on_error == "stop":

@@ -142,15 +142,14 @@ def check_metadatas(metadatas: Sequence[object], *, nulls_allowed: bool) -> Chec
         if shape is None:
             shape = shapes[key] = _Shape.of(fields)
         is_stored = shape.is_stored_as_it_is(fields)
+        if not is_stored or key not in noted:
+            for name, value in fields.items():
+                refusal = _note_type(seen, name, value, position, nulls_allowed)
+                if refusal is not None:
+                    refusals.append(refusal)
+            if is_stored:
+                noted.add(key)
         stored.append(fields if is_stored else normalise_metadata(fields))
-        if is_stored and key in noted:
-            continue
-        for name, value in fields.items():
-            refusal = _note_type(seen, name, value, position, nulls_allowed)
-            if refusal is not None:
-                refusals.append(refusal)
-        if is_stored:
-            noted.add(key)
     if refusals:
         raise min(refusals, key=lambda refusal: refusal.status)
     return CheckedMetadatas(stored, {key: kinds for key, kinds in seen.items() if kinds and not key.startswith(RESERVED)})

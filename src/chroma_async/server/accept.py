@@ -103,6 +103,8 @@ class FairServer:
                 handshake.add_done_callback(self._handshakes.discard)
 
     def _pause_seconds(self) -> float:
+        if self._life.is_alone:
+            return 0.0
         pauses = min(self._count(), PAUSES_MAX) + (STREAM_PAUSES if self._life.streams else 0)
         return PAUSE_SECONDS * pauses
 

@@ -34,6 +34,8 @@ class Life:
         self.draining = draining or asyncio.Event()
         self.streams = 0
         """Ingest streams that are open: each keeps the process busy for as long as it lasts."""
+        self.is_alone = False
+        """Whether no other process accepts connections from the same socket."""
         self._reasons = reasons
 
     def not_ready(self) -> str | None:

@@ -490,7 +490,8 @@ class SqliteLog:
             changed = await self._change(*steps)
             if changed is None:
                 return False
-            steps = (free, *forget) if any(changed[-3:]) else ()
+            freed, forgotten, _ = changed[-3:]
+            steps = (free, *forget) if freed or forgotten else ()
         await self._shrink()
         return True
 
