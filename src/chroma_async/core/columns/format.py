@@ -15,6 +15,7 @@ a column consists of is named by role: `values`, and where needed `rows`, `prese
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Final, cast
 
@@ -22,7 +23,6 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from chroma_async.checksums import crc32
 from chroma_async.core.columns.column import DTYPES, Column, Dictionary
 from chroma_async.core.columns.piece import ColumnPiece
 from chroma_async.core.operators import Kind
@@ -77,13 +77,13 @@ class _Writer:
     def add(self, array: _Array, dtype: np.dtype[Any]) -> _Section:
         data = np.ascontiguousarray(array, dtype).view(np.uint8).data if array.size else b""
         padding = -self._length % _ALIGNMENT
-        section = _Section(self._length + padding, len(data), crc32(data))
+        section = _Section(self._length + padding, len(data), zlib.crc32(data))
         self._parts += [bytes(padding), data]
         self._length += padding + len(data)
         return section
 
     def finish(self, header: bytes) -> bytes:
-        prefix = _PREFIX.pack(_MAGIC, VERSION, len(header), crc32(header))
+        prefix = _PREFIX.pack(_MAGIC, VERSION, len(header), zlib.crc32(header))
         padding = bytes(-(len(prefix) + len(header)) % _ALIGNMENT)
         return b"".join([prefix, header, padding, *self._parts])
 
@@ -137,7 +137,7 @@ def verify(buffer: memoryview | bytes) -> None:
     decode(buffer)
     header, sections = _open(buffer)
     for name, section in _named_sections(header):
-        if crc32(sections[section.offset : section.offset + section.length].data) != section.crc:
+        if zlib.crc32(sections[section.offset : section.offset + section.length].data) != section.crc:
             raise StorageCorrupt(f"metadata columns do not match their checksum. section={name!r}")
 
 
@@ -152,7 +152,7 @@ def _open(buffer: memoryview | bytes) -> tuple[_Header, _Bytes]:
     if version != VERSION:
         raise FormatError(f"metadata columns have a format that this version can't read. found={version} known={VERSION}")
     end = _PREFIX.size + length
-    if crc32(view[_PREFIX.size : end]) != crc:
+    if zlib.crc32(view[_PREFIX.size : end]) != crc:
         raise StorageCorrupt("the header of the metadata columns does not match its checksum")
     try:
         header = _HEADER_DECODER.decode(view[_PREFIX.size : end])
