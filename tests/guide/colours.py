@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from types import CodeType
@@ -94,14 +95,16 @@ def _rename(node: ast.Call, name: str) -> None:
         node.func.id = name
 
 
-class _Replacing(ast.NodeTransformer):
+class _Replacing(ast.NodeTransformer, ABC):
     """Replaces the constructors of clients, and what is imported for them."""
 
+    @abstractmethod
     def constructor(self, node: ast.Call) -> None:
-        raise NotImplementedError
+        """Replace a call that makes a client."""
 
+    @abstractmethod
     def imported(self, name: str) -> str:
-        raise NotImplementedError
+        """Return the name to import instead."""
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         self.generic_visit(node)

@@ -34,6 +34,8 @@ from chroma_async.settings import EngineSettings
 pytestmark = pytest.mark.anyio
 
 SETTINGS = replace(TINY, graph_rows_min=100, segment_rows_max=400, apply_bytes_max=2**20)
+UNWATCHED = replace(SETTINGS, follow_interval_seconds=600)
+"""Nothing is done but what a test asks for."""
 
 
 async def add(engine: Engine, collection_id: str, first: int, count: int, **wait: Any) -> WriteResult:
@@ -271,7 +273,7 @@ async def test_much_that_comes_is_folded_before_the_next_read_asks_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(collection_module, "FOLD_AT_HAND_BYTES", 1_000)
-    async with engine_at(tmp_path, SETTINGS) as engine, compactor_at(tmp_path, SETTINGS) as compactor:
+    async with engine_at(tmp_path, UNWATCHED) as engine, compactor_at(tmp_path, UNWATCHED) as compactor:
         collection = await create_collection(engine)
         records, reader = Records(engine, collection.id), engine.follower.sink(collection.id)
         await add(engine, collection.id, 0, 10)
@@ -295,7 +297,7 @@ async def test_much_that_comes_is_folded_before_the_next_read_asks_for_it(
 async def test_a_read_that_must_not_wait_does_not_while_entries_are_folded_ahead(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with engine_at(tmp_path, SETTINGS) as engine, compactor_at(tmp_path, SETTINGS) as compactor:
+    async with engine_at(tmp_path, UNWATCHED) as engine, compactor_at(tmp_path, UNWATCHED) as compactor:
         collection = await create_collection(engine)
         reader = engine.follower.sink(collection.id)
         await add(engine, collection.id, 0, 10)

@@ -285,9 +285,9 @@ class CollectionReader:
             self._lock.release()
 
     def _unfolded_bytes(self) -> int:
-        """Bytes of the newest entries, those that no view has seen yet."""
+        """Bytes of the newest entries, those that no view has seen yet. The caller is the event loop, and holds the lock."""
         size = 0
-        for lsn, payload in reversed(self._pending.copy()):
+        for lsn, payload in reversed(self._pending):
             if lsn <= self._memtable.through:
                 break
             size += len(payload)
@@ -383,20 +383,35 @@ class CollectionReader:
             StorageCorrupt, sqlite3.DatabaseError: as `view`.
         """
         self._opened.touch(self)
+        with self._instant() as tables:
+            if tables is not None:
+                self._refresh(tables)
+
+    @contextmanager
+    def _instant(self) -> Generator[RecordTables | None]:
+        """One instant of the tables; None: there are none yet."""
         tables = self._borrow()
         if tables is None:
+            yield None
             return
         try:
             with tables.transaction():
-                self._refresh(tables)
+                yield tables
         finally:
             self._give_back(tables)
 
     @property
     def has_much_to_fold(self) -> bool:
-        """Whether entries have come that are more than a read on the event loop may fold, and a read is expected."""
-        is_open = bool(self._base.manifest.version)
-        return is_open and self._is_read and self._unfolded_bytes() > FOLD_AT_HAND_BYTES
+        """Whether entries have come that are more than a read on the event loop may fold, and a read is expected.
+
+        False while a thread is at work here.
+        """
+        if not self._base.manifest.version or not self._is_read or not self._lock.acquire(blocking=False):
+            return False
+        try:
+            return self._unfolded_bytes() > FOLD_AT_HAND_BYTES
+        finally:
+            self._lock.release()
 
     def fold_ahead(self) -> None:
         """Fold and pack what has come since the last read, so that the next one need not. Reads wait for one entry at most.
@@ -406,14 +421,9 @@ class CollectionReader:
         """
         self._goes_ahead = True
         try:
-            tables = self._borrow()
-            if tables is None:
-                return
-            try:
-                with tables.transaction():
+            with self._instant() as tables:
+                if tables is not None:
                     self._fold_one_by_one(tables)
-            finally:
-                self._give_back(tables)
             with self._lock:
                 tail_scan, (first, vectors) = self._tail_scan, self._memtable.vectors()
             tail_scan.pack(first, vectors)

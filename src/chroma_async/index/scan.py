@@ -116,10 +116,6 @@ class Scan:
         assert count == rows
         return Scan(self.space, self.axes, tuple(blocks))
 
-    def without(self, blocks: int) -> Scan:
-        """The scan but for its first blocks."""
-        return Scan(self.space, self.axes, self.blocks[blocks:])
-
     def scores(self, queries: Vectors, first_block: int = 0) -> Scores:
         """Approximate scores, smaller is nearer, shape (queries, rows from that block on)."""
         return self.scored(queries, first_block)[0]
@@ -284,29 +280,28 @@ class TailScan:
 
 @dataclass(slots=True, eq=False)
 class _TailPart:
-    """What is packed in one space, from the position `start` on."""
+    """What is packed in one space, from the position `start` on: complete blocks."""
 
     start: int
     builder: ScanBuilder
 
     @property
     def beyond(self) -> int:
+        """Position behind the last vector that is packed."""
         return self.start + self.builder.rows
 
     def of(self, first: int, vectors: Vectors) -> PackedTail | None:
+        """See `TailScan.of`; `first` is not beyond what is packed."""
         if first < self.start:
             return None
-        complete = (first + len(vectors) - self.start) // TAIL_BLOCK_ROWS * TAIL_BLOCK_ROWS
-        gone = (first - self.start) // TAIL_BLOCK_ROWS
-        if complete <= gone * TAIL_BLOCK_ROWS:
-            return None
-        skip = first - self.start
-        scan = self.builder.extend(vectors[: complete - skip], skip).first(complete)
+        gone, skip = divmod(first - self.start, TAIL_BLOCK_ROWS)
         if gone:
             self.builder.forget(gone)
             self.start += gone * TAIL_BLOCK_ROWS
-            scan, skip = scan.without(gone), skip - gone * TAIL_BLOCK_ROWS
-        return PackedTail(scan, skip)
+        complete = (skip + len(vectors)) // TAIL_BLOCK_ROWS * TAIL_BLOCK_ROWS
+        if not complete:
+            return None
+        return PackedTail(self.builder.extend(vectors[: complete - skip], skip).first(complete), skip)
 
 
 def main_directions(centred: Vectors) -> npt.NDArray[np.float32] | None:

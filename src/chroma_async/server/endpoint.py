@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar, cast
@@ -56,8 +57,8 @@ class Host:
     codec_threads: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(CODEC_THREADS))
 
 
-class Endpoint:
-    """An ASGI application that answers requests of one route.
+class Endpoint(ABC):
+    """An ASGI application for requests of one route.
 
     Bodies and results that would hold up the event loop are decoded and encoded in a thread; the usual small ones are
     not worth the trip.
@@ -71,11 +72,8 @@ class Endpoint:
         self._takes_key = takes_key
         self._host = host
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope[CALL] = self._name
-        response = await self._settled(scope, self._answer(scope, receive))
-        if response is not None:
-            await send_response(send, response)
+    @abstractmethod
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
 
     async def _settled(self, scope: Scope, answer: Awaitable[T]) -> T | WireResponse | None:
         """Return the answer, or the response that says why there is none; None: nobody waits for it."""
@@ -90,9 +88,6 @@ class Endpoint:
             return empty_response(408, connection="close")
         except Exception as error:
             return unexpected_response(error, self._name, scope.get(REQUEST_ID))
-
-    async def _answer(self, scope: Scope, receive: Receive) -> WireResponse:
-        raise NotImplementedError
 
     def _refusal(self, error: ChromaError, trace: str | None) -> WireResponse:
         return error_response(error, trace)
@@ -130,7 +125,20 @@ class Endpoint:
         return encode(result)
 
 
-class CallEndpoint(Endpoint):
+class AnsweringEndpoint(Endpoint):
+    """Gives one response to each request."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope[CALL] = self._name
+        response = await self._settled(scope, self._answer(scope, receive))
+        if response is not None:
+            await send_response(send, response)
+
+    @abstractmethod
+    async def _answer(self, scope: Scope, receive: Receive) -> WireResponse: ...
+
+
+class CallEndpoint(AnsweringEndpoint):
     """Answers one kind of call."""
 
     def __init__(self, call: type[Call[Any]], host: Host) -> None:

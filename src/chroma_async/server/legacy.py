@@ -11,10 +11,10 @@ from chroma_async.errors import ChromaError
 from chroma_async.protocol import WireRequest, WireResponse
 from chroma_async.protocol.v1 import FindCollection, Generation, LegacyRoute, legacy_error
 from chroma_async.server.answers import error_response
-from chroma_async.server.endpoint import Endpoint, Host
+from chroma_async.server.endpoint import AnsweringEndpoint, Host
 
 
-class LegacyCallEndpoint(Endpoint):
+class LegacyCallEndpoint(AnsweringEndpoint):
     """Answers one route of the first API."""
 
     def __init__(self, row: LegacyRoute, host: Host) -> None:
