@@ -1,7 +1,8 @@
 """One client streams a great many records: how fast they are durable, what both sides hold, and what readers notice.
 
 Records are those of the data set, then the same with noise. A stream is one request whose body flows for minutes, as an
-Arrow IPC stream or as NDJSON, or the parts that our own client sends. A reader asks at a steady pace, before and beside it.
+Arrow IPC stream or as NDJSON, which waits in a file before the time is taken, or the parts that our own client makes and
+sends. A reader asks at a steady pace, before and beside it.
 """
 
 from __future__ import annotations
@@ -10,14 +11,15 @@ import asyncio
 import base64
 import io
 import multiprocessing
+import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import IO, Any, Final, Literal, get_args
 
 import numpy as np
 import orjson
@@ -245,20 +247,45 @@ def _check(api: Api, records_path: str, base: Dataset, records: int, *, stored_b
 
 
 def _send(way: Way, address: Address, records_path: str, base: Dataset, records: int, pipe: Pipe) -> None:
+    """Prepare the body, wait for the word, send it, and tell how long that took."""
     parts = _parts(base, records)
-    url = f"http://{address.host}:{address.port}{records_path}/ingest?stream_id={_COLLECTION}"
-    pipe.send(("ready", None))
-    pipe.recv()
-    began = time.monotonic()
-    try:
-        if way == "client":
-            asyncio.run(_send_by_client(address, parts))
-        else:
-            _send_body(url, way, parts)
-    except Exception as error:
-        pipe.send(("failed", repr(error)))
-        raise
-    pipe.send(("done", time.monotonic() - began))
+    with tempfile.TemporaryFile(prefix="load-test-stream-") as file:
+        pieces = [] if way == "client" else _Piece.write(file, _arrow(parts) if way == "arrow" else map(_ndjson, parts))
+        pipe.send(("ready", None))
+        pipe.recv()
+        began = time.monotonic()
+        try:
+            if way == "client":
+                asyncio.run(_send_by_client(address, parts))
+            else:
+                url = f"http://{address.host}:{address.port}{records_path}/ingest?stream_id={_COLLECTION}"
+                _send_body(url, way, (piece.read(file) for piece in pieces))
+        except Exception as error:
+            pipe.send(("failed", repr(error)))
+            raise
+        pipe.send(("done", time.monotonic() - began))
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """A piece of a body that waits in a file."""
+
+    first: int
+    length: int
+
+    @classmethod
+    def write(cls, file: IO[bytes], body: Iterable[bytes]) -> list[_Piece]:
+        """Write a body and have it on the disk, so that nothing of this goes on beside what is measured."""
+        pieces: list[_Piece] = []
+        for data in body:
+            pieces.append(cls(file.tell(), len(data)))
+            file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+        return pieces
+
+    def read(self, file: IO[bytes]) -> bytes:
+        return os.pread(file.fileno(), self.length, self.first)
 
 
 def _parts(base: Dataset, records: int) -> Iterator[Dataset]:
@@ -267,12 +294,11 @@ def _parts(base: Dataset, records: int) -> Iterator[Dataset]:
         yield supply.part(first, min(_BATCH, records - first))
 
 
-def _send_body(url: str, way: Way, parts: Iterator[Dataset]) -> None:
+def _send_body(url: str, way: Way, content: Iterable[bytes]) -> None:
     """One request, whose answer is read when all of it was sent."""
     import httpx
 
     kinds = {"arrow": "application/vnd.apache.arrow.stream", "ndjson": "application/x-ndjson"}
-    content = _arrow(parts) if way == "arrow" else map(_ndjson, parts)
     response = httpx.post(url, content=content, headers={"content-type": kinds[way]}, timeout=600)
     last = orjson.loads(response.content.splitlines()[-1])
     if not last.get("done"):

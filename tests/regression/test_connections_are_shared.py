@@ -3,18 +3,22 @@
 import asyncio
 import os
 import socket
+from collections.abc import Generator
+from contextlib import contextmanager
 
 import pytest
 from starlette.types import Receive, Scope, Send
 
 from chroma_async.server.life import Life
 from chroma_async.server.listen import listen
+from chroma_async.server.loads import Loads, loads_file
 from chroma_async.server.worker import serve_by
 from chroma_async.settings import HttpServer, ServerSettings
 
 pytestmark = pytest.mark.anyio
 
 CONNECTIONS = 16
+FEWER = 7
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
@@ -31,16 +35,24 @@ class Counted:
         await send({"type": "http.response.body", "body": b""})
 
 
+@contextmanager
+def sharing(workers: int) -> Generator[list[Life]]:
+    """Workers that know of each other."""
+    with loads_file(workers) as file:
+        yield [Life(loads=Loads(file, workers, place)) for place in range(workers)]
+
+
 @pytest.mark.parametrize("server", ["hypercorn", "uvicorn"])
 async def test_connections_that_come_at_once_are_shared(server: HttpServer) -> None:
     stop = asyncio.Event()
     apps = [Counted(), Counted()]
-    with listen("127.0.0.1", 0) as listening:
+    with listen("127.0.0.1", 0) as listening, sharing(2) as lives:
         clients = [socket.create_connection(listening.getsockname()) for _ in range(CONNECTIONS)]
         for client in clients:
             client.sendall(REQUEST)
         serving = [
-            asyncio.ensure_future(serve_by(server)(app, ServerSettings(), os.dup(listening.fileno()), stop)) for app in apps
+            asyncio.ensure_future(serve_by(server)(app, ServerSettings(), os.dup(listening.fileno()), stop, life))
+            for app, life in zip(apps, lives, strict=True)
         ]
         async with asyncio.timeout(20):
             while sum(app.requests for app in apps) < CONNECTIONS:
@@ -56,23 +68,55 @@ async def test_connections_that_come_at_once_are_shared(server: HttpServer) -> N
 async def test_connections_that_come_one_by_one_go_to_who_takes_no_stream(server: HttpServer) -> None:
     """Queries beside an ingest stream came to the worker that was at work anyway, while the other one slept."""
     stop = asyncio.Event()
-    apps, lives = [Counted(), Counted()], [Life(), Life()]
-    lives[0].streams = 1
-    with listen("127.0.0.1", 0) as listening:
+    apps = [Counted(), Counted()]
+    with listen("127.0.0.1", 0) as listening, sharing(2) as lives:
+        lives[0].count(streams=1)
         serving = [
             asyncio.ensure_future(serve_by(server)(app, ServerSettings(), os.dup(listening.fileno()), stop, life))
             for app, life in zip(apps, lives, strict=True)
         ]
         clients: list[socket.socket] = []
         async with asyncio.timeout(20):
-            for number in range(CONNECTIONS):
+            while lives[0].ahead <= 0:
+                await asyncio.sleep(0.001)  # the other one begins to listen
+            for number in range(FEWER):
                 clients.append(socket.create_connection(listening.getsockname()))
                 clients[-1].sendall(REQUEST)
                 while sum(app.requests for app in apps) <= number:
                     await asyncio.sleep(0.001)
-                await asyncio.sleep(0.02)  # who was not the first one waits again for the next
-        assert apps[1].requests >= CONNECTIONS - 2
+        assert apps[1].requests == FEWER
         stop.set()
         for client in clients:
             client.close()
         await asyncio.gather(*serving)
+
+
+@pytest.mark.parametrize("server", ["hypercorn", "uvicorn"])
+async def test_connection_is_taken_though_who_has_less_to_do_does_not_come(server: HttpServer) -> None:
+    """One that was killed, or hangs, is not waited for, and leaves what it said."""
+    stop = asyncio.Event()
+    app = Counted()
+    with listen("127.0.0.1", 0) as listening, sharing(2) as (life, gone):
+        life.count(streams=1)
+        gone.count()
+        serving = asyncio.ensure_future(serve_by(server)(app, ServerSettings(), os.dup(listening.fileno()), stop, life))
+        with socket.create_connection(listening.getsockname()) as client:
+            client.sendall(REQUEST)
+            async with asyncio.timeout(20):
+                while not app.requests:
+                    await asyncio.sleep(0.001)
+        stop.set()
+        await serving
+
+
+def test_load_of_who_left_is_none() -> None:
+    with sharing(3) as (first, second, third):
+        assert first.ahead == 0
+        second.count(connections=3)
+        third.count(connections=5, streams=1)
+        assert (first.ahead, second.ahead, third.ahead) == (-3, -18, 18)
+        second.leave()
+        second.count(connections=-1)
+        assert (first.ahead, third.ahead) == (-21, 0)
+        first.count(connections=1)
+        assert third.ahead == 20

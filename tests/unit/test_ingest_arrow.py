@@ -232,6 +232,22 @@ def test_dictionaries_that_wait_count_among_what_waits() -> None:
     assert cutter.waiting_bytes == 0
 
 
+def test_a_message_that_comes_in_crumbs_takes_little_more_than_its_length() -> None:
+    content = stream(pa.table({"id": ["x" * 2**20]}))
+    cutter = ArrowCutter(2**21)
+    tracemalloc.start()
+    try:
+        for start in range(0, len(content), 2):
+            cutter.feed(content[start : start + 2])
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+    finally:
+        tracemalloc.stop()
+    cutter.end()
+    piece = cutter.cut()
+    assert piece is not None
+    assert (piece.content, piece.lines) == (content, 1)
+
+
 def test_a_line_that_comes_in_crumbs_takes_little_more_than_its_length() -> None:
     cutter = LineCutter(2**21)
     tracemalloc.start()

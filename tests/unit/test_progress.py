@@ -25,8 +25,11 @@ from tests.support.manifests import manifest_of
 
 from chroma_async.engine import Engine, open_engine
 from chroma_async.engine import collection as collection_module
-from chroma_async.engine.collection import LEVEL_SECONDS, NotAtHand
+from chroma_async.engine.collection import LEVEL_SECONDS, READ_SECONDS, NotAtHand, Wanted
+from chroma_async.engine.compactor import COLLECTIONS
 from chroma_async.errors import InvalidArgumentError, MalformedRequestError, NotFoundError
+from chroma_async.projections.records import RecordTables
+from chroma_async.projections.store import RECORDS_FILE
 from chroma_async.protocol import AddRecords, DeleteRecords, FlushCollection, FlushDatabase, WireRequest
 from chroma_async.protocol.results import FlushResult, WriteResult
 from chroma_async.settings import EngineSettings
@@ -339,6 +342,48 @@ async def test_what_nobody_has_read_for_a_while_is_let_go_of_and_read_rightly_ag
         assert (reader.manifest.version, reader.pending_entries) == (0, 1)
         found = await records.get()
         assert found.columns.ids == [f"r{row}" for row in range(35)]
+
+
+@pytest.mark.parametrize("seen_again", ["by get", "by query", "at hand"])
+async def test_base_of_what_is_not_read_now_is_taken_and_packed_later(tmp_path: Path, seen_again: str) -> None:
+    """What was applied is forgotten all the same, and nobody gets the old base without it."""
+    async with engine_at(tmp_path, UNWATCHED) as engine, compactor_at(tmp_path, UNWATCHED) as compactor:
+        collection = await create_collection(engine)
+        records, reader = Records(engine, collection.id), engine.follower.sink(collection.id)
+        await add(engine, collection.id, 0, 10)
+        await settle(compactor)
+        assert len((await records.query([[1, 2, 3, 4]], n_results=20)).columns[0].ids) == 10
+        await add(engine, collection.id, 10, 10)
+        await settle(compactor)
+        with reader.view() as view:  # of an instant before what follows
+            reader._viewed_at -= READ_SECONDS
+            reader._read_at -= READ_SECONDS
+            await engine._trimmed_bytes()
+            before = reader.manifest.version
+            await add(engine, collection.id, 20, 10)
+            tables = RecordTables(tmp_path / COLLECTIONS / collection.id / RECORDS_FILE, writable=False)
+            with tables.transaction():
+                assert tables.version() == before
+                await settle(compactor)
+                assert await engine._trimmed_bytes() == 0
+                assert reader._try_pin(tables, Wanted(columns=False, newest=False, tail=True)) is None
+            tables.close()
+            assert reader.manifest.version == before < manifest_of(tmp_path, collection.id).version
+            assert len(view.slots(None, None, "include")) == 20
+        await add(engine, collection.id, 30, 10)
+        with pytest.raises(NotAtHand), reader.view(at_hand=True):
+            pass
+        if seen_again == "by query":
+            found = await records.query([[1, 2, 3, 4]], n_results=50)
+            assert len(found.columns[0].ids) == 40
+        elif seen_again == "by get":
+            assert (await records.get()).columns.ids == [f"r{row}" for row in range(40)]
+        else:
+            with reader.view() as view:
+                assert view.image.live == 40
+            with reader.view(at_hand=True) as view:
+                assert view.image.live == 40
+        assert reader.manifest.version == manifest_of(tmp_path, collection.id).version
 
 
 async def test_what_nobody_reads_is_forgotten_when_it_is_applied_without_being_opened(tmp_path: Path) -> None:

@@ -25,9 +25,6 @@ from chroma_async.model import Lsn, Metadata, MetadataPatch, MetadataValue, Slot
 NO_SLOT = -1
 EXAMPLES_MAX = 10
 
-GROW_DOUBLING_ROWS = 8_192
-"""From so many vectors on, room for more grows by a quarter: a tail of 100 MB should not take 200."""
-
 
 class Row(msgspec.Struct, frozen=True, gc=False):
     """One record, whole, but for its vector: `vector` is its position in the memtable, or NO_SLOT where the base has it."""
@@ -124,8 +121,12 @@ class Memtable:
         self._overrides: dict[int, Row] = {}
         self._vectors: Vectors = np.empty((0, 0), dtype=np.float32)
         self._owners: npt.NDArray[np.int64] = np.empty(0, dtype=np.int64)
-        self._first_vector = self._next_vector = 0
-        """Positions of vectors count on over bases; those before the first belong to entries that a base holds by now."""
+        self._first_vector = self._next_vector = self._room_first = 0
+        """Positions of vectors count on over bases; those before the first belong to entries that a base holds by now.
+        `_room_first` is the position of the first row of `_vectors`, which a memtable shares with the one that it was over
+        an older base: moving copies nothing.
+        """
+        self._is_moved = False
         self._changed: list[int] = []
         self._died: list[int] = []
         """Slots in the order of the log, and how many of either are in pieces already."""
@@ -152,6 +153,7 @@ class Memtable:
     def fold(self, lsn: Lsn, event: RecordsEvent) -> None:
         """Apply one entry; every id in it was learnt before."""
         assert lsn > self.through
+        assert not self._is_moved
         are_new = False
         if isinstance(event, RecordsDeleted):
             for record_id in event.ids:
@@ -275,25 +277,26 @@ class Memtable:
         first, count = self._next_vector, len(vectors)
         if count == 0:
             return first
-        begin = first - self._first_vector
-        if self._vectors.shape[1] != vectors.shape[1]:
-            self._vectors = np.empty((0, vectors.shape[1]), dtype=np.float32)
-        if begin + count > len(self._vectors):
-            self._grow(begin + count)
+        if first + count - self._room_first > len(self._vectors) or self._vectors.shape[1] != vectors.shape[1]:
+            self._make_room(count, vectors.shape[1])
+        begin = first - self._room_first
         self._vectors[begin : begin + count] = vectors
+        begin = first - self._first_vector
+        if begin + count > len(self._owners):
+            owners = np.full(2 * (begin + count), NO_SLOT, dtype=np.int64)
+            owners[:begin] = self._owners[:begin]
+            self._owners = owners
         self._owners[begin : begin + count] = NO_SLOT
         self._next_vector += count
         return first
 
-    def _grow(self, needed: int) -> None:
-        spare = len(self._vectors) if len(self._vectors) < GROW_DOUBLING_ROWS else len(self._vectors) // 4
-        capacity = max(needed, len(self._vectors) + spare, 64)
-        vectors = np.empty((capacity, self._vectors.shape[1]), dtype=np.float32)
-        owners = np.full(capacity, NO_SLOT, dtype=np.int64)
-        count = self._next_vector - self._first_vector
-        vectors[:count] = self._vectors[:count]
-        owners[:count] = self._owners[:count]
-        self._vectors, self._owners = vectors, owners
+    def _make_room(self, more: int, ndim: int) -> None:
+        """Move to room for twice the vectors that there will be. Of pages that nobody wrote to there is only the address."""
+        _, kept = self.vectors()
+        room = np.empty((max(2 * (len(kept) + more), 64), ndim), dtype=np.float32)
+        if len(kept):
+            room[: len(kept)] = kept
+        self._vectors, self._room_first = room, self._first_vector
 
     # ---- a newer base
 
@@ -301,16 +304,17 @@ class Memtable:
         """Return this memtable over a newer base, of the entries through `applied` and the slots before `next_slot`.
 
         It is what folding the later entries over that base would give, but for `ignored_updates`: what they did is known, so
-        this costs a fraction of it. This memtable stays what it is.
+        this costs a fraction of it. This memtable stays what it is, for ever: it folds no more.
         """
         assert self.applied <= applied <= self.through
+        self._is_moved = True
         place = bisect.bisect_right(self._marks, applied, key=lambda mark: mark.lsn) - 1
         before, after = self._marks[place], self._marks[place + 1 :]
         assert before.next_slot == next_slot, f"{before.next_slot} slots were folded, {next_slot} applied"
         over = Memtable(applied=applied, next_slot=next_slot)
         over.through, over._first_vector, over._next_vector = self.through, before.vectors, self._next_vector
-        kept = slice(before.vectors - self._first_vector, self._next_vector - self._first_vector)
-        over._vectors, over._owners = self._vectors[kept].copy(), self._owners[kept].copy()
+        over._vectors, over._room_first = self._vectors, self._room_first
+        over._owners = self._owners[before.vectors - self._first_vector : self._next_vector - self._first_vector].copy()
         over._rows = self._rows[next_slot - self.first_slot :]
         over._changed, over._died = self._changed[before.changed :], self._died[before.died :]
         over._live_delta = self._live_delta - before.live_delta
@@ -340,14 +344,15 @@ class Memtable:
 
     def vectors(self) -> tuple[int, Vectors]:
         """Return how many vectors a base has taken over, and those since, shape (m, ndim)."""
-        return self._first_vector, self._vectors[: self._next_vector - self._first_vector]
+        room = self._room_first
+        return self._first_vector, self._vectors[self._first_vector - room : self._next_vector - room]
 
     def tail(self, *, columns: bool = False) -> Tail:
         """Return the state now. With `columns`, its metadata as pieces too (rows changed since the last time)."""
         if columns:
             self._build_piece()
-        count = self._next_vector - self._first_vector
-        owners = self._owners[:count].copy()
+        first_vector, vectors = self.vectors()
+        owners = self._owners[: len(vectors)].copy()
         died = np.asarray(self._died, dtype=np.int64)
         return Tail(
             through=self.through,
@@ -355,8 +360,8 @@ class Memtable:
             rows=self._rows.copy(),
             overrides=self._overrides.copy(),
             dead=died[died < self.first_slot],
-            first_vector=self._first_vector,
-            vectors=self._vectors[:count],
+            first_vector=first_vector,
+            vectors=vectors,
             owners=owners,
             revectored=owners[(owners >= 0) & (owners < self.first_slot)],
             live_delta=self._live_delta,

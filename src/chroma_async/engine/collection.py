@@ -39,11 +39,14 @@ PIN_ATTEMPTS: Final = 20
 RECORDS_AT_HAND_MAX: Final = 256
 """A read that must not wait reads no more records."""
 
-READ_SECONDS: Final = 30.0
-"""A collection that was read so lately is expected to be read again soon: entries are folded for that."""
+READ_SECONDS: Final = 10.0
+"""A collection that was read so lately is expected to be read again soon: for that entries are folded, and rows packed."""
 
 LEVEL_SECONDS: Final = 300.0
-"""Of one that was read so lately the newest base is kept open, beside writes; opening a large one anew takes a second."""
+"""Of one that was read so lately a new base is kept open, beside writes; opening a large one anew takes a second."""
+
+LEVEL_INTERVAL_SECONDS: Final = 5.0
+"""How old the base may be that is kept open for nobody: each newer one costs some time for every record that there is."""
 
 FOLD_AT_HAND_BYTES: Final = 256 * 2**10
 """Entries of more bytes are not folded by a read that must not wait."""
@@ -100,14 +103,15 @@ class CollectionReader:
         self._lock = threading.Lock()
         self._loading = threading.Lock()
         self._base: Base = EMPTY_BASE
-        self._scans: tuple[Scan | None, ...] = ()
+        self._scans: tuple[Scan | None, ...] | None = ()
+        """Of the base; None: its newest rows are not packed, since nobody is expected to search them."""
         self._memtable = Memtable(applied=Lsn(0), next_slot=0)
         self._tail_scan = TailScan()
         self._image: Image | None = None
         self._base_image: Image | None = None
         self._seen = Seen(version=0, applied=Lsn(0))
         self._behind = False
-        self._read_at = self._viewed_at = -math.inf
+        self._read_at = self._viewed_at = self._renewed_at = -math.inf
         self._closed = False
         self._goes_ahead = False
         """Whether a thread folds and packs ahead of the next read."""
@@ -276,7 +280,9 @@ class CollectionReader:
         if not self._lock.acquire(blocking=False):
             raise NotAtHand
         try:
-            if not self._suits(tables, wanted.newest) or self._unfolded_bytes() > FOLD_AT_HAND_BYTES or self._goes_ahead:
+            if not self._suits(tables, wanted.newest) or self._unfolded_bytes() > FOLD_AT_HAND_BYTES:
+                raise NotAtHand
+            if self._goes_ahead or self._scans is None:
                 raise NotAtHand
             if wanted.columns and self._memtable.rows_without_columns > COLUMNS_AT_HAND_ROWS:
                 raise NotAtHand
@@ -307,11 +313,12 @@ class CollectionReader:
         """Pin what this transaction sees; None when another thread is ahead of it, or its files are gone by now."""
         try:
             with self._lock:
-                if self._suits(tables, wanted.newest):
+                if self._suits(tables, wanted.newest) and self._scans is not None:
                     return self._pinned(tables, wanted)
             if self._renew(tables):
                 with self._lock:
-                    return self._pinned(tables, wanted) if self._suits(tables, wanted.newest) else None
+                    if self._suits(tables, wanted.newest) and self._scans is not None:
+                        return self._pinned(tables, wanted)
         except StorageCorrupt:
             if self._is_current(tables):
                 raise
@@ -332,15 +339,20 @@ class CollectionReader:
         Nothing is opened for that which nobody reads, nor kept level: the next read opens what there is then.
         """
         if self._pending:
-            is_open = bool(self._base.manifest.version)
-            if is_open and time.monotonic() - self._viewed_at < LEVEL_SECONDS:
+            now = time.monotonic()
+            if not self._base.manifest.version:
+                self._forget_applied()
+            elif now - self._viewed_at >= LEVEL_SECONDS:
+                if self.release():
+                    self._forget_applied()
+            elif self._is_viewed or now - self._renewed_at >= LEVEL_INTERVAL_SECONDS:
                 self.refresh()
-            elif not is_open or self.release():
+            else:
                 self._forget_applied()
         return self.pending_bytes
 
     def _forget_applied(self) -> None:
-        """Forget entries that were applied, without a base: whoever reads next loads one that holds them."""
+        """Forget entries that were applied, without their base: whoever reads next loads one that holds them."""
         if not self._loading.acquire(blocking=False):
             return
         try:
@@ -348,8 +360,8 @@ class CollectionReader:
             if manifest is None or not manifest.version:
                 return
             with self._lock:
+                self._drop_applied(manifest.applied)
                 if not self._base.manifest.version:
-                    self._drop_applied(manifest.applied)
                     self._released = True
                     self._memtable, self._image = Memtable(applied=Lsn(0), next_slot=0), None
         finally:
@@ -509,11 +521,14 @@ class CollectionReader:
     def _suits(self, tables: RecordTables, newest: bool) -> bool:
         """Whether a view of this transaction may be made of the base and the memtable as they are.
 
-        It may when the base is the transaction's. It also may when the base is an older one, of which the memtable knows all
-        that changed up to the transaction's manifest: what a row of the tables says of an unchanged record is the same then
-        as now, and of all others the memtable says what they are. Slots are the same in both: a function of the log.
+        Not when entries were forgotten that neither of them has. Else it may when the base is the transaction's. It also may
+        when the base is an older one, of which the memtable knows all that changed up to the transaction's manifest: what a
+        row of the tables says of an unchanged record is the same then as now, and of all others the memtable says what they
+        are. Slots are the same in both: a function of the log.
         """
         version, base = tables.version(), self._base.manifest
+        if base.applied < self._dropped and self._memtable.through < self._dropped:
+            return False
         if version == base.version:
             return True
         self._behind = self._behind or version > base.version
@@ -531,9 +546,15 @@ class CollectionReader:
         """Whether somebody will probably read soon. For nobody the tail is not folded, which takes time and memory."""
         return time.monotonic() - self._read_at < READ_SECONDS
 
+    @property
+    def _is_viewed(self) -> bool:
+        """The same, of reads that do not look at the tail too."""
+        return time.monotonic() - self._viewed_at < READ_SECONDS
+
     def _pinned(self, tables: RecordTables | None, wanted: Wanted, *, at_hand: bool = False) -> View:
         if not wanted.tail:
             return View(self._applied_image(), tables, at_hand=at_hand)
+        assert self._scans is not None
         columns = wanted.columns
         self._read_at = time.monotonic()
         self._fold_pending(self._memtable, tables)
@@ -545,6 +566,7 @@ class CollectionReader:
 
     def _applied_image(self) -> Image:
         """The base alone."""
+        assert self._scans is not None
         if self._base_image is None or self._base_image.base is not self._base:
             manifest = self._base.manifest
             nothing = Memtable(applied=manifest.applied, next_slot=manifest.next_slot).tail(columns=True)
@@ -565,10 +587,14 @@ class CollectionReader:
     # ---- renewing, beside views
 
     def _renew(self, tables: RecordTables) -> bool:
-        """Make the base of this transaction the reader's, and fold over it what it lacks; False: it is no newer one."""
+        """Make the base of this transaction the reader's, and fold over it what it lacks; False: it is no newer one.
+
+        For those who read, its rows are packed.
+        """
         with self._loading:
             before = self._base
             if tables.version() <= before.manifest.version:
+                self._pack_base()
                 return tables.version() == before.manifest.version
             manifest = tables.manifest()
             if manifest.applied < self._dropped:
@@ -578,7 +604,7 @@ class CollectionReader:
                     f"the newest records are lost. path={self._directory} applied={manifest.applied} freed={self._freed}"
                 )
             base = load_base(self._directory, manifest, before, tables)
-            scans = _scans(base)
+            scans = _scans(base) if self._is_viewed else None
             folded: Memtable | None = None
             if self._is_read and self._memtable.through < manifest.applied:
                 folded = _empty_memtable(base)
@@ -593,7 +619,17 @@ class CollectionReader:
                 self._base, self._scans, self._memtable, self._tail_scan = base, scans, memtable, tail_scan
                 self._image = None
                 self._behind = False
+                self._renewed_at = time.monotonic()
             return True
+
+    def _pack_base(self) -> None:
+        """Pack the rows of the base for those who read, where that was left out."""
+        base = self._base
+        if self._scans is None and self._is_viewed:
+            scans = _scans(base)
+            with self._lock:
+                if self._base is base:
+                    self._scans, self._image, self._base_image = scans, None, None
 
     def _memtable_over(self, base: Base) -> tuple[Memtable, TailScan]:
         """What is folded and packed, over a newer base; nothing, where nothing is that it lacks, or nobody reads."""

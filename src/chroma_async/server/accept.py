@@ -2,12 +2,13 @@
 
 Workers wait on one listening socket. An event loop that wakes takes all connections that wait there, so a whole pool of a
 client ends up with one worker while the others idle; and who is at work anyway is there before who has to be woken. Here a
-worker takes one connection at a time, and pauses before it the longer, the more it has to do: who has less is there first.
+worker takes one connection at a time, and leaves it for a while to one that has less to do, as long as there is such a one.
 """
 
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -18,18 +19,25 @@ from chroma_async.server.tls import HANDSHAKE_SECONDS, ServerContext
 from chroma_async.server.transport import HeldTransport
 
 PAUSE_SECONDS: Final = 0.0003
-"""For each connection that the worker has open, up to `PAUSES_MAX` of them."""
+"""How long a connection is left to a worker that has less to do, for each connection that it has less, up to `FEW`."""
 
-PAUSES_MAX: Final = 8
+FEW: Final = 8
 
-STREAM_PAUSES: Final = 16
-"""An ingest stream keeps a worker as busy as many connections do; of any number of streams."""
+PATIENCE_SECONDS: Final = 0.1
+"""The same for one that has much less to do. It has to be woken, and on a busy machine to wait for a processor."""
+
+LOOK_SECONDS: Final = 0.001
+"""Between looks whether somebody has taken the connection."""
 
 RETRY_SECONDS: Final = 0.01
 """After a refused accept: without descriptors, trying at once would only burn the processor."""
 
 FIRST_REQUEST_SECONDS: Final = 1.0
 """From a stop on, how long a connection without a request so far may take to begin one: its client knows of no stop."""
+
+READ_BYTES: Final = 256 * 1024
+"""What is read of a connection at a time, as much as `asyncio` takes from its socket. Each piece costs its way through all
+layers: of a long body, with pieces of 64 KiB, as much as decoding it."""
 
 HEAD_BYTES_MAX: Final = 64 * 1024
 """Of a request's line and headers."""
@@ -40,14 +48,13 @@ Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 class FairServer:
     """Accepts connections until it is closed; those that are open go on.
 
-    It stands where `asyncio.start_server` or `loop.create_server` put their server. `make` makes a connection's protocol;
-    `count` says how many connections are open, `life` how many of them are ingest streams.
+    It stands where `asyncio.start_server` or `loop.create_server` put their server. `make` makes a connection's protocol,
+    which tells `life` that it is open.
     """
 
     def __init__(
         self,
         make: Callable[[], asyncio.BaseProtocol],
-        count: Callable[[], int],
         listening: socket.socket,
         life: Life,
         tls: ServerContext | None = None,
@@ -55,7 +62,6 @@ class FairServer:
         self._make = make
         self._tls = tls
         self._handshakes: set[asyncio.Task[None]] = set()
-        self._count = count
         self._life = life
         self._listening = listening
         self._is_closing = False
@@ -68,6 +74,7 @@ class FairServer:
         The loop forgets the socket at once: who called this may close it.
         """
         self._is_closing = True
+        self._life.leave()
         if self._readable is not None:
             asyncio.get_running_loop().remove_reader(self._listening)
             _settle(self._readable)
@@ -81,11 +88,11 @@ class FairServer:
     async def _accept(self) -> None:
         loop = asyncio.get_running_loop()
         self._listening.setblocking(False)
+        self._life.count()
         while not self._is_closing:
             await self._until_readable(loop)
-            await asyncio.sleep(self._pause_seconds())
-            if self._is_closing:
-                break
+            if not await self._has_turn(loop) or self._is_closing:
+                continue
             try:
                 connection, _ = self._listening.accept()
             except BlockingIOError:  # another worker was there first
@@ -102,11 +109,22 @@ class FairServer:
                 self._handshakes.add(handshake)
                 handshake.add_done_callback(self._handshakes.discard)
 
-    def _pause_seconds(self) -> float:
-        if self._life.is_alone:
-            return 0.0
-        pauses = min(self._count(), PAUSES_MAX) + (STREAM_PAUSES if self._life.streams else 0)
-        return PAUSE_SECONDS * pauses
+    async def _has_turn(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Leave the connection that waits to one that has less to do; return whether it has not taken it in time."""
+        began = loop.time()
+        while (ahead := self._life.ahead) > 0 and not self._is_closing:
+            left = began - loop.time() + (PATIENCE_SECONDS if ahead > FEW else PAUSE_SECONDS * ahead)
+            if left <= 0:
+                break
+            await asyncio.sleep(min(left, LOOK_SECONDS))
+            if not self._is_readable():
+                return False
+        return True
+
+    def _is_readable(self) -> bool:
+        poll = select.poll()
+        poll.register(self._listening, select.POLLIN)
+        return bool(poll.poll(0))
 
     async def _until_readable(self, loop: asyncio.AbstractEventLoop) -> None:
         """Wait for a connection, or for the end. `loop.sock_accept` can't be ended without losing one that is there."""
@@ -144,17 +162,15 @@ async def start_server(
     life: Life, serve: Serve, *, sock: socket.socket, ssl: ServerContext | None = None, **_: Any
 ) -> FairServer:
     """Take the arguments of `asyncio.start_server` that matter here."""
-    open_now = 0
 
     async def counted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal open_now
-        open_now += 1
+        life.count(connections=1)
         try:
             await serve(reader, writer)
         finally:
-            open_now -= 1
+            life.count(connections=-1)
 
     def make() -> StreamProtocol:
-        return StreamProtocol(asyncio.StreamReader(), counted)
+        return StreamProtocol(asyncio.StreamReader(limit=READ_BYTES), counted)
 
-    return FairServer(make, lambda: open_now, sock, life, ssl)
+    return FairServer(make, sock, life, ssl)

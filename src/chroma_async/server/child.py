@@ -22,6 +22,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from chroma_async.errors import FormatError, LogCorrupt, LogHole, StorageCorrupt
+from chroma_async.server.loads import Loads
 from chroma_async.server.memory import give_back
 from chroma_async.settings import AuthSettings, EngineSettings, ServerSettings
 
@@ -44,10 +45,11 @@ logger = logging.getLogger("chroma_async.server")
 
 @dataclass(frozen=True, slots=True)
 class Orders:
-    """All that a child process needs to know. `socket`, `lifeline` and `status` are numbers of descriptors.
+    """All that a child process needs to know. `socket`, `lifeline`, `status` and `loads` are numbers of descriptors.
 
-    `name` is one that no other child has at the same time, and its replacement inherits; `metrics` is the directory in which
-    all of them count.
+    `name` is one that no other child has at the same time, and its replacement inherits, as it does `place`, a worker's
+    among the workers; `metrics` is the directory in which all of them count, `loads` the file in which workers say what they
+    have to do, None where there is only one.
     """
 
     role: Role
@@ -55,16 +57,22 @@ class Orders:
     socket: int
     lifeline: int
     status: int
+    loads: int | None = None
     name: str = ""
+    place: int = 0
     metrics: str | None = None
     engine: EngineSettings = field(default_factory=EngineSettings)
     server: ServerSettings = field(default_factory=ServerSettings)
     auth: AuthSettings = field(default_factory=AuthSettings)
 
     @property
-    def descriptors(self) -> tuple[int, int, int]:
+    def descriptors(self) -> tuple[int, ...]:
         """Those that the child works with."""
-        return self.socket, self.lifeline, self.status
+        return self.socket, self.lifeline, self.status, *(() if self.loads is None else (self.loads,))
+
+    def open_loads(self) -> Loads | None:
+        """What workers have to do, as the one of these orders sees it; None where it is the only one."""
+        return None if self.loads is None else Loads(self.loads, self.server.workers, self.place)
 
     def to_argument(self) -> str:
         return msgspec.json.encode(self).decode()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import struct
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Final, Protocol
 
 from chroma_async.errors import InvalidArgumentError, PayloadTooLargeError
 
-PART_BYTES_MAX: Final = 4 * 2**20
+PART_BYTES_MAX: Final = 2**20
 """Of a part that is more than one line, or one Arrow message."""
 
 PART_LINES_MAX: Final = 8_192
@@ -115,6 +116,10 @@ class LineCutter:
 DICTIONARY_BYTES_MAX: Final = 4 * 2**20
 """Of all dictionaries of a stream: each part repeats them."""
 
+SMALL_BYTES: Final = 1_024
+SMALL_PIECES_MAX: Final = 1_024
+"""So many pieces of a body that are smaller than that, one after another, are joined."""
+
 _CONTINUES: Final = 0xFFFFFFFF
 _END: Final = struct.pack("<II", _CONTINUES, 0)
 _SCHEMA, _DICTIONARY, _BATCH = 1, 2, 3
@@ -123,9 +128,12 @@ _SCHEMA, _DICTIONARY, _BATCH = 1, 2, 3
 
 @dataclass(frozen=True, slots=True)
 class _Message:
-    """An encapsulated message: its bytes, its kind, the rows of a batch, and the dictionary that it makes or adds to."""
+    """An encapsulated message: its bytes, as they came, and how many they are; its kind, the rows of a batch, and the
+    dictionary that it makes or adds to.
+    """
 
-    data: bytes
+    pieces: Sequence[bytes | memoryview]
+    size_bytes: int
     kind: int
     rows: int = 0
     dictionary: int = 0
@@ -143,11 +151,17 @@ class ArrowCutter:
 
     def __init__(self, message_bytes_max: int) -> None:
         self._message_bytes_max = message_bytes_max
-        self._buffer = bytearray()
-        self._next_bytes: int | None = None
-        """Of the message at the start of the buffer, where they are known."""
-        self._schema: bytes | None = None
-        self._dictionaries: dict[int, list[bytes]] = {}
+        self._pieces: deque[bytes | memoryview] = deque()
+        """Of the body, as they came: they are joined once, in a part."""
+        self._held_bytes = 0
+        self._small_pieces = 0
+        """How many of the last ones are small."""
+        self._head: bytes | None = None
+        """Prefix and metadata of the message that the pieces begin with, where they are there."""
+        self._next_bytes = 0
+        """Of that message."""
+        self._schema: _Message | None = None
+        self._dictionaries: dict[int, list[_Message]] = {}
         self._dictionary_bytes: dict[int, int] = {}
         self._dictionary_bytes_sum = 0
         self._messages: deque[_Message] = deque()
@@ -155,44 +169,75 @@ class ArrowCutter:
         self.waiting_bytes = 0
 
     def feed(self, data: bytes) -> None:
-        self._buffer += data
+        if data:
+            self._add(data)
         try:
-            while self._is_whole():
-                message = bytes(memoryview(self._buffer)[: self._next_bytes])
-                del self._buffer[: self._next_bytes]
-                self._next_bytes = None
-                self._take(message)
+            while (head := self._whole()) is not None:
+                self._head = None
+                self._take(head, self._taken(self._next_bytes))
         except struct.error as error:
             raise _damaged() from error
 
+    def _add(self, data: bytes) -> None:
+        """Add a piece; many small ones become a larger one, since each takes room of its own."""
+        self._pieces.append(data)
+        self._held_bytes += len(data)
+        self._small_pieces = self._small_pieces + 1 if len(data) < SMALL_BYTES else 0
+        if self._small_pieces >= SMALL_PIECES_MAX:
+            last = [self._pieces.pop() for _ in range(min(self._small_pieces, len(self._pieces)))]
+            self._pieces.append(b"".join(reversed(last)))
+            self._small_pieces = 0
+
     def end(self) -> None:
-        if self._buffer:
-            raise InvalidArgumentError(f"the Arrow stream ends in the middle of a message. bytes={len(self._buffer)}")
+        if self._held_bytes:
+            raise InvalidArgumentError(f"the Arrow stream ends in the middle of a message. bytes={self._held_bytes}")
 
-    def _is_whole(self) -> bool:
-        """Whether there is a message at the start of the buffer, all of it."""
-        if self._buffer and self._is_closed:
+    def _whole(self) -> bytes | None:
+        """The head of the message that the pieces begin with; None while not all of it is there."""
+        if self._held_bytes and self._is_closed:
             raise InvalidArgumentError("something follows the end of the Arrow stream: send one stream in a body")
-        if self._next_bytes is None:
-            self._next_bytes = self._length()
-        return self._next_bytes is not None and len(self._buffer) >= self._next_bytes
+        if self._head is None:
+            self._look_ahead()
+        return self._head if self._held_bytes >= self._next_bytes else None
 
-    def _length(self) -> int | None:
-        """Return the bytes of the message at the start of the buffer; None while its metadata are not there."""
-        if len(self._buffer) < len(_END):
-            return None
-        marker, metadata_bytes = _unpacked("<I", self._buffer, 0), _unpacked("<I", self._buffer, 4)
+    def _look_ahead(self) -> None:
+        """Look at the head of the next message, if all of that is there."""
+        if self._held_bytes < len(_END):
+            return
+        prefix = self._first(len(_END))
+        marker, metadata_bytes = _unpacked("<I", prefix, 0), _unpacked("<I", prefix, 4)
         if marker != _CONTINUES:
             raise InvalidArgumentError("this is no Arrow IPC stream, or one in the format before Arrow 0.15")
-        head = len(_END) + metadata_bytes
-        self._check_size(head)
-        if not metadata_bytes or len(self._buffer) < head:
-            return None if metadata_bytes else head
-        length = head + _Table.root(bytes(self._buffer[len(_END) : head])).number(3, "<q")
-        if length < head:
-            raise _damaged()
+        length = len(_END) + metadata_bytes
         self._check_size(length)
-        return length
+        if self._held_bytes < length:
+            return
+        head = self._first(length)
+        body_bytes = _Table.root(memoryview(head)[len(_END) :]).number(3, "<q") if metadata_bytes else 0
+        if body_bytes < 0:
+            raise _damaged()
+        self._check_size(length + body_bytes)
+        self._head, self._next_bytes = head, length + body_bytes
+
+    def _first(self, count: int) -> bytes:
+        """The first bytes of what is there, which stay there."""
+        taken = self._taken(count)
+        self._pieces.extendleft(reversed(taken))
+        self._held_bytes += count
+        return b"".join(taken)
+
+    def _taken(self, count: int) -> list[bytes | memoryview]:
+        """Take away so many bytes, which are there."""
+        self._held_bytes -= count
+        taken: list[bytes | memoryview] = []
+        while count:
+            piece = self._pieces.popleft()
+            if len(piece) > count:
+                self._pieces.appendleft(memoryview(piece)[count:])
+                piece = memoryview(piece)[:count]
+            taken.append(piece)
+            count -= len(piece)
+        return taken
 
     def _check_size(self, length: int) -> None:
         if length > self._message_bytes_max:
@@ -201,22 +246,22 @@ class ArrowCutter:
                 f"bytes={length} bytes_max={self._message_bytes_max}"
             )
 
-    def _take(self, data: bytes) -> None:
-        if data == _END:
+    def _take(self, head: bytes, pieces: Sequence[bytes | memoryview]) -> None:
+        if head == _END:
             self._is_closed = True
             return
-        message = _parsed(data)
+        message = _parsed(head, pieces)
         if (message.kind == _SCHEMA) != (self._schema is None):
             raise InvalidArgumentError("an Arrow stream begins with a schema, and has one")
         if message.kind == _SCHEMA:
-            self._schema = data
+            self._schema = message
             return
         if message.kind == _BATCH:
-            self.waiting_bytes += len(data)
+            self.waiting_bytes += message.size_bytes
             self._messages.append(message)
             return
         before = self._dictionary_bytes.get(message.dictionary, 0)
-        now = len(data) + (before if message.is_delta else 0)
+        now = message.size_bytes + (before if message.is_delta else 0)
         self._dictionary_bytes[message.dictionary] = now
         self._dictionary_bytes_sum += now - before
         if self._dictionary_bytes_sum > DICTIONARY_BYTES_MAX:
@@ -224,7 +269,7 @@ class ArrowCutter:
                 f"the dictionaries of the Arrow stream are too large: send plain strings. bytes_max={DICTIONARY_BYTES_MAX}"
             )
         if self.waiting_bytes:
-            self.waiting_bytes += len(data)
+            self.waiting_bytes += message.size_bytes
             self._messages.append(message)  # those that wait have the dictionaries of before
         else:
             self._remember(message)
@@ -232,20 +277,21 @@ class ArrowCutter:
     def cut(self) -> Piece | None:
         if not self.waiting_bytes:
             return None
-        chosen = [self._schema or b"", *chain.from_iterable(self._dictionaries.values())]
+        chosen = [*([] if self._schema is None else [self._schema]), *chain.from_iterable(self._dictionaries.values())]
         size = lines = 0
         while self._messages and (not size or (size < PART_BYTES_MAX and lines < PART_LINES_MAX)):
             message = self._next()
-            chosen.append(message.data)
-            size += len(message.data)
+            chosen.append(message)
+            size += message.size_bytes
             lines += message.rows
         while self._messages and self._messages[0].kind == _DICTIONARY:
             self._next()  # the next part begins with it
-        return Piece(b"".join((*chosen, _END)), lines)
+        pieces = chain.from_iterable(message.pieces for message in chosen)
+        return Piece(b"".join((*pieces, _END)), lines)
 
     def _next(self) -> _Message:
         message = self._messages.popleft()
-        self.waiting_bytes -= len(message.data)
+        self.waiting_bytes -= message.size_bytes
         if message.kind == _DICTIONARY:
             self._remember(message)
         return message
@@ -254,24 +300,24 @@ class ArrowCutter:
         known = self._dictionaries.setdefault(message.dictionary, [])
         if not message.is_delta:
             known.clear()
-        known.append(message.data)
+        known.append(message)
 
 
 def _damaged() -> InvalidArgumentError:
     return InvalidArgumentError("this is no Arrow IPC stream, or a damaged one")
 
 
-def _parsed(data: bytes) -> _Message:
-    """Look into the metadata of a message.
+def _parsed(head: bytes, pieces: Sequence[bytes | memoryview]) -> _Message:
+    """Look into the metadata of a message, which are in its head.
 
     Raises:
         InvalidArgumentError: it is of a kind that streams of lines have not.
         struct.error: it is damaged.
     """
-    table = _Table.root(memoryview(data)[len(_END) :])
-    kind = table.number(1, "<B")
+    table = _Table.root(memoryview(head)[len(_END) :])
+    size_bytes, kind = sum(map(len, pieces)), table.number(1, "<B")
     if kind == _SCHEMA:
-        return _Message(data, kind)
+        return _Message(pieces, size_bytes, kind)
     header = table.table(2)
     batch = header.table(1) if kind == _DICTIONARY else header
     if kind not in (_DICTIONARY, _BATCH):
@@ -279,11 +325,11 @@ def _parsed(data: bytes) -> _Message:
     if batch.has(3):
         raise InvalidArgumentError("compressed Arrow streams are not taken: write it without compression")
     if kind == _DICTIONARY:
-        return _Message(data, kind, dictionary=header.number(0, "<q"), is_delta=bool(header.number(2, "<B")))
+        return _Message(pieces, size_bytes, kind, dictionary=header.number(0, "<q"), is_delta=bool(header.number(2, "<B")))
     rows = batch.number(0, "<q")
     if rows < 0:
         raise _damaged()
-    return _Message(data, kind, rows=rows)
+    return _Message(pieces, size_bytes, kind, rows=rows)
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,7 +112,7 @@ class IngestEndpoint(Endpoint):
         await stream.say_last()
 
     def _count(self, change: int) -> None:
-        self._life.streams += change
+        self._life.count(streams=change)
         if self._host.metrics is not None:
             self._host.metrics.ingest_streams.inc(change)
 

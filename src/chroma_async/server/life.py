@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from chroma_async.engine.lock import is_compacted
+from chroma_async.server.loads import Loads
 
 LIVE_PATH: Final = "/livez"
 READY_PATH: Final = "/readyz"
@@ -23,20 +24,45 @@ LOOK_SECONDS: Final = 1.0
 ABSENCE_SECONDS: Final = 10.0
 """A compactor that died is back sooner; reads and writes go on meanwhile."""
 
+STREAM_LOAD: Final = 16
+"""An ingest stream keeps a process as busy as so many connections do."""
+
 Reason = Callable[[], str | None]
 """Says why a part is not ready, None when it is."""
 
 
 class Life:
-    """The state of one process. `reasons` are asked in turn."""
+    """The state of one process. `reasons` are asked in turn; `loads`: what those have to do that share its socket."""
 
-    def __init__(self, *reasons: Reason, draining: asyncio.Event | None = None) -> None:
+    def __init__(self, *reasons: Reason, draining: asyncio.Event | None = None, loads: Loads | None = None) -> None:
         self.draining = draining or asyncio.Event()
-        self.streams = 0
-        """Ingest streams that are open: each keeps the process busy for as long as it lasts."""
-        self.is_alone = False
-        """Whether no other process accepts connections from the same socket."""
+        self.connections = self.streams = 0
+        """Those that are open. An ingest stream keeps the process busy for as long as it lasts."""
+        self._loads = loads
         self._reasons = reasons
+
+    def count(self, *, connections: int = 0, streams: int = 0) -> None:
+        """Add to what is open, or take from it."""
+        self.connections += connections
+        self.streams += streams
+        if self._loads is not None:
+            self._loads.show(self._load)
+
+    def leave(self) -> None:
+        """Take no more connections."""
+        if self._loads is not None:
+            self._loads.leave()
+            self._loads = None
+
+    @property
+    def _load(self) -> int:
+        return self.connections + STREAM_LOAD * self.streams
+
+    @property
+    def ahead(self) -> int:
+        """How much more this process has to do than the one that has least; below 1: none has less."""
+        least = None if self._loads is None else self._loads.least()
+        return 0 if least is None else self._load - least
 
     def not_ready(self) -> str | None:
         """Why requests should go elsewhere; None while they may come."""

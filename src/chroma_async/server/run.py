@@ -21,6 +21,7 @@ from chroma_async.seams import SystemFiles
 from chroma_async.server.begin import BEGIN, Begin, fork, preload
 from chroma_async.server.child import STOPPING_SIGNALS, Orders, Role, reason_of
 from chroma_async.server.listen import ListenError, inherited, listen, listen_unix, url_of
+from chroma_async.server.loads import loads_file
 from chroma_async.server.logs import configure_logs
 from chroma_async.server.memory import keep_blocks
 from chroma_async.server.shared_metrics import metrics_directory
@@ -76,6 +77,7 @@ def run_server(
             lifeline=lifeline,
             status=-1,
             metrics=stack.enter_context(metrics_directory()) if server.metrics else None,
+            loads=stack.enter_context(loads_file(server.workers)) if server.workers > 1 else None,
             engine=engine,
             server=server,
             auth=auth,
@@ -165,10 +167,11 @@ async def _supervise(orders: Orders, begin: Begin, url: str) -> bool:
         loop.add_signal_handler(number, stop.set)
     policy = RestartPolicy()
 
-    def child(role: Role, name: str) -> Child:
-        return Child(role, lambda status: begin(replace(orders, role=role, name=name, status=status)), policy)
+    def child(role: Role, name: str, place: int = 0) -> Child:
+        own = replace(orders, role=role, name=name, place=place)
+        return Child(role, lambda status: begin(replace(own, status=status)), policy)
 
-    workers = [child("worker", f"worker-{number}") for number in range(orders.server.workers)]
+    workers = [child("worker", f"worker-{number}", number) for number in range(orders.server.workers)]
     supervisor = Supervisor(
         workers, child("compactor", "compactor"), orders.server.drain_seconds + orders.server.graceful_seconds
     )

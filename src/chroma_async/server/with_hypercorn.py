@@ -13,14 +13,14 @@ from urllib.parse import unquote
 import h11
 import hypercorn.asyncio.run as hypercorn_run
 from hypercorn.asyncio import serve as hypercorn_serve  # pyright: ignore[reportUnknownVariableType]
-from hypercorn.asyncio.tcp_server import MAX_RECV, TCPServer
+from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol.h11 import H11Protocol
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chroma_async.server.abort import ABORT
-from chroma_async.server.accept import FIRST_REQUEST_SECONDS, HEAD_BYTES_MAX, FairServer, Serve, start_server
+from chroma_async.server.accept import FIRST_REQUEST_SECONDS, HEAD_BYTES_MAX, READ_BYTES, FairServer, Serve, start_server
 from chroma_async.server.heads import AMBIGUOUS, is_ambiguous
 from chroma_async.server.life import Life
 from chroma_async.server.observe import plain as as_logged
@@ -142,7 +142,7 @@ class Connection(TCPServer):
         timer = cast("IdleTimer", self.idle_task)
         while not self.reader.at_eof():
             try:
-                data = await self.reader.read(MAX_RECV)
+                data = await self.reader.read(READ_BYTES)
             except OSError:
                 break
             if self.takes_plain_requests and self._is_between_requests():

@@ -49,6 +49,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(cast("asyncio.Transport", HeldTransport(transport, self.loop)))
+        self._config.life.count(connections=1)
         # One that was accepted during a stop is not told of it.
         stopping = self._config.stop.is_set()
         self._wait_for_head(FIRST_REQUEST_SECONDS if stopping else self.timeout_keep_alive)
@@ -66,6 +67,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self._config.life.count(connections=-1)
         self._unset_keepalive_if_required()
 
     def data_received(self, data: bytes) -> None:
@@ -116,11 +118,8 @@ class Server(uvicorn.Server):
         def make() -> Connection:
             return Connection(self.config, self.server_state, {})
 
-        def count() -> int:
-            return len(self.server_state.connections)
-
         config = cast("Config", self.config)
-        self.servers = [cast("Any", FairServer(make, count, listening, config.life, config.tls)) for listening in sockets]
+        self.servers = [cast("Any", FairServer(make, listening, config.life, config.tls)) for listening in sockets]
         self.started = True
 
 

@@ -57,8 +57,11 @@ async def work(duty: Duty) -> None:
     sys.setswitchinterval(SWITCH_SECONDS)
     settings = replace(orders.engine, brief_seconds=BRIEF_SECONDS)
     async with open_engine(Path(orders.path), settings, compact=False) as engine:
-        life = Life(lambda: None if engine.is_ready else "the engine is not open", CompactorWatch(Path(orders.path)))
-        life.is_alone = orders.server.workers == 1
+        life = Life(
+            lambda: None if engine.is_ready else "the engine is not open",
+            CompactorWatch(Path(orders.path)),
+            loads=orders.open_loads(),
+        )
         metrics = None if orders.metrics is None else MetricsPage.shared(orders.metrics)
         provider = tracer_provider()
         tracer = None if provider is None else provider.get_tracer("chroma_async")

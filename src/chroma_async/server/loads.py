@@ -1,0 +1,47 @@
+"""What each worker has to do, in memory that all of them share: so a connection can be left to who has less.
+
+A file without a name, of one number for each worker, which every worker maps. A number is written and read whole.
+"""
+
+from __future__ import annotations
+
+import mmap
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Final
+
+ABSENT: Final = 0
+"""Of a worker that takes no connections. What others have is written one higher."""
+
+_NUMBER_BYTES: Final = 4
+
+
+@contextmanager
+def loads_file(workers: int) -> Generator[int]:
+    """The descriptor of a file for so many workers, none of which is there yet."""
+    with tempfile.TemporaryFile(prefix="chroma-async-loads-") as file:
+        file.truncate(workers * _NUMBER_BYTES)
+        yield file.fileno()
+
+
+class Loads:
+    """The numbers, as the worker at place `own` sees them."""
+
+    def __init__(self, descriptor: int, workers: int, own: int) -> None:
+        self._numbers = memoryview(mmap.mmap(descriptor, workers * _NUMBER_BYTES)).cast("I")
+        self._own = own
+
+    def show(self, load: int) -> None:
+        """Say how much this worker has to do."""
+        self._numbers[self._own] = load + 1
+
+    def leave(self) -> None:
+        """Say that this worker takes no more connections."""
+        self._numbers[self._own] = ABSENT
+
+    def least(self) -> int | None:
+        """Return how much the one of the others has to do that has least; None: no other takes connections."""
+        own = self._own
+        present = (number - 1 for place, number in enumerate(self._numbers) if place != own and number != ABSENT)
+        return min(present, default=None)
