@@ -16,10 +16,10 @@ from tests.support.oracle import OracleCollection, Write
 
 from chroma_async.core.columns import ColumnPiece, merge
 from chroma_async.core.events import RecordsDeleted, RecordsEvent, RecordsHead, RecordsWritten, decode, decode_head, encode
-from chroma_async.core.memtable import NO_SLOT, Memtable
+from chroma_async.core.memtable import NO_SLOT, Memtable, Tail
 from chroma_async.core.where import FieldTest, parse_where
 from chroma_async.engine.collection import CollectionReader
-from chroma_async.model import CollectionId, Lsn
+from chroma_async.model import CollectionId, Lsn, Vectors
 from chroma_async.projections.fold import fold_entry
 from chroma_async.projections.records import decode_metadata
 from chroma_async.projections.store import CollectionStore
@@ -221,6 +221,7 @@ def test_a_memtable_over_a_newer_base_is_what_folding_over_that_base_gives(
     with tempfile.TemporaryDirectory() as root:
         store = CollectionStore(Path(root) / "c", UnsyncedFiles())
         going = Memtable(applied=Lsn(0), next_slot=0)
+        tails: list[tuple[Tail, Vectors]] = []
         for base in bases:
             ahead = data.draw(st.integers(base, len(history)))
             for lsn in range(going.through + 1, ahead + 1):
@@ -232,13 +233,18 @@ def test_a_memtable_over_a_newer_base_is_what_folding_over_that_base_gives(
                 fold_entry(step, Lsn(lsn), payloads[lsn - 1], store.tables)
             store.apply(step.tail(columns=True), space="l2", segment_rows_max=4)
             before = told(going)
+            kept = going.tail()
+            vectors_before = kept.vectors.copy()
             over = going.rebased(applied=Lsn(base), next_slot=step.next_slot)
             assert told(going) == before
+            tails.append((kept, vectors_before))
             going, fresh = over, Memtable(applied=Lsn(base), next_slot=step.next_slot)
             for lsn in range(base + 1, going.through + 1):
                 fold_entry(fresh, Lsn(lsn), payloads[lsn - 1], store.tables)
             assert told(going) == told(fresh)
         store.close()
+        for kept, vectors_before in tails:  # though the memtables that followed wrote into the same room
+            np.testing.assert_array_equal(kept.vectors, vectors_before)
 
 
 def _matching(piece: ColumnPiece | None, live: set[int]) -> set[int]:

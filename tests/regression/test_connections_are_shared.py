@@ -9,9 +9,9 @@ from contextlib import contextmanager
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from chroma_async.server.life import Life
+from chroma_async.server.life import STREAM_LOAD, Life
 from chroma_async.server.listen import listen
-from chroma_async.server.loads import Loads, loads_file
+from chroma_async.server.loads import Loads, forget_load, loads_file
 from chroma_async.server.worker import serve_by
 from chroma_async.settings import HttpServer, ServerSettings
 
@@ -107,6 +107,37 @@ async def test_connection_is_taken_though_who_has_less_to_do_does_not_come(serve
                     await asyncio.sleep(0.001)
         stop.set()
         await serving
+
+
+@pytest.mark.parametrize("server", ["hypercorn", "uvicorn"])
+async def test_stop_while_a_connection_is_left_to_another_worker_is_in_order(server: HttpServer) -> None:
+    """uvicorn closes the socket at once; whoever looked at it afterwards ended with a traceback."""
+    stop = asyncio.Event()
+    with listen("127.0.0.1", 0) as listening, sharing(2) as (life, other):
+        life.count(streams=1)
+        other.count()
+        serving = asyncio.ensure_future(
+            serve_by(server)(Counted(), ServerSettings(), os.dup(listening.fileno()), stop, life)
+        )
+        async with asyncio.timeout(20):
+            while other.ahead != -STREAM_LOAD:
+                await asyncio.sleep(0.001)
+            await asyncio.sleep(0.2)  # it listens
+            with socket.create_connection(listening.getsockname()):
+                await asyncio.sleep(0.01)
+                stop.set()
+                await serving
+
+
+def test_load_of_who_died_is_forgotten() -> None:
+    with loads_file(2) as file:
+        first, second = (Life(loads=Loads(file, 2, place)) for place in range(2))
+        second.count(connections=3)
+        assert first.least == 3
+        forget_load(file, 1)
+        assert first.least is None
+        second.count()
+        assert first.least == 3
 
 
 def test_load_of_who_left_is_none() -> None:

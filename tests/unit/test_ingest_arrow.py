@@ -232,13 +232,42 @@ def test_dictionaries_that_wait_count_among_what_waits() -> None:
     assert cutter.waiting_bytes == 0
 
 
-def test_a_message_that_comes_in_crumbs_takes_little_more_than_its_length() -> None:
+def test_dictionaries_are_kept_without_the_body_that_came_with_them() -> None:
+    """Of a stream with a little dictionary in each batch all was kept."""
+    schema = pa.schema([("id", pa.dictionary(pa.int32(), pa.string())), ("document", pa.string())])
+    sink = pa.BufferOutputStream()
+    names: list[str] = []
+    with pa.ipc.new_stream(sink, schema, options=pa.ipc.IpcWriteOptions(emit_dictionary_deltas=True)) as writer:
+        for number in range(40):
+            names.append(f"name {number}")
+            ids = pa.DictionaryArray.from_arrays(pa.array([number], pa.int32()), pa.array(names))
+            writer.write_batch(pa.record_batch([ids, pa.array(["x" * 2**17])], schema=schema))
+    content = sink.getvalue()
+    cutter = ArrowCutter(2**21)
+    tracemalloc.start()
+    try:
+        for start in range(0, len(content), 2**16):
+            cutter.feed(bytes(content[start : start + 2**16]))
+            while cutter.cut() is not None:
+                continue
+        assert tracemalloc.get_traced_memory()[0] < 2**20 < len(content)
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("between", [0, 1_024])
+def test_a_message_that_comes_in_crumbs_takes_little_more_than_its_length(between: int) -> None:
+    """Also where a larger piece comes now and then."""
     content = stream(pa.table({"id": ["x" * 2**20]}))
     cutter = ArrowCutter(2**21)
     tracemalloc.start()
     try:
-        for start in range(0, len(content), 2):
-            cutter.feed(content[start : start + 2])
+        start = number = 0
+        while start < len(content):
+            number += 1
+            size = between if between and number % 1_024 == 0 else 2
+            cutter.feed(content[start : start + size])
+            start += size
         assert tracemalloc.get_traced_memory()[1] < 2**22
     finally:
         tracemalloc.stop()

@@ -23,6 +23,10 @@ from chroma_async.core.watermarks import pieces_to_merge
 from chroma_async.model import Lsn, Metadata, MetadataPatch, MetadataValue, Slots, Vectors
 
 NO_SLOT = -1
+
+ROOM_SHARE = 4
+"""Of the room for vectors, when less than one part in so many is used after a move, the rest is given up."""
+
 EXAMPLES_MAX = 10
 
 
@@ -126,7 +130,6 @@ class Memtable:
         `_room_first` is the position of the first row of `_vectors`, which a memtable shares with the one that it was over
         an older base: moving copies nothing.
         """
-        self._is_moved = False
         self._changed: list[int] = []
         self._died: list[int] = []
         """Slots in the order of the log, and how many of either are in pieces already."""
@@ -153,7 +156,6 @@ class Memtable:
     def fold(self, lsn: Lsn, event: RecordsEvent) -> None:
         """Apply one entry; every id in it was learnt before."""
         assert lsn > self.through
-        assert not self._is_moved
         are_new = False
         if isinstance(event, RecordsDeleted):
             for record_id in event.ids:
@@ -304,16 +306,19 @@ class Memtable:
         """Return this memtable over a newer base, of the entries through `applied` and the slots before `next_slot`.
 
         It is what folding the later entries over that base would give, but for `ignored_updates`: what they did is known, so
-        this costs a fraction of it. This memtable stays what it is, for ever: it folds no more.
+        this costs a fraction of it. This memtable stays what it is. Only one of the two may fold on: what is to come of
+        vectors has its place in the room that they share.
         """
         assert self.applied <= applied <= self.through
-        self._is_moved = True
         place = bisect.bisect_right(self._marks, applied, key=lambda mark: mark.lsn) - 1
         before, after = self._marks[place], self._marks[place + 1 :]
         assert before.next_slot == next_slot, f"{before.next_slot} slots were folded, {next_slot} applied"
         over = Memtable(applied=applied, next_slot=next_slot)
         over.through, over._first_vector, over._next_vector = self.through, before.vectors, self._next_vector
         over._vectors, over._room_first = self._vectors, self._room_first
+        _, kept = over.vectors()
+        if len(kept) < len(self._vectors) // ROOM_SHARE:
+            over._vectors, over._room_first = kept.copy(), before.vectors
         over._owners = self._owners[before.vectors - self._first_vector : self._next_vector - self._first_vector].copy()
         over._rows = self._rows[next_slot - self.first_slot :]
         over._changed, over._died = self._changed[before.changed :], self._died[before.died :]

@@ -233,8 +233,8 @@ class CollectionReader:
         what was, and then as much of it as is.
 
         Raises:
-            NotAtHand: only with `at_hand`: it takes files that are not open, a lock that another thread holds, or folding
-                many entries.
+            NotAtHand: only with `at_hand`: it takes files that are not open, a lock that another thread holds, folding many
+                entries, or packing rows.
             StorageCorrupt: a file of the collection is damaged.
             sqlite3.DatabaseError: its tables are, or can't be opened.
         """
@@ -315,7 +315,7 @@ class CollectionReader:
             with self._lock:
                 if self._suits(tables, wanted.newest) and self._scans is not None:
                     return self._pinned(tables, wanted)
-            if self._renew(tables):
+            if self._renew(tables, is_searched=True):
                 with self._lock:
                     if self._suits(tables, wanted.newest) and self._scans is not None:
                         return self._pinned(tables, wanted)
@@ -389,7 +389,7 @@ class CollectionReader:
             return None  # whoever reads will be told
 
     def refresh(self) -> None:
-        """Take the newest base. Views go on with the one before meanwhile, and never wait for this.
+        """Take the newest base. Views go on with the one before meanwhile, unless entries beyond that were forgotten.
 
         Raises:
             StorageCorrupt, sqlite3.DatabaseError: as `view`.
@@ -457,7 +457,7 @@ class CollectionReader:
 
     def _refresh(self, tables: RecordTables) -> None:
         try:
-            self._renew(tables)
+            self._renew(tables, is_searched=self._is_viewed)
         except StorageCorrupt:
             if self._is_current(tables):
                 raise
@@ -527,11 +527,11 @@ class CollectionReader:
         are. Slots are the same in both: a function of the log.
         """
         version, base = tables.version(), self._base.manifest
+        self._behind = self._behind or version > base.version
         if base.applied < self._dropped and self._memtable.through < self._dropped:
             return False
         if version == base.version:
             return True
-        self._behind = self._behind or version > base.version
         if newest or version < base.version or not base.version:
             return False
         if version != self._seen.version:
@@ -586,15 +586,16 @@ class CollectionReader:
 
     # ---- renewing, beside views
 
-    def _renew(self, tables: RecordTables) -> bool:
+    def _renew(self, tables: RecordTables, *, is_searched: bool) -> bool:
         """Make the base of this transaction the reader's, and fold over it what it lacks; False: it is no newer one.
 
-        For those who read, its rows are packed.
+        `is_searched`: its rows are packed too.
         """
         with self._loading:
             before = self._base
             if tables.version() <= before.manifest.version:
-                self._pack_base()
+                if is_searched:
+                    self._pack_base()
                 return tables.version() == before.manifest.version
             manifest = tables.manifest()
             if manifest.applied < self._dropped:
@@ -604,7 +605,7 @@ class CollectionReader:
                     f"the newest records are lost. path={self._directory} applied={manifest.applied} freed={self._freed}"
                 )
             base = load_base(self._directory, manifest, before, tables)
-            scans = _scans(base) if self._is_viewed else None
+            scans = _scans(base) if is_searched else None
             folded: Memtable | None = None
             if self._is_read and self._memtable.through < manifest.applied:
                 folded = _empty_memtable(base)
@@ -623,9 +624,9 @@ class CollectionReader:
             return True
 
     def _pack_base(self) -> None:
-        """Pack the rows of the base for those who read, where that was left out."""
+        """Pack the rows of the base, where that was left out."""
         base = self._base
-        if self._scans is None and self._is_viewed:
+        if self._scans is None:
             scans = _scans(base)
             with self._lock:
                 if self._base is base:

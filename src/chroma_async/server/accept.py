@@ -27,7 +27,7 @@ PATIENCE_SECONDS: Final = 0.1
 """The same for one that has much less to do. It has to be woken, and on a busy machine to wait for a processor."""
 
 LOOK_SECONDS: Final = 0.001
-"""Between looks whether somebody has taken the connection."""
+"""Between looks whether somebody has taken the connection; uvloop knows no part of a millisecond."""
 
 RETRY_SECONDS: Final = 0.01
 """After a refused accept: without descriptors, trying at once would only burn the processor."""
@@ -65,6 +65,8 @@ class FairServer:
         self._life = life
         self._listening = listening
         self._is_closing = False
+        self._absent: int | None = None
+        """What somebody has to do who did not come: until that changes, nobody is waited for so long again."""
         self._readable: asyncio.Future[None] | None = None
         self._accepting = asyncio.create_task(self._accept(), name="chroma_async.accept")
 
@@ -112,12 +114,15 @@ class FairServer:
     async def _has_turn(self, loop: asyncio.AbstractEventLoop) -> bool:
         """Leave the connection that waits to one that has less to do; return whether it has not taken it in time."""
         began = loop.time()
-        while (ahead := self._life.ahead) > 0 and not self._is_closing:
-            left = began - loop.time() + (PATIENCE_SECONDS if ahead > FEW else PAUSE_SECONDS * ahead)
-            if left <= 0:
+        while (ahead := self._life.ahead) > 0:
+            is_long = ahead > FEW
+            if is_long and self._life.least == self._absent:
                 break
-            await asyncio.sleep(min(left, LOOK_SECONDS))
-            if not self._is_readable():
+            if loop.time() - began >= (PATIENCE_SECONDS if is_long else PAUSE_SECONDS * ahead):
+                self._absent = self._life.least if is_long else None
+                break
+            await asyncio.sleep(LOOK_SECONDS)
+            if self._is_closing or not self._is_readable():
                 return False
         return True
 
@@ -140,9 +145,13 @@ class FairServer:
     async def _shake_hands(self, connection: socket.socket, tls: ServerContext) -> None:
         """Begin TLS, while others are accepted: a client may be slow, or speak something else."""
         loop = asyncio.get_running_loop()
-        tls.refresh()
-        with suppress(OSError):
-            await loop.connect_accepted_socket(self._make, connection, ssl=tls, ssl_handshake_timeout=HANDSHAKE_SECONDS)
+        self._life.count(connections=1)  # its protocol does so afterwards
+        try:
+            tls.refresh()
+            with suppress(OSError):
+                await loop.connect_accepted_socket(self._make, connection, ssl=tls, ssl_handshake_timeout=HANDSHAKE_SECONDS)
+        finally:
+            self._life.count(connections=-1)
 
 
 def _settle(future: asyncio.Future[None]) -> None:

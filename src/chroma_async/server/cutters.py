@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Final, Protocol
 
@@ -118,7 +118,7 @@ DICTIONARY_BYTES_MAX: Final = 4 * 2**20
 
 SMALL_BYTES: Final = 1_024
 SMALL_PIECES_MAX: Final = 1_024
-"""So many pieces of a body that are smaller than that, one after another, are joined."""
+"""When so many pieces of a body are smaller than that, those that came meanwhile are joined."""
 
 _CONTINUES: Final = 0xFFFFFFFF
 _END: Final = struct.pack("<II", _CONTINUES, 0)
@@ -139,6 +139,10 @@ class _Message:
     dictionary: int = 0
     is_delta: bool = False
 
+    def apart(self) -> _Message:
+        """The message without the rest of the body that came with it: to be kept for as long as the stream lasts."""
+        return replace(self, pieces=(b"".join(self.pieces),))
+
 
 class ArrowCutter:
     """Cuts an Arrow IPC stream, between batches. Each part begins with the schema and the dictionaries that it needs.
@@ -154,8 +158,8 @@ class ArrowCutter:
         self._pieces: deque[bytes | memoryview] = deque()
         """Of the body, as they came: they are joined once, in a part."""
         self._held_bytes = 0
-        self._small_pieces = 0
-        """How many of the last ones are small."""
+        self._loose_pieces = self._small_pieces = 0
+        """How many came since some were joined, and how many of them are small."""
         self._head: bytes | None = None
         """Prefix and metadata of the message that the pieces begin with, where they are there."""
         self._next_bytes = 0
@@ -182,11 +186,12 @@ class ArrowCutter:
         """Add a piece; many small ones become a larger one, since each takes room of its own."""
         self._pieces.append(data)
         self._held_bytes += len(data)
-        self._small_pieces = self._small_pieces + 1 if len(data) < SMALL_BYTES else 0
+        self._loose_pieces += 1
+        self._small_pieces += len(data) < SMALL_BYTES
         if self._small_pieces >= SMALL_PIECES_MAX:
-            last = [self._pieces.pop() for _ in range(min(self._small_pieces, len(self._pieces)))]
+            last = [self._pieces.pop() for _ in range(min(self._loose_pieces, len(self._pieces)))]
             self._pieces.append(b"".join(reversed(last)))
-            self._small_pieces = 0
+            self._loose_pieces = self._small_pieces = 0
 
     def end(self) -> None:
         if self._held_bytes:
@@ -254,7 +259,7 @@ class ArrowCutter:
         if (message.kind == _SCHEMA) != (self._schema is None):
             raise InvalidArgumentError("an Arrow stream begins with a schema, and has one")
         if message.kind == _SCHEMA:
-            self._schema = message
+            self._schema = message.apart()
             return
         if message.kind == _BATCH:
             self.waiting_bytes += message.size_bytes
@@ -300,7 +305,7 @@ class ArrowCutter:
         known = self._dictionaries.setdefault(message.dictionary, [])
         if not message.is_delta:
             known.clear()
-        known.append(message)
+        known.append(message.apart())
 
 
 def _damaged() -> InvalidArgumentError:

@@ -61,8 +61,13 @@ class Life:
     @property
     def ahead(self) -> int:
         """How much more this process has to do than the one that has least; below 1: none has less."""
-        least = None if self._loads is None else self._loads.least()
+        least = self.least
         return 0 if least is None else self._load - least
+
+    @property
+    def least(self) -> int | None:
+        """How much that one has to do; None: there is no other one."""
+        return None if self._loads is None else self._loads.least()
 
     def not_ready(self) -> str | None:
         """Why requests should go elsewhere; None while they may come."""

@@ -6,10 +6,12 @@ A file without a name, of one number for each worker, which every worker maps. A
 from __future__ import annotations
 
 import mmap
+import os
+import sys
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Final
+from typing import IO, Final
 
 ABSENT: Final = 0
 """Of a worker that takes no connections. What others have is written one higher."""
@@ -19,10 +21,22 @@ _NUMBER_BYTES: Final = 4
 
 @contextmanager
 def loads_file(workers: int) -> Generator[int]:
-    """The descriptor of a file for so many workers, none of which is there yet."""
-    with tempfile.TemporaryFile(prefix="chroma-async-loads-") as file:
-        file.truncate(workers * _NUMBER_BYTES)
+    """The descriptor of a file for so many workers, none of which is there yet. In memory, where the system has such."""
+    with _file() as file:
+        file.write(bytes(workers * _NUMBER_BYTES))
+        file.flush()
         yield file.fileno()
+
+
+def _file() -> IO[bytes]:
+    if sys.platform == "linux":
+        return os.fdopen(os.memfd_create("chroma-async-loads"), "w+b")
+    return tempfile.TemporaryFile(prefix="chroma-async-loads-")
+
+
+def forget_load(descriptor: int, place: int) -> None:
+    """Note that the worker of a place is gone: it could not say so itself."""
+    os.pwrite(descriptor, bytes(_NUMBER_BYTES), place * _NUMBER_BYTES)
 
 
 class Loads:

@@ -21,7 +21,7 @@ from chroma_async.seams import SystemFiles
 from chroma_async.server.begin import BEGIN, Begin, fork, preload
 from chroma_async.server.child import STOPPING_SIGNALS, Orders, Role, reason_of
 from chroma_async.server.listen import ListenError, inherited, listen, listen_unix, url_of
-from chroma_async.server.loads import loads_file
+from chroma_async.server.loads import forget_load, loads_file
 from chroma_async.server.logs import configure_logs
 from chroma_async.server.memory import keep_blocks
 from chroma_async.server.shared_metrics import metrics_directory
@@ -169,7 +169,12 @@ async def _supervise(orders: Orders, begin: Begin, url: str) -> bool:
 
     def child(role: Role, name: str, place: int = 0) -> Child:
         own = replace(orders, role=role, name=name, place=place)
-        return Child(role, lambda status: begin(replace(own, status=status)), policy)
+
+        def ended() -> None:
+            if role == "worker" and orders.loads is not None:
+                forget_load(orders.loads, place)
+
+        return Child(role, lambda status: begin(replace(own, status=status)), policy, ended)
 
     workers = [child("worker", f"worker-{number}", number) for number in range(orders.server.workers)]
     supervisor = Supervisor(

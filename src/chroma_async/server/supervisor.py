@@ -47,15 +47,19 @@ class RestartPolicy:
 class Child:
     """A process that is to be there all the time.
 
-    `begin` starts it, given the number of the descriptor to which it writes its status, and returns its id.
+    `begin` starts it, given the number of the descriptor to which it writes its status, and returns its id; `ended` is
+    called when it is gone.
     """
 
-    def __init__(self, name: str, begin: Callable[[int], int], policy: RestartPolicy) -> None:
+    def __init__(
+        self, name: str, begin: Callable[[int], int], policy: RestartPolicy, ended: Callable[[], None] = lambda: None
+    ) -> None:
         self.name = name
         self.ready = asyncio.Event()
         self.killed = False
         self._begin = begin
         self._policy = policy
+        self._ended = ended
         self._pid: int | None = None
         self._gone = asyncio.Event()
         self._gone.set()
@@ -101,6 +105,7 @@ class Child:
         reason = await self._follow_status(reading)
         code = await _exit_code(pid)
         self._pid = None
+        self._ended()
         self._gone.set()
         return code, reason
 
