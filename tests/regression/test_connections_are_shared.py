@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import pytest
 from starlette.types import Receive, Scope, Send
 
+from chroma_async.server import accept
 from chroma_async.server.life import STREAM_LOAD, Life
 from chroma_async.server.listen import listen
 from chroma_async.server.loads import Loads, forget_load, loads_file
@@ -110,8 +111,11 @@ async def test_connection_is_taken_though_who_has_less_to_do_does_not_come(serve
 
 
 @pytest.mark.parametrize("server", ["hypercorn", "uvicorn"])
-async def test_stop_while_a_connection_is_left_to_another_worker_is_in_order(server: HttpServer) -> None:
+async def test_stop_while_a_connection_is_left_to_another_worker_is_in_order(
+    server: HttpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """uvicorn closes the socket at once; whoever looked at it afterwards ended with a traceback."""
+    monkeypatch.setattr(accept, "PATIENCE_SECONDS", 10.0)
     stop = asyncio.Event()
     with listen("127.0.0.1", 0) as listening, sharing(2) as (life, other):
         life.count(streams=1)
