@@ -115,11 +115,10 @@ class FairServer:
         """Leave the connection that waits to one that has less to do; return whether it has not taken it in time."""
         began = loop.time()
         while (ahead := self._life.ahead) > 0:
-            is_long = ahead > FEW
-            if is_long and self._life.least == self._absent:
-                break
-            if loop.time() - began >= (PATIENCE_SECONDS if is_long else PAUSE_SECONDS * ahead):
-                self._absent = self._life.least if is_long else None
+            is_long = ahead > FEW and self._life.least != self._absent
+            if loop.time() - began >= (PATIENCE_SECONDS if is_long else PAUSE_SECONDS * min(ahead, FEW)):
+                if is_long:
+                    self._absent = self._life.least
                 break
             await asyncio.sleep(LOOK_SECONDS)
             if self._is_closing or not self._is_readable():

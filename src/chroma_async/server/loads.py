@@ -10,7 +10,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import IO, Final
 
 ABSENT: Final = 0
@@ -29,8 +29,9 @@ def loads_file(workers: int) -> Generator[int]:
 
 
 def _file() -> IO[bytes]:
-    if sys.platform == "linux":
-        return os.fdopen(os.memfd_create("chroma-async-loads"), "w+b")
+    if sys.platform == "linux" and hasattr(os, "memfd_create"):
+        with suppress(OSError):  # a sandbox may not allow it
+            return os.fdopen(os.memfd_create("chroma-async-loads"), "w+b")
     return tempfile.TemporaryFile(prefix="chroma-async-loads-")
 
 

@@ -142,7 +142,7 @@ class Connection(TCPServer):
         timer = cast("IdleTimer", self.idle_task)
         while not self.reader.at_eof():
             try:
-                data = await self.reader.read(READ_BYTES)
+                data = await self.reader.read(READ_BYTES if self._is_in_body() else HEAD_BYTES_MAX)
             except OSError:
                 break
             if self.takes_plain_requests and self._is_between_requests():
@@ -159,6 +159,11 @@ class Connection(TCPServer):
         await self.protocol.handle(Closed())
         self._is_over = True
         await self.idle_task.stop()
+
+    def _is_in_body(self) -> bool:
+        """Whether what comes next can't be a head of HTTP/1.1, which is bounded by what is read at a time."""
+        protocol = self.protocol.protocol
+        return not isinstance(protocol, H11Protocol) or protocol.connection.their_state is h11.SEND_BODY
 
     def _is_between_requests(self) -> bool:
         """Whether what comes next is the beginning of a request over HTTP/1.1."""
