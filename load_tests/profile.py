@@ -78,15 +78,17 @@ def _layers(client: Any, collection: Any, dataset: Dataset, chosen: Selection | 
     reader, model, needs = jobs[0].reader, jobs[0].collection, chosen is not None
 
     def pin(_: int) -> None:
-        with reader.view(columns=needs):
+        with reader.view(columns=needs, search=True):
             pass
 
     yield timed("      a read view", pin)
-    with reader.view(columns=needs) as view:
+    with reader.view(columns=needs, search=True) as view:
         yield timed("      the filter's mask", lambda number: jobs[number].choose(view))
         masks = [job.choose(view) for job in jobs]
         yield timed("      nearest", lambda n: view.nearest(model, queries[n : n + 1], [masks[n]], [N_RESULTS]))
-        scan, segment = view.image.scans[0], view.image.base.segments[0]
+        scans = view.image.scans
+        assert scans is not None
+        scan, segment = scans[0], view.image.base.segments[0]
         if scan is not None and chosen is None:
             steps = np.ones((1, scan.dims), dtype=np.int8)
             yield timed("        scores of all rows", lambda n: scan.scored(queries[n : n + 1]))

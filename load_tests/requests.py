@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,12 +22,14 @@ class RequestFile:
 
     @staticmethod
     def write(path: Path, bodies: Iterable[bytes]) -> RequestFile:
-        """Write the bodies and return where each one is."""
+        """Write the bodies and return where each one is. They are on the disk then: nothing is written later on."""
         offsets = [0]
         with path.open("wb") as file:
             for body in bodies:
                 file.write(body)
                 offsets.append(offsets[-1] + len(body))
+            file.flush()
+            os.fsync(file.fileno())
         return RequestFile(path, tuple(offsets))
 
     def first(self, count: int) -> RequestFile:

@@ -11,15 +11,15 @@ import asyncio
 import base64
 import io
 import multiprocessing
-import os
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
-from typing import IO, Any, Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 import orjson
@@ -249,8 +249,12 @@ def _check(api: Api, records_path: str, base: Dataset, records: int, *, stored_b
 def _send(way: Way, address: Address, records_path: str, base: Dataset, records: int, pipe: Pipe) -> None:
     """Prepare the body, wait for the word, send it, and tell how long that took."""
     parts = _parts(base, records)
-    with tempfile.TemporaryFile(prefix="load-test-stream-") as file:
-        pieces = [] if way == "client" else _Piece.write(file, _arrow(parts) if way == "arrow" else map(_ndjson, parts))
+    with ExitStack() as stack:
+        body: Iterable[bytes] = ()
+        if way != "client":
+            place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="load-test-stream-")))
+            requests = RequestFile.write(place / "body", _arrow(parts) if way == "arrow" else map(_ndjson, parts))
+            body = map(bytes, stack.enter_context(requests.open()))
         pipe.send(("ready", None))
         pipe.recv()
         began = time.monotonic()
@@ -258,34 +262,11 @@ def _send(way: Way, address: Address, records_path: str, base: Dataset, records:
             if way == "client":
                 asyncio.run(_send_by_client(address, parts))
             else:
-                url = f"http://{address.host}:{address.port}{records_path}/ingest?stream_id={_COLLECTION}"
-                _send_body(url, way, (piece.read(file) for piece in pieces))
+                _send_body(f"http://{address.host}:{address.port}{records_path}/ingest?stream_id={_COLLECTION}", way, body)
         except Exception as error:
             pipe.send(("failed", repr(error)))
             raise
         pipe.send(("done", time.monotonic() - began))
-
-
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    """A piece of a body that waits in a file."""
-
-    first: int
-    length: int
-
-    @classmethod
-    def write(cls, file: IO[bytes], body: Iterable[bytes]) -> list[_Piece]:
-        """Write a body and have it on the disk, so that nothing of this goes on beside what is measured."""
-        pieces: list[_Piece] = []
-        for data in body:
-            pieces.append(cls(file.tell(), len(data)))
-            file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-        return pieces
-
-    def read(self, file: IO[bytes]) -> bytes:
-        return os.pread(file.fileno(), self.length, self.first)
 
 
 def _parts(base: Dataset, records: int) -> Iterator[Dataset]:

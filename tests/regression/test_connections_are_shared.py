@@ -10,7 +10,7 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from chroma_async.server import accept
-from chroma_async.server.life import STREAM_LOAD, Life
+from chroma_async.server.life import Life
 from chroma_async.server.listen import listen
 from chroma_async.server.loads import Loads, forget_load, loads_file
 from chroma_async.server.worker import serve_by
@@ -110,6 +110,17 @@ async def test_connection_is_taken_though_who_has_less_to_do_does_not_come(serve
         await serving
 
 
+class Watched(Life):
+    """A life that counts how often somebody has looked whether others have less to do."""
+
+    looks = 0
+
+    @property
+    def ahead(self) -> int:
+        self.looks += 1
+        return super().ahead
+
+
 @pytest.mark.parametrize("server", ["hypercorn", "uvicorn"])
 async def test_stop_while_a_connection_is_left_to_another_worker_is_in_order(
     server: HttpServer, monkeypatch: pytest.MonkeyPatch
@@ -117,18 +128,17 @@ async def test_stop_while_a_connection_is_left_to_another_worker_is_in_order(
     """uvicorn closes the socket at once; whoever looked at it afterwards ended with a traceback."""
     monkeypatch.setattr(accept, "PATIENCE_SECONDS", 10.0)
     stop = asyncio.Event()
-    with listen("127.0.0.1", 0) as listening, sharing(2) as (life, other):
+    with listen("127.0.0.1", 0) as listening, loads_file(2) as file:
+        life, other = Watched(loads=Loads(file, 2, 0)), Life(loads=Loads(file, 2, 1))
         life.count(streams=1)
         other.count()
         serving = asyncio.ensure_future(
             serve_by(server)(Counted(), ServerSettings(), os.dup(listening.fileno()), stop, life)
         )
-        async with asyncio.timeout(20):
-            while other.ahead != -STREAM_LOAD:
-                await asyncio.sleep(0.001)
-            await asyncio.sleep(0.2)  # it listens
-            with socket.create_connection(listening.getsockname()):
-                await asyncio.sleep(0.01)
+        with socket.create_connection(listening.getsockname()):
+            async with asyncio.timeout(20):
+                while not life.looks:
+                    await asyncio.sleep(0.001)
                 stop.set()
                 await serving
 

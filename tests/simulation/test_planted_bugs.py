@@ -202,9 +202,9 @@ def newer_base_under_the_old_memtable(patch: Patch) -> None:
     """The base is renewed, and the memtable that was folded over the one before stays."""
     right = CollectionReader._renew
 
-    def wrong(self: CollectionReader, tables: Any, *, is_searched: bool) -> bool:
+    def wrong(self: CollectionReader, tables: Any, *, packed: bool) -> bool:
         before = self._memtable
-        done = right(self, tables, is_searched=is_searched)
+        done = right(self, tables, packed=packed)
         if before.through > 0:
             self._memtable = before
         return done

@@ -344,9 +344,9 @@ async def test_what_nobody_has_read_for_a_while_is_let_go_of_and_read_rightly_ag
         assert found.columns.ids == [f"r{row}" for row in range(35)]
 
 
-@pytest.mark.parametrize("seen_again", ["by get", "by query", "at hand"])
-async def test_base_of_what_is_not_read_now_is_taken_and_packed_later(tmp_path: Path, seen_again: str) -> None:
-    """What was applied is forgotten all the same, and nobody gets the old base without it."""
+@pytest.mark.parametrize("is_searched", [False, True])
+async def test_base_of_what_is_not_read_now_is_taken_and_packed_later(tmp_path: Path, is_searched: bool) -> None:
+    """What was applied is forgotten, and nobody gets the old base without it; only searches need the new one packed."""
     async with engine_at(tmp_path, UNWATCHED) as engine, compactor_at(tmp_path, UNWATCHED) as compactor:
         collection = await create_collection(engine)
         records, reader = Records(engine, collection.id), engine.follower.sink(collection.id)
@@ -358,6 +358,7 @@ async def test_base_of_what_is_not_read_now_is_taken_and_packed_later(tmp_path: 
         with reader.view() as view:  # of an instant before what follows
             reader._viewed_at -= READ_SECONDS
             reader._read_at -= READ_SECONDS
+            reader._searched_at -= READ_SECONDS
             await engine._trimmed_bytes()
             before = reader.manifest.version
             await add(engine, collection.id, 20, 10)
@@ -366,23 +367,23 @@ async def test_base_of_what_is_not_read_now_is_taken_and_packed_later(tmp_path: 
                 assert tables.version() == before
                 await settle(compactor)
                 assert await engine._trimmed_bytes() == 0
-                assert reader._try_pin(tables, Wanted(columns=False, newest=False, tail=True)) is None
+                assert reader._try_pin(tables, Wanted(columns=False, newest=False, tail=True, search=False)) is None
             tables.close()
             assert reader.manifest.version == before < manifest_of(tmp_path, collection.id).version
             assert len(view.slots(None, None, "include")) == 20
         await add(engine, collection.id, 30, 10)
         with pytest.raises(NotAtHand), reader.view(at_hand=True):
             pass
-        if seen_again == "by query":
-            found = await records.query([[1, 2, 3, 4]], n_results=50)
-            assert len(found.columns[0].ids) == 40
-        elif seen_again == "by get":
+        if not is_searched:
             assert (await records.get()).columns.ids == [f"r{row}" for row in range(40)]
-        else:
-            with reader.view() as view:
-                assert view.image.live == 40
             with reader.view(at_hand=True) as view:
-                assert view.image.live == 40
+                assert (view.image.live, view.image.scans) == (40, None)
+            with pytest.raises(NotAtHand), reader.view(at_hand=True, search=True):
+                pass
+        found = await records.query([[1, 2, 3, 4]], n_results=50)
+        assert len(found.columns[0].ids) == 40
+        with reader.view(at_hand=True, search=True) as view:
+            assert view.image.live == 40
         assert reader.manifest.version == manifest_of(tmp_path, collection.id).version
 
 

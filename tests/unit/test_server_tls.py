@@ -19,6 +19,7 @@ import trustme
 from chroma_async.protocol import Heartbeat
 from chroma_async.server import tls
 from chroma_async.server.app import create_app
+from chroma_async.server.life import Life
 from chroma_async.server.tls import TlsError, tls_context
 from chroma_async.server.worker import serve_by
 from chroma_async.settings import HttpServer, ServerSettings
@@ -59,12 +60,12 @@ async def dispatch(call: Any) -> Any:
 
 
 @asynccontextmanager
-async def serving(settings: ServerSettings) -> AsyncIterator[str]:
+async def serving(settings: ServerSettings, life: Life | None = None) -> AsyncIterator[str]:
     stop = asyncio.Event()
     with socket.create_server(("127.0.0.1", 0)) as listening:
         app = create_app(dispatch, settings)
         serve = serve_by(settings.http_server)
-        running = asyncio.ensure_future(serve(app, settings, os.dup(listening.fileno()), stop))
+        running = asyncio.ensure_future(serve(app, settings, os.dup(listening.fileno()), stop, life))
         try:
             yield f"https://127.0.0.1:{listening.getsockname()[1]}/api/v2/heartbeat"
         finally:
@@ -135,6 +136,28 @@ async def test_who_speaks_something_else_keeps_nobody_waiting(files: Files, http
             assert (await client.get(url)).status_code == 200
         silent.close()
         writer.close()
+
+
+@pytest.mark.parametrize("http_server", SERVERS)
+async def test_connections_count_from_their_handshake_to_their_end(files: Files, http_server: HttpServer) -> None:
+    """Else a worker would take a whole pool of a client before it seems to have anything to do."""
+    life = Life()
+
+    async def until(connections: int) -> None:
+        async with asyncio.timeout(20):
+            while life.connections != connections:
+                await asyncio.sleep(0.001)
+
+    async with serving(settings_of(files, http_server=http_server), life) as url:
+        silent = [socket.create_connection(("127.0.0.1", httpx.URL(url).port or 0)) for _ in range(3)]
+        await until(3)
+        async with httpx.AsyncClient(verify=files.trusting()) as client:
+            assert (await client.get(url)).status_code == 200
+            await until(4)
+            for connection in silent:
+                connection.close()
+            await until(1)
+        await until(0)
 
 
 @pytest.mark.parametrize("http_server", SERVERS)

@@ -110,7 +110,7 @@ def search_alone(job: QueryJob) -> QueryResult:
 def _search(jobs: Sequence[QueryJob], *, at_hand: bool) -> list[Outcome]:
     """Choose, search all vectors at once, finish; a job that fails does so alone."""
     columns = any(job.needs_columns for job in jobs)
-    with jobs[0].reader.view(columns=columns, at_hand=at_hand, tail=jobs[0].needs_tail) as view:
+    with jobs[0].reader.view(columns=columns, at_hand=at_hand, tail=jobs[0].needs_tail, search=True) as view:
         chosen = [_attempt(job.choose, view) for job in jobs]
         able = [position for position, mask in enumerate(chosen) if not isinstance(mask, Exception)]
         found = _search_together(view, [jobs[position] for position in able], [chosen[position] for position in able])

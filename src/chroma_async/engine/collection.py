@@ -40,7 +40,8 @@ RECORDS_AT_HAND_MAX: Final = 256
 """A read that must not wait reads no more records."""
 
 READ_SECONDS: Final = 10.0
-"""A collection that was read so lately is expected to be read again soon: for that entries are folded, and rows packed."""
+"""A collection that was read so lately is expected to be read again soon: for that entries are folded, and where it was
+searched, rows packed."""
 
 LEVEL_SECONDS: Final = 300.0
 """Of one that was read so lately a new base is kept open, beside writes; opening a large one anew takes a second."""
@@ -74,6 +75,7 @@ class Wanted(NamedTuple):
     columns: bool
     newest: bool
     tail: bool
+    search: bool
 
 
 class CollectionReader:
@@ -111,7 +113,7 @@ class CollectionReader:
         self._base_image: Image | None = None
         self._seen = Seen(version=0, applied=Lsn(0))
         self._behind = False
-        self._read_at = self._viewed_at = self._renewed_at = -math.inf
+        self._read_at = self._viewed_at = self._searched_at = self._renewed_at = -math.inf
         self._closed = False
         self._goes_ahead = False
         """Whether a thread folds and packs ahead of the next read."""
@@ -225,9 +227,16 @@ class CollectionReader:
 
     @contextmanager
     def view(
-        self, *, columns: bool = False, at_hand: bool = False, newest: bool = False, tail: bool = True
+        self,
+        *,
+        columns: bool = False,
+        at_hand: bool = False,
+        newest: bool = False,
+        tail: bool = True,
+        search: bool = False,
     ) -> Generator[View]:
-        """A read view: everything that was offered before, seen in one instant. `columns`: metadata can be filtered.
+        """A read view: everything that was offered before, seen in one instant. `columns`: metadata can be filtered;
+        `search`: nearest records can be asked for.
 
         What the view holds does not depend on how much of it was applied. `newest`: as much as was. Without `tail`: only
         what was, and then as much of it as is.
@@ -242,7 +251,9 @@ class CollectionReader:
             raise StorageCorrupt(self._refusal)
         self._opened.touch(self)
         self._viewed_at = time.monotonic()
-        wanted, position = Wanted(columns, newest or not tail, tail), self._position()
+        if search:
+            self._searched_at = self._viewed_at
+        wanted, position = Wanted(columns, newest or not tail, tail, search), self._position()
         if at_hand:
             with self._view_at_hand(wanted) as held:
                 yield held.of_position(position)
@@ -280,9 +291,7 @@ class CollectionReader:
         if not self._lock.acquire(blocking=False):
             raise NotAtHand
         try:
-            if not self._suits(tables, wanted.newest) or self._unfolded_bytes() > FOLD_AT_HAND_BYTES:
-                raise NotAtHand
-            if self._goes_ahead or self._scans is None:
+            if not self._has(tables, wanted) or self._unfolded_bytes() > FOLD_AT_HAND_BYTES or self._goes_ahead:
                 raise NotAtHand
             if wanted.columns and self._memtable.rows_without_columns > COLUMNS_AT_HAND_ROWS:
                 raise NotAtHand
@@ -313,12 +322,11 @@ class CollectionReader:
         """Pin what this transaction sees; None when another thread is ahead of it, or its files are gone by now."""
         try:
             with self._lock:
-                if self._suits(tables, wanted.newest) and self._scans is not None:
+                if self._has(tables, wanted):
                     return self._pinned(tables, wanted)
-            if self._renew(tables, is_searched=True):
+            if self._renew(tables, packed=wanted.search or self._is_recent(self._searched_at)):
                 with self._lock:
-                    if self._suits(tables, wanted.newest) and self._scans is not None:
-                        return self._pinned(tables, wanted)
+                    return self._pinned(tables, wanted) if self._has(tables, wanted) else None
         except StorageCorrupt:
             if self._is_current(tables):
                 raise
@@ -345,7 +353,7 @@ class CollectionReader:
             elif now - self._viewed_at >= LEVEL_SECONDS:
                 if self.release():
                     self._forget_applied()
-            elif self._is_viewed or now - self._renewed_at >= LEVEL_INTERVAL_SECONDS:
+            elif self._is_recent(self._viewed_at) or now - self._renewed_at >= LEVEL_INTERVAL_SECONDS:
                 self.refresh()
             else:
                 self._forget_applied()
@@ -457,7 +465,7 @@ class CollectionReader:
 
     def _refresh(self, tables: RecordTables) -> None:
         try:
-            self._renew(tables, is_searched=self._is_viewed)
+            self._renew(tables, packed=self._is_recent(self._searched_at))
         except StorageCorrupt:
             if self._is_current(tables):
                 raise
@@ -518,6 +526,10 @@ class CollectionReader:
 
     # ---- pinning, under the lock
 
+    def _has(self, tables: RecordTables, wanted: Wanted) -> bool:
+        """Whether a view of this transaction may be made as it is wanted."""
+        return self._suits(tables, wanted.newest) and (self._scans is not None or not wanted.search)
+
     def _suits(self, tables: RecordTables, newest: bool) -> bool:
         """Whether a view of this transaction may be made of the base and the memtable as they are.
 
@@ -544,17 +556,15 @@ class CollectionReader:
     @property
     def _is_read(self) -> bool:
         """Whether somebody will probably read soon. For nobody the tail is not folded, which takes time and memory."""
-        return time.monotonic() - self._read_at < READ_SECONDS
+        return self._is_recent(self._read_at)
 
-    @property
-    def _is_viewed(self) -> bool:
-        """The same, of reads that do not look at the tail too."""
-        return time.monotonic() - self._viewed_at < READ_SECONDS
+    @staticmethod
+    def _is_recent(moment: float) -> bool:
+        return time.monotonic() - moment < READ_SECONDS
 
     def _pinned(self, tables: RecordTables | None, wanted: Wanted, *, at_hand: bool = False) -> View:
         if not wanted.tail:
             return View(self._applied_image(), tables, at_hand=at_hand)
-        assert self._scans is not None
         columns = wanted.columns
         self._read_at = time.monotonic()
         self._fold_pending(self._memtable, tables)
@@ -566,7 +576,6 @@ class CollectionReader:
 
     def _applied_image(self) -> Image:
         """The base alone."""
-        assert self._scans is not None
         if self._base_image is None or self._base_image.base is not self._base:
             manifest = self._base.manifest
             nothing = Memtable(applied=manifest.applied, next_slot=manifest.next_slot).tail(columns=True)
@@ -586,15 +595,15 @@ class CollectionReader:
 
     # ---- renewing, beside views
 
-    def _renew(self, tables: RecordTables, *, is_searched: bool) -> bool:
+    def _renew(self, tables: RecordTables, *, packed: bool) -> bool:
         """Make the base of this transaction the reader's, and fold over it what it lacks; False: it is no newer one.
 
-        `is_searched`: its rows are packed too.
+        `packed`: its rows are packed too.
         """
         with self._loading:
             before = self._base
             if tables.version() <= before.manifest.version:
-                if is_searched:
+                if packed:
                     self._pack_base()
                 return tables.version() == before.manifest.version
             manifest = tables.manifest()
@@ -605,7 +614,7 @@ class CollectionReader:
                     f"the newest records are lost. path={self._directory} applied={manifest.applied} freed={self._freed}"
                 )
             base = load_base(self._directory, manifest, before, tables)
-            scans = _scans(base) if is_searched else None
+            scans = _scans(base) if packed else None
             folded: Memtable | None = None
             if self._is_read and self._memtable.through < manifest.applied:
                 folded = _empty_memtable(base)
@@ -662,13 +671,16 @@ def _lacks_room_to_share(error: sqlite3.OperationalError, path: Path) -> bool:
 
 
 class Image:
-    """Base and tail as one, without a connection: shared by all reads of one instant. What is derived is kept."""
+    """Base and tail as one, without a connection: shared by all reads of one instant. What is derived is kept.
+
+    `scans` is None where rows of the base are not packed: then nothing can be searched.
+    """
 
     def __init__(
         self,
         base: Base,
         tail: Tail,
-        scans: tuple[Scan | None, ...],
+        scans: tuple[Scan | None, ...] | None,
         tail_scan: TailScan,
         *,
         has_columns: bool,
@@ -724,6 +736,7 @@ class Image:
             hnsw = replace(hnsw, space=self.base.manifest.space)
         target = self._targets.get(hnsw)
         if target is None:
+            assert self.scans is not None, "a view to search is asked for as one"
             packed = self._tail_scan.of(hnsw.space, self.tail.first_vector, self.tail.vectors)
             target = self._targets[hnsw] = SearchTarget(
                 hnsw.space, self.base, self.tail, self.scans, self.hidden, hnsw.ef_search, packed

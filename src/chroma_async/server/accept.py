@@ -36,8 +36,8 @@ FIRST_REQUEST_SECONDS: Final = 1.0
 """From a stop on, how long a connection without a request so far may take to begin one: its client knows of no stop."""
 
 READ_BYTES: Final = 256 * 1024
-"""What is read of a connection at a time, as much as `asyncio` takes from its socket. Each piece costs its way through all
-layers: of a long body, with pieces of 64 KiB, as much as decoding it."""
+"""What is read of a body in chunks at a time, as much as `asyncio` takes from a socket: each piece costs its way through all
+layers."""
 
 HEAD_BYTES_MAX: Final = 64 * 1024
 """Of a request's line and headers."""

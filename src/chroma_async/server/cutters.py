@@ -140,7 +140,7 @@ class _Message:
     is_delta: bool = False
 
     def apart(self) -> _Message:
-        """The message without the rest of the body that came with it: to be kept for as long as the stream lasts."""
+        """The message without the rest of the body that came with it: to be kept for long, or beside many others."""
         return replace(self, pieces=(b"".join(self.pieces),))
 
 
@@ -256,6 +256,8 @@ class ArrowCutter:
             self._is_closed = True
             return
         message = _parsed(head, pieces)
+        if message.size_bytes < SMALL_BYTES:
+            message = message.apart()  # its pieces would take several times as much
         if (message.kind == _SCHEMA) != (self._schema is None):
             raise InvalidArgumentError("an Arrow stream begins with a schema, and has one")
         if message.kind == _SCHEMA:
