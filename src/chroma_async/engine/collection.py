@@ -328,18 +328,9 @@ class CollectionReader:
                 with self._lock:
                     return self._pinned(tables, wanted) if self._has(tables, wanted) else None
         except StorageCorrupt:
-            if self._is_current(tables):
+            if tables.is_newest():
                 raise
         return None
-
-    def _is_current(self, tables: RecordTables) -> bool:
-        """Whether the manifest of this transaction is still the newest one, which makes a missing file a real loss."""
-        seen = tables.version()
-        other = RecordTables(self._directory / RECORDS_FILE, writable=False)
-        try:
-            return other.version() == seen
-        finally:
-            other.close()
 
     def trim(self) -> int:
         """Forget entries that the tables hold by now; return the bytes of those that remain.
@@ -467,7 +458,7 @@ class CollectionReader:
         try:
             self._renew(tables, packed=self._is_recent(self._searched_at))
         except StorageCorrupt:
-            if self._is_current(tables):
+            if tables.is_newest():
                 raise
 
     # ---- connections

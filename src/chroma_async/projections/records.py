@@ -189,6 +189,14 @@ class RecordTables:
         row = self._connection.execute("SELECT version FROM manifest").fetchone()
         return 0 if row is None else cast("int", row[0])
 
+    def is_newest(self) -> bool:
+        """Whether no manifest was published since the instant of the transaction that is open."""
+        other = RecordTables(self._path, writable=False)
+        try:
+            return other.version() == self.version()
+        finally:
+            other.close()
+
     def manifest(self) -> Manifest:
         """The manifest, checked; an empty one before the first.
 

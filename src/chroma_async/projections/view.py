@@ -135,6 +135,10 @@ class StoredRecords(Protocol):
         """The metadata of all records."""
         ...
 
+    def is_newest(self) -> bool:
+        """Whether nothing was published since that instant. Else files that are missing were replaced, and are no loss."""
+        ...
+
 
 def load_base(directory: Path, manifest: Manifest, before: Base, tables: StoredRecords) -> Base:
     """Return the base that a manifest reaches, sharing what it can with the one before.
@@ -142,7 +146,8 @@ def load_base(directory: Path, manifest: Manifest, before: Base, tables: StoredR
     A damaged graph is left out, and columns that are damaged are made from the records; both are logged.
 
     Raises:
-        StorageCorrupt: a vector file is missing or damaged, or so are records that columns must be made from.
+        StorageCorrupt: a vector file is missing or damaged, or so are records that columns must be made from; or any file
+            is, and there is a newer manifest, so that it may have been replaced meanwhile.
     """
     before = before if len(before.pieces) == len(before.manifest.pieces) else EMPTY_BASE
     pieces = _load_pieces(directory, manifest.pieces, before, tables)
@@ -199,6 +204,8 @@ def _load_pieces(directory: Path, refs: Sequence[PieceRef], before: Base, tables
     try:
         return tuple(loaded.get(ref.file) or load_piece(directory, ref) for ref in refs)
     except StorageCorrupt as error:
+        if not tables.is_newest():
+            raise
         logger.warning("columns.damaged collection=%s reason=%s reads=from_records", directory.name, error)
         return (tables.rebuilt_columns(),)
 
@@ -247,7 +254,7 @@ def _load_segment(directory: Path, ref: SegmentRef, manifest: Manifest, before: 
     guard = vector_guard(directory, ref, vectors, tables.block_sums(ref.number))
     if guard is not None and old is not None and old.guard is not None:
         guard.inherit(old.guard)
-    graph = _load_graph(directory, ref, None if old is None else old.graph)
+    graph = _load_graph(directory, ref, None if old is None else old.graph, tables)
     first = 0 if graph is None or ref.rows <= SCAN_BESIDE_GRAPH_ROWS_MAX else graph.rows // BLOCK_ROWS * BLOCK_ROWS
     shares_scan = old is not None and old.scan_first == first and before.manifest.space == manifest.space
     return SegmentView(
@@ -281,7 +288,7 @@ def vector_guard(directory: Path, ref: SegmentRef, vectors: Vectors, sums: Seque
     return VectorGuard(directory / SEGMENTS / str(ref.number) / VECTORS_FILE, vectors, ref.block_rows, sums)
 
 
-def _load_graph(directory: Path, ref: SegmentRef, old: GraphFile | None) -> GraphFile | None:
+def _load_graph(directory: Path, ref: SegmentRef, old: GraphFile | None, tables: StoredRecords) -> GraphFile | None:
     if ref.graph is None:
         return None
     path = graph_path(directory, ref, ref.graph)
@@ -290,6 +297,8 @@ def _load_graph(directory: Path, ref: SegmentRef, old: GraphFile | None) -> Grap
     try:
         return GraphFile(path, rows=ref.graph.rows, crc=ref.graph.crc)
     except StorageCorrupt as error:
+        if not tables.is_newest():
+            raise
         logger.warning("graph.damaged path=%s reason=%s reads=exact", path, error)
         return None
 
