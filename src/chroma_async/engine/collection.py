@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -723,14 +723,13 @@ class Image:
 
         A new space counts when the base has it: then all distances change at once (`CollectionStore.build_graphs`).
         """
-        if self.base.manifest.rows:
-            hnsw = replace(hnsw, space=self.base.manifest.space)
         target = self._targets.get(hnsw)
         if target is None:
             assert self.scans is not None, "a view to search is asked for as one"
-            packed = self._tail_scan.of(hnsw.space, self.tail.first_vector, self.tail.vectors)
+            space = self.base.manifest.space if self.base.manifest.rows else hnsw.space
+            packed = self._tail_scan.of(space, self.tail.first_vector, self.tail.vectors)
             target = self._targets[hnsw] = SearchTarget(
-                hnsw.space, self.base, self.tail, self.scans, self.hidden, hnsw.ef_search, packed
+                space, self.base, self.tail, self.scans, self.hidden, hnsw.ef_search, packed
             )
         return target
 
@@ -840,8 +839,8 @@ class View:
         """The rows of these slots, in their order; each of them is live."""
         wanted = slots.tolist()
         tail = self.image.tail
-        newer = {slot: row for slot in wanted if (row := tail.row(slot)) is not None}
-        stored = [slot for slot in wanted if slot not in newer]
+        newer = {} if tail.is_empty else {slot: row for slot in wanted if (row := tail.row(slot)) is not None}
+        stored = [slot for slot in wanted if slot not in newer] if newer else wanted
         found = self._tables.rows(stored) if self._tables is not None and stored else {}
         if len(found) < len(set(stored)):
             raise StorageCorrupt(f"records are missing. slots={sorted(set(stored) - found.keys())[:10]}")

@@ -162,7 +162,7 @@ def _rank(space: Space, query: Vectors, vectors: Vectors, rows: Slots, owners: S
     parts = [NOTHING]
     for start in range(0, len(rows), CHUNK_ROWS):
         chunk = rows[start : start + CHUNK_ROWS]
-        values = distances(space, query, np.take(vectors, chunk, axis=0))
+        values = distances(space, query, vectors.take(chunk, axis=0))
         best = _smallest_first(values, count)
         parts.append(Neighbours(owners[chunk[best]], values[best]))
     return parts[-1] if len(parts) <= 2 else _nearest(parts, count)
@@ -201,7 +201,7 @@ def _rank_scored(space: Space, query: Vectors, vectors: Vectors, owners: Slots, 
     fetch = candidates(count)
     while WIDEN * fetch < total:
         rows = _best(scored.line, scored.allowed, fetch)
-        values = distances(space, query, np.take(vectors, scored.first + rows, axis=0))
+        values = distances(space, query, vectors.take(scored.first + rows, axis=0))
         order = np.argsort(values, kind="stable")
         if _is_settled(scored.line[rows], values, float(values[order[count - 1]]), scored):
             best = order[:count]

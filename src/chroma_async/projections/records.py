@@ -230,7 +230,7 @@ class RecordTables:
             StorageCorrupt: one is not what was written.
         """
         for found in rows:
-            row, crc = cast("StoredRow", found[:-1]), found[-1]
+            row, crc = found[:-1], found[-1]
             if crc is not None and row_checksum(row) != crc:
                 raise StorageCorrupt(f"a record does not match its checksum. path={self._path} slot={row[0]}")
             yield row

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import mmap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Final, Protocol, cast
@@ -26,10 +26,60 @@ from chroma_async.projections.blocks import VectorGuard
 from chroma_async.projections.manifest import GraphRef, Manifest, PieceRef, SegmentRef
 
 NO_SLOT: Final = -1
+
+ROOM_SHARE: Final = 4
+"""What grows gets room for one part in so many more."""
+
 COLUMNS, SEGMENTS = "columns", "segments"
 VECTORS_FILE, SLOTS_FILE = "vectors.f32", "slots.i64"
 
 logger = logging.getLogger("chroma_async.projections")
+
+
+class GrownSlots:
+    """An array of slots or rows that never changes, of which a longer version shares the room with a shorter one.
+
+    For that it has to be made of the longest so far: one base after the other, by one thread at a time.
+    """
+
+    __slots__ = ("_room", "array")
+
+    def __init__(self, room: _Room, length: int) -> None:
+        self._room = room
+        self.array: Slots = room.array[:length]
+
+    @classmethod
+    def empty(cls, *shape: int) -> GrownSlots:
+        """One without items, each of which has this shape."""
+        return cls(_Room(np.empty((0, *shape), dtype=np.int64)), 0)
+
+    def grown(self, length: int) -> GrownSlots:
+        """A longer version, with NO_SLOT in what is new; that may be written to before anybody else sees it."""
+        known, room = len(self.array), self._room
+        if room.used != known or length > len(room.array):
+            return self.copied(length)
+        room.array[known:length] = NO_SLOT
+        room.used = length
+        return GrownSlots(room, length)
+
+    def copied(self, length: int) -> GrownSlots:
+        """The same in a room of its own: all of it may be written to."""
+        known = len(self.array)
+        room = _Room(np.empty((length + length // ROOM_SHARE, *self.array.shape[1:]), dtype=np.int64))
+        room.array[:known] = self.array
+        room.array[known:length] = NO_SLOT
+        room.used = length
+        return GrownSlots(room, length)
+
+
+class _Room:
+    """`used` of its items belong to a version. Of pages that nobody wrote to there is only the address."""
+
+    __slots__ = ("array", "used")
+
+    def __init__(self, array: Slots) -> None:
+        self.array = array
+        self.used = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,15 +92,23 @@ class SegmentView:
     number: int
     vectors: Vectors
     slots: Slots
-    owners: Slots
+    owned_slots: GrownSlots
     scan: ScanBuilder
     graph: GraphFile | None
     scan_first: int = 0
     guard: VectorGuard | None = None
 
     @property
+    def owners(self) -> Slots:
+        return self.owned_slots.array
+
+    @property
     def rows(self) -> int:
-        return len(self.owners)
+        return len(self.slots)
+
+    def owned_by(self, owned_slots: GrownSlots) -> SegmentView:
+        """This segment with these owners."""
+        return replace(self, owned_slots=owned_slots)
 
     @cached_property
     def owned(self) -> Mask | None:
@@ -96,8 +154,12 @@ class Base:
     manifest: Manifest
     pieces: tuple[ColumnPiece, ...]
     alive: Mask
-    locations: Slots
+    placed: GrownSlots
     segments: tuple[SegmentView, ...]
+
+    @property
+    def locations(self) -> Slots:
+        return self.placed.array
 
     @property
     def live(self) -> int:
@@ -119,7 +181,7 @@ EMPTY_BASE: Final = Base(
     manifest=Manifest(),
     pieces=(),
     alive=np.empty(0, dtype=np.bool_),
-    locations=np.empty((0, 2), dtype=np.int64),
+    placed=GrownSlots.empty(2),
     segments=(),
 )
 
@@ -151,22 +213,17 @@ def load_base(directory: Path, manifest: Manifest, before: Base, tables: StoredR
     """
     before = before if len(before.pieces) == len(before.manifest.pieces) else EMPTY_BASE
     pieces = _load_pieces(directory, manifest.pieces, before, tables)
-    kept = _common_prefix(before.manifest.pieces, manifest.pieces)
-    segments_kept = _rows_only_grew(before.manifest.segments, manifest.segments)
-    shares = len(pieces) == len(manifest.pieces) and kept == len(before.manifest.pieces) and segments_kept
-    fresh = before if shares else EMPTY_BASE
-    alive = _alive(fresh, pieces[len(fresh.pieces) :], manifest.next_slot)
+    kept = _common_prefix(before.manifest.pieces, manifest.pieces) if len(pieces) == len(manifest.pieces) else 0
+    # What was merged with the very first piece may have forgotten deaths.
+    alive = _alive(before if kept else EMPTY_BASE, pieces[kept:], manifest.next_slot)
     segments = [_load_segment(directory, ref, manifest, before, tables) for ref in manifest.segments]
-    locations, owners = _assign(fresh, segments, alive, manifest.next_slot)
+    placed, owners = _assign(before, segments, alive, manifest)
     return Base(
         manifest=manifest,
         pieces=pieces,
         alive=alive,
-        locations=locations,
-        segments=tuple(
-            SegmentView(view.number, view.vectors, view.slots, owned, view.scan, view.graph, view.scan_first, view.guard)
-            for view, owned in zip(segments, owners, strict=True)
-        ),
+        placed=placed,
+        segments=tuple(view.owned_by(owned) for view, owned in zip(segments, owners, strict=True)),
     )
 
 
@@ -227,7 +284,7 @@ def _alive(fresh: Base, news: Sequence[ColumnPiece], next_slot: int) -> Mask:
     alive = np.zeros(next_slot, dtype=np.bool_)
     alive[: len(fresh.alive)] = fresh.alive
     for piece in news:
-        alive[piece.slots] = True
+        alive[piece.where] = True
         alive[piece.dead] = False
     return alive
 
@@ -261,7 +318,7 @@ def _load_segment(directory: Path, ref: SegmentRef, manifest: Manifest, before: 
         number=ref.number,
         vectors=vectors,
         slots=slots,
-        owners=np.empty(0, dtype=np.int64),
+        owned_slots=GrownSlots.empty(),
         scan=old.scan if old is not None and shares_scan else ScanBuilder(manifest.space),
         graph=graph,
         scan_first=first,
@@ -307,22 +364,34 @@ def graph_path(directory: Path, segment: SegmentRef, graph: GraphRef) -> Path:
     return directory / SEGMENTS / str(segment.number) / graph.file
 
 
-def _assign(fresh: Base, segments: Sequence[SegmentView], alive: Mask, next_slot: int) -> tuple[Slots, list[Slots]]:
-    """Say where each slot's vector is, and which slot owns each vector: the newest vector of a live slot."""
-    locations = np.full((next_slot, 2), NO_SLOT, dtype=np.int64)
-    locations[: len(fresh.locations)] = fresh.locations
-    owners = [np.full(len(view.slots), NO_SLOT, dtype=np.int64) for view in segments]
-    for position, view in enumerate(fresh.segments):
-        owners[position][: view.rows] = view.owners
-    for position, view in enumerate(segments):
-        first = fresh.segments[position].rows if position < len(fresh.segments) else 0
+def _assign(
+    before: Base, segments: Sequence[SegmentView], alive: Mask, manifest: Manifest
+) -> tuple[GrownSlots, list[GrownSlots]]:
+    """Say where each slot's vector is, and which slot owns each vector: the newest vector of a live slot.
+
+    Beside a stream of new records only these are looked at. Where anything else has changed, all is written anew, since
+    older bases go on being read.
+    """
+    fresh = before if _rows_only_grew(before.manifest.segments, manifest.segments) else EMPTY_BASE
+    known, rows_known = len(fresh.alive), [view.rows for view in fresh.segments]
+    rows_known += [0] * (len(segments) - len(rows_known))
+    news = [view.slots[first:] for view, first in zip(segments, rows_known, strict=True)]
+    are_old_kept = not (fresh.alive & ~alive[:known]).any() and all(not len(slots) or slots.min() >= known for slots in news)
+    grow = GrownSlots.grown if are_old_kept else GrownSlots.copied
+    placed = grow(fresh.placed, manifest.next_slot)
+    old = [view.owned_slots for view in fresh.segments]
+    old += [GrownSlots.empty() for _ in segments[len(old) :]]
+    owned = [grow(slots, len(view.slots)) for slots, view in zip(old, segments, strict=True)]
+    locations, owners = placed.array, [slots.array for slots in owned]
+    for position, (view, first) in enumerate(zip(segments, rows_known, strict=True)):
         _take_rows(locations, owners, position, view.slots, first)
-    dead = np.flatnonzero((locations[:, 0] != NO_SLOT) & ~alive)
-    for position, owned in enumerate(owners):
+    first = known if are_old_kept else 0
+    dead = first + np.flatnonzero((locations[first:, 0] != NO_SLOT) & ~alive[first:])
+    for position, slots in enumerate(owners):
         here = dead[locations[dead, 0] == position]
-        owned[locations[here, 1]] = NO_SLOT
+        slots[locations[here, 1]] = NO_SLOT
     locations[dead] = NO_SLOT
-    return locations, owners
+    return placed, owned
 
 
 def _take_rows(locations: Slots, owners: list[Slots], position: int, slots: Slots, first: int) -> None:
@@ -331,9 +400,10 @@ def _take_rows(locations: Slots, owners: list[Slots], position: int, slots: Slot
     if not len(rows):
         return
     slots_new = slots[first:]
-    _, last = np.unique(slots_new[::-1], return_index=True)
-    keep = np.sort(len(slots_new) - 1 - last)
-    rows, slots_new = rows[keep], slots_new[keep]
+    if not (slots_new[1:] > slots_new[:-1]).all():
+        _, last = np.unique(slots_new[::-1], return_index=True)
+        keep = np.sort(len(slots_new) - 1 - last)
+        rows, slots_new = rows[keep], slots_new[keep]
     old = locations[slots_new]
     for earlier in range(position + 1):
         lost = old[:, 0] == earlier
