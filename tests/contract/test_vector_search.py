@@ -20,7 +20,7 @@ from chroma_async.index.hnsw import GraphFile, checksum, empty_graph, grow, load
 from chroma_async.index.scan import ScanBuilder
 from chroma_async.model import CollectionId, HnswConfiguration, Lsn, Mask, Space, Vectors
 from chroma_async.projections.manifest import Manifest
-from chroma_async.projections.view import Base, SegmentView
+from chroma_async.projections.view import Base, GrownSlots, SegmentView
 
 SPACES: list[Space] = ["l2", "ip", "cosine"]
 ROWS, GRAPH_ROWS, NDIM = 3_000, 2_200, 24
@@ -52,12 +52,12 @@ def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     owners = np.where(slots % 5 == 0, -1, slots)
     builder = ScanBuilder(space)
     graph = write_graph(tmp_path_factory.mktemp("graphs") / "graph", space, vectors[:GRAPH_ROWS])
-    segment = SegmentView(1, vectors, slots, owners, builder, graph)
+    segment = SegmentView(1, vectors, slots, GrownSlots.of(owners), builder, graph)
     base = Base(
         manifest=Manifest(dimension=NDIM, space=space, next_slot=ROWS),
         pieces=(),
         alive=owners >= 0,
-        locations=np.stack([np.zeros_like(slots), slots], axis=1),
+        placed=GrownSlots.of(np.stack([np.zeros_like(slots), slots], axis=1)),
         segments=(segment,),
     )
     memtable = Memtable(applied=Lsn(0), next_slot=ROWS)

@@ -65,3 +65,22 @@ async def test_a_view_of_a_replaced_graph_is_refused(tmp_path: Path) -> None:
         restore("columns")
         with pytest.raises(StorageCorrupt, match="graph"):
             load_base(folder, tables.manifest(), EMPTY_BASE, tables)
+
+
+async def test_what_is_still_reached_is_damage_also_beside_writes(tmp_path: Path) -> None:
+    async with engine_at(tmp_path) as engine, compactor_at(tmp_path) as compactor:
+        records = Records(engine, (await create_collection(engine)).id)
+        folder = tmp_path / "collections" / records.id
+        await records.add([f"a{number}" for number in range(9)], rows(9), metadatas=[{"n": n} for n in range(9)])
+        await settle(compactor)
+        with closing(RecordTables(folder / "records.sqlite3", writable=False)) as tables, tables.transaction():
+            manifest = tables.manifest()
+            await records.update(["a1"], metadatas=[{"n": 100}])
+            await settle(compactor)
+            assert not tables.is_newest()
+            for name in manifest.files() & tables.newest_manifest().files():
+                if (folder / name).is_file():
+                    (folder / name).write_bytes(b"")
+            base = load_base(folder, manifest, EMPTY_BASE, tables)
+            assert [view.graph for view in base.segments] == [None]
+            assert [piece.columns.keys() for piece in base.pieces] == [{"n"}]

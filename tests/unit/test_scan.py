@@ -15,7 +15,7 @@ from chroma_async.index import scan as scan_module
 from chroma_async.index.scan import DIRECTIONS_FROM_ROWS, Axes, ScanBuilder, TailScan, main_directions
 from chroma_async.model import Lsn, Mask, Space, Vectors
 from chroma_async.projections.manifest import Manifest
-from chroma_async.projections.view import Base, SegmentView
+from chroma_async.projections.view import Base, GrownSlots, SegmentView
 
 SPACES: list[Space] = ["l2", "ip", "cosine"]
 ROWS = GATHER_ROWS_MAX + 300
@@ -50,12 +50,12 @@ def segment_target(space: Space, vectors: Vectors, *, packed: bool = True) -> Se
     builder = ScanBuilder(space)
     builder.extend(vectors[:1])
     slots = np.arange(len(vectors))
-    segment = SegmentView(1, vectors, slots, slots, builder, None)
+    segment = SegmentView(1, vectors, slots, GrownSlots.of(slots), builder, None)
     base = Base(
         manifest=Manifest(dimension=vectors.shape[1], space=space),
         pieces=(),
         alive=np.ones(len(vectors), dtype=np.bool_),
-        locations=np.stack([np.zeros_like(slots), slots], axis=1),
+        placed=GrownSlots.of(np.stack([np.zeros_like(slots), slots], axis=1)),
         segments=(segment,),
     )
     tail = Memtable(applied=Lsn(0), next_slot=len(vectors)).tail()

@@ -143,7 +143,9 @@ class Scan:
     def _slopes(self, queries: Vectors, worth: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
         if self.space == "l2":
             return np.ones(len(queries))
-        lengths = np.sqrt(np.einsum("ij,ij->i", queries, queries, dtype=np.float64)) if self.space == "cosine" else 1.0
+        lengths = np.ones(len(queries))
+        if self.space == "cosine":
+            lengths = np.sqrt(np.einsum("ij,ij->i", queries, queries, dtype=np.float64))
         slopes: npt.NDArray[np.float64] = np.divide(lengths, worth, out=np.zeros(len(queries)), where=worth > 0)
         return slopes
 

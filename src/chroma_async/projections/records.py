@@ -191,9 +191,15 @@ class RecordTables:
 
     def is_newest(self) -> bool:
         """Whether no manifest was published since the instant of the transaction that is open."""
+        return self.newest_manifest().version == self.version()
+
+    def newest_manifest(self) -> Manifest:
+        """The manifest as of now, whatever the transaction that is open sees."""
+        if self.unchanging:
+            return self.manifest()
         other = RecordTables(self._path, writable=False)
         try:
-            return other.version() == self.version()
+            return other.manifest()
         finally:
             other.close()
 

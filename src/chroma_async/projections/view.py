@@ -49,9 +49,16 @@ class GrownSlots:
         self.array: Slots = room.array[:length]
 
     @classmethod
+    def of(cls, array: Slots) -> GrownSlots:
+        """What an array holds, which nobody writes to any more."""
+        room = _Room(array)
+        room.used = len(array)
+        return cls(room, len(array))
+
+    @classmethod
     def empty(cls, *shape: int) -> GrownSlots:
         """One without items, each of which has this shape."""
-        return cls(_Room(np.empty((0, *shape), dtype=np.int64)), 0)
+        return cls.of(np.empty((0, *shape), dtype=np.int64))
 
     def grown(self, length: int) -> GrownSlots:
         """A longer version, with NO_SLOT in what is new; that may be written to before anybody else sees it."""
@@ -197,8 +204,8 @@ class StoredRecords(Protocol):
         """The metadata of all records."""
         ...
 
-    def is_newest(self) -> bool:
-        """Whether nothing was published since that instant. Else files that are missing were replaced, and are no loss."""
+    def newest_manifest(self) -> Manifest:
+        """The manifest as of now. What it does not reach any more was replaced, and is no loss."""
         ...
 
 
@@ -208,8 +215,9 @@ def load_base(directory: Path, manifest: Manifest, before: Base, tables: StoredR
     A damaged graph is left out, and columns that are damaged are made from the records; both are logged.
 
     Raises:
-        StorageCorrupt: a vector file is missing or damaged, or so are records that columns must be made from; or any file
-            is, and there is a newer manifest, so that it may have been replaced meanwhile.
+        StorageCorrupt: a vector file is missing or damaged, or so are records that columns must be made from; or another
+            file is gone since it was replaced meanwhile: there is a newer manifest.
+        sqlite3.OperationalError: a file is missing, and the tables are gone by now.
     """
     before = before if len(before.pieces) == len(before.manifest.pieces) else EMPTY_BASE
     pieces = _load_pieces(directory, manifest.pieces, before, tables)
@@ -258,13 +266,16 @@ def map_file(path: Path) -> memoryview:
 def _load_pieces(directory: Path, refs: Sequence[PieceRef], before: Base, tables: StoredRecords) -> tuple[ColumnPiece, ...]:
     """The pieces of a manifest; one that says the same, where one of them is damaged."""
     loaded: Mapping[str, ColumnPiece] = dict(zip((ref.file for ref in before.manifest.pieces), before.pieces, strict=True))
-    try:
-        return tuple(loaded.get(ref.file) or load_piece(directory, ref) for ref in refs)
-    except StorageCorrupt as error:
-        if not tables.is_newest():
-            raise
-        logger.warning("columns.damaged collection=%s reason=%s reads=from_records", directory.name, error)
-        return (tables.rebuilt_columns(),)
+    pieces: list[ColumnPiece] = []
+    for ref in refs:
+        try:
+            pieces.append(loaded.get(ref.file) or load_piece(directory, ref))
+        except StorageCorrupt as error:
+            if all(ref.file != item.file for item in tables.newest_manifest().pieces):
+                raise
+            logger.warning("columns.damaged collection=%s reason=%s reads=from_records", directory.name, error)
+            return (tables.rebuilt_columns(),)
+    return tuple(pieces)
 
 
 def load_piece(directory: Path, ref: PieceRef) -> ColumnPiece:
@@ -354,7 +365,7 @@ def _load_graph(directory: Path, ref: SegmentRef, old: GraphFile | None, tables:
     try:
         return GraphFile(path, rows=ref.graph.rows, crc=ref.graph.crc)
     except StorageCorrupt as error:
-        if not tables.is_newest():
+        if all(ref.graph != item.graph for item in tables.newest_manifest().segments if item.number == ref.number):
             raise
         logger.warning("graph.damaged path=%s reason=%s reads=exact", path, error)
         return None
