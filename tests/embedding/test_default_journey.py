@@ -117,7 +117,7 @@ async def test_the_event_loop_goes_on_while_the_model_loads_and_embeds(
 ) -> None:
     (tmp_path / "model").symlink_to(model_dir)  # a name that nothing was loaded from yet
     monkeypatch.setenv("CHROMA_ASYNC_MODEL_DIR", str(tmp_path / "model"))
-    documents = [f"{text} {'again ' * 100} {number}" for number in range(6) for text in FILMS.values()]
+    documents = [f"{text} {'again ' * 100} {number}" for number in range(16) for text in FILMS.values()]
     ticks: list[float] = []
 
     async def tick() -> None:
