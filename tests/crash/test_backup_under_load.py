@@ -96,9 +96,10 @@ def slowly(what: str, done: int, total: int) -> None:
 async def grow(engine: Engine) -> None:
     """Wait until more was written and some of it applied."""
     target = engine.log.barrier() + 40
-    async with asyncio.timeout(60):
-        while engine.log.barrier() < target or await engine.log.oldest() == 1:
-            await asyncio.sleep(0.05)
+    end = time.monotonic() + 60
+    while engine.log.barrier() < target or await engine.log.oldest() == 1:
+        assert time.monotonic() < end, f"committed={engine.log.barrier()} of {target}, oldest={await engine.log.oldest()}"
+        await asyncio.sleep(0.05)
 
 
 Written = dict[str, list[tuple[int, int, int]]]
