@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -76,16 +77,15 @@ asyncio.run(engine.run_compactor(Path(sys.argv[1]), settings))
 """
 
 
-def start(script: str, *arguments: str) -> subprocess.Popen[str]:
+def start(script: str, *arguments: str, output: Path | None = None) -> subprocess.Popen[str]:
+    """Run a script. What it says goes to a file, if there is one: a full pipe that nobody reads stops who writes."""
     root = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(root / "src")])}
-    return subprocess.Popen(
-        [sys.executable, "-c", script, *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
+    with ExitStack() as stack:
+        stdout = subprocess.PIPE if output is None else stack.enter_context(output.open("w"))
+        return subprocess.Popen(
+            [sys.executable, "-c", script, *arguments], stdin=subprocess.PIPE, stdout=stdout, text=True, env=environment
+        )
 
 
 def slowly(what: str, done: int, total: int) -> None:
@@ -141,19 +141,21 @@ async def test_a_restored_backup_is_the_state_at_its_lsn(tmp_path: Path) -> None
     async with engine_at(data) as engine:
         for name in NAMES:
             await create_collection(engine, name)
-        children = [start(COMPACT, str(data)), *(start(INGEST, str(data), writer) for writer in ("one", "two"))]
+        outputs = {writer: tmp_path / f"{writer}.lines" for writer in ("one", "two")}
+        writers = [start(INGEST, str(data), writer, output=output) for writer, output in outputs.items()]
+        children = [start(COMPACT, str(data)), *writers]
         try:
             for _ in range(ROUNDS):
                 await grow(engine)
                 acknowledged = engine.log.barrier()
                 made.append((await engine.backup(place, slowly), acknowledged))
         finally:
-            outputs = [await asyncio.to_thread(child.communicate, "") for child in children[1:]]
+            for writer in writers:
+                await asyncio.to_thread(writer.communicate, "")
             children[0].kill()
             children[0].communicate()
     written: Written = {
-        writer: [tuple(json.loads(line)) for line in output.splitlines()]
-        for writer, (output, _) in zip(("one", "two"), outputs, strict=True)
+        writer: [tuple(json.loads(line)) for line in output.read_text().splitlines()] for writer, output in outputs.items()
     }
     assert made[-1][0].backup.lsn > made[0][0].backup.lsn > 0
     assert any(item.applied < made[-1][0].backup.lsn for item in made[-1][0].backup.collections)

@@ -27,7 +27,7 @@ from chroma_async.projections.manifest import GraphRef, Manifest, PieceRef, Segm
 
 NO_SLOT: Final = -1
 
-ROOM_SHARE: Final = 4
+SPARE_SHARE: Final = 4
 """What grows gets room for one part in so many more."""
 
 COLUMNS, SEGMENTS = "columns", "segments"
@@ -72,7 +72,7 @@ class GrownSlots:
     def copied(self, length: int) -> GrownSlots:
         """The same in a room of its own: all of it may be written to."""
         known = len(self.array)
-        room = _Room(np.empty((length + length // ROOM_SHARE, *self.array.shape[1:]), dtype=np.int64))
+        room = _Room(np.empty((length + length // SPARE_SHARE, *self.array.shape[1:]), dtype=np.int64))
         room.array[:known] = self.array
         room.array[known:length] = NO_SLOT
         room.used = length
@@ -112,10 +112,6 @@ class SegmentView:
     @property
     def rows(self) -> int:
         return len(self.slots)
-
-    def owned_by(self, owned_slots: GrownSlots) -> SegmentView:
-        """This segment with these owners."""
-        return replace(self, owned_slots=owned_slots)
 
     @cached_property
     def owned(self) -> Mask | None:
@@ -231,7 +227,7 @@ def load_base(directory: Path, manifest: Manifest, before: Base, tables: StoredR
         pieces=pieces,
         alive=alive,
         placed=placed,
-        segments=tuple(view.owned_by(owned) for view, owned in zip(segments, owners, strict=True)),
+        segments=tuple(replace(view, owned_slots=owned) for view, owned in zip(segments, owners, strict=True)),
     )
 
 
@@ -384,20 +380,20 @@ def _assign(
     older bases go on being read.
     """
     fresh = before if _rows_only_grew(before.manifest.segments, manifest.segments) else EMPTY_BASE
-    known, rows_known = len(fresh.alive), [view.rows for view in fresh.segments]
-    rows_known += [0] * (len(segments) - len(rows_known))
-    news = [view.slots[first:] for view, first in zip(segments, rows_known, strict=True)]
+    known = len(fresh.alive)
+    old = [view.owned_slots for view in fresh.segments]
+    old += [GrownSlots.empty()] * (len(segments) - len(old))
+    firsts = [len(slots.array) for slots in old]
+    news = [view.slots[first:] for view, first in zip(segments, firsts, strict=True)]
     are_old_kept = not (fresh.alive & ~alive[:known]).any() and all(not len(slots) or slots.min() >= known for slots in news)
     grow = GrownSlots.grown if are_old_kept else GrownSlots.copied
     placed = grow(fresh.placed, manifest.next_slot)
-    old = [view.owned_slots for view in fresh.segments]
-    old += [GrownSlots.empty() for _ in segments[len(old) :]]
-    owned = [grow(slots, len(view.slots)) for slots, view in zip(old, segments, strict=True)]
+    owned = [grow(slots, view.rows) for slots, view in zip(old, segments, strict=True)]
     locations, owners = placed.array, [slots.array for slots in owned]
-    for position, (view, first) in enumerate(zip(segments, rows_known, strict=True)):
+    for position, (view, first) in enumerate(zip(segments, firsts, strict=True)):
         _take_rows(locations, owners, position, view.slots, first)
-    first = known if are_old_kept else 0
-    dead = first + np.flatnonzero((locations[first:, 0] != NO_SLOT) & ~alive[first:])
+    changed = known if are_old_kept else 0
+    dead = changed + np.flatnonzero((locations[changed:, 0] != NO_SLOT) & ~alive[changed:])
     for position, slots in enumerate(owners):
         here = dead[locations[dead, 0] == position]
         slots[locations[here, 1]] = NO_SLOT
