@@ -217,7 +217,8 @@ def test_directions_hold_most_of_the_variance_and_are_left_where_all_dimensions_
     np.testing.assert_allclose(directions @ directions.T, np.eye(len(directions)), atol=1e-4)
     assert ((centred @ directions.T) ** 2).sum() >= 0.89 * (centred**2).sum()
     assert main_directions(make("random", DIRECTIONS_FROM_ROWS, 256)) is None
-    assert main_directions(centred[:100]) is None
+    assert ScanBuilder("l2").extend(rows).axes.directions is not None
+    assert ScanBuilder("l2").extend(rows[:-1]).axes.directions is None
     assert main_directions(np.zeros((DIRECTIONS_FROM_ROWS, 256), dtype=np.float32)) is None
 
 

@@ -78,6 +78,16 @@ class Axes:
         """Coordinates, shape (n, d), of vectors that were shifted already, shape (n, ndim)."""
         return shifted if self.directions is None else shifted @ self.directions.T
 
+    def along_of_unit(self, rows: Vectors) -> Vectors:
+        """Coordinates, shape (n, d), of vectors that are scaled to length 1 and shifted first, shape (n, ndim).
+
+        Turning comes before both where that leaves fewer numbers to scale and shift. What is no longer than 1 loses nothing.
+        """
+        if self.directions is None:
+            return _over_lengths(rows, rows) - self.origin
+        origin: Vectors = self.origin @ self.directions.T
+        return _over_lengths(rows @ self.directions.T, rows) - origin
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scan:
@@ -201,22 +211,26 @@ class ScanBuilder:
         """
         axes = self._axes
         if axes is None or (self._axes_rows < self._block_rows and len(vectors) >= 2 * self._axes_rows):
-            first = _prepared(self._space, np.asarray(vectors[: self._block_rows]))
-            origin = first.mean(axis=0, dtype=np.float32)
-            axes = self._axes = Axes(origin, main_directions(first - origin))
+            first = np.asarray(vectors[: self._block_rows])
+            sample = _prepared(self._space, first[:: -(-len(first) // SAMPLE_ROWS)])
+            origin = sample.mean(axis=0, dtype=np.float32)
+            directions = main_directions(sample - origin) if len(first) >= DIRECTIONS_FROM_ROWS else None
+            axes = self._axes = Axes(origin, directions)
             self._axes_rows = len(first)
             self._blocks, self._steps, self._weights, self._offsets, self._rows = [], [], [], [], 0
         return axes
 
     def _take(self, rows: Vectors, axes: Axes) -> None:
-        centred = _prepared(self._space, rows) - axes.origin
-        steps, weights = _quantise(axes.along(centred))
-        self._steps.append(steps)
         if self._space == "l2":
+            centred = rows - axes.origin
+            steps, weights = _quantise(axes.along(centred))
             self._weights.append(np.float32(-2) * weights)
             self._offsets.append(np.einsum("ij,ij->i", centred, centred))
         else:
+            unit = self._space == "cosine"
+            steps, weights = _quantise(axes.along_of_unit(rows) if unit else axes.along(rows - axes.origin))
             self._weights.append(-weights)
+        self._steps.append(steps)
         self._rows += len(rows)
         if self._rows % self._block_rows == 0:
             self._blocks.append(self._pack())
@@ -315,19 +329,18 @@ def main_directions(centred: Vectors) -> npt.NDArray[np.float32] | None:
     """
     ndim = centred.shape[1]
     most = min(DIRECTIONS_MAX, ndim // 2 // DIRECTIONS_STEP * DIRECTIONS_STEP)
-    if not most or len(centred) < DIRECTIONS_FROM_ROWS:
+    if not most:
         return None
-    sample = centred[:: -(-len(centred) // SAMPLE_ROWS)]
-    total = float(np.einsum("ij,ij->", sample, sample, dtype=np.float64))
+    total = float(np.einsum("ij,ij->", centred, centred, dtype=np.float64))
     if not 0 < total < np.inf:
         return None
     if ndim <= EIGENVECTORS_DIMENSIONS_MAX:
-        variances, found = np.linalg.eigh(sample.T @ sample)
+        variances, found = np.linalg.eigh(centred.T @ centred)
     else:
-        basis: Vectors = sample[:: len(sample) // most][:most].T
+        basis: Vectors = centred[:: len(centred) // most][:most].T
         for _ in range(POWER_STEPS):
-            basis = _orthonormal(cast("Vectors", sample.T @ (sample @ basis)))
-        coordinates = sample @ basis
+            basis = _orthonormal(cast("Vectors", centred.T @ (centred @ basis)))
+        coordinates = centred @ basis
         variances, turn = np.linalg.eigh(coordinates.T @ coordinates)
         found = basis @ turn
     kept = np.cumsum(variances[::-1][:most], dtype=np.float64) / total
@@ -352,9 +365,15 @@ def _orthonormal(columns: Vectors) -> Vectors:
 def _prepared(space: Space, rows: Vectors) -> Vectors:
     if space != "cosine":
         return rows
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    unit: Vectors = np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
-    return unit
+    return _over_lengths(rows, rows)
+
+
+def _over_lengths(values: Vectors, rows: Vectors) -> Vectors:
+    """Values, shape (n, d), over the lengths of the rows that they come from; of a row without a direction, 0."""
+    lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))[:, None]
+    known = (lengths > 0) & (lengths < np.inf)
+    scaled: Vectors = np.divide(values, lengths, out=np.zeros_like(values), where=known)
+    return scaled
 
 
 def _quantise(rows: Vectors) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
