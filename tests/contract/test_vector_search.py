@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -21,6 +24,9 @@ from chroma_async.index.scan import ScanBuilder
 from chroma_async.model import CollectionId, HnswConfiguration, Lsn, Mask, Space, Vectors
 from chroma_async.projections.manifest import Manifest
 from chroma_async.projections.view import Base, GrownSlots, SegmentView
+from chroma_async.seams import ThreadWorkers
+
+T = TypeVar("T")
 
 SPACES: list[Space] = ["l2", "ip", "cosine"]
 ROWS, GRAPH_ROWS, NDIM = 3_000, 2_200, 24
@@ -107,6 +113,29 @@ def test_plan_returns_as_many_as_there_are(
             np.testing.assert_allclose(answer.distances, best, rtol=1e-4, atol=1e-4)
         recall.append(float(np.mean(answer.distances <= best[-1] + 1e-4)) if best else 1.0)
     assert np.mean(recall) >= 0.9
+
+
+@pytest.mark.parametrize("share", [None, 0.3])
+@pytest.mark.parametrize("rows_min", [1, 301])
+def test_a_search_that_is_shared_finds_the_same(
+    target: SearchTarget, share: float | None, rows_min: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is worth sharing is: a part of 3,000 rows and one of 300, where so many are enough."""
+    monkeypatch.setattr(search_module, "SHARED_ROWS_MIN", rows_min)
+    masks = [None if share is None else np.random.default_rng(9).random(target.tail.next_slot) < share] * 7
+    queries, counts = random_rows(7, 5), [10] * 7
+    alone = search(target, queries, masks, counts)
+    threads, shared = ThreadWorkers(3, "test"), list[int]()
+
+    def share_pieces(pieces: Sequence[Callable[[], T]]) -> list[T]:
+        shared.append(len(pieces))
+        return threads.share(pieces)
+
+    with closing(threads):
+        for _ in range(20):
+            found = search(replace(target), queries, masks, counts, share_pieces)
+            assert [neighbours.slots.tolist() for neighbours in found] == [one.slots.tolist() for one in alone]
+    assert shared == ([2] * 20 if rows_min == 1 else [])
 
 
 @pytest.mark.parametrize("share", [None, 0.3])

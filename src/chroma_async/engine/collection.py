@@ -8,7 +8,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,6 +31,7 @@ from chroma_async.projections.manifest import Manifest
 from chroma_async.projections.records import TRIGRAM, RecordTables, StoredRow, encode_metadata
 from chroma_async.projections.store import CHECK_AT_OPEN_BYTES, RECORDS_FILE
 from chroma_async.projections.view import EMPTY_BASE, Base, load_base
+from chroma_async.seams import Share, run_in_turn
 from chroma_async.seams.limits import FULL, READ_ONLY, limit_error
 
 PIN_ATTEMPTS: Final = 20
@@ -90,12 +91,14 @@ class CollectionReader:
         freed: Lsn = Lsn(0),  # noqa: B008
         opened: OpenReaders | None = None,
         position: Callable[[], Lsn] = lambda: Lsn(0),
+        share: Share = run_in_turn,
     ) -> None:
         """`freed`: the log has freed the entries through this LSN, so that only the files have them.
 
-        `position` gives the LSN through which all entries were offered.
+        `position` gives the LSN through which all entries were offered. `share` runs the parts of a large search.
         """
         self._position = position
+        self._share = share
         self._freed = freed
         self._directory = directory
         self._opened = OpenReaders() if opened is None else opened
@@ -555,7 +558,7 @@ class CollectionReader:
 
     def _pinned(self, tables: RecordTables | None, wanted: Wanted, *, at_hand: bool = False) -> View:
         if not wanted.tail:
-            return View(self._applied_image(), tables, at_hand=at_hand)
+            return View(self._applied_image(), tables, self._share, at_hand=at_hand)
         columns = wanted.columns
         self._read_at = time.monotonic()
         self._fold_pending(self._memtable, tables)
@@ -563,7 +566,7 @@ class CollectionReader:
         if image is None or image.through != self._memtable.through or (columns and not image.has_columns):
             tail = self._memtable.tail(columns=columns)
             image = self._image = Image(self._base, tail, self._scans, self._tail_scan, has_columns=columns)
-        return View(image, tables, at_hand=at_hand)
+        return View(image, tables, self._share, at_hand=at_hand)
 
     def _applied_image(self) -> Image:
         """The base alone."""
@@ -743,10 +746,15 @@ class Image:
 class View:
     """One instant of a collection, with the connection that reads its rows."""
 
-    def __init__(self, image: Image, tables: RecordTables | None, *, at_hand: bool = False) -> None:
+    def __init__(
+        self, image: Image, tables: RecordTables | None, share: Share = run_in_turn, *, at_hand: bool = False
+    ) -> None:
         self.image = image
         self._tables = tables
+        self._share = share
         self._at_hand = at_hand
+        self._fetched: dict[int, StoredRow] = {}
+        """By slot: rows that came along when the slots of their ids were looked up."""
         self.lsn = image.through
         """All entries through this LSN were seen; of a view without a tail, all that it holds of this collection."""
 
@@ -769,9 +777,21 @@ class View:
 
     def slots_of(self, ids: Sequence[str]) -> Slots:
         """Slots of the ids that exist, ascending, each once."""
+        return self._slots_of(ids, lambda tables, asked: tables.slots_of(asked).values())
+
+    def _slots_of_rows(self, ids: Sequence[str]) -> Slots:
+        """As `slots_of`, of few ids whose rows are wanted next: those come along."""
+
+        def fetch(tables: RecordTables, asked: Sequence[str]) -> Iterable[int]:
+            self._fetched = tables.rows_of(asked)
+            return self._fetched
+
+        return self._slots_of(ids, fetch)
+
+    def _slots_of(self, ids: Sequence[str], stored: Callable[[RecordTables, Sequence[str]], Iterable[int]]) -> Slots:
         known = self.image.tail.known
         asked = [record_id for record_id in ids if record_id not in known]
-        found = set(self._tables.slots_of(asked).values()) if self._tables is not None and asked else set[int]()
+        found = set(stored(self._tables, asked)) if self._tables is not None and asked else set[int]()
         found.update(row.slot for record_id in ids if (row := known.get(record_id)) is not None)
         return np.asarray(sorted(found), dtype=np.int64)
 
@@ -789,9 +809,9 @@ class View:
         return allowed & evaluate(where, lambda leaf: self._test(leaf, missing), self.image.size)
 
     def slots(self, ids: Sequence[str] | None, where: Where | None, missing: Missing) -> Slots:
-        """Slots of the records of these ids that pass the filter, ascending."""
+        """Slots of the records of these ids that pass the filter, ascending; their rows are read next."""
         if ids is not None and where is None:
-            return self.slots_of(ids)
+            return self._slots_of_rows(ids) if len(ids) <= RECORDS_AT_HAND_MAX else self.slots_of(ids)
         mask = self.mask(ids, where, missing)
         return np.flatnonzero(self.image.alive if mask is None else mask)
 
@@ -841,10 +861,15 @@ class View:
         tail = self.image.tail
         newer = {} if tail.is_empty else {slot: row for slot in wanted if (row := tail.row(slot)) is not None}
         stored = [slot for slot in wanted if slot not in newer] if newer else wanted
-        found = self._tables.rows(stored) if self._tables is not None and stored else {}
+        found = self._stored_rows(stored)
         if len(found) < len(set(stored)):
             raise StorageCorrupt(f"records are missing. slots={sorted(set(stored) - found.keys())[:10]}")
         return [_stored(newer[slot]) if slot in newer else found[slot] for slot in wanted]
+
+    def _stored_rows(self, slots: Sequence[int]) -> dict[int, StoredRow]:
+        if self._tables is None or all(slot in self._fetched for slot in slots):
+            return self._fetched
+        return self._tables.rows(slots)
 
     def vectors(self, slots: Slots) -> Vectors:
         """The vectors of these slots, shape (n, ndim); each of them is live."""
@@ -865,7 +890,7 @@ class View:
         self, collection: Collection, queries: Vectors, masks: Sequence[Mask | None], counts: Sequence[int]
     ) -> list[Neighbours]:
         """min(counts[i], matches) nearest records for each query i, shape (queries, ndim)."""
-        return search(self.image.target(collection.hnsw), queries, masks, counts)
+        return search(self.image.target(collection.hnsw), queries, masks, counts, self._share)
 
     # ---- how far it is
 

@@ -78,7 +78,11 @@ class Engine:
         self.follower: Follower[CollectionReader] = Follower(
             log,
             lambda name: CollectionReader(
-                collections / name, self.follower.freed.get(name, Lsn(0)), self.open_readers, lambda: self.follower.position
+                collections / name,
+                self.follower.freed.get(name, Lsn(0)),
+                self.open_readers,
+                lambda: self.follower.position,
+                workers.share,
             ),
         )
         clock = self.seams.clock

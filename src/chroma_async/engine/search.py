@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Final
 
 import numpy as np
@@ -24,6 +24,7 @@ from chroma_async.index.hnsw import GraphFile
 from chroma_async.index.scan import BLOCK_ROWS, PackedTail, Scan
 from chroma_async.model import Mask, Slots, Space, Vectors
 from chroma_async.projections.view import Base, SegmentView
+from chroma_async.seams import Share, run_in_turn
 
 WIDEN: Final = 4
 """How many times as many rows are compared exactly when the candidates leave doubt."""
@@ -36,6 +37,10 @@ TAIL_QUERIES: Final = 32
 
 TAIL_GATHER_SHARE: Final = 8
 """A filter that leaves less than this part of the tail is answered by copying the rows it leaves."""
+
+
+SHARED_ROWS_MIN: Final = 65_536
+"""A part with fewer rows is searched in the time that it takes to wake another thread, or a few of them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,25 +89,35 @@ class SearchTarget:
         return owned
 
     @cached_property
+    def is_worth_sharing(self) -> bool:
+        """Whether more than one part is large enough for a thread of its own."""
+        rows = [*(segment.rows for segment in self.base.segments), len(self.tail.owners)]
+        return sum(count >= SHARED_ROWS_MIN for count in rows) > 1
+
+    @cached_property
     def tail_owned(self) -> Mask | None:
         """Vectors of the tail that are some record's current one; None: the tail has no such vector."""
         owned = self.tail.owners >= 0
         return owned if owned.any() else None
 
 
-def search(target: SearchTarget, queries: Vectors, masks: Sequence[Mask | None], counts: Sequence[int]) -> list[Neighbours]:
+def search(
+    target: SearchTarget,
+    queries: Vectors,
+    masks: Sequence[Mask | None],
+    counts: Sequence[int],
+    share: Share = run_in_turn,
+) -> list[Neighbours]:
     """Return min(counts[i], matches) nearest records for each query i, shape (queries, ndim).
 
-    `masks[i]`, shape (next_slot,), says which slots may be returned; None: all.
+    `masks[i]`, shape (next_slot,), says which slots may be returned; None: all. `share` runs the parts of a search that is
+    worth sharing: each segment is one, and the tail.
     """
-    parts: list[list[Neighbours]] = [[] for _ in queries]
-    for segment in target.segments:
-        for number, found in enumerate(segment.run(queries, masks, counts)):
-            parts[number].append(found)
+    pieces = [partial(segment.run, queries, masks, counts) for segment in target.segments]
     if target.tail_owned is not None:
-        for number, found in enumerate(_search_tail(target, target.tail_owned, queries, masks, counts)):
-            parts[number].append(found)
-    return [_nearest(found, count) for found, count in zip(parts, counts, strict=True)]
+        pieces.append(partial(_search_tail, target, target.tail_owned, queries, masks, counts))
+    parts = share(pieces) if target.is_worth_sharing else run_in_turn(pieces)
+    return [_nearest([part[number] for part in parts], count) for number, count in enumerate(counts)]
 
 
 def _nearest(parts: Sequence[Neighbours], count: int) -> Neighbours:
@@ -116,9 +131,10 @@ def _nearest(parts: Sequence[Neighbours], count: int) -> Neighbours:
 
 def _search_tail(
     target: SearchTarget, owned: Mask, queries: Vectors, masks: Sequence[Mask | None], counts: Sequence[int]
-) -> Iterator[Neighbours]:
+) -> list[Neighbours]:
     """Scan the packed rows, and compare with all others where they are: copying those that count would cost more."""
     owners, vectors = target.tail.owners, target.tail.vectors
+    found: list[Neighbours] = []
     for first in range(0, len(queries), TAIL_QUERIES):
         scored: _TailScores | None = None
         for number in range(first, min(first + TAIL_QUERIES, len(queries))):
@@ -126,12 +142,15 @@ def _search_tail(
             allowed = owned if mask is None else owned & mask[np.maximum(owners, 0)]
             rows = np.flatnonzero(allowed)
             if len(rows) <= max(4 * candidates(count), len(owned) // TAIL_GATHER_SHARE):
-                yield _rank(target.space, query, vectors, rows, owners, count)
+                found.append(_rank(target.space, query, vectors, rows, owners, count))
                 continue
             if scored is None:
                 scored = _TailScores(target, queries[first : first + TAIL_QUERIES])
             parts = scored.of(number - first, allowed)
-            yield _nearest([_rank_scored(target.space, query, vectors, owners, part, count) for part in parts], count)
+            found.append(
+                _nearest([_rank_scored(target.space, query, vectors, owners, part, count) for part in parts], count)
+            )
+    return found
 
 
 class _TailScores:

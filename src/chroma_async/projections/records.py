@@ -226,8 +226,14 @@ class RecordTables:
 
     def lookup(self, ids: Sequence[str]) -> dict[str, Row]:
         """The records of these ids, whole."""
-        found = self._checked(self._with_ids(f"slot, id, document, metadata, uri, {self._crc}", ids))
-        return {row[1]: Row(row[0], row[1], row[2], decode_metadata(row[3]), row[4]) for row in found}
+        return {row[1]: Row(row[0], row[1], row[2], decode_metadata(row[3]), row[4]) for row in self._rows_of(ids)}
+
+    def rows_of(self, ids: Sequence[str]) -> dict[int, StoredRow]:
+        """The stored rows of these ids, by slot."""
+        return {row[0]: row for row in self._rows_of(ids)}
+
+    def _rows_of(self, ids: Sequence[str]) -> Iterator[StoredRow]:
+        return self._checked(self._with_ids(f"slot, id, document, metadata, uri, {self._crc}", ids))
 
     def _checked(self, rows: Iterable[Any]) -> Iterator[StoredRow]:
         """Rows without their checksums, after a comparison.
@@ -395,8 +401,9 @@ class RecordTables:
         return cast("Iterator[tuple[int, str]]", iter(found))
 
     def _slots(self, sql: str, values: tuple[str, ...]) -> Slots:
-        found = self._connection.execute(sql, values)
-        return np.fromiter((row[0] for row in found), dtype=np.int64)
+        """The slots that a statement selects, as one text: row by row they would cost twice as much to fetch."""
+        (found,) = self._connection.execute(f"SELECT json_group_array(slot) FROM ({sql})", values).fetchone()
+        return np.asarray(orjson.loads(found), dtype=np.int64)
 
     # ---- writing, inside a transaction
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from chroma_async.seams.clock import Clock, SystemClock
 from chroma_async.seams.entropy import Entropy, SeededEntropy, SystemEntropy
 from chroma_async.seams.files import Files, SystemFiles
-from chroma_async.seams.workers import InlineWorkers, ThreadWorkers, Workers
+from chroma_async.seams.workers import InlineWorkers, Share, ThreadWorkers, Workers, run_in_turn
 
 __all__ = [
     "Clock",
@@ -14,11 +14,13 @@ __all__ = [
     "InlineWorkers",
     "Seams",
     "SeededEntropy",
+    "Share",
     "SystemClock",
     "SystemEntropy",
     "SystemFiles",
     "ThreadWorkers",
     "Workers",
+    "run_in_turn",
 ]
 
 

@@ -6,13 +6,19 @@ import asyncio
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from queue import SimpleQueue
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 T = TypeVar("T")
+
+
+class Share(Protocol):
+    """Runs pieces of work that do not touch each other; see `Workers.share`."""
+
+    def __call__(self, pieces: Sequence[Callable[[], T]]) -> list[T]: ...
 
 
 class Workers(Protocol):
@@ -20,6 +26,10 @@ class Workers(Protocol):
 
     async def run(self, function: Callable[[], T]) -> T:
         """Return what the function returns. A cancelled caller gives up the answer; the function runs to its end."""
+        ...
+
+    def share(self, pieces: Sequence[Callable[[], T]]) -> list[T]:
+        """Return what each piece returns. The calling thread runs them, one after another, with help where there is any."""
         ...
 
     def close(self) -> None:
@@ -61,12 +71,72 @@ class ThreadWorkers:
             job()
             del job  # what it refers to must not live until the next one comes
 
+    def share(self, pieces: Sequence[Callable[[], T]]) -> list[T]:
+        """Share the pieces with as many of these threads as there are processors for. One that is busy is not waited for."""
+        helpers = min(len(pieces), len(self._threads) + 1, _processors()) - 1
+        shared = SharedPieces(pieces)
+        for _ in range(helpers):
+            self._jobs.put(shared.help())
+        return shared.finish()
+
     def close(self) -> None:
         self._closed = True
         for _ in self._threads:
             self._jobs.put(None)
         for thread in self._threads:
             thread.join()
+
+
+class SharedPieces(Generic[T]):
+    """Pieces of work for several threads, each of which takes the next one that nobody has taken."""
+
+    def __init__(self, pieces: Sequence[Callable[[], T]]) -> None:
+        self._pieces = pieces
+        self._untaken = iter(range(len(pieces)))
+        self._outcomes: dict[int, T] = {}
+        self._error: BaseException | None = None
+        self._helping: list[threading.Lock] = []
+
+    def help(self) -> Callable[[], None]:
+        """What another thread may run, now or later; it does nothing when all pieces are taken."""
+        helping = threading.Lock()
+        self._helping.append(helping)
+
+        def run() -> None:
+            with helping:
+                try:
+                    self._run()
+                except BaseException as error:
+                    self._error = error
+
+        return run
+
+    def finish(self) -> list[T]:
+        """Run what is left, wait for the pieces that others have begun, and return all outcomes in order."""
+        try:
+            self._run()
+        finally:
+            for helping in self._helping:
+                helping.acquire()
+                helping.release()
+        if self._error is not None:
+            raise self._error
+        return [self._outcomes[number] for number in range(len(self._pieces))]
+
+    def _run(self) -> None:
+        for number in self._untaken:
+            self._outcomes[number] = self._pieces[number]()
+
+
+def run_in_turn(pieces: Sequence[Callable[[], T]]) -> list[T]:
+    """Run them in this thread alone."""
+    return [piece() for piece in pieces]
+
+
+@cache
+def _processors() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _run_for(loop: asyncio.AbstractEventLoop, future: asyncio.Future[T], function: Callable[[], T]) -> None:
@@ -93,6 +163,9 @@ class InlineWorkers:
 
     async def run(self, function: Callable[[], T]) -> T:
         return function()
+
+    def share(self, pieces: Sequence[Callable[[], T]]) -> list[T]:
+        return run_in_turn(pieces)
 
     def close(self) -> None:
         return None

@@ -1,0 +1,83 @@
+"""Work in pieces: done by the thread that asks, and by others where they have nothing else to do."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
+
+from chroma_async.seams import InlineWorkers, ThreadWorkers, workers
+
+WAIT_SECONDS = 30.0
+
+
+@pytest.fixture
+def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadWorkers]:
+    """Two threads beside the caller's, on a machine with three processors."""
+    monkeypatch.setattr(workers, "_processors", lambda: 3)
+    pool = ThreadWorkers(2, "test")
+    yield pool
+    pool.close()
+
+
+def test_each_piece_is_run_once_and_the_outcomes_are_in_order(threads: ThreadWorkers) -> None:
+    for count in (0, 1, 2, 3, 50):
+        runs: list[int] = []
+
+        def piece(number: int, runs: list[int] = runs) -> int:
+            runs.append(number)
+            return number * 2
+
+        assert threads.share([partial(piece, number) for number in range(count)]) == [2 * number for number in range(count)]
+        assert sorted(runs) == list(range(count))
+    assert InlineWorkers().share([lambda: 1, lambda: 2]) == [1, 2]
+
+
+def test_pieces_are_run_at_the_same_time(threads: ThreadWorkers) -> None:
+    all_there = threading.Barrier(3, timeout=WAIT_SECONDS)
+
+    def piece() -> str:
+        all_there.wait()
+        return threading.current_thread().name
+
+    assert len(set(threads.share([piece] * 3))) == 3
+
+
+def test_threads_that_are_busy_are_not_waited_for(threads: ThreadWorkers) -> None:
+    all_busy, go_on = threading.Barrier(4, timeout=WAIT_SECONDS), threading.Event()
+
+    def long() -> None:
+        all_busy.wait()
+        go_on.wait(WAIT_SECONDS)
+
+    other = threading.Thread(target=threads.share, args=([long] * 3,))
+    other.start()
+    all_busy.wait()
+    try:
+        here = threading.current_thread()
+        assert threads.share([threading.current_thread] * 5) == [here] * 5
+        assert not go_on.is_set()
+    finally:
+        go_on.set()
+        other.join()
+
+
+@pytest.mark.parametrize("who", ["caller", "helper"])
+def test_an_error_comes_out_after_what_others_have_begun(threads: ThreadWorkers, who: str) -> None:
+    ended: list[bool] = []
+    both_there = threading.Barrier(2, timeout=WAIT_SECONDS)
+    caller = threading.current_thread()
+
+    def piece() -> None:
+        both_there.wait()
+        if (threading.current_thread() is caller) == (who == "caller"):
+            raise ValueError("of one piece")
+        threading.Event().wait(0.05)
+        ended.append(True)
+
+    with pytest.raises(ValueError, match="of one piece"):
+        threads.share([piece, piece])
+    assert ended == [True]
+    assert threads.share([lambda: 1, lambda: 2]) == [1, 2], "the threads go on"
