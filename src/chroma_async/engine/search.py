@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Final
@@ -12,6 +12,7 @@ import numpy as np
 from chroma_async.core.memtable import Tail
 from chroma_async.core.planner import (
     Gather,
+    Plan,
     ReadAll,
     ScanPacked,
     SearchGraph,
@@ -40,7 +41,7 @@ TAIL_GATHER_SHARE: Final = 8
 
 
 SHARED_ROWS_MIN: Final = 65_536
-"""A part with fewer rows is searched in the time that it takes to wake another thread, or a few of them."""
+"""A scan of fewer rows is over in the time that it takes to wake another thread, or a few of them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,12 +90,6 @@ class SearchTarget:
         return owned
 
     @cached_property
-    def is_worth_sharing(self) -> bool:
-        """Whether more than one part is large enough for a thread of its own."""
-        rows = [*(segment.rows for segment in self.base.segments), len(self.tail.owners)]
-        return sum(count >= SHARED_ROWS_MIN for count in rows) > 1
-
-    @cached_property
     def tail_owned(self) -> Mask | None:
         """Vectors of the tail that are some record's current one; None: the tail has no such vector."""
         owned = self.tail.owners >= 0
@@ -110,13 +105,19 @@ def search(
 ) -> list[Neighbours]:
     """Return min(counts[i], matches) nearest records for each query i, shape (queries, ndim).
 
-    `masks[i]`, shape (next_slot,), says which slots may be returned; None: all. `share` runs the parts of a search that is
-    worth sharing: each segment is one, and the tail.
+    `masks[i]`, shape (next_slot,), says which slots may be returned; None: all. Each segment is a part of the search, and so
+    is the tail; `share` runs them where more than one takes long.
     """
-    pieces = [partial(segment.run, queries, masks, counts) for segment in target.segments]
+    pieces: list[Callable[[], list[Neighbours]]] = []
+    long = 0
+    for segment in target.segments:
+        chosen = segment.choose(masks, counts)
+        long += segment.takes_long(chosen)
+        pieces.append(partial(segment.run, queries, counts, chosen))
     if target.tail_owned is not None:
+        long += len(target.tail_owned) >= SHARED_ROWS_MIN
         pieces.append(partial(_search_tail, target, target.tail_owned, queries, masks, counts))
-    parts = share(pieces) if target.is_worth_sharing else run_in_turn(pieces)
+    parts = share(pieces) if long > 1 else run_in_turn(pieces)
     return [_nearest([part[number] for part in parts], count) for number, count in enumerate(counts)]
 
 
@@ -247,6 +248,15 @@ def _is_settled(scores: Distances, values: Distances, farthest: float, scored: _
     return scored.slope * farthest + middle + margin <= 0
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Chosen:
+    """How a segment answers one query: rows that may be returned, shape (rows,), None: all; their number; and the plan."""
+
+    allowed: Mask | None
+    allowed_count: int
+    plan: Plan
+
+
 class _SegmentSearch:
     """One segment, searched for batches of queries. `owned`, shape (rows,), says which rows are somebody's; None: all."""
 
@@ -258,20 +268,32 @@ class _SegmentSearch:
         self._owned = owned
         self._owned_count = segment.rows if owned is None else int(np.count_nonzero(owned))
 
-    def run(self, queries: Vectors, masks: Sequence[Mask | None], counts: Sequence[int]) -> list[Neighbours]:
+    def choose(self, masks: Sequence[Mask | None], counts: Sequence[int]) -> list[_Chosen]:
+        """How each query is to be answered."""
+        chosen: list[_Chosen] = []
+        for mask, count in zip(masks, counts, strict=True):
+            allowed = self._allowed(mask)
+            allowed_count = self._count(allowed)
+            chosen.append(_Chosen(allowed, allowed_count, self._plan(allowed_count, count, len(masks))))
+        return chosen
+
+    def takes_long(self, chosen: Sequence[_Chosen]) -> bool:
+        """Whether that is worth a thread of its own. Threads that fetch vectors to compare them wait for one another."""
+        long: set[type[Plan]] = {SearchGraph, ScanPacked} if self._segment.rows >= SHARED_ROWS_MIN else {SearchGraph}
+        return any(type(one.plan) in long for one in chosen)
+
+    def run(self, queries: Vectors, counts: Sequence[int], chosen: Sequence[_Chosen]) -> list[Neighbours]:
+        """Answer each query as it was chosen."""
         found: dict[int, Neighbours] = {}
         scanned: list[tuple[int, Mask | None]] = []
-        for number, query in enumerate(queries):
-            allowed = self._allowed(masks[number])
-            allowed_count = self._count(allowed)
-            plan = self._plan(allowed_count, counts[number], len(queries))
-            match plan:
+        for number, (query, one) in enumerate(zip(queries, chosen, strict=True)):
+            match one.plan:
                 case Gather() | ReadAll():
-                    found[number] = self._read_all(query, allowed, counts[number])
+                    found[number] = self._read_all(query, one.allowed, counts[number])
                 case SearchGraph():
-                    found[number] = self._search_graph(query, allowed, allowed_count, counts[number], plan)
+                    found[number] = self._search_graph(query, one.allowed, one.allowed_count, counts[number], one.plan)
                 case ScanPacked():
-                    scanned.append((number, allowed))
+                    scanned.append((number, one.allowed))
         if scanned:
             self._scan_together(queries, scanned, counts, found)
         return [found[number] for number in range(len(queries))]
@@ -288,7 +310,7 @@ class _SegmentSearch:
             return self._owned_count
         return int(np.count_nonzero(allowed))
 
-    def _plan(self, allowed: int, count: int, batch: int) -> Gather | ReadAll | SearchGraph | ScanPacked:
+    def _plan(self, allowed: int, count: int, batch: int) -> Plan:
         graph = self._segment.graph
         shape = SegmentCounts(
             rows=self._segment.rows,
