@@ -207,6 +207,46 @@ def test_scan_in_main_directions_finds_the_nearest(space: Space, kind: str) -> N
         assert np.mean(shares) >= 0.99
 
 
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("order", ["in turn", "one after the other", "few among many", "three at the end"])
+@pytest.mark.parametrize("length", [1, 3, 10])
+def test_rows_of_another_kind_than_most_are_found(space: Space, order: str, length: int) -> None:
+    """Directions are chosen for a sample of the first rows; others may lie across them, and far from all that they suit."""
+    vectors = fading(DIRECTIONS_FROM_ROWS + 4_000, 256, 5)
+    places = {
+        "in turn": slice(1, None, 2),
+        "one after the other": slice(DIRECTIONS_FROM_ROWS, None),
+        "few among many": slice(0, None, 1_001),
+        "three at the end": slice(-3, None),
+    }
+    others = vectors[places[order]]
+    dice = np.random.default_rng(6)
+    around = dice.standard_normal(256) / 16 + 0.3 * dice.standard_normal(others.shape) / 16
+    others[:] = length * float(np.linalg.norm(vectors, axis=1).mean()) * around
+    assert ScanBuilder(space).extend(vectors).axes.directions is not None or order != "three at the end"
+    queries = others[:: -(-len(others) // 10)] + np.float32(0.01) * dice.standard_normal(256).astype(np.float32)
+    count = min(10, len(others))
+    answers = search(segment_target(space, vectors), queries, [None] * len(queries), [count] * len(queries))
+    shares: list[float] = []
+    for query, found in zip(queries, answers, strict=True):
+        exact = exact_distances(space, query, vectors)
+        shares.append(len(set(np.argsort(exact)[:count].tolist()) & set(found.slots.tolist())) / count)
+    assert np.mean(shares) >= 0.9
+
+
+def test_many_rows_of_another_kind_are_packed_whole() -> None:
+    """Comparing each query of that kind with all rows would cost more."""
+    rows = fading(3 * DIRECTIONS_FROM_ROWS, 256, 7)
+    builder = ScanBuilder("l2")
+    assert builder.extend(rows[: 2 * DIRECTIONS_FROM_ROWS]).axes.directions is not None
+    rows[2 * DIRECTIONS_FROM_ROWS :] = 10 * make("random", DIRECTIONS_FROM_ROWS, 256, seed=8)
+    scan = builder.extend(rows)
+    assert scan.axes.directions is None
+    assert scan.rows == len(rows)
+    again = builder.extend(np.concatenate([rows, rows[:100]]))
+    assert (again.axes.directions, again.rows) == (None, len(rows) + 100)
+
+
 @pytest.mark.usefixtures("directions_found")
 def test_directions_hold_most_of_the_variance_and_are_left_where_all_dimensions_count() -> None:
     rows = fading(DIRECTIONS_FROM_ROWS, 256, 3)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
+import weakref
 from collections.abc import Iterator
 from functools import partial
 
@@ -47,10 +49,11 @@ def test_pieces_are_run_at_the_same_time(threads: ThreadWorkers) -> None:
 
 def test_threads_that_are_busy_are_not_waited_for(threads: ThreadWorkers) -> None:
     all_busy, go_on = threading.Barrier(4, timeout=WAIT_SECONDS), threading.Event()
+    told: list[bool] = []
 
     def long() -> None:
         all_busy.wait()
-        go_on.wait(WAIT_SECONDS)
+        told.append(go_on.wait(WAIT_SECONDS))
 
     other = threading.Thread(target=threads.share, args=([long] * 3,))
     other.start()
@@ -58,26 +61,53 @@ def test_threads_that_are_busy_are_not_waited_for(threads: ThreadWorkers) -> Non
     try:
         here = threading.current_thread()
         assert threads.share([threading.current_thread] * 5) == [here] * 5
-        assert not go_on.is_set()
     finally:
         go_on.set()
         other.join()
+    assert told == [True] * 3, "they were still busy"
 
 
 @pytest.mark.parametrize("who", ["caller", "helper"])
 def test_an_error_comes_out_after_what_others_have_begun(threads: ThreadWorkers, who: str) -> None:
-    ended: list[bool] = []
-    both_there = threading.Barrier(2, timeout=WAIT_SECONDS)
+    ended: list[str] = []
+    failing = ["one"]
+    all_there = threading.Barrier(3, timeout=WAIT_SECONDS)
     caller = threading.current_thread()
 
     def piece() -> None:
-        both_there.wait()
-        if (threading.current_thread() is caller) == (who == "caller"):
+        all_there.wait()
+        if (threading.current_thread() is caller) == (who == "caller") and failing:
+            failing.pop()
             raise ValueError("of one piece")
-        threading.Event().wait(0.05)
-        ended.append(True)
+        time.sleep(0.2)
+        ended.append("begun before")
 
     with pytest.raises(ValueError, match="of one piece"):
-        threads.share([piece, piece])
-    assert ended == [True]
-    assert threads.share([lambda: 1, lambda: 2]) == [1, 2], "the threads go on"
+        threads.share([piece, piece, piece, *[partial(ended.append, "begun after")] * 50])
+    assert ended == ["begun before"] * 2
+    all_there = threading.Barrier(3, timeout=WAIT_SECONDS)
+    threads.share([all_there.wait] * 3)  # the threads go on
+
+
+def test_what_was_shared_is_let_go_though_a_thread_has_not_come_yet(threads: ThreadWorkers) -> None:
+    all_busy, go_on = threading.Barrier(4, timeout=WAIT_SECONDS), threading.Event()
+
+    def long() -> None:
+        all_busy.wait()
+        go_on.wait(WAIT_SECONDS)
+
+    class Held:
+        pass
+
+    other = threading.Thread(target=threads.share, args=([long] * 3,))
+    other.start()
+    all_busy.wait()
+    try:
+        held = Held()
+        seen = weakref.ref(held)
+        threads.share([partial(id, held)] * 2)
+        del held
+        assert seen() is None
+    finally:
+        go_on.set()
+        other.join()

@@ -8,7 +8,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -38,7 +38,7 @@ PIN_ATTEMPTS: Final = 20
 """Times that a reader takes a newer manifest when the one it read was replaced while it opened its files."""
 
 RECORDS_AT_HAND_MAX: Final = 256
-"""A read that must not wait reads no more records."""
+"""A read that must not wait reads no more records; nor are rows of more ids fetched along with their slots."""
 
 READ_SECONDS: Final = 10.0
 """A collection that was read so lately is expected to be read again soon: for that entries are folded, and where it was
@@ -777,21 +777,18 @@ class View:
 
     def slots_of(self, ids: Sequence[str]) -> Slots:
         """Slots of the ids that exist, ascending, each once."""
-        return self._slots_of(ids, lambda tables, asked: tables.slots_of(asked).values())
+        return self._slots_of(ids, with_rows=False)
 
-    def _slots_of_rows(self, ids: Sequence[str]) -> Slots:
-        """As `slots_of`, of few ids whose rows are wanted next: those come along."""
-
-        def fetch(tables: RecordTables, asked: Sequence[str]) -> Iterable[int]:
-            self._fetched = tables.rows_of(asked)
-            return self._fetched
-
-        return self._slots_of(ids, fetch)
-
-    def _slots_of(self, ids: Sequence[str], stored: Callable[[RecordTables, Sequence[str]], Iterable[int]]) -> Slots:
+    def _slots_of(self, ids: Sequence[str], *, with_rows: bool) -> Slots:
         known = self.image.tail.known
         asked = [record_id for record_id in ids if record_id not in known]
-        found = set(stored(self._tables, asked)) if self._tables is not None and asked else set[int]()
+        found = set[int]()
+        if self._tables is not None and asked:
+            if with_rows:
+                self._fetched = self._tables.rows_of(asked)
+                found.update(self._fetched)
+            else:
+                found.update(self._tables.slots_of(asked).values())
         found.update(row.slot for record_id in ids if (row := known.get(record_id)) is not None)
         return np.asarray(sorted(found), dtype=np.int64)
 
@@ -808,10 +805,13 @@ class View:
             return allowed
         return allowed & evaluate(where, lambda leaf: self._test(leaf, missing), self.image.size)
 
-    def slots(self, ids: Sequence[str] | None, where: Where | None, missing: Missing) -> Slots:
-        """Slots of the records of these ids that pass the filter, ascending; their rows are read next."""
+    def slots(self, ids: Sequence[str] | None, where: Where | None, missing: Missing, *, with_rows: bool = False) -> Slots:
+        """Slots of the records of these ids that pass the filter, ascending.
+
+        `with_rows`: the rows of all of them are wanted next, so those of a few ids come along.
+        """
         if ids is not None and where is None:
-            return self._slots_of_rows(ids) if len(ids) <= RECORDS_AT_HAND_MAX else self.slots_of(ids)
+            return self._slots_of(ids, with_rows=with_rows and len(ids) <= RECORDS_AT_HAND_MAX)
         mask = self.mask(ids, where, missing)
         return np.flatnonzero(self.image.alive if mask is None else mask)
 
@@ -867,9 +867,9 @@ class View:
         return [_stored(newer[slot]) if slot in newer else found[slot] for slot in wanted]
 
     def _stored_rows(self, slots: Sequence[int]) -> dict[int, StoredRow]:
-        if self._tables is None or all(slot in self._fetched for slot in slots):
+        if all(slot in self._fetched for slot in slots):
             return self._fetched
-        return self._tables.rows(slots)
+        return {} if self._tables is None else self._tables.rows(slots)
 
     def vectors(self, slots: Slots) -> Vectors:
         """The vectors of these slots, shape (n, ndim); each of them is live."""

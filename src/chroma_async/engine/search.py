@@ -270,10 +270,13 @@ class _SegmentSearch:
 
     def choose(self, masks: Sequence[Mask | None], counts: Sequence[int]) -> list[_Chosen]:
         """How each query is to be answered."""
+        allowed_by: dict[int, tuple[Mask | None, int]] = {}
         chosen: list[_Chosen] = []
         for mask, count in zip(masks, counts, strict=True):
-            allowed = self._allowed(mask)
-            allowed_count = self._count(allowed)
+            if id(mask) not in allowed_by:  # the queries of one call have one mask
+                allowed = self._allowed(mask)
+                allowed_by[id(mask)] = allowed, self._count(allowed)
+            allowed, allowed_count = allowed_by[id(mask)]
             chosen.append(_Chosen(allowed, allowed_count, self._plan(allowed_count, count, len(masks))))
         return chosen
 
@@ -339,8 +342,13 @@ class _SegmentSearch:
     ) -> None:
         assert self._scan is not None
         chosen = queries[[number for number, _ in wanted]]
+        suited = self._scan.suits(chosen).tolist()
         scores, slopes = self._scan.scored(chosen)
-        for line, slope, (number, allowed) in zip(scores[:, : self._segment.rows], slopes.tolist(), wanted, strict=True):
+        lines = zip(scores[:, : self._segment.rows], slopes.tolist(), suited, wanted, strict=True)
+        for line, slope, is_suited, (number, allowed) in lines:
+            if not is_suited:
+                found[number] = self._read_all(queries[number], allowed, counts[number])
+                continue
             if allowed is not None:
                 line[~allowed] = np.inf
             scored = _Scored(line, allowed, slope, margin=self._scan.margin)
@@ -374,7 +382,7 @@ class _SegmentSearch:
 
     def _rest(self, query: Vectors, first: int, allowed: Mask | None, count: int) -> Neighbours:
         """The nearest of the rows that have no graph."""
-        if self._scan is None or self._segment.rows - first <= CHUNK_ROWS:
+        if self._scan is None or self._segment.rows - first <= CHUNK_ROWS or not self._scan.suits(query[None, :])[0]:
             return self._read_all(query, allowed, count, first)
         block = (first - self._segment.scan_first) // BLOCK_ROWS
         offset = self._segment.scan_first + block * BLOCK_ROWS

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final, cast
 
 import numkong
@@ -34,6 +35,16 @@ DIRECTIONS_STEP: Final = 64
 
 DIRECTIONS_MAX: Final = 256
 VARIANCE_KEPT: Final = 0.9
+ALONG_MIN: Final = 0.65
+"""Of a query's square length, this share at the least is along the directions where these tell its neighbours by l2.
+
+What lies across them is left out of products but not of lengths: far rows of a kind that the directions were not chosen for
+seem farther than they are to a query of that kind. Real passages have .76 or more in 999 of 1,000 cases.
+"""
+
+ALONG_OF_BLOCK_MIN: Final = 0.5
+"""As `ALONG_MIN`, of the rows of a block: with less, many rows are of such a kind."""
+
 SAMPLE_ROWS: Final = 4_096
 POWER_STEPS: Final = 4
 
@@ -64,7 +75,7 @@ class PackedBlock:
     rows: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Axes:
     """The coordinates that rows are kept in: an origin, shape (ndim,), and orthonormal directions, shape (d, ndim).
 
@@ -85,8 +96,13 @@ class Axes:
         """
         if self.directions is None:
             return _over_lengths(rows, rows) - self.origin
-        origin: Vectors = self.origin @ self.directions.T
-        return _over_lengths(rows @ self.directions.T, rows) - origin
+        return _over_lengths(rows @ self.directions.T, rows) - self._turned_origin
+
+    @cached_property
+    def _turned_origin(self) -> Vectors:
+        assert self.directions is not None
+        turned: Vectors = self.origin @ self.directions.T
+        return turned
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -114,6 +130,16 @@ class Scan:
         small terms: what lies beyond this margin is one in thousands of the rows at the border.
         """
         return 1.0 if self.axes.directions is None else 0.6
+
+    def suits(self, queries: Vectors) -> npt.NDArray[np.bool_]:
+        """Which queries, shape (queries, ndim), its scores tell the neighbours of; others are to be compared exactly."""
+        if self.space != "l2" or self.axes.directions is None:
+            return np.ones(len(queries), dtype=np.bool_)
+        with np.errstate(over="ignore", invalid="ignore"):
+            shifted = queries - self.axes.origin
+            along = self.axes.along(shifted)
+            suited: npt.NDArray[np.bool_] = _square_lengths(along) >= ALONG_MIN * _square_lengths(shifted)
+            return suited
 
     def first(self, rows: int) -> Scan:
         """The scan of the first rows only; they end with a block."""
@@ -172,6 +198,8 @@ class ScanBuilder:
         self._steps: list[npt.NDArray[np.int8]] = []
         self._weights: list[npt.NDArray[np.float32]] = []
         self._offsets: list[npt.NDArray[np.float32]] = []
+        self._along = self._whole = 0.0
+        """Square lengths of the rows of the block that is being filled: along the directions, and whole. Of l2 only."""
         self._rows = 0
         self._latest: Scan | None = None
 
@@ -195,6 +223,8 @@ class ScanBuilder:
             while self._rows < beyond:
                 count = min(self._block_rows - self._rows % self._block_rows, ROWS_AT_ONCE)
                 self._take(np.asarray(vectors[self._rows - first : self._rows - first + count]), axes)
+                if self._is_unlike(axes):
+                    axes = self._begin(Axes(axes.origin, None), beyond)
             partial = (self._pack(),) if self._steps else ()
         self._latest = Scan(self._space, axes, (*self._blocks, *partial))
         return self._latest
@@ -212,20 +242,38 @@ class ScanBuilder:
         axes = self._axes
         if axes is None or (self._axes_rows < self._block_rows and len(vectors) >= 2 * self._axes_rows):
             first = np.asarray(vectors[: self._block_rows])
-            sample = _prepared(self._space, first[:: -(-len(first) // SAMPLE_ROWS)])
+            sample = _sampled(first)
+            if self._space == "cosine":
+                sample = _over_lengths(sample, sample)
             origin = sample.mean(axis=0, dtype=np.float32)
             directions = main_directions(sample - origin) if len(first) >= DIRECTIONS_FROM_ROWS else None
-            axes = self._axes = Axes(origin, directions)
-            self._axes_rows = len(first)
-            self._blocks, self._steps, self._weights, self._offsets, self._rows = [], [], [], [], 0
+            axes = self._begin(Axes(origin, directions), len(first))
         return axes
+
+    def _begin(self, axes: Axes, rows: int) -> Axes:
+        """Begin again at row 0, with axes that were chosen knowing so many rows."""
+        self._axes, self._axes_rows = axes, rows
+        self._blocks, self._steps, self._weights, self._offsets, self._rows = [], [], [], [], 0
+        self._along = self._whole = 0.0
+        return axes
+
+    def _is_unlike(self, axes: Axes) -> bool:
+        """Whether a block that has just been filled is unlike the rows that the directions were chosen for."""
+        if self._rows % self._block_rows or axes.directions is None:
+            return False
+        unlike = self._along < ALONG_OF_BLOCK_MIN * self._whole
+        self._along = self._whole = 0.0
+        return unlike
 
     def _take(self, rows: Vectors, axes: Axes) -> None:
         if self._space == "l2":
             centred = rows - axes.origin
-            steps, weights = _quantise(axes.along(centred))
+            along = axes.along(centred)
+            steps, weights = _quantise(along)
             self._weights.append(np.float32(-2) * weights)
-            self._offsets.append(np.einsum("ij,ij->i", centred, centred))
+            self._offsets.append(_square_lengths(centred))
+            self._along += float(_square_lengths(along).sum())
+            self._whole += float(self._offsets[-1].sum())
         else:
             unit = self._space == "cosine"
             steps, weights = _quantise(axes.along_of_unit(rows) if unit else axes.along(rows - axes.origin))
@@ -362,15 +410,22 @@ def _orthonormal(columns: Vectors) -> Vectors:
     return columns
 
 
-def _prepared(space: Space, rows: Vectors) -> Vectors:
-    if space != "cosine":
+def _sampled(rows: Vectors) -> Vectors:
+    """Some of the rows, drawn: every fourth one would all be of one kind where kinds take turns."""
+    if len(rows) <= SAMPLE_ROWS:
         return rows
-    return _over_lengths(rows, rows)
+    drawn = np.random.default_rng(0).permutation(len(rows))[:SAMPLE_ROWS]
+    return rows[np.sort(drawn)]
+
+
+def _square_lengths(rows: Vectors) -> npt.NDArray[np.float32]:
+    squares: npt.NDArray[np.float32] = np.einsum("ij,ij->i", rows, rows)
+    return squares
 
 
 def _over_lengths(values: Vectors, rows: Vectors) -> Vectors:
     """Values, shape (n, d), over the lengths of the rows that they come from; of a row without a direction, 0."""
-    lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))[:, None]
+    lengths = np.sqrt(_square_lengths(rows))[:, None]
     known = (lengths > 0) & (lengths < np.inf)
     scaled: Vectors = np.divide(values, lengths, out=np.zeros_like(values), where=known)
     return scaled

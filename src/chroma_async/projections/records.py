@@ -401,9 +401,9 @@ class RecordTables:
         return cast("Iterator[tuple[int, str]]", iter(found))
 
     def _slots(self, sql: str, values: tuple[str, ...]) -> Slots:
-        """The slots that a statement selects, as one text: row by row they would cost twice as much to fetch."""
-        (found,) = self._connection.execute(f"SELECT json_group_array(slot) FROM ({sql})", values).fetchone()
-        return np.asarray(orjson.loads(found), dtype=np.int64)
+        """The slots that a statement selects, as one text: to fetch them row by row takes three times as long."""
+        (found,) = self._connection.execute(f"SELECT group_concat(slot) FROM ({sql})", values).fetchone()
+        return np.fromstring(found or "", dtype=np.int64, sep=",")
 
     # ---- writing, inside a transaction
 

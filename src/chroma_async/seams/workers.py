@@ -1,4 +1,4 @@
-"""Worker threads as an argument: the event loop never runs a search, a scan or a file write."""
+"""Worker threads as an argument: what takes long, or waits, is not for the event loop."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache, partial
@@ -92,7 +93,7 @@ class SharedPieces(Generic[T]):
 
     def __init__(self, pieces: Sequence[Callable[[], T]]) -> None:
         self._pieces = pieces
-        self._untaken = iter(range(len(pieces)))
+        self._untaken = deque(range(len(pieces)))
         self._outcomes: dict[int, T] = {}
         self._error: BaseException | None = None
         self._helping: list[threading.Lock] = []
@@ -112,20 +113,34 @@ class SharedPieces(Generic[T]):
         return run
 
     def finish(self) -> list[T]:
-        """Run what is left, wait for the pieces that others have begun, and return all outcomes in order."""
+        """Run what is left, wait for the pieces that others have begun, and return all outcomes in order.
+
+        After an error of one piece no other is begun.
+        """
         try:
             self._run()
         finally:
             for helping in self._helping:
-                helping.acquire()
-                helping.release()
-        if self._error is not None:
-            raise self._error
-        return [self._outcomes[number] for number in range(len(self._pieces))]
+                with helping:  # until whoever has it is done
+                    pass
+            outcomes, error = self._outcomes, self._error
+            self._pieces, self._outcomes, self._error = (), {}, None  # who comes later must not keep them alive
+        if error is not None:
+            raise error
+        return [outcomes[number] for number in range(len(outcomes))]
 
     def _run(self) -> None:
-        for number in self._untaken:
-            self._outcomes[number] = self._pieces[number]()
+        try:
+            while (number := self._take()) is not None:
+                self._outcomes[number] = self._pieces[number]()
+        finally:
+            self._untaken.clear()
+
+    def _take(self) -> int | None:
+        try:
+            return self._untaken.popleft()
+        except IndexError:
+            return None
 
 
 def run_in_turn(pieces: Sequence[Callable[[], T]]) -> list[T]:

@@ -314,8 +314,9 @@ async def get(context: Context, call: GetRecords) -> GetResult:
     await _until_visible(context, call, collection)
 
     def run(view: View) -> GetResult:
-        slots = view.slots(call.ids, where, call.missing_by(context.settings.missing))
         first = call.offset or 0
+        whole = not first and call.limit is None
+        slots = view.slots(call.ids, where, call.missing_by(context.settings.missing), with_rows=whole)
         chosen = slots[first:] if call.limit is None else slots[first : first + call.limit]
         view.expect(len(chosen))
         return GetResult(_columns(view, chosen, call.include), tuple(call.include), view.lsn)
