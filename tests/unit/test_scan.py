@@ -223,7 +223,6 @@ def test_rows_of_another_kind_than_most_are_found(space: Space, order: str, leng
     dice = np.random.default_rng(6)
     around = dice.standard_normal(256) / 16 + 0.3 * dice.standard_normal(others.shape) / 16
     others[:] = length * float(np.linalg.norm(vectors, axis=1).mean()) * around
-    assert ScanBuilder(space).extend(vectors).axes.directions is not None or order != "three at the end"
     queries = others[:: -(-len(others) // 10)] + np.float32(0.01) * dice.standard_normal(256).astype(np.float32)
     count = min(10, len(others))
     answers = search(segment_target(space, vectors), queries, [None] * len(queries), [count] * len(queries))
@@ -232,6 +231,52 @@ def test_rows_of_another_kind_than_most_are_found(space: Space, order: str, leng
         exact = exact_distances(space, query, vectors)
         shares.append(len(set(np.argsort(exact)[:count].tolist()) & set(found.slots.tolist())) / count)
     assert np.mean(shares) >= 0.9
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("crowds", [False, True])
+@pytest.mark.parametrize("distance", [0.2, 0.4, 0.8, 2, 5])
+def test_rows_that_differ_from_others_across_the_directions_are_found(space: Space, crowds: bool, distance: float) -> None:
+    """As of a second language, or of a field that the first rows did not have; in crowds, each of many ordinary rows."""
+    first, ndim = DIRECTIONS_FROM_ROWS + 600, 128
+    vectors = fading(first + 2_000, ndim, 9)
+    if crowds:
+        vectors = fading(200, ndim, 10)[np.arange(len(vectors)) % 200] + np.float32(0.15) * vectors
+    turn, _ = np.linalg.qr(np.random.default_rng(99).standard_normal((ndim, ndim)))
+    vectors[first:] += (distance * float(np.linalg.norm(vectors, axis=1).mean()) * turn[:, -1]).astype(np.float32)
+    assert ScanBuilder(space).extend(vectors[:first]).axes.directions is not None
+    queries = vectors[first::150] + np.float32(0.001)
+    answers = search(segment_target(space, vectors), queries, [None] * len(queries), [10] * len(queries))
+    shares: list[float] = []
+    for query, found in zip(queries, answers, strict=True):
+        exact = exact_distances(space, query, vectors)
+        shares.append(float(np.mean(exact[found.slots] <= np.sort(exact)[9] + 1e-4 * abs(np.sort(exact)[9]))))
+    assert np.mean(shares) >= 0.97
+
+
+@pytest.mark.parametrize("place", ["first", "second"])
+def test_rows_are_packed_again_after_an_error(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory may be scarce for a while."""
+    vectors = make("random", 3_000, 16)
+    builder = ScanBuilder("l2", block_rows=1_024)
+    before = builder.extend(vectors[:1_000])
+    packings: list[int] = []
+    pack = ScanBuilder._pack
+
+    def failing(self: ScanBuilder) -> scan_module.PackedBlock:
+        packings.append(1)
+        if len(packings) == (1 if place == "first" else 2):
+            raise MemoryError
+        return pack(self)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ScanBuilder, "_pack", failing)
+        with pytest.raises(MemoryError):
+            builder.extend(vectors[:2_100])
+    after = builder.extend(vectors)
+    assert [block.rows for block in after.blocks] == [1_024, 1_024, 952]
+    np.testing.assert_array_equal(after.scores(vectors[:3]), ScanBuilder("l2", 1_024).extend(vectors).scores(vectors[:3]))
+    assert before.rows == 1_000
 
 
 def test_many_rows_of_another_kind_are_packed_whole() -> None:

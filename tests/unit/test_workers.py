@@ -79,7 +79,7 @@ def test_an_error_comes_out_after_what_others_have_begun(threads: ThreadWorkers,
         if (threading.current_thread() is caller) == (who == "caller") and failing:
             failing.pop()
             raise ValueError("of one piece")
-        time.sleep(0.2)
+        time.sleep(0.5)
         ended.append("begun before")
 
     with pytest.raises(ValueError, match="of one piece"):

@@ -11,9 +11,7 @@ import numpy as np
 
 from chroma_async.core.memtable import Tail
 from chroma_async.core.planner import (
-    Gather,
     Plan,
-    ReadAll,
     ScanPacked,
     SearchGraph,
     SegmentCounts,
@@ -290,16 +288,19 @@ class _SegmentSearch:
         found: dict[int, Neighbours] = {}
         scanned: list[tuple[int, Mask | None]] = []
         for number, (query, one) in enumerate(zip(queries, chosen, strict=True)):
-            match one.plan:
-                case Gather() | ReadAll():
-                    found[number] = self._read_all(query, one.allowed, counts[number])
-                case SearchGraph():
-                    found[number] = self._search_graph(query, one.allowed, one.allowed_count, counts[number], one.plan)
-                case ScanPacked():
-                    scanned.append((number, one.allowed))
+            if isinstance(one.plan, ScanPacked):
+                scanned.append((number, one.allowed))
+            else:
+                found[number] = self._answer(query, one, counts[number])
         if scanned:
             self._scan_together(queries, scanned, counts, found)
         return [found[number] for number in range(len(queries))]
+
+    def _answer(self, query: Vectors, chosen: _Chosen, count: int) -> Neighbours:
+        """Answer one query without a scan of all rows."""
+        if isinstance(chosen.plan, SearchGraph):
+            return self._search_graph(query, chosen.allowed, chosen.allowed_count, count, chosen.plan)
+        return self._read_all(query, chosen.allowed, count)
 
     def _allowed(self, mask: Mask | None) -> Mask | None:
         """Rows that may be returned, shape (rows,); None: all of them."""
@@ -313,14 +314,14 @@ class _SegmentSearch:
             return self._owned_count
         return int(np.count_nonzero(allowed))
 
-    def _plan(self, allowed: int, count: int, batch: int) -> Plan:
+    def _plan(self, allowed: int, count: int, batch: int, *, scanning: bool = True) -> Plan:
         graph = self._segment.graph
         shape = SegmentCounts(
             rows=self._segment.rows,
             graph_rows=0 if graph is None else graph.rows,
             allowed=allowed,
             ndim=self._segment.vectors.shape[1],
-            scan_dims=None if self._scan is None else self._scan.dims,
+            scan_dims=None if self._scan is None or not scanning else self._scan.dims,
             scan_first=self._segment.scan_first,
         )
         return plan_search(shape, n_results=count, batch=batch, ef_search=self._ef_search)
@@ -342,12 +343,13 @@ class _SegmentSearch:
     ) -> None:
         assert self._scan is not None
         chosen = queries[[number for number, _ in wanted]]
-        suited = self._scan.suits(chosen).tolist()
-        scores, slopes = self._scan.scored(chosen)
-        lines = zip(scores[:, : self._segment.rows], slopes.tolist(), suited, wanted, strict=True)
+        scores, slopes, suited = self._scan.judged(chosen)
+        lines = zip(scores[:, : self._segment.rows], slopes.tolist(), suited.tolist(), wanted, strict=True)
         for line, slope, is_suited, (number, allowed) in lines:
             if not is_suited:
-                found[number] = self._read_all(queries[number], allowed, counts[number])
+                allowed_count = self._count(allowed)
+                plan = self._plan(allowed_count, counts[number], 1, scanning=False)
+                found[number] = self._answer(queries[number], _Chosen(allowed, allowed_count, plan), counts[number])
                 continue
             if allowed is not None:
                 line[~allowed] = np.inf
@@ -382,11 +384,13 @@ class _SegmentSearch:
 
     def _rest(self, query: Vectors, first: int, allowed: Mask | None, count: int) -> Neighbours:
         """The nearest of the rows that have no graph."""
-        if self._scan is None or self._segment.rows - first <= CHUNK_ROWS or not self._scan.suits(query[None, :])[0]:
+        if self._scan is None or self._segment.rows - first <= CHUNK_ROWS:
             return self._read_all(query, allowed, count, first)
         block = (first - self._segment.scan_first) // BLOCK_ROWS
         offset = self._segment.scan_first + block * BLOCK_ROWS
-        lines, slopes = self._scan.scored(query[None, :], first_block=block)
+        lines, slopes, suited = self._scan.judged(query[None, :], first_block=block)
+        if not suited[0]:
+            return self._read_all(query, allowed, count, first)
         line = lines[0, first - offset : self._segment.rows - offset]
         rest = None if allowed is None else allowed[first:]
         if rest is not None:

@@ -12,6 +12,7 @@ kept in coordinates of their main directions where half as many of these hold ne
 
 from __future__ import annotations
 
+import math
 import threading
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,15 +36,17 @@ DIRECTIONS_STEP: Final = 64
 
 DIRECTIONS_MAX: Final = 256
 VARIANCE_KEPT: Final = 0.9
-ALONG_MIN: Final = 0.65
-"""Of a query's square length, this share at the least is along the directions where these tell its neighbours by l2.
+ACROSS_PERCENTILE: Final = 99.9
+ACROSS_FACTOR: Final = 1.2
+"""Rows and queries with more across the directions, by this factor, than all but one in a thousand rows of the sample
+are of another kind.
 
-What lies across them is left out of products but not of lengths: far rows of a kind that the directions were not chosen for
-seem farther than they are to a query of that kind. Real passages have .76 or more in 999 of 1,000 cases.
+Scores leave out what is across, which two of a kind have in common: to such a query ordinary rows would seem as near, and
+the errors that are seen, all of ordinary rows, would not tell.
 """
 
-ALONG_OF_BLOCK_MIN: Final = 0.5
-"""As `ALONG_MIN`, of the rows of a block: with less, many rows are of such a kind."""
+ODD_ROWS_MAX: Final = 0.5
+"""Share of a block's rows that may be of another kind; with more, all dimensions are kept."""
 
 SAMPLE_ROWS: Final = 4_096
 POWER_STEPS: Final = 4
@@ -79,11 +82,14 @@ class PackedBlock:
 class Axes:
     """The coordinates that rows are kept in: an origin, shape (ndim,), and orthonormal directions, shape (d, ndim).
 
-    Without directions a row keeps the coordinates that it has.
+    Without directions a row keeps the coordinates that it has. `across_max` is the most that rows of the kind that these
+    were chosen for have across them, as a square length; `length` is how long these rows are (in the middle).
     """
 
     origin: npt.NDArray[np.float32]
     directions: npt.NDArray[np.float32] | None
+    across_max: float = math.inf
+    length: float = 1.0
 
     def along(self, shifted: Vectors) -> Vectors:
         """Coordinates, shape (n, d), of vectors that were shifted already, shape (n, ndim)."""
@@ -97,6 +103,22 @@ class Axes:
         if self.directions is None:
             return _over_lengths(rows, rows) - self.origin
         return _over_lengths(rows @ self.directions.T, rows) - self._turned_origin
+
+    def squares_of_unit(self, rows: Vectors) -> npt.NDArray[np.float32]:
+        """Square lengths, shape (n,), of vectors that are scaled to length 1 and shifted."""
+        toward = _over_lengths((rows @ self.origin)[:, None], rows)[:, 0]
+        return np.float32(1) - 2 * toward + self._square_of_origin
+
+    def suit_scaled(self, queries: Vectors, turned: Vectors) -> npt.NDArray[np.bool_]:
+        """Whether queries, shape (n, ndim), of coordinates `turned`, would be of the rows' kind if they were as long."""
+        lengths = np.full((len(queries), 1), self.length, dtype=np.float32)
+        along = _over_lengths(turned * lengths, queries) - self._turned_origin
+        toward = _over_lengths((queries @ self.origin)[:, None] * lengths, queries)[:, 0]
+        return _are_within(np.square(lengths[:, 0]) - 2 * toward + self._square_of_origin, along, self.across_max)
+
+    @cached_property
+    def _square_of_origin(self) -> np.float32:
+        return np.float32(self.origin @ self.origin)
 
     @cached_property
     def _turned_origin(self) -> Vectors:
@@ -131,16 +153,6 @@ class Scan:
         """
         return 1.0 if self.axes.directions is None else 0.6
 
-    def suits(self, queries: Vectors) -> npt.NDArray[np.bool_]:
-        """Which queries, shape (queries, ndim), its scores tell the neighbours of; others are to be compared exactly."""
-        if self.space != "l2" or self.axes.directions is None:
-            return np.ones(len(queries), dtype=np.bool_)
-        with np.errstate(over="ignore", invalid="ignore"):
-            shifted = queries - self.axes.origin
-            along = self.axes.along(shifted)
-            suited: npt.NDArray[np.bool_] = _square_lengths(along) >= ALONG_MIN * _square_lengths(shifted)
-            return suited
-
     def first(self, rows: int) -> Scan:
         """The scan of the first rows only; they end with a block."""
         count, blocks = 0, list[PackedBlock]()
@@ -158,9 +170,24 @@ class Scan:
 
     def scored(self, queries: Vectors, first_block: int = 0) -> tuple[Scores, npt.NDArray[np.float64]]:
         """Scores, as `scores` gives them, and how much a score grows when its distance grows by one, shape (queries,)."""
+        return self.judged(queries, first_block)[:2]
+
+    def judged(
+        self, queries: Vectors, first_block: int = 0
+    ) -> tuple[Scores, npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+        """As `scored`, and which queries, shape (queries,), these scores tell the neighbours of; others need another way."""
         with np.errstate(over="ignore", invalid="ignore"):
-            steps, worth = _quantise(self.axes.along(queries - self.axes.origin if self.space == "l2" else queries))
-            return self._scores(steps, worth, first_block), self._slopes(queries, worth)
+            shifted = queries - self.axes.origin if self.space == "l2" else queries
+            turned = self.axes.along(shifted)
+            steps, worth = _quantise(turned)
+            return self._scores(steps, worth, first_block), self._slopes(queries, worth), self._suited(shifted, turned)
+
+    def _suited(self, queries: Vectors, turned: Vectors) -> npt.NDArray[np.bool_]:
+        if self.axes.directions is None:
+            return np.ones(len(queries), dtype=np.bool_)
+        if self.space == "l2":
+            return _are_within(_square_lengths(queries), turned, self.axes.across_max)
+        return self.axes.suit_scaled(queries, turned)
 
     def _scores(self, steps: npt.NDArray[np.int8], worth: npt.NDArray[np.float32], first_block: int) -> Scores:
         blocks = self.blocks[first_block:]
@@ -198,8 +225,8 @@ class ScanBuilder:
         self._steps: list[npt.NDArray[np.int8]] = []
         self._weights: list[npt.NDArray[np.float32]] = []
         self._offsets: list[npt.NDArray[np.float32]] = []
-        self._along = self._whole = 0.0
-        """Square lengths of the rows of the block that is being filled: along the directions, and whole. Of l2 only."""
+        self._odd = 0
+        """Rows of another kind in the block that is being filled."""
         self._rows = 0
         self._latest: Scan | None = None
 
@@ -215,15 +242,23 @@ class ScanBuilder:
         rows before `first` were seen need not have them.
         """
         beyond = first + len(vectors)
-        if self._latest is not None and beyond <= self._rows:
+        if self._latest is not None and beyond <= self._latest.rows:
             return self._latest
         assert first <= self._rows
+        try:
+            return self._extended(vectors, first, beyond)
+        except BaseException:  # what was begun is not whole
+            self._axes, self._latest = None, None
+            self._clear()
+            raise
+
+    def _extended(self, vectors: Vectors, first: int, beyond: int) -> Scan:
         with np.errstate(over="ignore", invalid="ignore"):
             axes = self._suited(vectors) if not first or self._axes is None else self._axes
             while self._rows < beyond:
                 count = min(self._block_rows - self._rows % self._block_rows, ROWS_AT_ONCE)
                 self._take(np.asarray(vectors[self._rows - first : self._rows - first + count]), axes)
-                if self._is_unlike(axes):
+                if self._is_odd(axes):
                     axes = self._begin(Axes(axes.origin, None), beyond)
             partial = (self._pack(),) if self._steps else ()
         self._latest = Scan(self._space, axes, (*self._blocks, *partial))
@@ -246,37 +281,40 @@ class ScanBuilder:
             if self._space == "cosine":
                 sample = _over_lengths(sample, sample)
             origin = sample.mean(axis=0, dtype=np.float32)
-            directions = main_directions(sample - origin) if len(first) >= DIRECTIONS_FROM_ROWS else None
-            axes = self._begin(Axes(origin, directions), len(first))
+            axes = self._begin(_axes(sample, origin, len(first)), len(first))
         return axes
 
     def _begin(self, axes: Axes, rows: int) -> Axes:
         """Begin again at row 0, with axes that were chosen knowing so many rows."""
         self._axes, self._axes_rows = axes, rows
-        self._blocks, self._steps, self._weights, self._offsets, self._rows = [], [], [], [], 0
-        self._along = self._whole = 0.0
+        self._clear()
         return axes
 
-    def _is_unlike(self, axes: Axes) -> bool:
-        """Whether a block that has just been filled is unlike the rows that the directions were chosen for."""
+    def _clear(self) -> None:
+        self._blocks, self._steps, self._weights, self._offsets, self._rows = [], [], [], [], 0
+        self._odd = 0
+
+    def _is_odd(self, axes: Axes) -> bool:
+        """Whether a block has just been filled with rows of another kind than those that the directions were chosen for."""
         if self._rows % self._block_rows or axes.directions is None:
             return False
-        unlike = self._along < ALONG_OF_BLOCK_MIN * self._whole
-        self._along = self._whole = 0.0
-        return unlike
+        odd, self._odd = self._odd, 0
+        return odd > ODD_ROWS_MAX * self._block_rows
 
     def _take(self, rows: Vectors, axes: Axes) -> None:
-        if self._space == "l2":
-            centred = rows - axes.origin
-            along = axes.along(centred)
-            steps, weights = _quantise(along)
-            self._weights.append(np.float32(-2) * weights)
-            self._offsets.append(_square_lengths(centred))
-            self._along += float(_square_lengths(along).sum())
-            self._whole += float(self._offsets[-1].sum())
+        if self._space == "cosine":
+            along, whole = axes.along_of_unit(rows), None if axes.directions is None else axes.squares_of_unit(rows)
         else:
-            unit = self._space == "cosine"
-            steps, weights = _quantise(axes.along_of_unit(rows) if unit else axes.along(rows - axes.origin))
+            centred = rows - axes.origin
+            along, whole = axes.along(centred), _square_lengths(centred)
+        if axes.directions is not None and whole is not None:
+            self._odd += len(rows) - int(np.count_nonzero(_are_within(whole, along, axes.across_max)))
+        steps, weights = _quantise(along)
+        if self._space == "l2":
+            assert whole is not None
+            self._weights.append(np.float32(-2) * weights)
+            self._offsets.append(whole)
+        else:
             self._weights.append(-weights)
         self._steps.append(steps)
         self._rows += len(rows)
@@ -408,6 +446,26 @@ def _orthonormal(columns: Vectors) -> Vectors:
         values, vectors = np.linalg.eigh((columns.T @ columns).astype(np.float64))
         columns = columns @ (vectors / np.sqrt(np.maximum(values, values[-1] * SPAN_MIN))).astype(np.float32)
     return columns
+
+
+def _axes(sample: Vectors, origin: npt.NDArray[np.float32], rows: int) -> Axes:
+    """Axes for so many rows, or more, of which this is a sample, shape (n, ndim)."""
+    if rows < DIRECTIONS_FROM_ROWS:
+        return Axes(origin, None)
+    centred = sample - origin
+    directions = main_directions(centred)
+    if directions is None:
+        return Axes(origin, None)
+    along = cast("Vectors", centred @ directions.T)
+    across = np.percentile(np.subtract(_square_lengths(centred), _square_lengths(along)), ACROSS_PERCENTILE)
+    length = np.sqrt(np.median(_square_lengths(sample)))
+    return Axes(origin, directions, across_max=ACROSS_FACTOR * float(across), length=float(length))
+
+
+def _are_within(whole: npt.NDArray[np.float32], along: Vectors, across_max: float) -> npt.NDArray[np.bool_]:
+    """Whether what is across, of square lengths of shape (n,) and coordinates of shape (n, d), is no more than that."""
+    within: npt.NDArray[np.bool_] = np.subtract(whole, _square_lengths(along)) <= across_max
+    return within
 
 
 def _sampled(rows: Vectors) -> Vectors:

@@ -126,7 +126,10 @@ class SharedPieces(Generic[T]):
             outcomes, error = self._outcomes, self._error
             self._pieces, self._outcomes, self._error = (), {}, None  # who comes later must not keep them alive
         if error is not None:
-            raise error
+            try:
+                raise error
+            finally:
+                del error, outcomes  # they and this frame would keep each other alive
         return [outcomes[number] for number in range(len(outcomes))]
 
     def _run(self) -> None:

@@ -315,7 +315,7 @@ async def get(context: Context, call: GetRecords) -> GetResult:
 
     def run(view: View) -> GetResult:
         first = call.offset or 0
-        whole = not first and call.limit is None
+        whole = not first and (call.limit is None or call.limit >= len(call.ids or ()))
         slots = view.slots(call.ids, where, call.missing_by(context.settings.missing), with_rows=whole)
         chosen = slots[first:] if call.limit is None else slots[first : first + call.limit]
         view.expect(len(chosen))
