@@ -110,11 +110,24 @@ class Axes:
         return np.float32(1) - 2 * toward + self._square_of_origin
 
     def suit_scaled(self, queries: Vectors, turned: Vectors) -> npt.NDArray[np.bool_]:
-        """Whether queries, shape (n, ndim), of coordinates `turned`, would be of the rows' kind if they were as long."""
-        lengths = np.full((len(queries), 1), self.length, dtype=np.float32)
-        along = _over_lengths(turned * lengths, queries) - self._turned_origin
-        toward = _over_lengths((queries @ self.origin)[:, None] * lengths, queries)[:, 0]
-        return _are_within(np.square(lengths[:, 0]) - 2 * toward + self._square_of_origin, along, self.across_max)
+        """Whether queries, shape (n, ndim), of coordinates `turned`, would be of the rows' kind if they were as long.
+
+        What they would have across, less what the origin has there, as a square length; written out, so that it takes few
+        steps.
+        """
+        scale = np.float32(self.length) / np.sqrt(_square_lengths(queries))
+        less = scale * (scale * _square_lengths(turned) + 2 * (queries @ self._origin_across))
+        suited: npt.NDArray[np.bool_] = less >= self.length**2 + self._square_across - self.across_max
+        return suited
+
+    @cached_property
+    def _origin_across(self) -> npt.NDArray[np.float32]:
+        assert self.directions is not None
+        return cast("Vectors", self.origin - self._turned_origin @ self.directions)
+
+    @cached_property
+    def _square_across(self) -> float:
+        return float(self._origin_across @ self._origin_across)
 
     @cached_property
     def _square_of_origin(self) -> np.float32:
@@ -176,7 +189,7 @@ class Scan:
         self, queries: Vectors, first_block: int = 0
     ) -> tuple[Scores, npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
         """As `scored`, and which queries, shape (queries,), these scores tell the neighbours of; others need another way."""
-        with np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             shifted = queries - self.axes.origin if self.space == "l2" else queries
             turned = self.axes.along(shifted)
             steps, worth = _quantise(turned)
