@@ -775,11 +775,8 @@ class View:
 
     # ---- which records
 
-    def slots_of(self, ids: Sequence[str]) -> Slots:
-        """Slots of the ids that exist, ascending, each once."""
-        return self._slots_of(ids, with_rows=False)
-
-    def _slots_of(self, ids: Sequence[str], *, with_rows: bool) -> Slots:
+    def slots_of(self, ids: Sequence[str], *, with_rows: bool = False) -> Slots:
+        """Slots of the ids that exist, ascending, each once. `with_rows`: their rows are wanted next, and come along."""
         known = self.image.tail.known
         asked = [record_id for record_id in ids if record_id not in known]
         found = set[int]()
@@ -811,7 +808,7 @@ class View:
         `with_rows`: the rows of all of them are wanted next, so those of a few ids come along.
         """
         if ids is not None and where is None:
-            return self._slots_of(ids, with_rows=with_rows and len(ids) <= RECORDS_AT_HAND_MAX)
+            return self.slots_of(ids, with_rows=with_rows and len(ids) <= RECORDS_AT_HAND_MAX)
         mask = self.mask(ids, where, missing)
         return np.flatnonzero(self.image.alive if mask is None else mask)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Final
 
@@ -36,7 +36,6 @@ TAIL_QUERIES: Final = 32
 
 TAIL_GATHER_SHARE: Final = 8
 """A filter that leaves less than this part of the tail is answered by copying the rows it leaves."""
-
 
 SHARED_ROWS_MIN: Final = 65_536
 """A scan of fewer rows is over in the time that it takes to wake another thread, or a few of them."""
@@ -286,14 +285,14 @@ class _SegmentSearch:
     def run(self, queries: Vectors, counts: Sequence[int], chosen: Sequence[_Chosen]) -> list[Neighbours]:
         """Answer each query as it was chosen."""
         found: dict[int, Neighbours] = {}
-        scanned: list[tuple[int, Mask | None]] = []
+        scanned: list[int] = []
         for number, (query, one) in enumerate(zip(queries, chosen, strict=True)):
             if isinstance(one.plan, ScanPacked):
-                scanned.append((number, one.allowed))
+                scanned.append(number)
             else:
                 found[number] = self._answer(query, one, counts[number])
         if scanned:
-            self._scan_together(queries, scanned, counts, found)
+            found |= self._scan_together(queries, counts, chosen, scanned)
         return [found[number] for number in range(len(queries))]
 
     def _answer(self, query: Vectors, chosen: _Chosen, count: int) -> Neighbours:
@@ -335,26 +334,24 @@ class _SegmentSearch:
         return self._rank(query, rows, count)
 
     def _scan_together(
-        self,
-        queries: Vectors,
-        wanted: Sequence[tuple[int, Mask | None]],
-        counts: Sequence[int],
-        found: dict[int, Neighbours],
-    ) -> None:
+        self, queries: Vectors, counts: Sequence[int], chosen: Sequence[_Chosen], scanned: Sequence[int]
+    ) -> dict[int, Neighbours]:
+        """Answer queries of these numbers by one scan, and in another way those that it does not tell the neighbours of."""
         assert self._scan is not None
-        chosen = queries[[number for number, _ in wanted]]
-        scores, slopes, suited = self._scan.judged(chosen)
-        lines = zip(scores[:, : self._segment.rows], slopes.tolist(), suited.tolist(), wanted, strict=True)
-        for line, slope, is_suited, (number, allowed) in lines:
+        found: dict[int, Neighbours] = {}
+        scores, slopes, suited = self._scan.judged(queries[scanned])
+        lines = zip(scores[:, : self._segment.rows], slopes.tolist(), suited.tolist(), scanned, strict=True)
+        for line, slope, is_suited, number in lines:
+            query, count, one = queries[number], counts[number], chosen[number]
             if not is_suited:
-                allowed_count = self._count(allowed)
-                plan = self._plan(allowed_count, counts[number], 1, scanning=False)
-                found[number] = self._answer(queries[number], _Chosen(allowed, allowed_count, plan), counts[number])
+                plan = self._plan(one.allowed_count, count, 1, scanning=False)
+                found[number] = self._answer(query, replace(one, plan=plan), count)
                 continue
-            if allowed is not None:
-                line[~allowed] = np.inf
-            scored = _Scored(line, allowed, slope, margin=self._scan.margin)
-            found[number] = self._rank_scored(queries[number], scored, counts[number])
+            if one.allowed is not None:
+                line[~one.allowed] = np.inf
+            scored = _Scored(line, one.allowed, slope, margin=self._scan.margin)
+            found[number] = self._rank_scored(query, scored, count)
+        return found
 
     def _rank_scored(self, query: Vectors, scored: _Scored, count: int) -> Neighbours:
         return _rank_scored(self._space, query, self._segment.vectors, self._segment.owners, scored, count)

@@ -95,49 +95,34 @@ class Axes:
         """Coordinates, shape (n, d), of vectors that were shifted already, shape (n, ndim)."""
         return shifted if self.directions is None else shifted @ self.directions.T
 
-    def along_of_unit(self, rows: Vectors) -> Vectors:
-        """Coordinates, shape (n, d), of vectors that are scaled to length 1 and shifted first, shape (n, ndim).
+    def suit(self, squares: npt.NDArray[np.float32], along: Vectors) -> npt.NDArray[np.bool_]:
+        """Whether shifted vectors of these square lengths, shape (n,), and coordinates, (n, d), are of the rows' kind."""
+        suited: npt.NDArray[np.bool_] = np.subtract(squares, _square_lengths(along)) <= self.across_max
+        return suited
 
-        Turning comes before both where that leaves fewer numbers to scale and shift. What is no longer than 1 loses nothing.
+    def suit_scaled(self, vectors: Vectors, turned: Vectors) -> npt.NDArray[np.bool_]:
+        """Whether vectors, shape (n, ndim), would be of the rows' kind if they were as long and then shifted.
+
+        `turned`, shape (n, d): their own coordinates. `suit` written out, so that it takes few steps; false for zeros.
         """
-        if self.directions is None:
-            return _over_lengths(rows, rows) - self.origin
-        return _over_lengths(rows @ self.directions.T, rows) - self._turned_origin
-
-    def squares_of_unit(self, rows: Vectors) -> npt.NDArray[np.float32]:
-        """Square lengths, shape (n,), of vectors that are scaled to length 1 and shifted."""
-        toward = _over_lengths((rows @ self.origin)[:, None], rows)[:, 0]
-        return np.float32(1) - 2 * toward + self._square_of_origin
-
-    def suit_scaled(self, queries: Vectors, turned: Vectors) -> npt.NDArray[np.bool_]:
-        """Whether queries, shape (n, ndim), of coordinates `turned`, would be of the rows' kind if they were as long.
-
-        What they would have across, less what the origin has there, as a square length; written out, so that it takes few
-        steps.
-        """
-        scale = np.float32(self.length) / np.sqrt(_square_lengths(queries))
-        less = scale * (scale * _square_lengths(turned) + 2 * (queries @ self._origin_across))
+        scale = np.float32(self.length) / np.sqrt(_square_lengths(vectors))
+        less = scale * (scale * _square_lengths(turned) + 2 * (vectors @ self._origin_across))
         suited: npt.NDArray[np.bool_] = less >= self.length**2 + self._square_across - self.across_max
         return suited
 
     @cached_property
+    def turned_origin(self) -> npt.NDArray[np.float32]:
+        """Coordinates of the origin, shape (d,)."""
+        return self.along(self.origin)
+
+    @cached_property
     def _origin_across(self) -> npt.NDArray[np.float32]:
         assert self.directions is not None
-        return cast("Vectors", self.origin - self._turned_origin @ self.directions)
+        return cast("Vectors", self.origin - self.turned_origin @ self.directions)
 
     @cached_property
     def _square_across(self) -> float:
         return float(self._origin_across @ self._origin_across)
-
-    @cached_property
-    def _square_of_origin(self) -> np.float32:
-        return np.float32(self.origin @ self.origin)
-
-    @cached_property
-    def _turned_origin(self) -> Vectors:
-        assert self.directions is not None
-        turned: Vectors = self.origin @ self.directions.T
-        return turned
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -193,14 +178,14 @@ class Scan:
             shifted = queries - self.axes.origin if self.space == "l2" else queries
             turned = self.axes.along(shifted)
             steps, worth = _quantise(turned)
-            return self._scores(steps, worth, first_block), self._slopes(queries, worth), self._suited(shifted, turned)
+            return self._scores(steps, worth, first_block), self._slopes(queries, worth), self._are_told(shifted, turned)
 
-    def _suited(self, queries: Vectors, turned: Vectors) -> npt.NDArray[np.bool_]:
+    def _are_told(self, shifted: Vectors, turned: Vectors) -> npt.NDArray[np.bool_]:
         if self.axes.directions is None:
-            return np.ones(len(queries), dtype=np.bool_)
+            return np.ones(len(shifted), dtype=np.bool_)
         if self.space == "l2":
-            return _are_within(_square_lengths(queries), turned, self.axes.across_max)
-        return self.axes.suit_scaled(queries, turned)
+            return self.axes.suit(_square_lengths(shifted), turned)
+        return self.axes.suit_scaled(shifted, turned)
 
     def _scores(self, steps: npt.NDArray[np.int8], worth: npt.NDArray[np.float32], first_block: int) -> Scores:
         blocks = self.blocks[first_block:]
@@ -266,7 +251,7 @@ class ScanBuilder:
             raise
 
     def _extended(self, vectors: Vectors, first: int, beyond: int) -> Scan:
-        with np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             axes = self._suited(vectors) if not first or self._axes is None else self._axes
             while self._rows < beyond:
                 count = min(self._block_rows - self._rows % self._block_rows, ROWS_AT_ONCE)
@@ -315,20 +300,25 @@ class ScanBuilder:
         return odd > ODD_ROWS_MAX * self._block_rows
 
     def _take(self, rows: Vectors, axes: Axes) -> None:
+        """Cosine: turned before they are scaled and shifted, which leaves fewer numbers to do that with."""
+        is_turned = axes.directions is not None
         if self._space == "cosine":
-            along, whole = axes.along_of_unit(rows), None if axes.directions is None else axes.squares_of_unit(rows)
-        else:
-            centred = rows - axes.origin
-            along, whole = axes.along(centred), _square_lengths(centred)
-        if axes.directions is not None and whole is not None:
-            self._odd += len(rows) - int(np.count_nonzero(_are_within(whole, along, axes.across_max)))
-        steps, weights = _quantise(along)
-        if self._space == "l2":
-            assert whole is not None
-            self._weights.append(np.float32(-2) * weights)
-            self._offsets.append(whole)
-        else:
+            turned = axes.along(rows)
+            steps, weights = _quantise(_over_lengths(turned, rows) - axes.turned_origin)
             self._weights.append(-weights)
+            suited = axes.suit_scaled(rows, turned) if is_turned else None
+        else:
+            shifted = rows - axes.origin
+            along, squares = axes.along(shifted), _square_lengths(shifted)
+            steps, weights = _quantise(along)
+            if self._space == "l2":
+                self._weights.append(np.float32(-2) * weights)
+                self._offsets.append(squares)
+            else:
+                self._weights.append(-weights)
+            suited = axes.suit(squares, along) if is_turned else None
+        if suited is not None:
+            self._odd += len(rows) - int(np.count_nonzero(suited))
         self._steps.append(steps)
         self._rows += len(rows)
         if self._rows % self._block_rows == 0:
@@ -473,12 +463,6 @@ def _axes(sample: Vectors, origin: npt.NDArray[np.float32], rows: int) -> Axes:
     across = np.percentile(np.subtract(_square_lengths(centred), _square_lengths(along)), ACROSS_PERCENTILE)
     length = np.sqrt(np.median(_square_lengths(sample)))
     return Axes(origin, directions, across_max=ACROSS_FACTOR * float(across), length=float(length))
-
-
-def _are_within(whole: npt.NDArray[np.float32], along: Vectors, across_max: float) -> npt.NDArray[np.bool_]:
-    """Whether what is across, of square lengths of shape (n,) and coordinates of shape (n, d), is no more than that."""
-    within: npt.NDArray[np.bool_] = np.subtract(whole, _square_lengths(along)) <= across_max
-    return within
 
 
 def _sampled(rows: Vectors) -> Vectors:

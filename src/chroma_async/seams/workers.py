@@ -75,7 +75,7 @@ class ThreadWorkers:
     def share(self, pieces: Sequence[Callable[[], T]]) -> list[T]:
         """Share the pieces with as many of these threads as there are processors for. One that is busy is not waited for."""
         helpers = min(len(pieces), len(self._threads) + 1, _processors()) - 1
-        shared = SharedPieces(pieces)
+        shared = _SharedPieces(pieces)
         for _ in range(helpers):
             self._jobs.put(shared.help())
         return shared.finish()
@@ -88,7 +88,7 @@ class ThreadWorkers:
             thread.join()
 
 
-class SharedPieces(Generic[T]):
+class _SharedPieces(Generic[T]):
     """Pieces of work for several threads, each of which takes the next one that nobody has taken."""
 
     def __init__(self, pieces: Sequence[Callable[[], T]]) -> None:
