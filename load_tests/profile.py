@@ -91,7 +91,7 @@ def _layers(client: Any, collection: Any, dataset: Dataset, chosen: Selection | 
         scan, segment = scans[0], view.image.base.segments[0]
         if scan is not None and chosen is None:
             steps = np.ones((1, scan.dims), dtype=np.int8)
-            yield timed("        scores of all rows", lambda n: scan.scored(queries[n : n + 1]))
+            yield timed("        scores of all rows", lambda n: scan.judged(queries[n : n + 1]))
             blocks = [block.packed for block in scan.blocks]
             yield timed("          numkong alone", lambda _: [numkong.dots_packed(steps, block) for block in blocks])
             line = scan.scores(queries[:1])[0]

@@ -117,13 +117,13 @@ def test_scan_grows_over_the_borders_of_its_blocks(
     for end in np.linspace(rows // steps, rows, steps).astype(int).tolist():
         scan = builder.extend(vectors[:end])
     assert scan.rows == rows
-    scores, slopes = scan.scored(queries)
-    assert scores.shape == (5, rows)
-    for query, line, slope in zip(queries, scores, slopes, strict=True):
+    judged = scan.judged(queries)
+    assert judged.scores.shape == (5, rows)
+    for query, line, slope in zip(queries, judged.scores, judged.slopes, strict=True):
         exact = exact_distances(space, query, vectors)
         assert np.ptp(line - slope * exact) < 0.05 * np.ptp(slope * exact)
-    later = scan.scores(queries, first_block=1)
-    np.testing.assert_array_equal(later, scores[:, 256:])
+    later = scan.judged(queries, first_block=1).scores
+    np.testing.assert_array_equal(later, judged.scores[:, 256:])
 
 
 @pytest.mark.parametrize("space", SPACES)
@@ -254,6 +254,68 @@ def test_rows_that_differ_from_others_across_the_directions_are_found(space: Spa
     assert np.mean(shares) >= 0.97
 
 
+@pytest.mark.parametrize("length", [3, 12, 50, 1_000])
+@pytest.mark.parametrize("many", [1, 40])
+def test_long_rows_across_the_directions_are_found_by_ordinary_queries(length: float, many: int) -> None:
+    """By inner product the little that a query has across the directions counts as many times as a row is longer."""
+    ndim = 128
+    vectors = fading(DIRECTIONS_FROM_ROWS + 600, ndim, 11)
+    turn, _ = np.linalg.qr(np.random.default_rng(99).standard_normal((ndim, ndim)))
+    usual = float(np.linalg.norm(vectors, axis=1).mean())
+    places = np.arange(7, 7 + many) * 300
+    vectors[places] = length * usual * turn[:, -many:].T
+    target = segment_target("ip", vectors)
+    assert target.scans[0] is not None
+    assert target.scans[0].axes.directions is not None
+    queries = fading(40, ndim, 12)
+    answers = search(target, queries, [None] * 40, [5] * 40)
+    for query, found in zip(queries, answers, strict=True):
+        exact = exact_distances("ip", query, vectors)
+        assert set(places[exact[places] < np.sort(exact)[5]]) <= set(found.slots.tolist())
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("rows", [ROWS, DIRECTIONS_FROM_ROWS + 500])
+@pytest.mark.parametrize("shape", ["fading", *SHAPES])
+def test_no_row_is_as_near_but_those_that_may_be(space: Space, rows: int, shape: str) -> None:
+    vectors = fading(rows, 128, 13) if shape == "fading" else make(shape, rows, 128, seed=13)
+    odd = np.random.default_rng(14).choice(rows, 30, replace=False)
+    vectors[odd] = 3 * make("random", 30, 128, seed=15)
+    queries = np.concatenate([vectors[odd[:3]], vectors[20:23], make("random", 3, 128, seed=16)])
+    judged = ScanBuilder(space).extend(vectors).judged(queries)
+    for number, query in enumerate(queries):
+        exact = exact_distances(space, query, vectors)
+        farthest = float(np.sort(exact)[20])
+        near = judged.near(number, farthest)
+        assert (np.diff(near) > 0).all()
+        slack = 1e-5 * max(1.0, abs(farthest))
+        assert set(np.flatnonzero(exact < farthest - slack)) <= set(near.tolist())
+
+
+def test_a_query_of_another_kind_is_not_compared_with_all_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[int] = []
+    distances = search_module.distances
+
+    def counted(space: Space, query: Vectors, rows: Vectors) -> npt.NDArray[np.float32]:
+        compared.append(len(rows))
+        return distances(space, query, rows)
+
+    monkeypatch.setattr(search_module, "distances", counted)
+    vectors = fading(2 * DIRECTIONS_FROM_ROWS, 256, 17)
+    turn, _ = np.linalg.qr(np.random.default_rng(99).standard_normal((256, 256)))
+    usual = float(np.linalg.norm(vectors, axis=1).mean())
+    for space in SPACES:
+        target = segment_target(space, vectors)
+        queries = fading(4, 256, 18) + (0.8 * usual * turn[:, -1]).astype(np.float32)
+        assert target.scans[0] is not None
+        assert not target.scans[0].judged(queries).are_told.any()
+        compared.clear()
+        answers = search(target, queries, [None] * 4, [10] * 4)
+        assert sum(compared) < 4 * len(vectors) / 5
+        for query, found in zip(queries, answers, strict=True):
+            assert_exact(space, vectors, query, found, 10)
+
+
 @pytest.mark.parametrize("place", ["first", "second"])
 def test_rows_are_packed_again_after_an_error(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory may be scarce for a while."""
@@ -275,7 +337,8 @@ def test_rows_are_packed_again_after_an_error(place: str, monkeypatch: pytest.Mo
             builder.extend(vectors[:2_100])
     after = builder.extend(vectors)
     assert [block.rows for block in after.blocks] == [1_024, 1_024, 952]
-    np.testing.assert_array_equal(after.scores(vectors[:3]), ScanBuilder("l2", 1_024).extend(vectors).scores(vectors[:3]))
+    anew = ScanBuilder("l2", 1_024).extend(vectors)
+    np.testing.assert_array_equal(after.judged(vectors[:3]).scores, anew.judged(vectors[:3]).scores)
     assert before.rows == 1_000
 
 
@@ -331,8 +394,8 @@ def test_what_was_packed_of_a_tail_moves_with_it(space: Space, seed: int, monkey
             assert beyond - first < 2 * 64
             continue
         assert beyond - first - 64 < part.rows <= beyond - first
-        scores, slopes = part.scored(queries)
-        for query, line, slope in zip(queries, scores, slopes, strict=True):
+        judged = part.scan.judged(queries)
+        for query, line, slope in zip(queries, judged.scores[:, part.skip :], judged.slopes, strict=True):
             exact = slope * exact_distances(space, query, vectors[first : first + part.rows])
             assert np.ptp(line - exact) <= 0.05 * np.ptp(slope * exact_distances(space, query, vectors))
     assert sum(packed) <= len(vectors)

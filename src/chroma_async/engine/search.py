@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Final
 
@@ -20,13 +21,13 @@ from chroma_async.core.planner import (
 )
 from chroma_async.index.distance import Distances, distances, ranking_scores, ranking_slope, smallest
 from chroma_async.index.hnsw import GraphFile
-from chroma_async.index.scan import BLOCK_ROWS, PackedTail, Scan
+from chroma_async.index.scan import BLOCK_ROWS, Judged, PackedTail, Scan
 from chroma_async.model import Mask, Slots, Space, Vectors
 from chroma_async.projections.view import Base, SegmentView
 from chroma_async.seams import Share, run_in_turn
 
 WIDEN: Final = 4
-"""How many times as many rows are compared exactly when the candidates leave doubt."""
+"""How many times as many rows are compared exactly when the candidates leave doubt; all, where that is all there are."""
 
 CHUNK_ROWS: Final = 8_192
 """Rows that are compared at a time when a segment is read from the disk."""
@@ -155,19 +156,18 @@ class _TailScores:
     """Approximate scores of the tail's rows for some queries, shape (queries, ndim)."""
 
     def __init__(self, target: SearchTarget, queries: Vectors) -> None:
-        scan, vectors = target.tail_scan, target.tail.vectors
+        packed, vectors = target.tail_scan, target.tail.vectors
         self._space: Space = target.space
         self._queries = queries
-        self._packed_rows = 0 if scan is None else scan.rows
-        self._packed = None if scan is None else (*scan.scored(queries), scan.scan.margin)
+        self._packed_rows, self._skip = (0, 0) if packed is None else (packed.rows, packed.skip)
+        self._judged = None if packed is None else packed.scan.judged(queries)
         self._rest = ranking_scores(target.space, queries, vectors[self._packed_rows :])
 
     def of(self, number: int, allowed: Mask) -> Iterator[_Scored]:
         """The scores of one query for the rows that are allowed: first those that are packed, then the rest."""
-        if self._packed is not None:
-            scores, slopes, margin = self._packed
+        if self._judged is not None:
             part = allowed[: self._packed_rows]
-            yield _Scored(np.where(part, scores[number], np.inf), part, float(slopes[number]), margin=margin)
+            yield _scored(self._judged, number, part, rows=self._packed_rows, skip=self._skip)
         part = allowed[self._packed_rows :]
         if len(part):
             slope = ranking_slope(self._space, self._queries[number])
@@ -198,37 +198,70 @@ class _Scored:
     """Rows from `first` on with approximate scores: `slope` times the distance, plus a constant, plus an error.
 
     `line`, shape (n,), is inf for rows that are not allowed; `allowed`, shape (n,), says which are, None: all. `margin` is
-    how much of the errors' spread is allowed for beyond those that are seen.
+    how much of the errors' spread is allowed for beyond those that are seen; None: these tell nothing. `near` gives the rows
+    that may be within a distance, whether they are allowed or not; None: that is not known.
     """
 
     line: Distances
     allowed: Mask | None
     slope: float
     first: int = 0
-    margin: float = 1.0
+    margin: float | None = 1.0
+    near: Callable[[float], Slots] | None = None
+
+
+def _scored(judged: Judged, number: int, allowed: Mask | None, *, rows: int, skip: int = 0, first: int = 0) -> _Scored:
+    """So many rows of a scan from `skip` on, by their scores for one query; the first is row `first` of the vectors."""
+    line = judged.scores[number, skip : skip + rows]
+    return _Scored(
+        line=line if allowed is None else np.where(allowed, line, np.inf),
+        allowed=allowed,
+        slope=float(judged.slopes[number]),
+        first=first,
+        margin=judged.scan.margin if judged.are_told[number] else None,
+        near=lambda distance: _within(judged.near(number, distance), skip, rows),
+    )
 
 
 def _rank_scored(space: Space, query: Vectors, vectors: Vectors, owners: Slots, scored: _Scored, count: int) -> Neighbours:
-    """The nearest rows by exact distances. More and more of the best scored are compared, until the rest can't be nearer.
+    """The nearest rows by exact distances. Mostly the best scored settle it, or some more; else all that may be nearer do.
 
-    Mostly the first candidates settle it. Where the scores can't tell neighbours apart (near-duplicates, values far from
-    the origin that cancel), all rows are compared in the end.
+    Where scores can't tell neighbours apart (near-duplicates, values far from the origin that cancel), these are many.
     """
     total = len(scored.line) if scored.allowed is None else int(np.count_nonzero(scored.allowed))
-    fetch = candidates(count)
-    while WIDEN * fetch < total:
+    farthest = math.inf
+    for fetch in (candidates(count), WIDEN * candidates(count)):
+        if WIDEN * fetch >= total:
+            break
         rows = _best(scored.line, scored.allowed, fetch)
         values = distances(space, query, vectors.take(scored.first + rows, axis=0))
         order = np.argsort(values, kind="stable")
-        if _is_settled(scored.line[rows], values, float(values[order[count - 1]]), scored):
+        farthest = float(values[order[count - 1]])
+        if scored.margin is None:
+            break
+        if _is_settled(scored.line[rows], values, farthest, scored.slope, scored.margin):
             best = order[:count]
             return Neighbours(owners[scored.first + rows[best]], values[best])
-        fetch *= WIDEN
-    rows = np.arange(len(scored.line)) if scored.allowed is None else np.flatnonzero(scored.allowed)
-    return _rank(space, query, vectors, scored.first + rows, owners, count)
+    return _rank(space, query, vectors, scored.first + _may_be_near(scored, farthest, count), owners, count)
 
 
-def _is_settled(scores: Distances, values: Distances, farthest: float, scored: _Scored) -> bool:
+def _may_be_near(scored: _Scored, farthest: float, count: int) -> Slots:
+    """Rows that may be no farther than that, ascending; all that are allowed where that is not known."""
+    if scored.near is not None and math.isfinite(farthest):
+        rows = scored.near(farthest)
+        rows = rows if scored.allowed is None else rows[scored.allowed[rows]]
+        if len(rows) >= count:
+            return rows
+    return np.arange(len(scored.line)) if scored.allowed is None else np.flatnonzero(scored.allowed)
+
+
+def _within(rows: Slots, skip: int, count: int) -> Slots:
+    """Which of these ascending rows are among so many from `skip` on, counted from there."""
+    first, beyond = np.searchsorted(rows, (skip, skip + count))
+    return rows[first:beyond] - skip
+
+
+def _is_settled(scores: Distances, values: Distances, farthest: float, slope: float, margin: float) -> bool:
     """Whether no row that was left out can be nearer than the nearest of those compared, the last of which is `farthest`.
 
     Those left out have larger scores, with errors like the ones seen here; `margin` of their spread is allowed for beyond
@@ -239,10 +272,10 @@ def _is_settled(scores: Distances, values: Distances, farthest: float, scored: _
     with np.errstate(over="ignore", invalid="ignore"):
         errors = scores.astype(np.float64)
         errors -= errors.max()  # 0 is where those begin that were left out
-        errors -= scored.slope * values.astype(np.float64)
+        errors -= slope * values.astype(np.float64)
         smallest_error, largest_error = float(errors.min()), float(errors.max())
-    middle, margin = (smallest_error + largest_error) / 2, scored.margin * (largest_error - smallest_error)
-    return scored.slope * farthest + middle + margin <= 0
+    middle, beyond = (smallest_error + largest_error) / 2, margin * (largest_error - smallest_error)
+    return slope * farthest + middle + beyond <= 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -313,14 +346,14 @@ class _SegmentSearch:
             return self._owned_count
         return int(np.count_nonzero(allowed))
 
-    def _plan(self, allowed: int, count: int, batch: int, *, scanning: bool = True) -> Plan:
+    def _plan(self, allowed: int, count: int, batch: int) -> Plan:
         graph = self._segment.graph
         shape = SegmentCounts(
             rows=self._segment.rows,
             graph_rows=0 if graph is None else graph.rows,
             allowed=allowed,
             ndim=self._segment.vectors.shape[1],
-            scan_dims=None if self._scan is None or not scanning else self._scan.dims,
+            scan_dims=None if self._scan is None else self._scan.dims,
             scan_first=self._segment.scan_first,
         )
         return plan_search(shape, n_results=count, batch=batch, ef_search=self._ef_search)
@@ -336,21 +369,13 @@ class _SegmentSearch:
     def _scan_together(
         self, queries: Vectors, counts: Sequence[int], chosen: Sequence[_Chosen], scanned: Sequence[int]
     ) -> dict[int, Neighbours]:
-        """Answer queries of these numbers by one scan, and in another way those that it does not tell the neighbours of."""
+        """Answer queries of these numbers by one scan."""
         assert self._scan is not None
+        judged = self._scan.judged(queries[scanned])
         found: dict[int, Neighbours] = {}
-        scores, slopes, suited = self._scan.judged(queries[scanned])
-        lines = zip(scores[:, : self._segment.rows], slopes.tolist(), suited.tolist(), scanned, strict=True)
-        for line, slope, is_suited, number in lines:
-            query, count, one = queries[number], counts[number], chosen[number]
-            if not is_suited:
-                plan = self._plan(one.allowed_count, count, 1, scanning=False)
-                found[number] = self._answer(query, replace(one, plan=plan), count)
-                continue
-            if one.allowed is not None:
-                line[~one.allowed] = np.inf
-            scored = _Scored(line, one.allowed, slope, margin=self._scan.margin)
-            found[number] = self._rank_scored(query, scored, count)
+        for place, number in enumerate(scanned):
+            scored = _scored(judged, place, chosen[number].allowed, rows=self._segment.rows)
+            found[number] = self._rank_scored(queries[number], scored, counts[number])
         return found
 
     def _rank_scored(self, query: Vectors, scored: _Scored, count: int) -> Neighbours:
@@ -385,15 +410,10 @@ class _SegmentSearch:
             return self._read_all(query, allowed, count, first)
         block = (first - self._segment.scan_first) // BLOCK_ROWS
         offset = self._segment.scan_first + block * BLOCK_ROWS
-        lines, slopes, suited = self._scan.judged(query[None, :], first_block=block)
-        if not suited[0]:
-            return self._read_all(query, allowed, count, first)
-        line = lines[0, first - offset : self._segment.rows - offset]
+        judged = self._scan.judged(query[None, :], first_block=block)
         rest = None if allowed is None else allowed[first:]
-        if rest is not None:
-            line[~rest] = np.inf
-        scored = _Scored(line, rest, float(slopes[0]), first, self._scan.margin)
-        return self._rank_scored(query, scored, count)
+        rows = self._segment.rows - first
+        return self._rank_scored(query, _scored(judged, 0, rest, rows=rows, skip=first - offset, first=first), count)
 
 
 def _best(line: Distances, allowed: Mask | None, fetch: int) -> Slots:

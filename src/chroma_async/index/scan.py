@@ -22,7 +22,7 @@ import numkong
 import numpy as np
 import numpy.typing as npt
 
-from chroma_async.model import Space, Vectors
+from chroma_async.model import Slots, Space, Vectors
 
 BLOCK_ROWS: Final = 16_384
 
@@ -48,6 +48,12 @@ the errors that are seen, all of ordinary rows, would not tell.
 ODD_ROWS_MAX: Final = 0.5
 """Share of a block's rows that may be of another kind; with more, all dimensions are kept."""
 
+FAR_FACTOR: Final = 4.0
+"""Beside a row that has so many times more across the directions (as square lengths), errors that are seen tell nothing."""
+
+ROUNDING_DEVIATIONS: Final = 5.0
+"""What rounding to int8 errs is a sum of many small terms: so many standard deviations of it are allowed for."""
+
 SAMPLE_ROWS: Final = 4_096
 POWER_STEPS: Final = 4
 
@@ -63,19 +69,38 @@ ROWS_AT_ONCE: Final = 256
 INT8_MAX: Final = np.float32(127)
 
 Scores = npt.NDArray[np.float32]
+Squares = npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class PackedBlock:
     """Some rows, ready to be multiplied. `weights` has shape (rows,): what one step of int8 is worth in each row.
 
-    `offsets`, shape (rows,), is what the score of a row starts from.
+    `offsets`, shape (rows,), is what the score of a row starts from; `across`, shape (rows,), how long it is across the
+    directions, if there are such.
     """
 
     packed: Any
     weights: npt.NDArray[np.float32]
     offsets: npt.NDArray[np.float32] | None
+    across: npt.NDArray[np.float32] | None
     rows: int
+
+    @cached_property
+    def most_across(self) -> float:
+        return 0.0 if self.across is None else float(self.across.max())
+
+    @cached_property
+    def _most_weight(self) -> float:
+        return float(np.abs(self.weights).max())
+
+    def near(self, scores: npt.NDArray[np.float32], limit: float, rounding: float, across: float) -> Slots:
+        """Rows whose scores, shape (rows,), less what may be lost by rounding and by a length across, are within a limit."""
+        rows = np.flatnonzero(~(scores > limit + rounding * self._most_weight + across * self.most_across))
+        floors = scores[rows] - np.float32(rounding) * np.abs(self.weights[rows])  # of l2, weights are doubled
+        if self.across is not None:
+            floors -= np.float32(across) * self.across[rows]
+        return rows[~(floors > limit)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,13 +120,13 @@ class Axes:
         """Coordinates, shape (n, d), of vectors that were shifted already, shape (n, ndim)."""
         return shifted if self.directions is None else shifted @ self.directions.T
 
-    def suit(self, squares: npt.NDArray[np.float32], along: Vectors) -> npt.NDArray[np.bool_]:
+    def suit(self, squares: Squares, along: Vectors) -> npt.NDArray[np.bool_]:
         """Whether shifted vectors of these square lengths, shape (n,), and coordinates, (n, d), are of the rows' kind."""
         suited: npt.NDArray[np.bool_] = np.subtract(squares, _square_lengths(along)) <= self.across_max
         return suited
 
     def suit_scaled(self, vectors: Vectors, turned: Vectors) -> npt.NDArray[np.bool_]:
-        """Whether vectors, shape (n, ndim), would be of the rows' kind if they were as long and then shifted.
+        """Whether vectors, shape (n, ndim), would be of the rows' kind if they were as long as these and then shifted.
 
         `turned`, shape (n, d): their own coordinates. `suit` written out, so that it takes few steps; false for zeros.
         """
@@ -109,6 +134,10 @@ class Axes:
         less = scale * (scale * _square_lengths(turned) + 2 * (vectors @ self._origin_across))
         suited: npt.NDArray[np.bool_] = less >= self.length**2 + self._square_across - self.across_max
         return suited
+
+    @cached_property
+    def square_origin(self) -> np.float32:
+        return np.float32(self.origin @ self.origin)
 
     @cached_property
     def turned_origin(self) -> npt.NDArray[np.float32]:
@@ -123,6 +152,31 @@ class Axes:
     @cached_property
     def _square_across(self) -> float:
         return float(self._origin_across @ self._origin_across)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Judged:
+    """What a scan says of its rows from `first_block` on, for queries of shape (queries, ndim).
+
+    `scores`, shape (queries, rows), are `slopes`, shape (queries,), times the distance, plus a constant, plus an error.
+    `are_told`, shape (queries,): whether errors that are seen tell how much those may err that are not.
+    """
+
+    scan: Scan
+    queries: Vectors
+    first_block: int
+    scores: Scores
+    slopes: npt.NDArray[np.float64]
+    are_told: npt.NDArray[np.bool_]
+
+    def near(self, number: int, distance: float) -> Slots:
+        """Rows, ascending, that may be so near to one query: all others are farther. Also those whose scores overflowed.
+
+        A score leaves out the product of what row and query have across the directions, which is no more than the product of
+        these lengths (Cauchy and Schwarz), and what both were rounded by.
+        """
+        limit = float(self.slopes[number]) * distance
+        return self.scan.near(self.queries[number], self.scores[number], limit, self.first_block)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -162,30 +216,60 @@ class Scan:
         assert count == rows
         return Scan(self.space, self.axes, tuple(blocks))
 
-    def scores(self, queries: Vectors, first_block: int = 0) -> Scores:
-        """Approximate scores, smaller is nearer, shape (queries, rows from that block on)."""
-        return self.scored(queries, first_block)[0]
-
-    def scored(self, queries: Vectors, first_block: int = 0) -> tuple[Scores, npt.NDArray[np.float64]]:
-        """Scores, as `scores` gives them, and how much a score grows when its distance grows by one, shape (queries,)."""
-        return self.judged(queries, first_block)[:2]
-
-    def judged(
-        self, queries: Vectors, first_block: int = 0
-    ) -> tuple[Scores, npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-        """As `scored`, and which queries, shape (queries,), these scores tell the neighbours of; others need another way."""
+    def judged(self, queries: Vectors, first_block: int = 0) -> Judged:
+        """Scores of the rows from a block on for queries, shape (queries, ndim), and what they tell."""
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            shifted = queries - self.axes.origin if self.space == "l2" else queries
-            turned = self.axes.along(shifted)
+            shifted, turned = self._turned(queries)
             steps, worth = _quantise(turned)
-            return self._scores(steps, worth, first_block), self._slopes(queries, worth), self._are_told(shifted, turned)
+            return Judged(
+                scan=self,
+                queries=queries,
+                first_block=first_block,
+                scores=self._scores(steps, worth, first_block),
+                slopes=self._slopes(queries, worth),
+                are_told=self._are_told(shifted, turned, first_block),
+            )
 
-    def _are_told(self, shifted: Vectors, turned: Vectors) -> npt.NDArray[np.bool_]:
-        if self.axes.directions is None:
-            return np.ones(len(shifted), dtype=np.bool_)
+    def near(self, query: Vectors, scores: npt.NDArray[np.float32], limit: float, first_block: int) -> Slots:
+        """See `Judged.near`: of the rows from a block on, those whose distance times the slope may be within a limit."""
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            shifted, turned = self._turned(query[None, :])
+            steps, worth = _quantise(turned)
+            unit = 1.0 if self.space == "l2" else float(worth[0])
+            if not unit > 0:
+                return np.arange(len(scores))
+            square, along = float(_square_lengths(shifted)[0]), float(_square_lengths(turned)[0])
+            lost = float(np.linalg.norm(turned - steps * worth[:, None]))  # by rounding the query
+            twice = 2 if self.space == "l2" else 1
+            across = twice * math.sqrt(max(square - along, 0.0)) / unit
+            rounding = ROUNDING_DEVIATIONS * math.hypot(math.sqrt(along / 12), float(INT8_MAX) * lost) / unit
+            limit -= self._constant(query, square) / unit
+            start, found = 0, [np.empty(0, dtype=np.int64)]
+            for block in self.blocks[first_block:]:
+                found.append(start + block.near(scores[start : start + block.rows], limit, rounding, across))
+                start += block.rows
+            return np.concatenate(found)
+
+    def _turned(self, queries: Vectors) -> tuple[Vectors, Vectors]:
+        """Queries as products of them are taken, shape (queries, ndim), and their coordinates, shape (queries, d)."""
+        shifted = queries - self.axes.origin if self.space == "l2" else queries
+        return shifted, self.axes.along(shifted)
+
+    def _constant(self, query: Vectors, square: float) -> float:
+        """What scores lack of a query, whose square length (shifted) this is: distances times the slope have it too."""
         if self.space == "l2":
-            return self.axes.suit(_square_lengths(shifted), turned)
-        return self.axes.suit_scaled(shifted, turned)
+            return square
+        return (1.0 if self.space == "ip" else math.sqrt(square)) - float(self.axes.origin @ query)
+
+    def _are_told(self, shifted: Vectors, turned: Vectors, first_block: int) -> npt.NDArray[np.bool_]:
+        axes = self.axes
+        if axes.directions is None:
+            return np.ones(len(shifted), dtype=np.bool_)
+        if any(not block.most_across**2 <= FAR_FACTOR * axes.across_max for block in self.blocks[first_block:]):
+            return np.zeros(len(shifted), dtype=np.bool_)
+        if self.space == "l2":
+            return axes.suit(_square_lengths(shifted), turned)
+        return axes.suit_scaled(shifted, turned)
 
     def _scores(self, steps: npt.NDArray[np.int8], worth: npt.NDArray[np.float32], first_block: int) -> Scores:
         blocks = self.blocks[first_block:]
@@ -223,8 +307,8 @@ class ScanBuilder:
         self._steps: list[npt.NDArray[np.int8]] = []
         self._weights: list[npt.NDArray[np.float32]] = []
         self._offsets: list[npt.NDArray[np.float32]] = []
-        self._odd = 0
-        """Rows of another kind in the block that is being filled."""
+        self._across: list[Squares] = []
+        """Square lengths."""
         self._rows = 0
         self._latest: Scan | None = None
 
@@ -277,7 +361,7 @@ class ScanBuilder:
             first = np.asarray(vectors[: self._block_rows])
             sample = _sampled(first)
             if self._space == "cosine":
-                sample = _over_lengths(sample, sample)
+                sample = sample * _inverse_lengths(sample)[:, None]
             origin = sample.mean(axis=0, dtype=np.float32)
             axes = self._begin(_axes(sample, origin, len(first)), len(first))
         return axes
@@ -289,50 +373,46 @@ class ScanBuilder:
         return axes
 
     def _clear(self) -> None:
-        self._blocks, self._steps, self._weights, self._offsets, self._rows = [], [], [], [], 0
-        self._odd = 0
+        self._blocks, self._steps, self._weights, self._offsets, self._across, self._rows = [], [], [], [], [], 0
 
     def _is_odd(self, axes: Axes) -> bool:
         """Whether a block has just been filled with rows of another kind than those that the directions were chosen for."""
-        if self._rows % self._block_rows or axes.directions is None:
+        if self._rows % self._block_rows:
             return False
-        odd, self._odd = self._odd, 0
-        return odd > ODD_ROWS_MAX * self._block_rows
+        across = self._blocks[-1].across
+        return across is not None and int(np.count_nonzero(across**2 > axes.across_max)) > ODD_ROWS_MAX * self._block_rows
 
     def _take(self, rows: Vectors, axes: Axes) -> None:
         """Cosine: turned before they are scaled and shifted, which leaves fewer numbers to do that with."""
-        is_turned = axes.directions is not None
         if self._space == "cosine":
-            turned = axes.along(rows)
-            steps, weights = _quantise(_over_lengths(turned, rows) - axes.turned_origin)
-            self._weights.append(-weights)
-            suited = axes.suit_scaled(rows, turned) if is_turned else None
+            inverse = _inverse_lengths(rows)
+            along = axes.along(rows) * inverse[:, None] - axes.turned_origin
+            squares: Squares = np.subtract(axes.square_origin + (inverse > 0), 2 * inverse * (rows @ axes.origin))
         else:
             shifted = rows - axes.origin
             along, squares = axes.along(shifted), _square_lengths(shifted)
-            steps, weights = _quantise(along)
-            if self._space == "l2":
-                self._weights.append(np.float32(-2) * weights)
-                self._offsets.append(squares)
-            else:
-                self._weights.append(-weights)
-            suited = axes.suit(squares, along) if is_turned else None
-        if suited is not None:
-            self._odd += len(rows) - int(np.count_nonzero(suited))
+        steps, weights = _quantise(along)
+        self._weights.append(np.float32(-2 if self._space == "l2" else -1) * weights)
+        if self._space == "l2":
+            self._offsets.append(squares)
+        if axes.directions is not None:
+            self._across.append(np.maximum(squares - _square_lengths(along), np.float32(0)))
         self._steps.append(steps)
         self._rows += len(rows)
         if self._rows % self._block_rows == 0:
             self._blocks.append(self._pack())
-            self._steps, self._weights, self._offsets = [], [], []
+            self._steps, self._weights, self._offsets, self._across = [], [], [], []
 
     def _pack(self) -> PackedBlock:
         self._steps = [np.concatenate(self._steps)]
         self._weights = [np.concatenate(self._weights)]
         self._offsets = [np.concatenate(self._offsets)] if self._offsets else []
+        self._across = [np.concatenate(self._across)] if self._across else []
         return PackedBlock(
             packed=cast("Any", numkong).dots_pack(self._steps[0], dtype="int8"),
             weights=self._weights[0],
             offsets=self._offsets[0] if self._offsets else None,
+            across=np.sqrt(self._across[0]) if self._across else None,
             rows=len(self._steps[0]),
         )
 
@@ -348,11 +428,6 @@ class PackedTail:
     def rows(self) -> int:
         """How many of the tail's first vectors it has."""
         return self.scan.rows - self.skip
-
-    def scored(self, queries: Vectors) -> tuple[Scores, npt.NDArray[np.float64]]:
-        """As `Scan.scored`, scores of shape (queries, rows)."""
-        scores, slopes = self.scan.scored(queries)
-        return scores[:, self.skip :], slopes
 
 
 class TailScan:
@@ -473,17 +548,17 @@ def _sampled(rows: Vectors) -> Vectors:
     return rows[np.sort(drawn)]
 
 
-def _square_lengths(rows: Vectors) -> npt.NDArray[np.float32]:
-    squares: npt.NDArray[np.float32] = np.einsum("ij,ij->i", rows, rows)
+def _square_lengths(rows: Vectors) -> Squares:
+    squares: Squares = np.einsum("ij,ij->i", rows, rows)
     return squares
 
 
-def _over_lengths(values: Vectors, rows: Vectors) -> Vectors:
-    """Values, shape (n, d), over the lengths of the rows that they come from; of a row without a direction, 0."""
-    lengths = np.sqrt(_square_lengths(rows))[:, None]
+def _inverse_lengths(rows: Vectors) -> npt.NDArray[np.float32]:
+    """1 / length of each row, shape (n,); of a row without a direction, 0."""
+    lengths = np.sqrt(_square_lengths(rows))
     known = (lengths > 0) & (lengths < np.inf)
-    scaled: Vectors = np.divide(values, lengths, out=np.zeros_like(values), where=known)
-    return scaled
+    inverse: npt.NDArray[np.float32] = np.divide(np.float32(1), lengths, out=np.zeros_like(lengths), where=known)
+    return inverse
 
 
 def _quantise(rows: Vectors) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
