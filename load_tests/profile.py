@@ -68,12 +68,13 @@ def _layers(client: Any, collection: Any, dataset: Dataset, chosen: Selection | 
     def ask(number: int) -> object:
         return collection.query(query_embeddings=queries[number : number + 1], n_results=N_RESULTS, where=wheres[number])
 
-    ask(0)  # packs the rows
-    yield timed("client.query", ask)
+    ask(0)
     engine: Engine = client.transport._opened()
     calls = [_call(collection, queries[number : number + 1], where) for number, where in enumerate(wheres)]
-    yield timed("  engine", lambda number: engine.answer_here(calls[number]))
     jobs = [_job(engine, call) for call in calls]
+    jobs[0].reader.pack()
+    yield timed("client.query", ask)
+    yield timed("  engine", lambda number: engine.answer_here(calls[number]))
     yield timed("    one search: view, filter, nearest, rows", lambda number: search_alone(jobs[number]))
     reader, model, needs = jobs[0].reader, jobs[0].collection, chosen is not None
 
@@ -86,9 +87,7 @@ def _layers(client: Any, collection: Any, dataset: Dataset, chosen: Selection | 
         yield timed("      the filter's mask", lambda number: jobs[number].choose(view))
         masks = [job.choose(view) for job in jobs]
         yield timed("      nearest", lambda n: view.nearest(model, queries[n : n + 1], [masks[n]], [N_RESULTS]))
-        scans = view.image.scans
-        assert scans is not None
-        scan, segment = scans[0], view.image.base.segments[0]
+        scan, segment = view.image.scans[0], view.image.base.segments[0]
         if scan is not None and chosen is None:
             steps = np.ones((1, scan.dims), dtype=np.int8)
             yield timed("        scores of all rows", lambda n: scan.judged(queries[n : n + 1]))

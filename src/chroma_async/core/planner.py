@@ -42,7 +42,7 @@ class SegmentCounts:
     """`rows` vectors of `ndim` dimensions, the first `graph_rows` of them in a graph; `allowed` of them may be returned.
 
     `scan_dims` is the number of coordinates of a packed row, None where rows are not packed; those before `scan_first` never
-    are.
+    are, those from `scan_beyond` on not yet; None: all are.
     """
 
     rows: int
@@ -51,6 +51,12 @@ class SegmentCounts:
     ndim: int
     scan_dims: int | None
     scan_first: int = 0
+    scan_beyond: int | None = None
+
+    @property
+    def unpacked(self) -> int:
+        """Rows that are compared in float32 beside a scan."""
+        return 0 if self.scan_beyond is None else self.rows - self.scan_beyond
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +91,8 @@ def plan_search(counts: SegmentCounts, *, n_results: int, batch: int, ef_search:
         return Gather()
     plans: list[tuple[float, int, Plan]] = [(GATHER_NS * counts.allowed * counts.ndim, 2, _read(counts))]
     if counts.scan_dims is not None and not counts.scan_first:
-        plans.append((_scan_cost(counts.rows, counts.scan_dims, batch), 0, ScanPacked()))
+        cost = _scan_cost(counts.rows, counts.scan_dims, batch) + GATHER_NS * counts.unpacked * counts.ndim
+        plans.append((cost, 0, ScanPacked()))
     graph = _graph_plan(counts, n_results, ef_search)
     if graph is not None:
         plans.append((_graph_cost(counts, graph, batch), 1, graph))
@@ -124,5 +131,6 @@ def _graph_cost(counts: SegmentCounts, plan: SearchGraph, batch: int) -> float:
     if counts.scan_dims is None or counts.scan_first > counts.graph_rows:
         rest = GATHER_NS * rest_rows * counts.ndim
     else:
-        rest = _scan_cost(rest_rows, counts.scan_dims, batch)
+        unpacked = min(counts.unpacked, rest_rows)
+        rest = _scan_cost(rest_rows, counts.scan_dims, batch) + GATHER_NS * unpacked * counts.ndim
     return plan.ef * counts.ndim * GRAPH_NS_PER_CANDIDATE + rest

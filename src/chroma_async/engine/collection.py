@@ -30,7 +30,7 @@ from chroma_async.projections.fold import fold_entry
 from chroma_async.projections.manifest import Manifest
 from chroma_async.projections.records import TRIGRAM, RecordTables, StoredRow, encode_metadata
 from chroma_async.projections.store import CHECK_AT_OPEN_BYTES, RECORDS_FILE
-from chroma_async.projections.view import EMPTY_BASE, Base, load_base
+from chroma_async.projections.view import EMPTY_BASE, Base, SegmentView, load_base
 from chroma_async.seams import Share, run_in_turn
 from chroma_async.seams.limits import FULL, READ_ONLY, limit_error
 
@@ -76,7 +76,6 @@ class Wanted(NamedTuple):
     columns: bool
     newest: bool
     tail: bool
-    search: bool
 
 
 class CollectionReader:
@@ -108,8 +107,11 @@ class CollectionReader:
         self._lock = threading.Lock()
         self._loading = threading.Lock()
         self._base: Base = EMPTY_BASE
-        self._scans: tuple[Scan | None, ...] | None = ()
-        """Of the base; None: its newest rows are not packed, since nobody is expected to search them."""
+        self._scans: tuple[Scan | None, ...] = ()
+        """Of the base, each of its first rows; what is not packed yet, or won't be, is searched in another way."""
+        self._is_packed = True
+        """Whether they have all rows that can be packed."""
+        self._packing = threading.Lock()
         self._memtable = Memtable(applied=Lsn(0), next_slot=0)
         self._tail_scan = TailScan()
         self._image: Image | None = None
@@ -208,7 +210,7 @@ class CollectionReader:
 
     def _forget_base(self) -> None:
         self._released = self._released or bool(self._base.manifest.version)
-        self._base, self._scans, self._image, self._base_image = EMPTY_BASE, (), None, None
+        self._base, self._scans, self._is_packed, self._image, self._base_image = EMPTY_BASE, (), True, None, None
         self._memtable, self._tail_scan = Memtable(applied=Lsn(0), next_slot=0), TailScan()
         self._behind = False
 
@@ -239,14 +241,14 @@ class CollectionReader:
         search: bool = False,
     ) -> Generator[View]:
         """A read view: everything that was offered before, seen in one instant. `columns`: metadata can be filtered;
-        `search`: nearest records can be asked for.
+        `search`: nearest records will be asked for, so that rows are worth packing.
 
         What the view holds does not depend on how much of it was applied. `newest`: as much as was. Without `tail`: only
         what was, and then as much of it as is.
 
         Raises:
-            NotAtHand: only with `at_hand`: it takes files that are not open, a lock that another thread holds, folding many
-                entries, or packing rows.
+            NotAtHand: only with `at_hand`: it takes files that are not open, a lock that another thread holds, or to fold
+                many entries.
             StorageCorrupt: a file of the collection is damaged.
             sqlite3.DatabaseError: its tables are, or can't be opened.
         """
@@ -256,7 +258,7 @@ class CollectionReader:
         self._viewed_at = time.monotonic()
         if search:
             self._searched_at = self._viewed_at
-        wanted, position = Wanted(columns, newest or not tail, tail, search), self._position()
+        wanted, position = Wanted(columns, newest or not tail, tail), self._position()
         if at_hand:
             with self._view_at_hand(wanted) as held:
                 yield held.of_position(position)
@@ -294,7 +296,7 @@ class CollectionReader:
         if not self._lock.acquire(blocking=False):
             raise NotAtHand
         try:
-            if not self._has(tables, wanted) or self._unfolded_bytes() > FOLD_AT_HAND_BYTES or self._goes_ahead:
+            if not self._suits(tables, wanted.newest) or self._unfolded_bytes() > FOLD_AT_HAND_BYTES or self._goes_ahead:
                 raise NotAtHand
             if wanted.columns and self._memtable.rows_without_columns > COLUMNS_AT_HAND_ROWS:
                 raise NotAtHand
@@ -325,11 +327,11 @@ class CollectionReader:
         """Pin what this transaction sees; None when another thread is ahead of it, or its files are gone by now."""
         try:
             with self._lock:
-                if self._has(tables, wanted):
+                if self._suits(tables, wanted.newest):
                     return self._pinned(tables, wanted)
-            if self._renew(tables, packed=wanted.search or self._is_recent(self._searched_at)):
+            if self._renew(tables, packed=False):
                 with self._lock:
-                    return self._pinned(tables, wanted) if self._has(tables, wanted) else None
+                    return self._pinned(tables, wanted) if self._suits(tables, wanted.newest) else None
         except StorageCorrupt:
             if tables.is_newest():
                 raise
@@ -520,10 +522,6 @@ class CollectionReader:
 
     # ---- pinning, under the lock
 
-    def _has(self, tables: RecordTables, wanted: Wanted) -> bool:
-        """Whether a view of this transaction may be made as it is wanted."""
-        return self._suits(tables, wanted.newest) and (self._scans is not None or not wanted.search)
-
     def _suits(self, tables: RecordTables, newest: bool) -> bool:
         """Whether a view of this transaction may be made of the base and the memtable as they are.
 
@@ -592,13 +590,11 @@ class CollectionReader:
     def _renew(self, tables: RecordTables, *, packed: bool) -> bool:
         """Make the base of this transaction the reader's, and fold over it what it lacks; False: it is no newer one.
 
-        `packed`: its rows are packed too.
+        `packed`: its rows are packed before, which no read should wait for: it takes seven times as long as comparing them.
         """
         with self._loading:
             before = self._base
             if tables.version() <= before.manifest.version:
-                if packed:
-                    self._pack_base()
                 return tables.version() == before.manifest.version
             manifest = tables.manifest()
             if manifest.applied < self._dropped:
@@ -608,7 +604,8 @@ class CollectionReader:
                     f"the newest records are lost. path={self._directory} applied={manifest.applied} freed={self._freed}"
                 )
             base = load_base(self._directory, manifest, before, tables)
-            scans = _scans(base) if packed else None
+            if packed:
+                self._pack(base)
             folded: Memtable | None = None
             if self._is_read and self._memtable.through < manifest.applied:
                 folded = _empty_memtable(base)
@@ -620,20 +617,47 @@ class CollectionReader:
                     memtable, tail_scan = (folded, TailScan()) if folded is not None else self._memtable_over(base)
                 if self._is_read:
                     self._fold_pending(memtable, tables)
-                self._base, self._scans, self._memtable, self._tail_scan = base, scans, memtable, tail_scan
+                self._base, self._memtable, self._tail_scan = base, memtable, tail_scan
+                self._take_scans()
                 self._image = None
                 self._behind = False
                 self._renewed_at = time.monotonic()
             return True
 
-    def _pack_base(self) -> None:
-        """Pack the rows of the base, where that was left out."""
+    @property
+    def is_to_be_packed(self) -> bool:
+        """Whether rows are to be packed, since the collection was searched lately and will be again."""
+        return not self._is_packed and self._is_recent(self._searched_at)
+
+    def pack(self) -> None:
+        """Pack the rows of the base, a segment at a time. Searches go on with what is packed, and compare the others.
+
+        Raises:
+            StorageCorrupt: vectors are damaged.
+        """
         base = self._base
-        if self._scans is None:
-            scans = _scans(base)
-            with self._lock:
-                if self._base is base:
-                    self._scans, self._image, self._base_image = scans, None, None
+        try:
+            for segment in filter(_is_scanned, base.segments):
+                with self._packing:
+                    segment.scanned()
+                with self._lock:
+                    if self._base is base:
+                        self._take_scans()
+                        self._image = self._base_image = None
+        except BaseException:
+            self._searched_at = -math.inf  # whoever searches next will be told; nothing is tried before
+            raise
+
+    def _pack(self, base: Base) -> None:
+        with self._packing:
+            for segment in filter(_is_scanned, base.segments):
+                segment.scanned()
+
+    def _take_scans(self) -> None:
+        """Use what is packed of the base."""
+        due = [(segment, _is_scanned(segment)) for segment in self._base.segments]
+        self._scans = tuple(segment.scan.latest if is_due else None for segment, is_due in due)
+        self._is_packed = all(segment.is_packed for segment, is_due in due if is_due)
 
     def _memtable_over(self, base: Base) -> tuple[Memtable, TailScan]:
         """What is folded and packed, over a newer base; nothing, where nothing is that it lacks, or nobody reads."""
@@ -648,12 +672,10 @@ def _empty_memtable(base: Base) -> Memtable:
     return Memtable(applied=base.manifest.applied, next_slot=base.manifest.next_slot)
 
 
-def _scans(base: Base) -> tuple[Scan | None, ...]:
-    dimension = base.manifest.dimension or 0
-    return tuple(
-        segment.scanned() if 0 < (segment.rows - segment.scan_first) * dimension <= SCAN_BYTES_MAX else None
-        for segment in base.segments
-    )
+def _is_scanned(segment: SegmentView) -> bool:
+    """Whether a segment's rows are to be packed: there are some beyond its graph, and not too many."""
+    ndim = int(segment.vectors.shape[1])
+    return 0 < (segment.rows - segment.scan_first) * ndim <= SCAN_BYTES_MAX
 
 
 def _lacks_room_to_share(error: sqlite3.OperationalError, path: Path) -> bool:
@@ -665,16 +687,13 @@ def _lacks_room_to_share(error: sqlite3.OperationalError, path: Path) -> bool:
 
 
 class Image:
-    """Base and tail as one, without a connection: shared by all reads of one instant. What is derived is kept.
-
-    `scans` is None where rows of the base are not packed: then nothing can be searched.
-    """
+    """Base and tail as one, without a connection: shared by all reads of one instant. What is derived is kept."""
 
     def __init__(
         self,
         base: Base,
         tail: Tail,
-        scans: tuple[Scan | None, ...] | None,
+        scans: tuple[Scan | None, ...],
         tail_scan: TailScan,
         *,
         has_columns: bool,
@@ -728,7 +747,6 @@ class Image:
         """
         target = self._targets.get(hnsw)
         if target is None:
-            assert self.scans is not None, "a view to search is asked for as one"
             space = self.base.manifest.space if self.base.manifest.rows else hnsw.space
             packed = self._tail_scan.of(space, self.tail.first_vector, self.tail.vectors)
             target = self._targets[hnsw] = SearchTarget(

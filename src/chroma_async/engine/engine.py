@@ -301,6 +301,8 @@ class Engine:
                 await self._attempt(reader.refresh)
             if reader.has_much_to_fold:
                 await self._attempt(reader.fold_ahead)
+            if reader.is_to_be_packed:
+                await self._attempt(reader.pack)
 
     async def _attempt(self, work: Callable[[], object]) -> None:
         """Do a reader's work in a thread; when its files are damaged, whoever reads is told."""

@@ -55,8 +55,8 @@ NOTHING: Final = Neighbours(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.fl
 
 @dataclass(frozen=True, eq=False)
 class SearchTarget:
-    """What is searched. `scans` has one scan for each segment that is small enough to have one; `tail_scan` has
-    the tail's first rows, if they are many.
+    """What is searched. `scans` has the scan of each segment that has one, of its first rows or all; `tail_scan` that of the
+    tail's first rows, if they are many.
 
     `hidden`, shape (base.next_slot,), marks slots whose vector in the base is not the current one. What follows from these
     is kept: a target serves all queries of one instant.
@@ -355,8 +355,15 @@ class _SegmentSearch:
             ndim=self._segment.vectors.shape[1],
             scan_dims=None if self._scan is None else self._scan.dims,
             scan_first=self._segment.scan_first,
+            scan_beyond=self._scan_beyond,
         )
         return plan_search(shape, n_results=count, batch=batch, ef_search=self._ef_search)
+
+    @property
+    def _scan_beyond(self) -> int:
+        """The first row that is not packed, of those that are to be."""
+        first = self._segment.scan_first
+        return first if self._scan is None else min(first + self._scan.rows, self._segment.rows)
 
     def _rank(self, query: Vectors, rows: Slots, count: int) -> Neighbours:
         self._segment.check(rows)
@@ -369,14 +376,20 @@ class _SegmentSearch:
     def _scan_together(
         self, queries: Vectors, counts: Sequence[int], chosen: Sequence[_Chosen], scanned: Sequence[int]
     ) -> dict[int, Neighbours]:
-        """Answer queries of these numbers by one scan."""
+        """Answer queries of these numbers by one scan, and compare the rows that are not packed yet."""
         assert self._scan is not None
-        judged = self._scan.judged(queries[scanned])
+        judged, beyond = self._scan.judged(queries[scanned]), self._scan_beyond
         found: dict[int, Neighbours] = {}
         for place, number in enumerate(scanned):
-            scored = _scored(judged, place, chosen[number].allowed, rows=self._segment.rows)
-            found[number] = self._rank_scored(queries[number], scored, counts[number])
+            query, count, allowed = queries[number], counts[number], chosen[number].allowed
+            scored = _scored(judged, place, None if allowed is None else allowed[:beyond], rows=beyond)
+            found[number] = self._with_unpacked(self._rank_scored(query, scored, count), query, allowed, count)
         return found
+
+    def _with_unpacked(self, scanned: Neighbours, query: Vectors, allowed: Mask | None, count: int) -> Neighbours:
+        if self._scan_beyond == self._segment.rows:
+            return scanned
+        return _nearest([scanned, self._read_all(query, allowed, count, self._scan_beyond)], count)
 
     def _rank_scored(self, query: Vectors, scored: _Scored, count: int) -> Neighbours:
         return _rank_scored(self._space, query, self._segment.vectors, self._segment.owners, scored, count)
@@ -406,14 +419,15 @@ class _SegmentSearch:
 
     def _rest(self, query: Vectors, first: int, allowed: Mask | None, count: int) -> Neighbours:
         """The nearest of the rows that have no graph."""
-        if self._scan is None or self._segment.rows - first <= CHUNK_ROWS:
+        rows = self._scan_beyond - first
+        if self._scan is None or rows <= CHUNK_ROWS:
             return self._read_all(query, allowed, count, first)
         block = (first - self._segment.scan_first) // BLOCK_ROWS
         offset = self._segment.scan_first + block * BLOCK_ROWS
         judged = self._scan.judged(query[None, :], first_block=block)
-        rest = None if allowed is None else allowed[first:]
-        rows = self._segment.rows - first
-        return self._rank_scored(query, _scored(judged, 0, rest, rows=rows, skip=first - offset, first=first), count)
+        rest = None if allowed is None else allowed[first : self._scan_beyond]
+        scored = _scored(judged, 0, rest, rows=rows, skip=first - offset, first=first)
+        return self._with_unpacked(self._rank_scored(query, scored, count), query, allowed, count)
 
 
 def _best(line: Distances, allowed: Mask | None, fetch: int) -> Slots:

@@ -317,6 +317,11 @@ class ScanBuilder:
         """Rows that were packed."""
         return self._rows
 
+    @property
+    def latest(self) -> Scan | None:
+        """What `extend` returned last, for any thread."""
+        return self._latest
+
     def extend(self, vectors: Vectors, first: int = 0) -> Scan:
         """Return a scan of at least these rows, shape (n, ndim); those seen before are not looked at again.
 

@@ -140,8 +140,14 @@ class SegmentView:
         if self.guard is not None:
             self.guard.check(rows)
 
+    @property
+    def is_packed(self) -> bool:
+        """Whether the rows from `scan_first` on are packed, all of them."""
+        scan = self.scan.latest
+        return scan is not None and scan.rows >= self.rows - self.scan_first
+
     def scanned(self) -> Scan:
-        """The rows from `scan_first` on, packed. The caller holds the collection's lock."""
+        """Pack the rows from `scan_first` on, if they are not. For one thread at a time."""
         if self.guard is not None:
             self.guard.check_from(self.scan_first)
         return self.scan.extend(self.vectors[self.scan_first :])
