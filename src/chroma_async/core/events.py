@@ -106,7 +106,8 @@ class RecordsWritten:
     """One accepted batch of an add, update or upsert.
 
     `vectors` has shape (k, ndim), float32; `rows` says to which of the ids they belong, shape (k,), None for all.
-    Columns that the call did not carry are None.
+    Columns that the call did not carry are None. Of an event to be folded, metadata is still JSON: most of it is never
+    looked at here, and dictionaries are objects that a search for cycles has to visit.
     """
 
     head: RecordsHead
@@ -116,6 +117,7 @@ class RecordsWritten:
     documents: list[str | None] | None
     metadatas: list[MetadataPatch | None] | None
     uris: list[str | None] | None
+    metadatas_json: list[str] | None = None
 
 
 class RecordsDeleted(msgspec.Struct, frozen=True):
@@ -242,8 +244,8 @@ def decode_head(payload: bytes) -> CatalogEvent | RecordsHead | RecordsDeleted:
     return cast("CatalogEvent | RecordsHead | RecordsDeleted", _convert(head, shape))
 
 
-def decode(payload: bytes) -> Event:
-    """Return the event; vectors are a view of the payload.
+def decode(payload: bytes, *, to_fold: bool = False) -> Event:
+    """Return the event; vectors are a view of the payload. `to_fold`: leave metadata as JSON.
 
     Raises:
         LogCorrupt: as `decode_head`.
@@ -253,8 +255,8 @@ def decode(payload: bytes) -> Event:
     if kind is not RecordsWritten:
         return cast("Event", _convert(head, kind))
     try:
-        return _decode_records(payload, _convert(head, RecordsHead), offset)
-    except (struct.error, ValueError, KeyError) as error:
+        return _decode_records(payload, _convert(head, RecordsHead), offset, to_fold=to_fold)
+    except (struct.error, ValueError, msgspec.DecodeError) as error:
         raise LogCorrupt(f"entry has damaged records. bytes={len(payload)} reason={error}") from error
 
 
@@ -280,6 +282,19 @@ def _split(payload: bytes) -> tuple[type[Any], bytes, int]:
 _DECODERS: Final = {kind: msgspec.json.Decoder(kind) for kind in (*_KINDS.values(), RecordsHead, _Signature)}
 
 
+class _Body(msgspec.Struct, frozen=True):
+    """The columns of a write, as `_records_body` encodes them."""
+
+    ids: list[str]
+    rows: list[int] | None = None
+    documents: list[str | None] | None = None
+    metadatas: list[msgspec.Raw] | None = None
+    uris: list[str | None] | None = None
+
+
+_BODY_DECODER: Final = msgspec.json.Decoder(_Body)
+
+
 def _convert(head: bytes, kind: type[Any]) -> Any:
     try:
         return _DECODERS[kind].decode(head)
@@ -287,20 +302,22 @@ def _convert(head: bytes, kind: type[Any]) -> Any:
         raise LogCorrupt(f"entry has a damaged head. kind={kind.__name__} reason={error}") from error
 
 
-def _decode_records(payload: bytes, head: RecordsHead, offset: int) -> RecordsWritten:
+def _decode_records(payload: bytes, head: RecordsHead, offset: int, *, to_fold: bool) -> RecordsWritten:
     (length,) = _LENGTH.unpack_from(payload, offset)
     start = offset + _LENGTH.size
-    body = cast("dict[str, Any]", orjson.loads(memoryview(payload)[start : start + length]))
+    body = _BODY_DECODER.decode(memoryview(payload)[start : start + length])
     flat = np.frombuffer(payload, dtype="<f4", offset=start + length)
-    rows = body.get("rows")
-    if flat.size != (head.dimension or 0) * len(body["ids"] if rows is None else rows):
+    if flat.size != (head.dimension or 0) * len(body.ids if body.rows is None else body.rows):
         raise ValueError(f"vectors do not belong to the ids. numbers={flat.size}")
+    metadatas = None if to_fold or body.metadatas is None else orjson.loads(b"[%b]" % b",".join(body.metadatas))
+    texts = None if not to_fold or body.metadatas is None else [bytes(raw).decode() for raw in body.metadatas]
     return RecordsWritten(
         head=head,
-        ids=body["ids"],
+        ids=body.ids,
         vectors=flat.reshape(-1, head.dimension) if head.dimension else np.empty((0, 0), dtype=np.float32),
-        rows=None if rows is None else np.asarray(rows, dtype=np.int64),
-        documents=body.get("documents"),
-        metadatas=body.get("metadatas"),
-        uris=body.get("uris"),
+        rows=None if body.rows is None else np.asarray(body.rows, dtype=np.int64),
+        documents=body.documents,
+        metadatas=metadatas,
+        uris=body.uris,
+        metadatas_json=texts,
     )

@@ -16,6 +16,7 @@ from typing import NamedTuple, cast
 import msgspec
 import numpy as np
 import numpy.typing as npt
+import orjson
 
 from chroma_async.core.columns import ColumnPiece, build, merge
 from chroma_async.core.events import RecordsDeleted, RecordsEvent, RecordsWritten
@@ -31,14 +32,21 @@ EXAMPLES_MAX = 10
 
 
 class Row(msgspec.Struct, frozen=True, gc=False):
-    """One record, whole, but for its vector: `vector` is its position in the memtable, or NO_SLOT where the base has it."""
+    """One record, whole, but for its vector: `vector` is its position in the memtable, or NO_SLOT where the base has it.
+
+    Metadata is the JSON that tables store; None where there is none.
+    """
 
     slot: int
     id: str
     document: str | None
-    metadata: Metadata | None
+    metadata_json: str | None
     uri: str | None
     vector: int = NO_SLOT
+
+    @property
+    def metadata(self) -> Metadata | None:
+        return None if self.metadata_json is None else cast("Metadata", orjson.loads(self.metadata_json))
 
 
 @dataclass(slots=True)
@@ -203,7 +211,7 @@ class Memtable:
         columns = (
             event.ids,
             event.documents or [None] * len(event.ids),
-            event.metadatas or [None] * len(event.ids),
+            _patches(event) or cast("list[str | None]", [None] * len(event.ids)),
             event.uris or [None] * len(event.ids),
             _positions(event, first),
         )
@@ -229,7 +237,8 @@ class Memtable:
         assert len(event.vectors) == count
         slots = range(slot, slot + count)
         nothing = itertools.repeat(None)
-        metadatas = nothing if event.metadatas is None else [merge_metadata(None, patch) for patch in event.metadatas]
+        patches = _patches(event)
+        metadatas = nothing if patches is None else map(_merged, itertools.repeat(None), patches)
         columns = (event.documents or nothing, metadatas, event.uris or nothing, range(first, first + count))
         rows = list(map(Row, slots, event.ids, *columns))
         begin = first - self._first_vector
@@ -239,24 +248,22 @@ class Memtable:
         self._changed.extend(slots)
         self._live_delta += count
 
-    def _insert(
-        self, record_id: str, document: str | None, patch: MetadataPatch | None, uri: str | None, position: int
-    ) -> None:
+    def _insert(self, record_id: str, document: str | None, patch: str | None, uri: str | None, position: int) -> None:
         assert position != NO_SLOT
         slot = self.next_slot
-        row = Row(slot, record_id, document, merge_metadata(None, patch), uri, position)
+        row = Row(slot, record_id, document, _merged(None, patch), uri, position)
         self._owners[position - self._first_vector] = slot
         self._rows.append(row)
         self._known[record_id] = row
         self._changed.append(slot)
         self._live_delta += 1
 
-    def _change(self, old: Row, document: str | None, patch: MetadataPatch | None, uri: str | None, position: int) -> None:
+    def _change(self, old: Row, document: str | None, patch: str | None, uri: str | None, position: int) -> None:
         row = Row(
             old.slot,
             old.id,
             old.document if document is None else document,
-            merge_metadata(old.metadata, patch),
+            _merged(old.metadata_json, patch),
             old.uri if uri is None else uri,
             old.vector if position == NO_SLOT else position,
         )
@@ -416,6 +423,23 @@ def _positions(event: RecordsWritten, first: int) -> list[int]:
     positions = np.full(len(event.ids), NO_SLOT, dtype=np.int64)
     positions[event.rows] = np.arange(first, first + len(event.rows))
     return positions.tolist()
+
+
+def _patches(event: RecordsWritten) -> list[str] | None:
+    """The metadata of each id as JSON; None: the event carries none."""
+    if event.metadatas is None:
+        return event.metadatas_json
+    return [orjson.dumps(patch).decode() for patch in event.metadatas]
+
+
+def _merged(old: str | None, patch: str | None) -> str | None:
+    """`merge_metadata` of JSON. Whatever has no null is the metadata of a new record as it stands."""
+    if patch is None or patch == "null":
+        return old
+    if old is None and "null" not in patch:
+        return None if patch == "{}" else patch
+    merged = merge_metadata(None if old is None else orjson.loads(old), orjson.loads(patch))
+    return None if merged is None else orjson.dumps(merged).decode()
 
 
 def merge_metadata(old: Metadata | None, patch: MetadataPatch | None) -> Metadata | None:

@@ -28,7 +28,7 @@ from chroma_async.index.scan import Scan, TailScan
 from chroma_async.model import Collection, HnswConfiguration, Lsn, Mask, Slots, Vectors
 from chroma_async.projections.fold import fold_entry
 from chroma_async.projections.manifest import Manifest
-from chroma_async.projections.records import TRIGRAM, RecordTables, StoredRow, encode_metadata
+from chroma_async.projections.records import TRIGRAM, RecordTables, StoredRow
 from chroma_async.projections.store import CHECK_AT_OPEN_BYTES, RECORDS_FILE
 from chroma_async.projections.view import EMPTY_BASE, Base, SegmentView, load_base
 from chroma_async.seams import Share, run_in_turn
@@ -924,4 +924,4 @@ class IndexingCounts:
 
 
 def _stored(row: Row) -> StoredRow:
-    return row.slot, row.id, row.document, encode_metadata(row.metadata), row.uri
+    return row.slot, row.id, row.document, row.metadata_json, row.uri

@@ -14,7 +14,7 @@ def fold_entry(memtable: Memtable, lsn: Lsn, payload: bytes, tables: RecordTable
     Raises:
         LogCorrupt: the entry can't be decoded.
     """
-    event = decode(payload)
+    event = decode(payload, to_fold=True)
     assert isinstance(event, RecordsWritten | RecordsDeleted)
     asked = memtable.unknown(event.ids)
     memtable.learn(asked, tables.lookup(asked) if tables is not None and asked else {})

@@ -226,7 +226,7 @@ class RecordTables:
 
     def lookup(self, ids: Sequence[str]) -> dict[str, Row]:
         """The records of these ids, whole."""
-        return {row[1]: Row(row[0], row[1], row[2], decode_metadata(row[3]), row[4]) for row in self._rows_of(ids)}
+        return {row[1]: Row(*row) for row in self._rows_of(ids)}
 
     def rows_of(self, ids: Sequence[str]) -> dict[int, StoredRow]:
         """The stored rows of these ids, by slot."""
@@ -450,7 +450,7 @@ class RecordTables:
             "INSERT OR REPLACE INTO records (slot, id, document, metadata, uri, crc) VALUES (?, ?, ?, ?, ?, ?)",
             (
                 (*stored, row_checksum(stored))
-                for stored in ((row.slot, row.id, row.document, encode_metadata(row.metadata), row.uri) for row in rows)
+                for stored in ((row.slot, row.id, row.document, row.metadata_json, row.uri) for row in rows)
             ),
         )
 
@@ -516,10 +516,6 @@ def _stamp(path: Path) -> tuple[int, int, int, int]:
 
 def decode_metadata(stored: str | None) -> Metadata | None:
     return None if stored is None else cast("Metadata", orjson.loads(stored))
-
-
-def encode_metadata(metadata: Mapping[str, object] | None) -> str | None:
-    return None if metadata is None else orjson.dumps(metadata).decode()
 
 
 def row_checksum(row: StoredRow) -> int:
