@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import orjson
 import pytest
 
 from chroma_async.core import events
@@ -91,6 +92,37 @@ def test_events_that_lack_a_field_are_refused() -> None:
     payload = struct.pack("<BBI", CODEC_VERSION, 1, len(head)) + head + struct.pack("<I", 0)
     with pytest.raises(LogCorrupt, match="TenantCreated"):
         decode(payload)
+
+
+BODIES = {
+    "metadata that is a number": b'{"ids":["a"],"metadatas":[5]}',
+    "metadata that is a list": b'{"ids":["a"],"metadatas":[[1]]}',
+    "metadata that is text": b'{"ids":["a"],"metadatas":["{}"]}',
+    "metadata that ends early": b'{"ids":["a"],"metadatas":[{"f":1]}',
+    "ever deeper lists": b'{"ids":["a"],"metadatas":[' + b"[" * 5_000 + b"]" * 5_000 + b"]}",
+    "no ids": b'{"metadatas":[{"f":1}]}',
+    "ids that are numbers": b'{"ids":[1]}',
+    "a list": b"[]",
+    "nothing": b"null",
+}
+
+
+@pytest.mark.parametrize("body", BODIES.values(), ids=BODIES.keys())
+@pytest.mark.parametrize("to_fold", [False, True])
+def test_records_that_nobody_encoded_so_are_damage(body: bytes, to_fold: bool) -> None:
+    head = msgspec.json.encode(RecordsHead(COLLECTION, "upsert", 1, None, {}))
+    payload = struct.pack("<BBI", CODEC_VERSION, 16, len(head)) + head + struct.pack("<I", len(body)) + body
+    with pytest.raises(LogCorrupt, match="records"):
+        decode(payload, to_fold=to_fold)
+
+
+@pytest.mark.parametrize("event", [event for event in EVENTS if isinstance(event, RecordsWritten)])
+def test_events_that_are_folded_have_the_same_metadata_as_json(event: RecordsWritten) -> None:
+    folded = decode(encode(event), to_fold=True)
+    assert isinstance(folded, RecordsWritten)
+    assert folded.metadatas is None
+    assert folded.metadatas_json is not None
+    assert [orjson.loads(text) for text in folded.metadatas_json] == event.metadatas
 
 
 def test_entries_of_older_codecs_are_read_as_if_they_were_new(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,8 +28,10 @@ from chroma_async.engine import collection as collection_module
 from chroma_async.engine.collection import LEVEL_SECONDS, READ_SECONDS, NotAtHand, Wanted
 from chroma_async.engine.compactor import COLLECTIONS
 from chroma_async.errors import InvalidArgumentError, MalformedRequestError, NotFoundError
+from chroma_async.index.scan import Scan, ScanBuilder
 from chroma_async.projections.records import RecordTables
 from chroma_async.projections.store import RECORDS_FILE
+from chroma_async.projections.view import SegmentView
 from chroma_async.protocol import AddRecords, DeleteRecords, FlushCollection, FlushDatabase, WireRequest
 from chroma_async.protocol.results import FlushResult, WriteResult
 from chroma_async.settings import EngineSettings
@@ -385,6 +387,64 @@ async def test_base_of_what_is_not_read_now_is_taken_and_packed_later(tmp_path: 
             assert (view.image.live, sum(scan.rows for scan in view.image.scans if scan is not None)) == (40, 30)
         assert not reader.is_to_be_packed
         assert reader.manifest.version == manifest_of(tmp_path, collection.id).version
+
+
+async def test_searches_do_not_wait_for_rows_to_be_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread packs them, a segment at a time; until then they are compared. What fails is not tried again and again."""
+    settings = replace(UNWATCHED, segment_rows_max=1_500)
+    async with engine_at(tmp_path, settings) as engine, compactor_at(tmp_path, settings) as compactor:
+        collection = await create_collection(engine)
+        await add(engine, collection.id, 0, 4_000)
+        await settle(compactor)
+    async with engine_at(tmp_path, settings) as engine:
+        records, reader = Records(engine, collection.id), engine.follower.sink(collection.id)
+        answers = [(await records.query([[1, 2, 3, 4]], n_results=20)).columns[0].ids]
+        segments = reader._base.segments
+        assert [segment.is_packed for segment in segments] == [False, False, False]
+        extend = ScanBuilder.extend
+        with monkeypatch.context() as patched:
+            patched.setattr(ScanBuilder, "extend", raising_memory_error)
+            with pytest.raises(MemoryError):
+                reader.pack()
+        assert not reader.is_to_be_packed
+        reader._take_scans()
+        for packed in range(3):
+            assert [segment.is_packed for segment in segments] == [True] * packed + [False] * (3 - packed)
+            assert reader.is_to_be_packed
+            await engine._refresh_readers()
+            answers.append((await records.query([[1, 2, 3, 4]], n_results=20)).columns[0].ids)
+            assert sum(scan is not None for scan in reader._scans) == packed + 1
+        assert not reader.is_to_be_packed
+        assert len(answers[0]) == 20
+        assert answers == [answers[0]] * 4
+        assert ScanBuilder.extend is extend
+
+
+async def test_what_was_packed_meanwhile_is_not_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread may end to pack while a reader looks at what is packed."""
+    async with engine_at(tmp_path, UNWATCHED) as engine, compactor_at(tmp_path, UNWATCHED) as compactor:
+        collection = await create_collection(engine)
+        records, reader = Records(engine, collection.id), engine.follower.sink(collection.id)
+        await add(engine, collection.id, 0, 50)
+        await settle(compactor)
+        await records.query([[1, 2, 3, 4]])
+        covers = SegmentView.is_covered
+
+        def packing(segment: SegmentView, scan: Scan | None) -> bool:
+            segment.scanned()
+            return covers(segment, scan)
+
+        monkeypatch.setattr(SegmentView, "is_covered", packing)
+        reader._take_scans()
+        assert (reader._scans, reader.is_to_be_packed) == ((None,), True)
+        monkeypatch.undo()
+        await engine._refresh_readers()
+        assert [scan.rows for scan in reader._scans if scan is not None] == [50]
+        assert not reader.is_to_be_packed
+
+
+def raising_memory_error(*_: object) -> None:
+    raise MemoryError
 
 
 async def test_what_nobody_reads_is_forgotten_when_it_is_applied_without_being_opened(tmp_path: Path) -> None:

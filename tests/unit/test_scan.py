@@ -275,6 +275,23 @@ def test_long_rows_across_the_directions_are_found_by_ordinary_queries(length: f
 
 
 @pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("offset", [10, 100, 300, 1_000])
+def test_what_lies_across_is_not_lost_where_large_numbers_cancel(space: Space, offset: float) -> None:
+    """As good as comparing all rows: with what float32 tells of such data."""
+    dice = np.random.default_rng(19)
+    low = dice.standard_normal((DIRECTIONS_FROM_ROWS + 500, 20)) @ dice.standard_normal((20, 128))
+    vectors = (low + 0.1 * dice.standard_normal(low.shape) + offset).astype(np.float32)
+    queries = vectors[:40] + (0.05 * dice.standard_normal((40, 128))).astype(np.float32)
+    answers = search(segment_target(space, vectors), queries, [None] * 40, [10] * 40)
+    compared = search(segment_target(space, vectors, packed=False), queries, [None] * 40, [10] * 40)
+    shares = [
+        len(set(found.slots.tolist()) & set(exact.slots.tolist())) / 10
+        for found, exact in zip(answers, compared, strict=True)
+    ]
+    assert np.mean(shares) >= 0.97
+
+
+@pytest.mark.parametrize("space", SPACES)
 @pytest.mark.parametrize("rows", [ROWS, DIRECTIONS_FROM_ROWS + 500])
 @pytest.mark.parametrize("shape", ["fading", *SHAPES])
 def test_no_row_is_as_near_but_those_that_may_be(space: Space, rows: int, shape: str) -> None:

@@ -256,7 +256,7 @@ def decode(payload: bytes, *, to_fold: bool = False) -> Event:
         return cast("Event", _convert(head, kind))
     try:
         return _decode_records(payload, _convert(head, RecordsHead), offset, to_fold=to_fold)
-    except (struct.error, ValueError, msgspec.DecodeError) as error:
+    except (struct.error, ValueError, msgspec.DecodeError, RecursionError) as error:
         raise LogCorrupt(f"entry has damaged records. bytes={len(payload)} reason={error}") from error
 
 
@@ -309,15 +309,16 @@ def _decode_records(payload: bytes, head: RecordsHead, offset: int, *, to_fold: 
     flat = np.frombuffer(payload, dtype="<f4", offset=start + length)
     if flat.size != (head.dimension or 0) * len(body.ids if body.rows is None else body.rows):
         raise ValueError(f"vectors do not belong to the ids. numbers={flat.size}")
-    metadatas = None if to_fold or body.metadatas is None else orjson.loads(b"[%b]" % b",".join(body.metadatas))
-    texts = None if not to_fold or body.metadatas is None else [bytes(raw).decode() for raw in body.metadatas]
+    texts = None if body.metadatas is None else [bytes(raw).decode() for raw in body.metadatas]
+    if texts and not all(text[0] == "{" or text == "null" for text in texts):
+        raise ValueError("metadata is no object")
     return RecordsWritten(
         head=head,
         ids=body.ids,
         vectors=flat.reshape(-1, head.dimension) if head.dimension else np.empty((0, 0), dtype=np.float32),
         rows=None if body.rows is None else np.asarray(body.rows, dtype=np.int64),
         documents=body.documents,
-        metadatas=metadatas,
+        metadatas=None if to_fold or texts is None else orjson.loads(f"[{','.join(texts)}]"),
         uris=body.uris,
-        metadatas_json=texts,
+        metadatas_json=texts if to_fold else None,
     )

@@ -610,6 +610,8 @@ class CollectionReader:
             if self._is_read and self._memtable.through < manifest.applied:
                 folded = _empty_memtable(base)
                 self._fold_pending(folded, tables)
+            elif self._is_read:
+                self._fold_one_by_one(tables)  # what is left to be folded keeps reads waiting
             with self._lock:
                 self._drop_applied(manifest.applied)
                 memtable, tail_scan = self._memtable, self._tail_scan
@@ -630,23 +632,24 @@ class CollectionReader:
         return not self._is_packed and self._is_recent(self._searched_at)
 
     def pack(self) -> None:
-        """Pack the rows of the base, a segment at a time. Searches go on with what is packed, and compare the others.
+        """Pack the rows of a segment of the base. Searches go on with what is packed, and compare the others.
 
         Raises:
-            StorageCorrupt: vectors are damaged.
+            StorageCorrupt: vectors are damaged; this base's are not packed any more.
         """
         base = self._base
+        segment = next((item for item in base.segments if _is_scanned(item) and not item.is_packed), None)
         try:
-            for segment in filter(_is_scanned, base.segments):
+            if segment is not None:
                 with self._packing:
                     segment.scanned()
-                with self._lock:
-                    if self._base is base:
-                        self._take_scans()
-                        self._image = self._base_image = None
         except BaseException:
-            self._searched_at = -math.inf  # whoever searches next will be told; nothing is tried before
+            self._is_packed = True
             raise
+        with self._lock:
+            if self._base is base:
+                self._take_scans()
+                self._image = self._base_image = None
 
     def _pack(self, base: Base) -> None:
         with self._packing:
@@ -655,9 +658,11 @@ class CollectionReader:
 
     def _take_scans(self) -> None:
         """Use what is packed of the base."""
-        due = [(segment, _is_scanned(segment)) for segment in self._base.segments]
-        self._scans = tuple(segment.scan.latest if is_due else None for segment, is_due in due)
-        self._is_packed = all(segment.is_packed for segment, is_due in due if is_due)
+        segments = self._base.segments
+        self._scans = tuple(segment.scan.latest if _is_scanned(segment) else None for segment in segments)
+        self._is_packed = all(
+            not _is_scanned(segment) or segment.is_covered(scan) for segment, scan in zip(segments, self._scans, strict=True)
+        )
 
     def _memtable_over(self, base: Base) -> tuple[Memtable, TailScan]:
         """What is folded and packed, over a newer base; nothing, where nothing is that it lacks, or nobody reads."""

@@ -229,7 +229,7 @@ def _rank_scored(space: Space, query: Vectors, vectors: Vectors, owners: Slots, 
     Where scores can't tell neighbours apart (near-duplicates, values far from the origin that cancel), these are many.
     """
     total = len(scored.line) if scored.allowed is None else int(np.count_nonzero(scored.allowed))
-    farthest = math.inf
+    farthest, rows = math.inf, np.empty(0, dtype=np.int64)
     for fetch in (candidates(count), WIDEN * candidates(count)):
         if WIDEN * fetch >= total:
             break
@@ -242,7 +242,8 @@ def _rank_scored(space: Space, query: Vectors, vectors: Vectors, owners: Slots, 
         if _is_settled(scored.line[rows], values, farthest, scored.slope, scored.margin):
             best = order[:count]
             return Neighbours(owners[scored.first + rows[best]], values[best])
-    return _rank(space, query, vectors, scored.first + _may_be_near(scored, farthest, count), owners, count)
+    near = _may_be_near(scored, farthest, count)
+    return _rank(space, query, vectors, scored.first + np.union1d(near, rows), owners, count)
 
 
 def _may_be_near(scored: _Scored, farthest: float, count: int) -> Slots:

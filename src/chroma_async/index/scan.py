@@ -68,6 +68,9 @@ ROWS_AT_ONCE: Final = 256
 
 INT8_MAX: Final = np.float32(127)
 
+FLOAT_ROUNDING: Final = 1e-6
+"""More than float32 arithmetic errs in sums and differences of some hundred terms, as a share of the largest."""
+
 Scores = npt.NDArray[np.float32]
 Squares = npt.NDArray[np.float32]
 
@@ -241,9 +244,9 @@ class Scan:
             square, along = float(_square_lengths(shifted)[0]), float(_square_lengths(turned)[0])
             lost = float(np.linalg.norm(turned - steps * worth[:, None]))  # by rounding the query
             twice = 2 if self.space == "l2" else 1
-            across = twice * math.sqrt(max(square - along, 0.0)) / unit
+            across = twice * math.sqrt(max(square - along, 0.0) + FLOAT_ROUNDING * square) / unit
             rounding = ROUNDING_DEVIATIONS * math.hypot(math.sqrt(along / 12), float(INT8_MAX) * lost) / unit
-            limit -= self._constant(query, square) / unit
+            limit += (FLOAT_ROUNDING * (math.sqrt(square) if self.space == "cosine" else 0.0) - self._constant(query)) / unit
             start, found = 0, [np.empty(0, dtype=np.int64)]
             for block in self.blocks[first_block:]:
                 found.append(start + block.near(scores[start : start + block.rows], limit, rounding, across))
@@ -255,11 +258,12 @@ class Scan:
         shifted = queries - self.axes.origin if self.space == "l2" else queries
         return shifted, self.axes.along(shifted)
 
-    def _constant(self, query: Vectors, square: float) -> float:
-        """What scores lack of a query, whose square length (shifted) this is: distances times the slope have it too."""
+    def _constant(self, query: Vectors) -> float:
+        """What the scores of a query lack: distances times the slope have it too."""
+        exact, origin = query.astype(np.float64), self.axes.origin.astype(np.float64)
         if self.space == "l2":
-            return square
-        return (1.0 if self.space == "ip" else math.sqrt(square)) - float(self.axes.origin @ query)
+            return float((exact - origin) @ (exact - origin))
+        return (1.0 if self.space == "ip" else float(np.linalg.norm(exact))) - float(origin @ exact)
 
     def _are_told(self, shifted: Vectors, turned: Vectors, first_block: int) -> npt.NDArray[np.bool_]:
         axes = self.axes
@@ -392,16 +396,21 @@ class ScanBuilder:
         if self._space == "cosine":
             inverse = _inverse_lengths(rows)
             along = axes.along(rows) * inverse[:, None] - axes.turned_origin
-            squares: Squares = np.subtract(axes.square_origin + (inverse > 0), 2 * inverse * (rows @ axes.origin))
+            rounded: Squares = np.add(axes.square_origin, inverse > 0, dtype=np.float32)
+            squares: Squares = np.subtract(rounded, 2 * inverse * (rows @ axes.origin))
         else:
             shifted = rows - axes.origin
             along, squares = axes.along(shifted), _square_lengths(shifted)
+            rounded = squares
         steps, weights = _quantise(along)
         self._weights.append(np.float32(-2 if self._space == "l2" else -1) * weights)
         if self._space == "l2":
             self._offsets.append(squares)
         if axes.directions is not None:
-            self._across.append(np.maximum(squares - _square_lengths(along), np.float32(0)))
+            across = np.maximum(squares - _square_lengths(along), np.float32(0))
+            self._across.append(
+                across + np.float32(FLOAT_ROUNDING) * rounded
+            )  # of large numbers that cancel little is known
         self._steps.append(steps)
         self._rows += len(rows)
         if self._rows % self._block_rows == 0:

@@ -143,7 +143,10 @@ class SegmentView:
     @property
     def is_packed(self) -> bool:
         """Whether the rows from `scan_first` on are packed, all of them."""
-        scan = self.scan.latest
+        return self.is_covered(self.scan.latest)
+
+    def is_covered(self, scan: Scan | None) -> bool:
+        """Whether a scan of this segment has all of them."""
         return scan is not None and scan.rows >= self.rows - self.scan_first
 
     def scanned(self) -> Scan:
