@@ -72,7 +72,8 @@ def _layers(client: Any, collection: Any, dataset: Dataset, chosen: Selection | 
     engine: Engine = client.transport._opened()
     calls = [_call(collection, queries[number : number + 1], where) for number, where in enumerate(wheres)]
     jobs = [_job(engine, call) for call in calls]
-    jobs[0].reader.pack()
+    while jobs[0].reader.is_to_be_packed:
+        jobs[0].reader.pack()
     yield timed("client.query", ask)
     yield timed("  engine", lambda number: engine.answer_here(calls[number]))
     yield timed("    one search: view, filter, nearest, rows", lambda number: search_alone(jobs[number]))
@@ -93,7 +94,7 @@ def _layers(client: Any, collection: Any, dataset: Dataset, chosen: Selection | 
             yield timed("        scores of all rows", lambda n: scan.judged(queries[n : n + 1]))
             blocks = [block.packed for block in scan.blocks]
             yield timed("          numkong alone", lambda _: [numkong.dots_packed(steps, block) for block in blocks])
-            line = scan.scores(queries[:1])[0]
+            line = scan.judged(queries[:1]).scores[0]
             yield timed("        candidates", lambda _: smallest(line, CANDIDATES))
             rows = smallest(line, CANDIDATES)
             yield timed("        exact distances", lambda n: distances("cosine", queries[n], segment.vectors[rows]))
