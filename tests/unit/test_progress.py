@@ -369,7 +369,7 @@ async def test_base_of_what_is_not_read_now_is_taken_and_packed_later(tmp_path: 
                 assert tables.version() == before
                 await settle(compactor)
                 assert await engine._trimmed_bytes() == 0
-                assert reader._try_pin(tables, Wanted(columns=False, newest=False, tail=True)) is None
+                assert reader._try_pin(tables, Wanted(columns=False, newest=False, tail=True, search=False)) is None
             tables.close()
             assert reader.manifest.version == before < manifest_of(tmp_path, collection.id).version
             assert len(view.slots(None, None, "include")) == 20
@@ -379,6 +379,10 @@ async def test_base_of_what_is_not_read_now_is_taken_and_packed_later(tmp_path: 
         if not is_searched:
             assert (await records.get()).columns.ids == [f"r{row}" for row in range(40)]
             assert not reader.is_to_be_packed
+            with reader.view(at_hand=True) as view:
+                assert view.image.live == 40
+            with pytest.raises(NotAtHand), reader.view(at_hand=True, search=True):
+                pass
         found = await records.query([[1, 2, 3, 4]], n_results=50)
         assert len(found.columns[0].ids) == 40
         assert reader.is_to_be_packed
@@ -401,13 +405,12 @@ async def test_searches_do_not_wait_for_rows_to_be_packed(tmp_path: Path, monkey
         answers = [(await records.query([[1, 2, 3, 4]], n_results=20)).columns[0].ids]
         segments = reader._base.segments
         assert [segment.is_packed for segment in segments] == [False, False, False]
-        extend = ScanBuilder.extend
         with monkeypatch.context() as patched:
             patched.setattr(ScanBuilder, "extend", raising_memory_error)
             with pytest.raises(MemoryError):
                 reader.pack()
         assert not reader.is_to_be_packed
-        reader._take_scans()
+        reader._gave_up_packing = False
         for packed in range(3):
             assert [segment.is_packed for segment in segments] == [True] * packed + [False] * (3 - packed)
             assert reader.is_to_be_packed
@@ -417,7 +420,6 @@ async def test_searches_do_not_wait_for_rows_to_be_packed(tmp_path: Path, monkey
         assert not reader.is_to_be_packed
         assert len(answers[0]) == 20
         assert answers == [answers[0]] * 4
-        assert ScanBuilder.extend is extend
 
 
 async def test_what_was_packed_meanwhile_is_not_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

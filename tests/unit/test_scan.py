@@ -254,7 +254,7 @@ def test_rows_that_differ_from_others_across_the_directions_are_found(space: Spa
     assert np.mean(shares) >= 0.97
 
 
-@pytest.mark.parametrize("length", [3, 12, 50, 1_000])
+@pytest.mark.parametrize("length", [80, 150, 1_000])
 @pytest.mark.parametrize("many", [1, 40])
 def test_long_rows_across_the_directions_are_found_by_ordinary_queries(length: float, many: int) -> None:
     """By inner product the little that a query has across the directions counts as many times as a row is longer."""
@@ -263,15 +263,19 @@ def test_long_rows_across_the_directions_are_found_by_ordinary_queries(length: f
     turn, _ = np.linalg.qr(np.random.default_rng(99).standard_normal((ndim, ndim)))
     usual = float(np.linalg.norm(vectors, axis=1).mean())
     places = np.arange(7, 7 + many) * 300
-    vectors[places] = length * usual * turn[:, -many:].T
+    vectors[places] = length * usual * turn[:, 70 : 70 + many].T
     target = segment_target("ip", vectors)
     assert target.scans[0] is not None
     assert target.scans[0].axes.directions is not None
     queries = fading(40, ndim, 12)
     answers = search(target, queries, [None] * 40, [5] * 40)
+    nearest = list[int]()
     for query, found in zip(queries, answers, strict=True):
         exact = exact_distances("ip", query, vectors)
-        assert set(places[exact[places] < np.sort(exact)[5]]) <= set(found.slots.tolist())
+        wanted = places[exact[places] < np.sort(exact)[5]].tolist()
+        nearest += wanted
+        assert set(wanted) <= set(found.slots.tolist())
+    assert nearest, "no long row is near to any query"
 
 
 @pytest.mark.parametrize("space", SPACES)

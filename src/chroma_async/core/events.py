@@ -256,7 +256,7 @@ def decode(payload: bytes, *, to_fold: bool = False) -> Event:
         return cast("Event", _convert(head, kind))
     try:
         return _decode_records(payload, _convert(head, RecordsHead), offset, to_fold=to_fold)
-    except (struct.error, ValueError, msgspec.DecodeError, RecursionError) as error:
+    except (struct.error, ValueError, msgspec.DecodeError, OverflowError, RecursionError) as error:
         raise LogCorrupt(f"entry has damaged records. bytes={len(payload)} reason={error}") from error
 
 
@@ -312,6 +312,8 @@ def _decode_records(payload: bytes, head: RecordsHead, offset: int, *, to_fold: 
     texts = None if body.metadatas is None else [bytes(raw).decode() for raw in body.metadatas]
     if texts and not all(text[0] == "{" or text == "null" for text in texts):
         raise ValueError("metadata is no object")
+    if any(column is not None and len(column) != len(body.ids) for column in (body.documents, texts, body.uris)):
+        raise ValueError("columns are not as long as the ids")
     return RecordsWritten(
         head=head,
         ids=body.ids,

@@ -46,7 +46,7 @@ class Row(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def metadata(self) -> Metadata | None:
-        return None if self.metadata_json is None else cast("Metadata", orjson.loads(self.metadata_json))
+        return decode_metadata(self.metadata_json)
 
 
 @dataclass(slots=True)
@@ -425,6 +425,11 @@ def _positions(event: RecordsWritten, first: int) -> list[int]:
     return positions.tolist()
 
 
+def decode_metadata(stored: str | None) -> Metadata | None:
+    """Metadata of a row as tables store it."""
+    return None if stored is None else cast("Metadata", orjson.loads(stored))
+
+
 def _patches(event: RecordsWritten) -> list[str] | None:
     """The metadata of each id as JSON; None: the event carries none."""
     if event.metadatas is None:
@@ -438,7 +443,7 @@ def _merged(old: str | None, patch: str | None) -> str | None:
         return old
     if old is None and "null" not in patch:
         return None if patch == "{}" else patch
-    merged = merge_metadata(None if old is None else orjson.loads(old), orjson.loads(patch))
+    merged = merge_metadata(decode_metadata(old), orjson.loads(patch))
     return None if merged is None else orjson.dumps(merged).decode()
 
 

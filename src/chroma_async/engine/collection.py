@@ -76,6 +76,7 @@ class Wanted(NamedTuple):
     columns: bool
     newest: bool
     tail: bool
+    search: bool
 
 
 class CollectionReader:
@@ -111,6 +112,8 @@ class CollectionReader:
         """Of the base, each of its first rows; what is not packed yet, or won't be, is searched in another way."""
         self._is_packed = True
         """Whether they have all rows that can be packed."""
+        self._gave_up_packing = False
+        """Whether that failed for this base."""
         self._packing = threading.Lock()
         self._memtable = Memtable(applied=Lsn(0), next_slot=0)
         self._tail_scan = TailScan()
@@ -247,8 +250,8 @@ class CollectionReader:
         what was, and then as much of it as is.
 
         Raises:
-            NotAtHand: only with `at_hand`: it takes files that are not open, a lock that another thread holds, or to fold
-                many entries.
+            NotAtHand: only with `at_hand`: it takes files that are not open, a lock that another thread holds, to fold
+                many entries, or to compare rows that are not packed yet.
             StorageCorrupt: a file of the collection is damaged.
             sqlite3.DatabaseError: its tables are, or can't be opened.
         """
@@ -258,7 +261,7 @@ class CollectionReader:
         self._viewed_at = time.monotonic()
         if search:
             self._searched_at = self._viewed_at
-        wanted, position = Wanted(columns, newest or not tail, tail), self._position()
+        wanted, position = Wanted(columns, newest or not tail, tail, search), self._position()
         if at_hand:
             with self._view_at_hand(wanted) as held:
                 yield held.of_position(position)
@@ -299,6 +302,8 @@ class CollectionReader:
             if not self._suits(tables, wanted.newest) or self._unfolded_bytes() > FOLD_AT_HAND_BYTES or self._goes_ahead:
                 raise NotAtHand
             if wanted.columns and self._memtable.rows_without_columns > COLUMNS_AT_HAND_ROWS:
+                raise NotAtHand
+            if wanted.search and not self._is_packed:
                 raise NotAtHand
             return self._pinned(tables, wanted, at_hand=True)
         finally:
@@ -605,7 +610,9 @@ class CollectionReader:
                 )
             base = load_base(self._directory, manifest, before, tables)
             if packed:
-                self._pack(base)
+                with self._packing:
+                    for segment in _to_be_packed(base):
+                        segment.scanned()
             folded: Memtable | None = None
             if self._is_read and self._memtable.through < manifest.applied:
                 folded = _empty_memtable(base)
@@ -621,6 +628,7 @@ class CollectionReader:
                     self._fold_pending(memtable, tables)
                 self._base, self._memtable, self._tail_scan = base, memtable, tail_scan
                 self._take_scans()
+                self._gave_up_packing = False
                 self._image = None
                 self._behind = False
                 self._renewed_at = time.monotonic()
@@ -629,7 +637,7 @@ class CollectionReader:
     @property
     def is_to_be_packed(self) -> bool:
         """Whether rows are to be packed, since the collection was searched lately and will be again."""
-        return not self._is_packed and self._is_recent(self._searched_at)
+        return not self._is_packed and not self._gave_up_packing and self._is_recent(self._searched_at)
 
     def pack(self) -> None:
         """Pack the rows of a segment of the base. Searches go on with what is packed, and compare the others.
@@ -638,23 +646,17 @@ class CollectionReader:
             StorageCorrupt: vectors are damaged; this base's are not packed any more.
         """
         base = self._base
-        segment = next((item for item in base.segments if _is_scanned(item) and not item.is_packed), None)
         try:
-            if segment is not None:
+            for segment in _to_be_packed(base)[:1]:
                 with self._packing:
                     segment.scanned()
         except BaseException:
-            self._is_packed = True
+            self._gave_up_packing = True
             raise
         with self._lock:
             if self._base is base:
                 self._take_scans()
                 self._image = self._base_image = None
-
-    def _pack(self, base: Base) -> None:
-        with self._packing:
-            for segment in filter(_is_scanned, base.segments):
-                segment.scanned()
 
     def _take_scans(self) -> None:
         """Use what is packed of the base."""
@@ -681,6 +683,10 @@ def _is_scanned(segment: SegmentView) -> bool:
     """Whether a segment's rows are to be packed: there are some beyond its graph, and not too many."""
     ndim = int(segment.vectors.shape[1])
     return 0 < (segment.rows - segment.scan_first) * ndim <= SCAN_BYTES_MAX
+
+
+def _to_be_packed(base: Base) -> list[SegmentView]:
+    return [segment for segment in base.segments if _is_scanned(segment) and not segment.is_packed]
 
 
 def _lacks_room_to_share(error: sqlite3.OperationalError, path: Path) -> bool:

@@ -28,6 +28,7 @@ from chroma_async.core.events import (
     RecordsWritten,
     decode,
 )
+from chroma_async.core.memtable import decode_metadata
 from chroma_async.core.where import matches
 from chroma_async.engine.collection import CollectionReader, View
 from chroma_async.engine.failures import read_error
@@ -45,7 +46,6 @@ from chroma_async.errors import (
 from chroma_async.metrics import Metrics
 from chroma_async.model import Collection as CollectionModel
 from chroma_async.model import CollectionId, Lsn, Slots, Vectors
-from chroma_async.projections.records import decode_metadata
 from chroma_async.protocol.changes import CatalogKind, Change, ChangeKind, Choice, to_cursor
 from chroma_async.seams import Clock, Workers
 from chroma_async.wal import Entry, History, LogStore

@@ -14,13 +14,14 @@ import numpy as np
 
 from chroma_async.core.catalog import Catalog
 from chroma_async.core.events import RecordsDeleted, RecordsHead, decode_head
+from chroma_async.core.memtable import decode_metadata
 from chroma_async.core.watermarks import Watermarks
 from chroma_async.engine.compactor import COLLECTIONS
 from chroma_async.errors import LogCorrupt, LogHole, StorageCorrupt
 from chroma_async.index.hnsw import checksum
 from chroma_async.model import CollectionId, Lsn
 from chroma_async.projections.manifest import Manifest
-from chroma_async.projections.records import RecordTables, decode_metadata
+from chroma_async.projections.records import RecordTables
 from chroma_async.projections.store import RECORDS_FILE
 from chroma_async.projections.view import COLUMNS, EMPTY_BASE, Base, graph_path, load_base
 from chroma_async.wal import Entry, LogStore

@@ -161,12 +161,18 @@ class Axes:
 class Judged:
     """What a scan says of its rows from `first_block` on, for queries of shape (queries, ndim).
 
-    `scores`, shape (queries, rows), are `slopes`, shape (queries,), times the distance, plus a constant, plus an error.
-    `are_told`, shape (queries,): whether errors that are seen tell how much those may err that are not.
+    `shifted`, shape (queries, ndim), and `turned`, (queries, d), are what they are multiplied as; `steps`, (queries, d), and
+    `worth`, (queries,), what they are rounded to. `scores`, shape (queries, rows), are `slopes`, shape (queries,), times the
+    distance, plus a constant, plus an error. `are_told`, shape (queries,): whether errors that are seen tell how much those
+    may err that are not.
     """
 
     scan: Scan
     queries: Vectors
+    shifted: Vectors
+    turned: Vectors
+    steps: npt.NDArray[np.int8]
+    worth: npt.NDArray[np.float32]
     first_block: int
     scores: Scores
     slopes: npt.NDArray[np.float64]
@@ -178,8 +184,25 @@ class Judged:
         A score leaves out the product of what row and query have across the directions, which is no more than the product of
         these lengths (Cauchy and Schwarz), and what both were rounded by.
         """
-        limit = float(self.slopes[number]) * distance
-        return self.scan.near(self.queries[number], self.scores[number], limit, self.first_block)
+        scores, space, blocks = self.scores[number], self.scan.space, self.scan.blocks[self.first_block :]
+        unit = 1.0 if space == "l2" else float(self.worth[number])
+        if not unit > 0:
+            return np.arange(len(scores))
+        with np.errstate(over="ignore", invalid="ignore"):
+            turned = self.turned[number]
+            square = float(self.shifted[number] @ self.shifted[number])
+            along = float(turned @ turned)
+            lost = float(np.linalg.norm(turned - self.steps[number] * self.worth[number]))  # by rounding the query
+            twice = 2 if space == "l2" else 1
+            across = twice * math.sqrt(max(square - along, 0.0) + FLOAT_ROUNDING * square) / unit
+            rounding = ROUNDING_DEVIATIONS * math.hypot(math.sqrt(along / 12), float(INT8_MAX) * lost) / unit
+            slack = FLOAT_ROUNDING * math.sqrt(square) if space == "cosine" else 0.0
+            limit = float(self.slopes[number]) * distance + (slack - self.scan.constant(self.queries[number])) / unit
+            start, found = 0, [np.empty(0, dtype=np.int64)]
+            for block in blocks:
+                found.append(start + block.near(scores[start : start + block.rows], limit, rounding, across))
+                start += block.rows
+            return np.concatenate(found)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -222,44 +245,24 @@ class Scan:
     def judged(self, queries: Vectors, first_block: int = 0) -> Judged:
         """Scores of the rows from a block on for queries, shape (queries, ndim), and what they tell."""
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            shifted, turned = self._turned(queries)
+            shifted = queries - self.axes.origin if self.space == "l2" else queries
+            turned = self.axes.along(shifted)
             steps, worth = _quantise(turned)
             return Judged(
                 scan=self,
                 queries=queries,
+                shifted=shifted,
+                turned=turned,
+                steps=steps,
+                worth=worth,
                 first_block=first_block,
                 scores=self._scores(steps, worth, first_block),
                 slopes=self._slopes(queries, worth),
                 are_told=self._are_told(shifted, turned, first_block),
             )
 
-    def near(self, query: Vectors, scores: npt.NDArray[np.float32], limit: float, first_block: int) -> Slots:
-        """See `Judged.near`: of the rows from a block on, those whose distance times the slope may be within a limit."""
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            shifted, turned = self._turned(query[None, :])
-            steps, worth = _quantise(turned)
-            unit = 1.0 if self.space == "l2" else float(worth[0])
-            if not unit > 0:
-                return np.arange(len(scores))
-            square, along = float(_square_lengths(shifted)[0]), float(_square_lengths(turned)[0])
-            lost = float(np.linalg.norm(turned - steps * worth[:, None]))  # by rounding the query
-            twice = 2 if self.space == "l2" else 1
-            across = twice * math.sqrt(max(square - along, 0.0) + FLOAT_ROUNDING * square) / unit
-            rounding = ROUNDING_DEVIATIONS * math.hypot(math.sqrt(along / 12), float(INT8_MAX) * lost) / unit
-            limit += (FLOAT_ROUNDING * (math.sqrt(square) if self.space == "cosine" else 0.0) - self._constant(query)) / unit
-            start, found = 0, [np.empty(0, dtype=np.int64)]
-            for block in self.blocks[first_block:]:
-                found.append(start + block.near(scores[start : start + block.rows], limit, rounding, across))
-                start += block.rows
-            return np.concatenate(found)
-
-    def _turned(self, queries: Vectors) -> tuple[Vectors, Vectors]:
-        """Queries as products of them are taken, shape (queries, ndim), and their coordinates, shape (queries, d)."""
-        shifted = queries - self.axes.origin if self.space == "l2" else queries
-        return shifted, self.axes.along(shifted)
-
-    def _constant(self, query: Vectors) -> float:
-        """What the scores of a query lack: distances times the slope have it too."""
+    def constant(self, query: Vectors) -> float:
+        """What the scores of a query, shape (ndim,), lack: distances times the slope have it too."""
         exact, origin = query.astype(np.float64), self.axes.origin.astype(np.float64)
         if self.space == "l2":
             return float((exact - origin) @ (exact - origin))
@@ -408,9 +411,8 @@ class ScanBuilder:
             self._offsets.append(squares)
         if axes.directions is not None:
             across = np.maximum(squares - _square_lengths(along), np.float32(0))
-            self._across.append(
-                across + np.float32(FLOAT_ROUNDING) * rounded
-            )  # of large numbers that cancel little is known
+            across += np.float32(FLOAT_ROUNDING) * rounded  # where large numbers cancel, it may be so much more
+            self._across.append(across)
         self._steps.append(steps)
         self._rows += len(rows)
         if self._rows % self._block_rows == 0:

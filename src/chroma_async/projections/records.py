@@ -22,9 +22,9 @@ import numpy as np
 import orjson
 
 from chroma_async.core.columns import ColumnPiece, build
-from chroma_async.core.memtable import Row, Tail
+from chroma_async.core.memtable import Row, Tail, decode_metadata
 from chroma_async.errors import StorageCorrupt, UnavailableError
-from chroma_async.model import Metadata, Slots
+from chroma_async.model import Slots
 from chroma_async.projections.manifest import Manifest, decode_manifest, encode_manifest
 from chroma_async.seams.databases import copy_database
 
@@ -512,10 +512,6 @@ def _stamp(path: Path) -> tuple[int, int, int, int]:
     """What changes whenever somebody writes to a database: its inode, size, time of change, and the size of its journal."""
     found, journal = path.stat(), path.with_name(f"{path.name}-wal")
     return found.st_ino, found.st_size, found.st_mtime_ns, journal.stat().st_size if journal.exists() else 0
-
-
-def decode_metadata(stored: str | None) -> Metadata | None:
-    return None if stored is None else cast("Metadata", orjson.loads(stored))
 
 
 def row_checksum(row: StoredRow) -> int:
