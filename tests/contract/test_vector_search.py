@@ -84,7 +84,7 @@ def current(target: SearchTarget) -> tuple[np.ndarray, Vectors]:
     tail = target.tail
     return (
         np.concatenate([segment.owners[rows], tail.owners[tail.owners >= 0]]),
-        np.concatenate([segment.vectors[rows], tail.vectors[tail.owners >= 0]]),
+        np.concatenate([segment.vectors[rows], tail.vectors[:][tail.owners >= 0]]),
     )
 
 

@@ -195,14 +195,14 @@ def told(memtable: Memtable) -> dict[str, Any]:
     """All that a tail says; vectors by the slots that have them, and what is known of ids that it says something of."""
     tail = memtable.tail(columns=True)
     piece = merge(tail.pieces, forget_dead=False) if tail.pieces else None
-    rows = [*tail.rows, *tail.overrides.values()]
+    rows, vectors = [*tail.rows, *tail.overrides.values()], tail.vectors[:]
     return {
         "through": (tail.through, tail.first_slot, tail.live_delta, tail.operations),
         "rows": [None if row is None else (row.slot, row.id, row.document, row.metadata, row.uri) for row in tail.rows],
         "overrides": {slot: (row.slot, row.id, row.document, row.metadata, row.uri) for slot, row in tail.overrides.items()},
         "in the base": {row.slot for row in rows if row is not None and row.vector == NO_SLOT},
         "dead": sorted(tail.dead.tolist()),
-        "vectors": {slot: tail.vectors[row].tolist() for row, slot in enumerate(tail.owners.tolist()) if slot != NO_SLOT},
+        "vectors": {slot: vectors[row].tolist() for row, slot in enumerate(tail.owners.tolist()) if slot != NO_SLOT},
         "revectored": sorted(tail.revectored.tolist()),
         "known": {record_id: None if row is None else row.slot for record_id, row in tail.known.items()},
         "pieces": None if piece is None else (piece.slots.tolist(), piece.dead.tolist()),
@@ -234,7 +234,7 @@ def test_a_memtable_over_a_newer_base_is_what_folding_over_that_base_gives(
             store.apply(step.tail(columns=True), space="l2", segment_rows_max=4)
             before = told(going)
             kept = going.tail()
-            vectors_before = kept.vectors.copy()
+            vectors_before = kept.vectors[:].copy()
             over = going.rebased(applied=Lsn(base), next_slot=step.next_slot)
             assert told(going) == before
             tails.append((kept, vectors_before))
@@ -244,7 +244,7 @@ def test_a_memtable_over_a_newer_base_is_what_folding_over_that_base_gives(
             assert told(going) == told(fresh)
         store.close()
         for kept, vectors_before in tails:  # though the memtables that followed wrote into the same room
-            np.testing.assert_array_equal(kept.vectors, vectors_before)
+            np.testing.assert_array_equal(kept.vectors[:], vectors_before)
 
 
 def _matching(piece: ColumnPiece | None, live: set[int]) -> set[int]:

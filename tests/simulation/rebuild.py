@@ -62,5 +62,5 @@ def _differences(item: CollectionState, memtable: Memtable) -> Iterator[str]:
         found = stored.get(row.slot)
         if found is None or (*found[:3], decode_metadata(found[3])) != (row.slot, row.id, row.document, row.metadata):
             yield f"{item.collection_id}: stored {found}, rebuilt {row}"
-    if live and not np.array_equal(item.base.vectors_of(slots), tail.vectors[[row.vector for row in live]]):
+    if live and not np.array_equal(item.base.vectors_of(slots), tail.vectors.take(np.asarray([row.vector for row in live]))):
         yield f"{item.collection_id}: other vectors"

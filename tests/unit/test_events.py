@@ -168,6 +168,16 @@ def test_author_stands_beside_the_event_and_changes_nothing_of_it(event: Event) 
         assert decode(payload) == event
 
 
+@pytest.mark.parametrize("rows", range(1, 20))
+@pytest.mark.parametrize("author", [None, "", "somebody", "somebody else"])
+def test_vectors_of_an_entry_can_be_used_where_they_lie(rows: int, author: str | None) -> None:
+    payload = encode(written(rows))
+    event = decode(payload if author is None else signed(payload, author))
+    assert isinstance(event, RecordsWritten)
+    assert event.vectors.ctypes.data % 16 == 0
+    np.testing.assert_array_equal(event.vectors, written(rows).vectors)
+
+
 def test_entries_without_an_author_are_the_bytes_of_the_first_release() -> None:
     head = b'{"name":"somebody"}'
     assert encode(TenantCreated("somebody")) == struct.pack("<BBI", 1, 1, len(head)) + head + struct.pack("<I", 0)

@@ -28,6 +28,9 @@ CODEC_VERSION: Final = 1
 _PREFIX: Final = struct.Struct("<BBI")
 _LENGTH: Final = struct.Struct("<I")
 
+ALIGNED_BYTES: Final = 16
+"""Vectors begin at a multiple of this, so that a memtable needs no copy of them (an entry of an older release may not)."""
+
 WriteOperation = Literal["add", "update", "upsert"]
 
 
@@ -179,8 +182,11 @@ def _records_body(event: RecordsWritten) -> bytes:
 
 
 def _join(number: int, head: bytes, body: bytes, vectors: Vectors | None) -> bytes:
+    """Put an event together; spaces behind the JSON of the body let the vectors begin where they can be used as they lie."""
     raw = b"" if vectors is None or not vectors.size else np.ascontiguousarray(vectors, dtype="<f4").data.cast("B")
-    return b"".join((_PREFIX.pack(CODEC_VERSION, number, len(head)), head, _LENGTH.pack(len(body)), body, raw))
+    spaces = b" " * (-(_PREFIX.size + len(head) + _LENGTH.size + len(body)) % ALIGNED_BYTES) if len(raw) else b""
+    length = _LENGTH.pack(len(body) + len(spaces))
+    return b"".join((_PREFIX.pack(CODEC_VERSION, number, len(head)), head, length, body, spaces, raw))
 
 
 def rewritten(payload: bytes, change: Callable[[dict[str, Any]], dict[str, Any]]) -> bytes:
@@ -202,7 +208,10 @@ def signed(payload: bytes, author: str) -> bytes:
     """Return an encoded event whose head says who wrote it."""
     version, number, length = _unpacked(payload)
     start, end = _PREFIX.size, _PREFIX.size + length
-    addition = b',"author":' + orjson.dumps(author) + b"}"
+    addition = b',"author":' + orjson.dumps(author)
+    addition += (
+        b" " * (-(len(addition)) % ALIGNED_BYTES) + b"}"
+    )  # one "}" is replaced, and vectors stay where they can be used
     prefix = _PREFIX.pack(version, number, length - 1 + len(addition))
     return b"".join((prefix, memoryview(payload)[start : end - 1], addition, memoryview(payload)[end:]))
 

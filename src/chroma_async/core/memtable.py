@@ -20,13 +20,11 @@ import orjson
 
 from chroma_async.core.columns import ColumnPiece, build, merge
 from chroma_async.core.events import RecordsDeleted, RecordsEvent, RecordsWritten
+from chroma_async.core.vector_run import GrowingVectors, VectorRun
 from chroma_async.core.watermarks import pieces_to_merge
 from chroma_async.model import Lsn, Metadata, MetadataPatch, MetadataValue, Slots, Vectors
 
 NO_SLOT = -1
-
-ROOM_SHARE = 4
-"""Of the room for vectors, when less than one part in so many is used after a move, the rest is given up."""
 
 EXAMPLES_MAX = 10
 
@@ -80,7 +78,7 @@ class Tail:
     overrides: Mapping[int, Row]
     dead: Slots
     first_vector: int
-    vectors: Vectors
+    vectors: VectorRun
     owners: Slots
     revectored: Slots
     live_delta: int
@@ -131,13 +129,10 @@ class Memtable:
         self._known: dict[str, Row | None] = {}
         self._rows: list[Row | None] = []
         self._overrides: dict[int, Row] = {}
-        self._vectors: Vectors = np.empty((0, 0), dtype=np.float32)
+        self._vectors = GrowingVectors()
         self._owners: npt.NDArray[np.int64] = np.empty(0, dtype=np.int64)
-        self._first_vector = self._next_vector = self._room_first = 0
-        """Positions of vectors count on over bases; those before the first belong to entries that a base holds by now.
-        `_room_first` is the position of the first row of `_vectors`, which a memtable shares with the one that it was over
-        an older base: moving copies nothing.
-        """
+        self._first_vector = 0
+        """Positions of vectors count on over bases; those before the first belong to entries that a base holds by now."""
         self._changed: list[int] = []
         self._died: list[int] = []
         """Slots in the order of the log, and how many of either are in pieces already."""
@@ -178,7 +173,7 @@ class Memtable:
                 event.ids,
                 are_new,
                 self.next_slot,
-                self._next_vector,
+                self._vectors.beyond,
                 len(self._changed),
                 len(self._died),
                 self._live_delta,
@@ -282,30 +277,15 @@ class Memtable:
             self._owners[position - self._first_vector] = NO_SLOT
 
     def _append_vectors(self, vectors: Vectors) -> int:
-        """Copy vectors in, owned by nobody yet; return the position of the first."""
-        first, count = self._next_vector, len(vectors)
-        if count == 0:
-            return first
-        if first + count - self._room_first > len(self._vectors) or self._vectors.shape[1] != vectors.shape[1]:
-            self._make_room(count, vectors.shape[1])
-        begin = first - self._room_first
-        self._vectors[begin : begin + count] = vectors
-        begin = first - self._first_vector
-        if begin + count > len(self._owners):
-            owners = np.full(2 * (begin + count), NO_SLOT, dtype=np.int64)
+        """Take vectors, owned by nobody yet; return the position of the first."""
+        first = self._vectors.append(vectors)
+        begin, end = first - self._first_vector, self._vectors.beyond - self._first_vector
+        if end > len(self._owners):
+            owners = np.full(2 * end, NO_SLOT, dtype=np.int64)
             owners[:begin] = self._owners[:begin]
             self._owners = owners
-        self._owners[begin : begin + count] = NO_SLOT
-        self._next_vector += count
+        self._owners[begin:end] = NO_SLOT
         return first
-
-    def _make_room(self, more: int, ndim: int) -> None:
-        """Move to room for twice the vectors that there will be. Of pages that nobody wrote to there is only the address."""
-        _, kept = self.vectors()
-        room = np.empty((max(2 * (len(kept) + more), 64), ndim), dtype=np.float32)
-        if len(kept):
-            room[: len(kept)] = kept
-        self._vectors, self._room_first = room, self._first_vector
 
     # ---- a newer base
 
@@ -321,12 +301,9 @@ class Memtable:
         before, after = self._marks[place], self._marks[place + 1 :]
         assert before.next_slot == next_slot, f"{before.next_slot} slots were folded, {next_slot} applied"
         over = Memtable(applied=applied, next_slot=next_slot)
-        over.through, over._first_vector, over._next_vector = self.through, before.vectors, self._next_vector
-        over._vectors, over._room_first = self._vectors, self._room_first
-        _, kept = over.vectors()
-        if len(kept) < len(self._vectors) // ROOM_SHARE:
-            over._vectors, over._room_first = kept.copy(), before.vectors
-        over._owners = self._owners[before.vectors - self._first_vector : self._next_vector - self._first_vector].copy()
+        over.through, over._first_vector = self.through, before.vectors
+        over._vectors = self._vectors.from_position(before.vectors)
+        over._owners = self._owners[before.vectors - self._first_vector : self._vectors.beyond - self._first_vector].copy()
         over._rows = self._rows[next_slot - self.first_slot :]
         over._changed, over._died = self._changed[before.changed :], self._died[before.died :]
         over._live_delta = self._live_delta - before.live_delta
@@ -354,10 +331,9 @@ class Memtable:
         """How many changes of rows the next tail with columns has to look at."""
         return len(self._changed) - self._changed_pieced
 
-    def vectors(self) -> tuple[int, Vectors]:
+    def vectors(self) -> tuple[int, VectorRun]:
         """Return how many vectors a base has taken over, and those since, shape (m, ndim)."""
-        room = self._room_first
-        return self._first_vector, self._vectors[self._first_vector - room : self._next_vector - room]
+        return self._first_vector, self._vectors.run(self._first_vector)
 
     def tail(self, *, columns: bool = False) -> Tail:
         """Return the state now. With `columns`, its metadata as pieces too (rows changed since the last time)."""

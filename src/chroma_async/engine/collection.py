@@ -902,12 +902,12 @@ class View:
         newer = self.image.tail_vectors
         positions = np.asarray([newer.get(slot, -1) for slot in slots.tolist()], dtype=np.int64)
         if not len(slots) or (positions >= 0).all():
-            return self.image.tail.vectors[positions]
+            return self.image.tail.vectors.take(positions)
         old = positions < 0
         out = np.empty((len(slots), self.image.base.manifest.dimension or 0), dtype=np.float32)
         out[old] = self.image.base.vectors_of(slots[old])
         if not old.all():  # a tail without vectors has no dimension either
-            out[~old] = self.image.tail.vectors[positions[~old]]
+            out[~old] = self.image.tail.vectors.take(positions[~old])
         return out
 
     # ---- which are nearest

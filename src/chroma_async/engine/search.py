@@ -50,6 +50,9 @@ class Neighbours:
     distances: Distances
 
 
+Fetch = Callable[[Slots], Vectors]
+"""Gives the vectors of these rows, shape (n, ndim)."""
+
 NOTHING: Final = Neighbours(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32))
 
 
@@ -132,7 +135,7 @@ def _search_tail(
     target: SearchTarget, owned: Mask, queries: Vectors, masks: Sequence[Mask | None], counts: Sequence[int]
 ) -> list[Neighbours]:
     """Scan the packed rows, and compare with all others where they are: copying those that count would cost more."""
-    owners, vectors = target.tail.owners, target.tail.vectors
+    owners, fetch = target.tail.owners, target.tail.vectors.take
     found: list[Neighbours] = []
     for first in range(0, len(queries), TAIL_QUERIES):
         scored: _TailScores | None = None
@@ -141,14 +144,12 @@ def _search_tail(
             allowed = owned if mask is None else owned & mask[np.maximum(owners, 0)]
             rows = np.flatnonzero(allowed)
             if len(rows) <= max(4 * candidates(count), len(owned) // TAIL_GATHER_SHARE):
-                found.append(_rank(target.space, query, vectors, rows, owners, count))
+                found.append(_rank(target.space, query, fetch, rows, owners, count))
                 continue
             if scored is None:
                 scored = _TailScores(target, queries[first : first + TAIL_QUERIES])
             parts = scored.of(number - first, allowed)
-            found.append(
-                _nearest([_rank_scored(target.space, query, vectors, owners, part, count) for part in parts], count)
-            )
+            found.append(_nearest([_rank_scored(target.space, query, fetch, owners, part, count) for part in parts], count))
     return found
 
 
@@ -174,12 +175,12 @@ class _TailScores:
             yield _Scored(np.where(part, self._rest[number], np.inf), part, slope, first=self._packed_rows)
 
 
-def _rank(space: Space, query: Vectors, vectors: Vectors, rows: Slots, owners: Slots, count: int) -> Neighbours:
+def _rank(space: Space, query: Vectors, fetch: Fetch, rows: Slots, owners: Slots, count: int) -> Neighbours:
     """The nearest `count` of these rows, by exact distances."""
     parts = [NOTHING]
     for start in range(0, len(rows), CHUNK_ROWS):
         chunk = rows[start : start + CHUNK_ROWS]
-        values = distances(space, query, vectors.take(chunk, axis=0))
+        values = distances(space, query, fetch(chunk))
         best = _smallest_first(values, count)
         parts.append(Neighbours(owners[chunk[best]], values[best]))
     return parts[-1] if len(parts) <= 2 else _nearest(parts, count)
@@ -223,18 +224,18 @@ def _scored(judged: Judged, number: int, allowed: Mask | None, *, rows: int, ski
     )
 
 
-def _rank_scored(space: Space, query: Vectors, vectors: Vectors, owners: Slots, scored: _Scored, count: int) -> Neighbours:
+def _rank_scored(space: Space, query: Vectors, fetch: Fetch, owners: Slots, scored: _Scored, count: int) -> Neighbours:
     """The nearest rows by exact distances. Mostly the best scored settle it, or some more; else all that may be nearer do.
 
     Where scores can't tell neighbours apart (near-duplicates, values far from the origin that cancel), these are many.
     """
     total = len(scored.line) if scored.allowed is None else int(np.count_nonzero(scored.allowed))
     farthest, rows = math.inf, np.empty(0, dtype=np.int64)
-    for fetch in (candidates(count), WIDEN * candidates(count)):
-        if WIDEN * fetch >= total:
+    for wanted in (candidates(count), WIDEN * candidates(count)):
+        if WIDEN * wanted >= total:
             break
-        rows = _best(scored.line, scored.allowed, fetch)
-        values = distances(space, query, vectors.take(scored.first + rows, axis=0))
+        rows = _best(scored.line, scored.allowed, wanted)
+        values = distances(space, query, fetch(scored.first + rows))
         order = np.argsort(values, kind="stable")
         farthest = float(values[order[count - 1]])
         if scored.margin is None:
@@ -243,7 +244,7 @@ def _rank_scored(space: Space, query: Vectors, vectors: Vectors, owners: Slots, 
             best = order[:count]
             return Neighbours(owners[scored.first + rows[best]], values[best])
     near = _may_be_near(scored, farthest, count)
-    return _rank(space, query, vectors, scored.first + np.union1d(near, rows), owners, count)
+    return _rank(space, query, fetch, scored.first + np.union1d(near, rows), owners, count)
 
 
 def _may_be_near(scored: _Scored, farthest: float, count: int) -> Slots:
@@ -366,9 +367,12 @@ class _SegmentSearch:
         first = self._segment.scan_first
         return first if self._scan is None else min(first + self._scan.rows, self._segment.rows)
 
+    def _fetch(self, rows: Slots) -> Vectors:
+        return self._segment.vectors.take(rows, axis=0)
+
     def _rank(self, query: Vectors, rows: Slots, count: int) -> Neighbours:
         self._segment.check(rows)
-        return _rank(self._space, query, self._segment.vectors, rows, self._segment.owners, count)
+        return _rank(self._space, query, self._fetch, rows, self._segment.owners, count)
 
     def _read_all(self, query: Vectors, allowed: Mask | None, count: int, first: int = 0) -> Neighbours:
         rows = np.arange(first, self._segment.rows) if allowed is None else first + np.flatnonzero(allowed[first:])
@@ -393,7 +397,7 @@ class _SegmentSearch:
         return _nearest([scanned, self._read_all(query, allowed, count, self._scan_beyond)], count)
 
     def _rank_scored(self, query: Vectors, scored: _Scored, count: int) -> Neighbours:
-        return _rank_scored(self._space, query, self._segment.vectors, self._segment.owners, scored, count)
+        return _rank_scored(self._space, query, self._fetch, self._segment.owners, scored, count)
 
     def _search_graph(
         self, query: Vectors, allowed: Mask | None, allowed_count: int, count: int, plan: SearchGraph

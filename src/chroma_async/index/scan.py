@@ -16,7 +16,7 @@ import math
 import threading
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, cast
 
 import numkong
 import numpy as np
@@ -302,6 +302,14 @@ class Scan:
         return slopes
 
 
+class Rows(Protocol):
+    """Vectors of shape (n, ndim) that may lie apart."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice, /) -> Vectors: ...
+
+
 class ScanBuilder:
     """Packs the rows of a segment as they come; complete blocks are packed once. Not for use by two threads at once."""
 
@@ -329,13 +337,13 @@ class ScanBuilder:
         """What `extend` returned last, for any thread."""
         return self._latest
 
-    def extend(self, vectors: Vectors, first: int = 0) -> Scan:
+    def extend(self, vectors: Rows, first: int = 0, beyond: int | None = None) -> Scan:
         """Return a scan of at least these rows, shape (n, ndim); those seen before are not looked at again.
 
         Rows are only ever appended, so a caller with fewer of them uses the first part of what it gets. Who knows that the
-        rows before `first` were seen need not have them.
+        rows before `first` were seen need not have them. Of more than `beyond` the others are left.
         """
-        beyond = first + len(vectors)
+        beyond = first + len(vectors) if beyond is None else beyond
         if self._latest is not None and beyond <= self._latest.rows:
             return self._latest
         assert first <= self._rows
@@ -346,12 +354,12 @@ class ScanBuilder:
             self._clear()
             raise
 
-    def _extended(self, vectors: Vectors, first: int, beyond: int) -> Scan:
+    def _extended(self, vectors: Rows, first: int, beyond: int) -> Scan:
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            axes = self._suited(vectors) if not first or self._axes is None else self._axes
+            axes = self._suited(vectors, beyond) if not first or self._axes is None else self._axes
             while self._rows < beyond:
-                count = min(self._block_rows - self._rows % self._block_rows, ROWS_AT_ONCE)
-                self._take(np.asarray(vectors[self._rows - first : self._rows - first + count]), axes)
+                count = min(self._block_rows - self._rows % self._block_rows, ROWS_AT_ONCE, beyond - self._rows)
+                self._take(vectors[self._rows - first : self._rows - first + count], axes)
                 if self._is_odd(axes):
                     axes = self._begin(Axes(axes.origin, None), beyond)
             partial = (self._pack(),) if self._steps else ()
@@ -364,13 +372,13 @@ class ScanBuilder:
         self._blocks, self._latest = self._blocks[blocks:], None
         self._rows -= blocks * self._block_rows
 
-    def _suited(self, vectors: Vectors) -> Axes:
+    def _suited(self, vectors: Rows, beyond: int) -> Axes:
         """Axes that suit the first block. While that fills, they are chosen anew each time the rows have doubled, and
         these are packed again: the very first rows may be far from all that follow.
         """
         axes = self._axes
-        if axes is None or (self._axes_rows < self._block_rows and len(vectors) >= 2 * self._axes_rows):
-            first = np.asarray(vectors[: self._block_rows])
+        if axes is None or (self._axes_rows < self._block_rows and beyond >= 2 * self._axes_rows):
+            first = vectors[: min(self._block_rows, beyond)]
             sample = _sampled(first)
             if self._space == "cosine":
                 sample = sample * _inverse_lengths(sample)[:, None]
@@ -457,7 +465,7 @@ class TailScan:
         self._lock = threading.Lock()
         self._parts: dict[Space, _TailPart] = {}
 
-    def of(self, space: Space, first: int, vectors: Vectors) -> PackedTail | None:
+    def of(self, space: Space, first: int, vectors: Rows) -> PackedTail | None:
         """The packed part of these vectors, shape (n, ndim), the first of which has position `first`.
 
         None: they are fewer than a block, or of a base that was left behind.
@@ -468,7 +476,7 @@ class TailScan:
                 part = self._parts[space] = _TailPart(first, ScanBuilder(space, TAIL_BLOCK_ROWS))
             return part.of(first, vectors)
 
-    def pack(self, first: int, vectors: Vectors) -> None:
+    def pack(self, first: int, vectors: Rows) -> None:
         """Pack, ahead of the next query, in the spaces that queries were asked in."""
         for space in list(self._parts):
             self.of(space, first, vectors)
@@ -486,7 +494,7 @@ class _TailPart:
         """Position behind the last vector that is packed."""
         return self.start + self.builder.rows
 
-    def of(self, first: int, vectors: Vectors) -> PackedTail | None:
+    def of(self, first: int, vectors: Rows) -> PackedTail | None:
         """See `TailScan.of`; `first` is not beyond what is packed."""
         if first < self.start:
             return None
@@ -497,7 +505,7 @@ class _TailPart:
         complete = (skip + len(vectors)) // TAIL_BLOCK_ROWS * TAIL_BLOCK_ROWS
         if not complete:
             return None
-        return PackedTail(self.builder.extend(vectors[: complete - skip], skip).first(complete), skip)
+        return PackedTail(self.builder.extend(vectors, skip, complete).first(complete), skip)
 
 
 def main_directions(centred: Vectors) -> npt.NDArray[np.float32] | None:

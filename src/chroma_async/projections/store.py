@@ -133,9 +133,9 @@ class CollectionStore:
             dimension=dimension,
             space=draft.space if draft.rows else space,
         )
-        owned = tail.owners >= 0
+        owned = np.flatnonzero(tail.owners >= 0)
         sums: BlockSums = {}
-        draft = self._append_vectors(draft, tail.vectors[owned], tail.owners[owned], segment_rows_max, sums)
+        draft = self._append_vectors(draft, tail.vectors.take(owned), tail.owners[owned], segment_rows_max, sums)
         for piece in tail.pieces:
             draft = self._add_piece(draft, piece)
         self._publish(draft, tail, sums)

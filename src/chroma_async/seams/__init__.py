@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from chroma_async.seams.clock import Clock, SystemClock
 from chroma_async.seams.entropy import Entropy, SeededEntropy, SystemEntropy
 from chroma_async.seams.files import Files, SystemFiles
-from chroma_async.seams.workers import InlineWorkers, Share, ThreadWorkers, Workers, run_in_turn
+from chroma_async.seams.workers import InlineWorkers, Share, ThreadWorkers, Workers, give_way, run_in_turn
 
 __all__ = [
     "Clock",
@@ -20,6 +20,7 @@ __all__ = [
     "SystemFiles",
     "ThreadWorkers",
     "Workers",
+    "give_way",
     "run_in_turn",
 ]
 

@@ -38,6 +38,14 @@ class Workers(Protocol):
         ...
 
 
+def give_way(niceness: int) -> None:
+    """Lower the priority of the calling thread, and of those that it will begin, by so many steps; on Linux only."""
+    if sys.platform == "linux":
+        thread = threading.get_native_id()
+        with suppress(OSError):  # a sandbox may forbid it
+            os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + niceness)
+
+
 class ThreadWorkers:
     """Threads that take functions from one queue.
 
@@ -47,7 +55,7 @@ class ThreadWorkers:
 
     def __init__(self, threads: int, name: str, *, niceness: int = 0) -> None:
         """Begin the threads. `niceness`: how much lower their priority is than the process's, on Linux."""
-        self._niceness = niceness if sys.platform == "linux" else 0
+        self._niceness = niceness
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._threads = [
             threading.Thread(target=self._work, name=f"{name}-{number}", daemon=True) for number in range(threads)
@@ -66,8 +74,7 @@ class ThreadWorkers:
 
     def _work(self) -> None:
         if self._niceness:
-            thread = threading.get_native_id()
-            os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + self._niceness)
+            give_way(self._niceness)
         while (job := self._jobs.get()) is not None:
             job()
             del job  # what it refers to must not live until the next one comes
