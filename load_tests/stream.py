@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import importlib
 import io
 import multiprocessing
 import tempfile
@@ -305,8 +306,7 @@ def _ndjson(part: Dataset) -> bytes:
 
 def _arrow(parts: Iterator[Dataset]) -> Iterator[bytes]:
     """An Arrow IPC stream, in a piece for each batch."""
-    import pyarrow as pa
-
+    pa: Any = importlib.import_module("pyarrow")
     writer, sink = None, _Pieces()
     for part in parts:
         batch = record_batch(part)
@@ -339,8 +339,7 @@ class _Pieces(io.RawIOBase):
 
 def record_batch(part: Dataset) -> Any:
     """Some records as Arrow has them, metadata as JSON."""
-    import pyarrow as pa
-
+    pa: Any = importlib.import_module("pyarrow")
     flat = pa.array(np.ascontiguousarray(part.vectors, dtype=np.float32).reshape(-1))
     columns = {
         "id": pa.array(part.ids),

@@ -9,12 +9,13 @@ from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal, get_args
 
 from chroma_async.seams.lock_file import holder_of
 from load_tests.servers import LocalServer
 
 Role = Literal["supervisor", "worker", "compactor"]
+ROLES: Final[tuple[Role, ...]] = get_args(Role)
 
 _WATCH_SECONDS = 0.5
 _TITLES: dict[str, Role] = {"chroma-async: worker": "worker", "chroma-async: compactor": "compactor"}
@@ -141,7 +142,7 @@ def watched(server: LocalServer) -> Generator[Peaks, None, None]:
 def _look(server: LocalServer, peaks: Peaks) -> None:
     sums: dict[str, int] = {}
     for pid in server.pids() if server.process is not None else []:
-        role = _role(pid, server) or "other"
+        role: str = _role(pid, server) or "other"
         sums[role] = sums.get(role, 0) + (pss_bytes(pid) or 0)
     for role, size in sums.items():
         peaks.memory_bytes[role] = max(size, peaks.memory_bytes.get(role, 0))

@@ -17,6 +17,7 @@ import numpy as np
 
 from load_tests.acceptance.doors import EmbeddedDoor, HttpDoor, Record, door_of_each_worker
 from load_tests.acceptance.family import (
+    ROLES,
     Peaks,
     descriptors,
     errors_in,
@@ -295,7 +296,7 @@ def _graph_use(rows: int, ndim: int) -> str:
     """Whether the planner searches a graph of that size, which it does where a scan would cost more."""
     from chroma_async.core.planner import SearchGraph, SegmentCounts, plan_search
 
-    counts = SegmentCounts(rows=rows, graph_rows=rows, allowed=rows, ndim=ndim)
+    counts = SegmentCounts(rows=rows, graph_rows=rows, allowed=rows, ndim=ndim, scan_dims=ndim)
     plan = plan_search(counts, n_results=K, batch=1, ef_search=100)
     return "searched" if isinstance(plan, SearchGraph) else "built, but a scan of so few records is cheaper"
 
@@ -315,8 +316,8 @@ def _embedded(directory: Path, collection: str, engine: object) -> Generator[Emb
 def _judge_resources(server: LocalServer, verdict: Verdict, peaks: Peaks, before: dict[int, int]) -> None:
     for role, size in sorted(peaks.memory_bytes.items()):
         verdict.add(f"most memory (PSS), {role}", size / _MIB, "MiB", at_most=MEMORY_MIB_MAX)
-    for role in ("worker", "compactor"):
-        now = sum(filter(None, (pss_bytes(pid) for pid in members(server, role))))
+    for role in ROLES[1:]:
+        now = sum(pss_bytes(pid) or 0 for pid in members(server, role))
         verdict.add(f"memory at the end (PSS), {role}", now / _MIB, "MiB")
     _connect_again_and_again(server)
     after = {pid: descriptors(pid) for pid in members(server, "worker")}

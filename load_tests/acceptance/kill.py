@@ -479,7 +479,11 @@ def _judge_end(scene: _Scene) -> None:
         _judge(scene, door, dice, "at the end, a worker")
         _judge(scene, embedded, dice, "at the end, an embedded engine")
     vectors, expected = embedded.vectors(list(scene.ledger.stored)), scene.ledger.stored
-    wrong = [key for key in expected if not np.array_equal(vectors.get(key), scene.dataset.vectors[expected[key][0]])]
+    wrong = [
+        key
+        for key in expected
+        if key not in vectors or not np.array_equal(vectors[key], scene.dataset.vectors[expected[key][0]])
+    ]
     scene.verdict.require(not wrong, f"at the end, vectors are not those that were written. some={wrong[:3]}")
     embedded.close()
     for line in errors_in(scene.server):

@@ -143,9 +143,9 @@ def _run_all(server: LocalServer, path: str, data_file: Path, seconds: float, se
             pipe.send(None)
         return [_receive(pipe, seconds) for _, pipe in started]
     finally:
-        for process, _ in started:
-            process.kill()
-            process.join()
+        for begun, _ in started:
+            begun.kill()
+            begun.join()
 
 
 def _receive(pipe: Pipe, seconds: float = 0.0) -> Outcome:

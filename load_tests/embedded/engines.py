@@ -7,6 +7,7 @@ the library takes; what is timed is the library's own call, what is read from it
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import time
 from collections.abc import Callable
@@ -144,8 +145,7 @@ class QdrantEdge:
 
     def ingest(self, records: Records, directory: Path) -> None:
         """See `Engine`."""
-        import qdrant_edge as q
-
+        q: Any = importlib.import_module("qdrant_edge")
         params = q.EdgeVectorParams(size=records.vectors.shape[1], distance=q.Distance.Cosine)
         config = q.EdgeConfig(vectors=params, max_search_threads=1)
         shard = self._shard = q.EdgeShard.create(str(directory), config)
@@ -166,8 +166,7 @@ class QdrantEdge:
 
     def prepare(self, work: Work) -> tuple[Call, Callable[[Any], Answer]] | None:
         """See `Engine`."""
-        import qdrant_edge as q
-
+        q: Any = importlib.import_module("qdrant_edge")
         if work.ef or work.view:
             return None
         search, queries = self._shard.search, [row.tolist() for row in self._queries]
@@ -200,9 +199,8 @@ class LanceDb:
 
     def ingest(self, records: Records, directory: Path) -> None:
         """See `Engine`."""
-        import lancedb
-        import pyarrow as pa
-
+        lancedb: Any = importlib.import_module("lancedb")
+        pa: Any = importlib.import_module("pyarrow")
         connection = lancedb.connect(str(directory))
         ndim = records.vectors.shape[1]
         for start in range(0, len(records.ids), BATCH):
@@ -224,10 +222,9 @@ class LanceDb:
 
     def index(self) -> None:
         """See `Engine`."""
-        from lancedb.index import Bitmap
-
+        bitmap = importlib.import_module("lancedb.index").Bitmap
         for modulus in MODULI:
-            self._table.create_index(f"n_mod_{modulus}", config=Bitmap())
+            self._table.create_index(f"n_mod_{modulus}", config=bitmap())
         self._table.optimize()
 
     def prepare(self, work: Work) -> tuple[Call, Callable[[Any], Answer]] | None:

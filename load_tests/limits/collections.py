@@ -42,7 +42,7 @@ def main() -> None:
         client.close()
         _size(path)
 
-        def opened() -> ClientAPI:
+        def opened() -> PersistentClient:
             again = PersistentClient(path)
             again.get_collection(_name(0)).count()
             return again
