@@ -63,6 +63,17 @@ def test_a_run_is_what_one_array_would_be(counts: list[int], data: st.DataObject
             check(run, of_first, of_beyond, data)
 
 
+@pytest.mark.parametrize("row", [-1, 10])
+@pytest.mark.parametrize("beside", [0, 200])
+def test_rows_that_do_not_exist_are_refused(row: int, beside: int) -> None:
+    growing = GrowingVectors()
+    growing.append(numbered(0, 5))
+    growing.append(numbered(5, 5))
+    rows = np.asarray([row] + [3] * beside, dtype=np.int64)
+    with pytest.raises(IndexError):
+        growing.run(0).take(rows)
+
+
 def test_many_vectors_at_once_are_not_copied() -> None:
     growing = GrowingVectors()
     few, many = numbered(0, 3), numbered(3, 5)

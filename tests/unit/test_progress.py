@@ -346,6 +346,28 @@ async def test_what_nobody_has_read_for_a_while_is_let_go_of_and_read_rightly_ag
         assert found.columns.ids == [f"r{row}" for row in range(35)]
 
 
+async def test_what_is_folded_of_a_collection_that_nobody_reads_keeps_no_entries(tmp_path: Path) -> None:
+    """Entries that were applied are counted no more, so nothing may keep them in memory."""
+    async with engine_at(tmp_path, UNWATCHED) as engine, compactor_at(tmp_path, UNWATCHED) as compactor:
+        collection = await create_collection(engine)
+        records, reader = Records(engine, collection.id), engine.follower.sink(collection.id)
+        await add(engine, collection.id, 0, 10)
+        await settle(compactor)
+        assert await records.count() == 10
+        await engine._refresh_readers()
+        await add(engine, collection.id, 10, 10)
+        assert await records.count() == 20
+        assert len(reader._memtable.vectors()[1]) == 10
+        await settle(compactor)
+        reader._viewed_at -= READ_SECONDS
+        reader._read_at -= READ_SECONDS
+        before = reader.manifest.version
+        assert await engine._trimmed_bytes() == 0
+        assert (reader.manifest.version, len(reader._memtable.vectors()[1])) == (before, 0)
+        await add(engine, collection.id, 20, 10)
+        assert (await records.get()).columns.ids == [f"r{row}" for row in range(30)]
+
+
 @pytest.mark.parametrize("is_searched", [False, True])
 async def test_base_of_what_is_not_read_now_is_taken_and_packed_later(tmp_path: Path, is_searched: bool) -> None:
     """What was applied is forgotten, and nobody gets the old base without it; only for searches rows are packed."""

@@ -421,3 +421,17 @@ def test_what_was_packed_of_a_tail_moves_with_it(space: Space, seed: int, monkey
             assert np.ptp(line - exact) <= 0.05 * np.ptp(slope * exact_distances(space, query, vectors))
     assert sum(packed) <= len(vectors)
     assert tails.of(space, 0, vectors[:10]) is None  # of a tail that was left behind
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("seed", range(20))
+def test_a_row_a_little_nearer_than_a_crowd_of_equal_ones_is_found(space: Space, seed: int) -> None:
+    """All that is compared first may be copies of one row, whose errors tell nothing of those of others."""
+    dice = np.random.default_rng(1_000 + seed)
+    vectors = make("random", ROWS, 24, seed)
+    vectors[: ROWS // 2] = vectors[0]
+    query = vectors[0] + dice.standard_normal(24).astype(np.float32) * np.float32(0.1)
+    vectors[7] += (query - vectors[7]) * np.float32(0.01) + dice.standard_normal(24).astype(np.float32) * np.float32(0.002)
+    (found,) = search(segment_target(space, vectors), query[None, :], [None], [10])
+    exact = exact_distances(space, query, vectors)
+    assert exact[found.slots[0]] <= exact.min() + 1e-9

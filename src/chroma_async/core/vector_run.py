@@ -7,6 +7,7 @@ of what entries hold already.
 from __future__ import annotations
 
 import bisect
+import itertools
 from collections.abc import Sequence
 from typing import Final
 
@@ -57,19 +58,35 @@ class VectorRun:
         return [piece[max(first - start, 0) : beyond - start] for piece, start in pieces]
 
     def take(self, rows: Slots) -> Vectors:
-        """A copy of these rows, shape (len(rows), ndim)."""
+        """A copy of these rows, shape (len(rows), ndim).
+
+        Raises:
+            IndexError: there is no such row.
+        """
         if len(self._pieces) == 1:
             return self._pieces[0].take(rows, axis=0)
+        if not len(rows):
+            return np.empty((0, self.shape[1]), dtype=np.float32)
+        if (rows[1:] < rows[:-1]).any():
+            order = np.argsort(rows, kind="stable")
+            taken = np.empty((len(rows), self.shape[1]), dtype=np.float32)
+            taken[order] = self._take_ascending(rows[order])
+            return taken
+        return self._take_ascending(rows)
+
+    def _take_ascending(self, rows: Slots) -> Vectors:
+        if not 0 <= rows[0] <= rows[-1] < len(self):
+            raise IndexError(f"no such row. first={rows[0]} last={rows[-1]} rows={len(self)}")
         taken = np.empty((len(rows), self.shape[1]), dtype=np.float32)
-        where = np.searchsorted(self._firsts, rows, side="right") - 1
-        inside = rows - self._firsts[where] if len(rows) else rows
         if len(rows) < ROWS_BY_ONE * len(self._pieces):
+            where = np.searchsorted(self._firsts, rows, side="right") - 1
+            inside = rows - self._firsts[where]
             for place, (number, row) in enumerate(zip(where.tolist(), inside.tolist(), strict=True)):
                 taken[place] = self._pieces[number][row]
             return taken
-        for number, piece in enumerate(self._pieces):
-            here = np.flatnonzero(where == number)
-            taken[here] = piece.take(inside[here], axis=0)
+        bounds = [*np.searchsorted(rows, self._firsts).tolist(), len(rows)]
+        for piece, start, (begin, end) in zip(self._pieces, self._firsts.tolist(), itertools.pairwise(bounds), strict=True):
+            taken[begin:end] = piece.take(rows[begin:end] - start, axis=0)
         return taken
 
 
@@ -123,7 +140,8 @@ class GrowingVectors:
         """The last piece, with room for one vector at least. Of pages that nobody wrote to there is only the address."""
         if not self._pieces or self._beyond - self._starts[-1] == len(self._pieces[-1]):
             least, most = ROOM_ROWS
-            rows = min(max(least, wanted, self._beyond - (self._starts[0] if self._starts else 0)), most)
+            kept = self._beyond - self._starts[0] if self._starts else 0
+            rows = min(max(least, wanted, kept), most)
             self._begin(np.empty((rows, self._ndim), dtype=np.float32))
         return self._pieces[-1]
 

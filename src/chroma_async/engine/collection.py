@@ -370,9 +370,10 @@ class CollectionReader:
                 return
             with self._lock:
                 self._drop_applied(manifest.applied)
-                if not self._base.manifest.version:
-                    self._released = True
-                    self._memtable, self._image = Memtable(applied=Lsn(0), next_slot=0), None
+                is_open = bool(self._base.manifest.version)
+                self._released = self._released or not is_open
+                if not is_open or not self._is_read:  # what is folded would keep entries that nobody counts any more
+                    self._memtable, self._tail_scan, self._image = _empty_memtable(self._base), TailScan(), None
         finally:
             self._loading.release()
 

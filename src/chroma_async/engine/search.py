@@ -38,6 +38,9 @@ TAIL_QUERIES: Final = 32
 TAIL_GATHER_SHARE: Final = 8
 """A filter that leaves less than this part of the tail is answered by copying the rows it leaves."""
 
+DIFFERENT_SCORES_MIN: Final = 8
+"""Errors are told by the rows compared if so many of their scores differ."""
+
 SHARED_ROWS_MIN: Final = 65_536
 """A scan of fewer rows is over in the time that it takes to wake another thread, or a few of them."""
 
@@ -269,8 +272,10 @@ def _is_settled(scores: Distances, values: Distances, farthest: float, slope: fl
     Those left out have larger scores, with errors like the ones seen here; `margin` of their spread is allowed for beyond
     their middle, 1.0 being twice the largest error that was seen. (In a crowd of near-duplicates the scores chosen are those
     with the luckiest errors; these are close together, but so are scores and distances then, and the test fails, as it
-    should.)
+    should. In a crowd of copies of a few rows there are too few errors to tell anything.)
     """
+    if len(set(scores.tolist())) < DIFFERENT_SCORES_MIN:
+        return False
     with np.errstate(over="ignore", invalid="ignore"):
         errors = scores.astype(np.float64)
         errors -= errors.max()  # 0 is where those begin that were left out
