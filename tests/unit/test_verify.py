@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from tests.damage.case import NAMES, SETTINGS, answers_of, make_template
-from tests.support.engines import engine_at
+from tests.support.engines import compactor_at, delete_collection, engine_at, settle
 
 from chroma_async.cli.commands import app
 from chroma_async.engine.lock import FileCompactorLock
+from chroma_async.engine.verify import verify
 
 
 def run(*arguments: object) -> tuple[int, str]:
@@ -91,3 +93,28 @@ def test_a_directory_may_be_named_from_where_one_is(directory: Path, monkeypatch
     assert run("verify", directory.name)[0] == 0
     assert run("verify", directory.name, "--repair")[0] == 0
     assert run("rebuild", directory.name, NAMES[0])[1].startswith(f"{NAMES[0]}: rebuilt")
+
+
+def test_collections_that_are_deleted_while_they_are_looked_at_are_not_called_lost(directory: Path) -> None:
+    """The first when some of its files have been read, the others before any of theirs."""
+    seen: list[int] = []
+
+    async def delete_all() -> None:
+        async with engine_at(directory, SETTINGS) as engine, compactor_at(directory, SETTINGS) as compactor:
+            for name in NAMES:
+                await delete_collection(engine, name)
+            await settle(compactor)
+
+    def report(_stage: str, done: int, _total: int) -> None:
+        seen.append(done)
+        if len(seen) == 2:  # the log's size came first
+            with ThreadPoolExecutor() as elsewhere:
+                elsewhere.submit(asyncio.run, delete_all()).result()
+
+    folders = list((directory / "collections").iterdir())
+    verdict = verify(directory, report=report)
+    assert len(folders) == len(NAMES)
+    assert not any(folder.exists() for folder in folders)
+    assert len(seen) >= 2
+    assert [(finding.path, finding.state) for finding in verdict.findings if finding.collection] == []
+    assert verdict.is_whole

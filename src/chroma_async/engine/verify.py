@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -62,6 +62,8 @@ HELP: Final[dict[State, str]] = {
     "lost": "damaged, and the only copy: restore it from a backup",
 }
 
+SOUND: Final[frozenset[State]] = frozenset({"whole", "unsummed", "mended"})
+
 logger = logging.getLogger("chroma_async.verify")
 
 
@@ -84,7 +86,7 @@ class Verdict(msgspec.Struct, frozen=True):
     @property
     def is_whole(self) -> bool:
         """Nothing is damaged, or nothing is any more."""
-        return all(finding.state in ("whole", "unsummed", "mended") for finding in self.findings)
+        return all(finding.state in SOUND for finding in self.findings)
 
     def count(self, state: State) -> int:
         return sum(finding.state == state for finding in self.findings)
@@ -118,12 +120,8 @@ def verify(directory: Path, *, repair: bool = False, report: Report | None = Non
         logged, freed = _verify_log(directory, progress)
         findings.append(logged)
         for collection in _known_collections(directory):
-            folder = directory / COLLECTIONS / collection.id
-            if (folder / RECORDS_FILE).exists():
-                found = list(_Collection(directory, collection, progress, freed.get(collection.id, Lsn(0))).verify())
-                findings += _mended(folder, found) if repair else found
-            elif collection.id in freed or (folder.exists() and any((folder / SEGMENTS).glob("*/*"))):
-                findings.append(Finding(f"{COLLECTIONS}/{collection.id}/{RECORDS_FILE}", "lost", "missing", collection.name))
+            found = _verify_collection(directory, collection, progress, freed)
+            findings += _mended(directory / COLLECTIONS / collection.id, found) if repair else found
     return Verdict(str(directory), tuple(findings))
 
 
@@ -145,7 +143,11 @@ def compacting_alone(directory: Path) -> Generator[FileCompactorLock]:
 
 def size_of(directory: Path) -> int:
     """Bytes of all files of a directory."""
-    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+    total = 0
+    for path in directory.rglob("*"):
+        with suppress(FileNotFoundError):  # removed meanwhile
+            total += path.stat().st_size if path.is_file() else 0
+    return total
 
 
 def _verify_log(directory: Path, progress: _Progress) -> tuple[Finding, Mapping[CollectionId, Lsn]]:
@@ -159,17 +161,46 @@ def _verify_log(directory: Path, progress: _Progress) -> tuple[Finding, Mapping[
     return Finding(LOG_FILE, "whole", size_bytes=size), freed
 
 
+def _verify_collection(
+    directory: Path, collection: Collection, progress: _Progress, freed: Mapping[CollectionId, Lsn]
+) -> list[Finding]:
+    """What is to be said of a collection; nothing, when it was deleted while it was looked at."""
+    folder, tables = directory / COLLECTIONS / collection.id, f"{COLLECTIONS}/{collection.id}/{RECORDS_FILE}"
+    found: list[Finding] = []
+    try:
+        if (folder / RECORDS_FILE).exists():
+            found = list(_Collection(directory, collection, progress, freed.get(collection.id, Lsn(0))).verify())
+        elif collection.id in freed or (folder.exists() and any((folder / SEGMENTS).glob("*/*"))):
+            found = [Finding(tables, "lost", "missing", collection.name)]
+    except FileNotFoundError:
+        if _is_known(directory, collection):
+            raise
+        return []
+    is_sound = all(finding.state in SOUND for finding in found)
+    return found if is_sound or _is_known(directory, collection) else []
+
+
+def _is_known(directory: Path, collection: Collection) -> bool:
+    catalog = _catalog(directory)
+    return catalog is None or catalog.collection(collection.id) is not None
+
+
 def _known_collections(directory: Path) -> Sequence[Collection]:
     """The collections of the catalog; without a catalog that can be read there is nothing to tell them by."""
+    catalog = _catalog(directory)
+    found = () if catalog is None else map(catalog.collection, sorted(catalog.collection_ids()))
+    return [collection for collection in found if collection is not None]
+
+
+def _catalog(directory: Path) -> Catalog | None:
+    """The catalog as of now; None: it can't be read."""
     uri = f"{(directory / LOG_FILE).absolute().as_uri()}?mode=rw"
     try:
         with closing(sqlite3.connect(uri, uri=True, timeout=10.0)) as connection:
             rows = connection.execute("SELECT key, value FROM catalog").fetchall()
-        catalog = Catalog.from_rows({k: value for k, value in rows if isinstance(k, str) and isinstance(value, bytes)})
+        return Catalog.from_rows({k: value for k, value in rows if isinstance(k, str) and isinstance(value, bytes)})
     except (LogCorrupt, sqlite3.DatabaseError, ValueError, KeyError):
-        return []
-    found = (catalog.collection(item) for item in sorted(catalog.collection_ids()))
-    return [collection for collection in found if collection is not None]
+        return None
 
 
 def chosen_collections(directory: Path, names: Sequence[str]) -> list[Collection]:
