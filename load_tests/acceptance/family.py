@@ -9,13 +9,14 @@ from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Final, Literal
 
 from chroma_async.seams.lock_file import holder_of
 from load_tests.servers import LocalServer
 
 Role = Literal["supervisor", "worker", "compactor"]
-ROLES: Final[tuple[Role, ...]] = get_args(Role)
+OPEN_ROLES: Final[tuple[Role, ...]] = ("worker", "compactor")
+"""Of the processes that hold a collection open."""
 
 _WATCH_SECONDS = 0.5
 _TITLES: dict[str, Role] = {"chroma-async: worker": "worker", "chroma-async: compactor": "compactor"}

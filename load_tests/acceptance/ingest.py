@@ -17,7 +17,7 @@ import numpy as np
 
 from load_tests.acceptance.doors import EmbeddedDoor, HttpDoor, Record, door_of_each_worker
 from load_tests.acceptance.family import (
-    ROLES,
+    OPEN_ROLES,
     Peaks,
     descriptors,
     errors_in,
@@ -316,7 +316,7 @@ def _embedded(directory: Path, collection: str, engine: object) -> Generator[Emb
 def _judge_resources(server: LocalServer, verdict: Verdict, peaks: Peaks, before: dict[int, int]) -> None:
     for role, size in sorted(peaks.memory_bytes.items()):
         verdict.add(f"most memory (PSS), {role}", size / _MIB, "MiB", at_most=MEMORY_MIB_MAX)
-    for role in ROLES[1:]:
+    for role in OPEN_ROLES:
         now = sum(pss_bytes(pid) or 0 for pid in members(server, role))
         verdict.add(f"memory at the end (PSS), {role}", now / _MIB, "MiB")
     _connect_again_and_again(server)

@@ -19,7 +19,7 @@ NDIM = 3
 @pytest.fixture(autouse=True, scope="module")
 def small_pieces() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(vector_run, "SHARED_ROWS_MIN", 4)
+        patch.setattr(vector_run, "PIECE_ROWS_MIN", 4)
         patch.setattr(vector_run, "ROOM_ROWS", (2, 8))
         yield
 
@@ -65,10 +65,11 @@ def test_a_run_is_what_one_array_would_be(counts: list[int], data: st.DataObject
 
 @pytest.mark.parametrize("row", [-1, 10])
 @pytest.mark.parametrize("beside", [0, 200])
-def test_rows_that_do_not_exist_are_refused(row: int, beside: int) -> None:
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_rows_that_do_not_exist_are_refused(row: int, beside: int, pieces: int) -> None:
     growing = GrowingVectors()
-    growing.append(numbered(0, 5))
-    growing.append(numbered(5, 5))
+    for first in range(0, 10, 10 // pieces):
+        growing.append(numbered(first, 10 // pieces))
     rows = np.asarray([row] + [3] * beside, dtype=np.int64)
     with pytest.raises(IndexError):
         growing.run(0).take(rows)

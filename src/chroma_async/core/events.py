@@ -4,6 +4,8 @@ Layout of an encoded event, integers little-endian:
 
     u8 version | u8 kind | u32 length of head | head (JSON) | u32 length of body | body (JSON) | vectors (float32)
 
+Spaces may stand behind the JSON of a body, so that vectors begin at a multiple of `ALIGNED_BYTES`.
+
 The head is small and holds all that the catalog folds; a follower that keeps no records never decodes the body. It may name
 an `author` besides, where a server knows its callers: no part of the event, so folding passes over it. Ids, times and
 choices are decided before an event is made: applying it is a pure function of state and event.
@@ -184,9 +186,14 @@ def _records_body(event: RecordsWritten) -> bytes:
 def _join(number: int, head: bytes, body: bytes, vectors: Vectors | None) -> bytes:
     """Put an event together; spaces behind the JSON of the body let the vectors begin where they can be used as they lie."""
     raw = b"" if vectors is None or not vectors.size else np.ascontiguousarray(vectors, dtype="<f4").data.cast("B")
-    spaces = b" " * (-(_PREFIX.size + len(head) + _LENGTH.size + len(body)) % ALIGNED_BYTES) if len(raw) else b""
+    spaces = _spaces(_PREFIX.size + len(head) + _LENGTH.size + len(body)) if len(raw) else b""
     length = _LENGTH.pack(len(body) + len(spaces))
     return b"".join((_PREFIX.pack(CODEC_VERSION, number, len(head)), head, length, body, spaces, raw))
+
+
+def _spaces(size: int) -> bytes:
+    """As many as make a multiple of `ALIGNED_BYTES` of so many bytes."""
+    return b" " * (-size % ALIGNED_BYTES)
 
 
 def rewritten(payload: bytes, change: Callable[[dict[str, Any]], dict[str, Any]]) -> bytes:
@@ -209,11 +216,9 @@ def signed(payload: bytes, author: str) -> bytes:
     version, number, length = _unpacked(payload)
     start, end = _PREFIX.size, _PREFIX.size + length
     addition = b',"author":' + orjson.dumps(author)
-    addition += (
-        b" " * (-(len(addition)) % ALIGNED_BYTES) + b"}"
-    )  # one "}" is replaced, and vectors stay where they can be used
-    prefix = _PREFIX.pack(version, number, length - 1 + len(addition))
-    return b"".join((prefix, memoryview(payload)[start : end - 1], addition, memoryview(payload)[end:]))
+    addition += _spaces(len(addition))  # vectors stay where they can be used
+    prefix = _PREFIX.pack(version, number, length + len(addition))
+    return b"".join((prefix, memoryview(payload)[start : end - 1], addition, memoryview(payload)[end - 1 :]))
 
 
 class _Signature(msgspec.Struct, frozen=True):

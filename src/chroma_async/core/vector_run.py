@@ -15,7 +15,7 @@ import numpy as np
 
 from chroma_async.model import Slots, Vectors
 
-SHARED_ROWS_MIN: Final = 256
+PIECE_ROWS_MIN: Final = 256
 """An entry with so many vectors is a piece by itself, without a copy; smaller ones are copied into a common one."""
 
 ROOM_ROWS: Final = (64, 1_024)
@@ -43,7 +43,7 @@ class VectorRun:
     def __getitem__(self, rows: slice) -> Vectors:
         """Rows from one to another, as an array; a view where they lie together."""
         first, beyond, _ = rows.indices(len(self))
-        parts = list(self._within(first, beyond))
+        parts = self._within(first, beyond)
         if len(parts) == 1:
             return parts[0]
         return np.concatenate(parts) if parts else np.empty((0, self.shape[1]), dtype=np.float32)
@@ -63,8 +63,6 @@ class VectorRun:
         Raises:
             IndexError: there is no such row.
         """
-        if len(self._pieces) == 1:
-            return self._pieces[0].take(rows, axis=0)
         if not len(rows):
             return np.empty((0, self.shape[1]), dtype=np.float32)
         if (rows[1:] < rows[:-1]).any():
@@ -112,7 +110,7 @@ class GrowingVectors:
         if not len(vectors):
             return first
         self._ndim = vectors.shape[1]
-        if len(vectors) >= SHARED_ROWS_MIN and vectors.flags.aligned and vectors.flags.c_contiguous:
+        if len(vectors) >= PIECE_ROWS_MIN and vectors.flags.aligned and vectors.flags.c_contiguous:
             self._close()
             self._begin(vectors)
             self._beyond += len(vectors)

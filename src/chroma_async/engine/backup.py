@@ -48,6 +48,7 @@ from chroma_async.engine.backup_list import (
 )
 from chroma_async.engine.compactor import COLLECTIONS
 from chroma_async.engine.directory import VERSION_FILE
+from chroma_async.engine.verify import size_of
 from chroma_async.errors import BackupError, StorageCorrupt
 from chroma_async.model import CollectionId
 from chroma_async.projections.manifest import Manifest, encode_manifest
@@ -175,15 +176,6 @@ def _newest(destination: Path) -> tuple[Path, Backup] | None:
     return None
 
 
-def _size_of(directory: Path) -> int:
-    size = 0
-    for folder, _, names in os.walk(directory):
-        for name in names:
-            path = Path(folder) / name
-            size += path.stat().st_size if path.exists() else 0
-    return size
-
-
 @dataclass(frozen=True, slots=True)
 class _Wanted:
     """A file that a manifest reaches; `size_bytes` None: all of it, which has this CRC-32."""
@@ -220,7 +212,7 @@ class _Copier:
     def run(self, catalog: Catalog, now: datetime) -> Backup:
         if self.earlier is not None:
             self._known = {file.path: file for file in self.earlier[1].files}
-        self.meter.begin("copying", _size_of(self.directory))
+        self.meter.begin("copying", size_of(self.directory))
         with (self.directory / VERSION_FILE).open("rb") as version:
             self._take(_Wanted(VERSION_FILE), VERSION_FILE, version)
         taken = {item: self._take_collection(item) for item in sorted(catalog.collection_ids())}
