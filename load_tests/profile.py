@@ -18,7 +18,7 @@ from chroma_async import PersistentClient
 from chroma_async.engine import Engine
 from chroma_async.engine.batch import QueryJob, search_alone
 from chroma_async.engine.handlers.records import query as query_handler
-from chroma_async.index.distance import distances, smallest
+from chroma_async.index.distance import distances, smallest_of_each
 from chroma_async.protocol import QueryRecords
 from load_tests.data import Dataset, Selection
 
@@ -95,8 +95,8 @@ def _layers(client: Any, collection: Any, dataset: Dataset, chosen: Selection | 
             blocks = [block.packed for block in scan.blocks]
             yield timed("          numkong alone", lambda _: [numkong.dots_packed(steps, block) for block in blocks])
             line = scan.judged(queries[:1]).scores[0]
-            yield timed("        candidates", lambda _: smallest(line, CANDIDATES))
-            rows = smallest(line, CANDIDATES)
+            yield timed("        candidates", lambda _: smallest_of_each(line[None, :], CANDIDATES)[0])
+            rows = smallest_of_each(line[None, :], CANDIDATES)[0]
             yield timed("        exact distances", lambda n: distances("cosine", queries[n], segment.vectors[rows]))
         neighbours = view.nearest(model, queries[:1], [masks[0]], [N_RESULTS])
         yield timed("      rows of the result", lambda number: jobs[number].finish(view, neighbours))

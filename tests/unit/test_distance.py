@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from tests.support.oracle import exact_distances
 
-from chroma_async.index.distance import COLUMNS_FROM, distances, ranking_scores, ranking_slope, smallest
+from chroma_async.index.distance import (
+    COLUMNS_FROM,
+    distances,
+    distances_of_each,
+    ranking_scores,
+    ranking_slope,
+    smallest_of_each,
+)
 from chroma_async.model import Space
 
 SPACES: list[Space] = ["l2", "ip", "cosine"]
@@ -57,37 +64,60 @@ def test_ranking_scores_are_distances_but_for_slope_and_constant(space: Space) -
 
 scores_arrays = hnp.arrays(
     np.float32,
-    st.integers(0, 60),
+    st.tuples(st.integers(1, 4), st.integers(1, 60)),
     elements=st.sampled_from([-1.0, 0.0, 0.5, 1.0, 2.0, float("inf"), float("nan"), -3e38]),
 )
 
 
-@given(scores=scores_arrays, count=st.integers(0, 70))
-def test_smallest_are_the_smallest_finite_ones(scores: np.ndarray, count: int) -> None:
-    chosen = smallest(scores, count)
-    usable = scores[scores < np.inf]
-    assert len(set(chosen.tolist())) == len(chosen)
-    assert sorted(scores[chosen].tolist()) == sorted(usable.tolist())[:count]
+def check_smallest(scores: np.ndarray, count: int) -> None:
+    chosen = smallest_of_each(scores, count)
+    assert chosen.shape == (len(scores), count)
+    for line, positions in zip(scores, chosen, strict=True):
+        assert len(set(positions.tolist())) == count
+        np.testing.assert_array_equal(np.sort(line[positions]), np.sort(line)[:count])  # nan is sorted last
+
+
+@given(scores=scores_arrays, share=st.floats(0, 1))
+def test_smallest_are_the_smallest_of_each_line(scores: np.ndarray, share: float) -> None:
+    check_smallest(scores, 1 + int(share * (scores.shape[1] - 1)))
 
 
 @pytest.mark.parametrize("size", [COLUMNS_FROM - 1, COLUMNS_FROM, COLUMNS_FROM + 1, 5 * COLUMNS_FROM + 13])
-@pytest.mark.parametrize("count", [1, 2, 42, 1_000, COLUMNS_FROM])
+@pytest.mark.parametrize("count", [1, 2, 42, 1_000, COLUMNS_FROM - 1])
 @pytest.mark.parametrize("unusable", [0.0, 0.3, 0.999])
-def test_smallest_of_many_are_the_smallest(size: int, count: int, unusable: float) -> None:
+@pytest.mark.parametrize("lines", [1, 3])
+def test_smallest_of_many_are_the_smallest(size: int, count: int, unusable: float, lines: int) -> None:
     dice = np.random.default_rng(size + count)
-    scores = dice.integers(0, 5_000, size).astype(np.float32)
-    scores[dice.random(size) < unusable] = np.inf
-    chosen = smallest(scores, count)
-    usable = np.sort(scores[scores < np.inf])
-    np.testing.assert_array_equal(np.sort(scores[chosen]), usable[:count])
-    assert len(np.unique(chosen)) == len(chosen)
+    scores = dice.integers(0, 5_000, (lines, size)).astype(np.float32)
+    scores[dice.random((lines, size)) < unusable] = np.inf
+    check_smallest(scores, count)
 
 
 @pytest.mark.parametrize("size", [100, COLUMNS_FROM + 5])
-def test_scores_that_overflowed_hide_no_other_score(size: int) -> None:
+@pytest.mark.parametrize("lines", [1, 3])
+def test_scores_that_overflowed_hide_no_other_score(size: int, lines: int) -> None:
     """One nan must not hide the neighbours with which it is compared in parts."""
     dice = np.random.default_rng(size)
-    scores = dice.random(size).astype(np.float32)
-    scores[dice.random(size) < 0.5] = np.nan
-    usable = np.sort(scores[~np.isnan(scores)])
-    np.testing.assert_array_equal(np.sort(scores[smallest(scores, 20)]), usable[:20])
+    scores = dice.random((lines, size)).astype(np.float32)
+    scores[dice.random((lines, size)) < 0.5] = np.nan
+    check_smallest(scores, 20)
+
+
+def test_smallest_are_found_in_lines_that_lie_apart() -> None:
+    scores = np.random.default_rng(0).random((3, 3 * COLUMNS_FROM)).astype(np.float32)
+    check_smallest(scores[:, : 2 * COLUMNS_FROM], 42)
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("queries", [1, 2, 7])
+def test_distances_are_the_same_to_the_last_bit_whatever_else_is_asked(space: Space, queries: int) -> None:
+    dice = np.random.default_rng(queries)
+    asked = dice.standard_normal((queries, 384)).astype(np.float32)
+    asked[0] = 0
+    rows = dice.standard_normal((queries, 42, 384)).astype(np.float32)
+    rows[0, 3] = 0
+    together = distances_of_each(space, asked, rows)
+    alone = np.stack([distances(space, query, its_rows) for query, its_rows in zip(asked, rows, strict=True)])
+    np.testing.assert_array_equal(together, alone)
+    for line, query, its_rows in zip(together, asked, rows, strict=True):
+        np.testing.assert_allclose(line, exact_distances(space, query, its_rows), rtol=1e-4, atol=1e-5)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -156,13 +158,14 @@ def test_extreme_magnitudes_neither_warn_nor_lose_records(space: Space, magnitud
 
 def test_most_queries_are_settled_by_the_first_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
     settled: list[bool] = []
-    test = search_module._is_settled
+    test = search_module._are_settled
 
-    def noting(*arguments: npt.NDArray[np.float32]) -> bool:
-        settled.append(test(*arguments))  # type: ignore[arg-type]
-        return settled[-1]
+    def noting(*arguments: Any) -> Mask:
+        found = test(*arguments)
+        settled.extend(found.tolist())
+        return found
 
-    monkeypatch.setattr(search_module, "_is_settled", noting)
+    monkeypatch.setattr(search_module, "_are_settled", noting)
     vectors, queries = make("random", ROWS, 384), make("random", 16, 384, seed=4)
     for space in SPACES:
         search(segment_target(space, vectors), queries, [None] * 16, [10] * 16)

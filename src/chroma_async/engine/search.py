@@ -9,6 +9,7 @@ from functools import cached_property, partial
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from chroma_async.core.memtable import Tail
 from chroma_async.core.planner import (
@@ -19,7 +20,15 @@ from chroma_async.core.planner import (
     candidates,
     plan_search,
 )
-from chroma_async.index.distance import Distances, distances, ranking_scores, ranking_slope, smallest
+from chroma_async.index.distance import (
+    Distances,
+    at_each,
+    distances,
+    distances_of_each,
+    ranking_scores,
+    ranking_slope,
+    smallest_of_each,
+)
 from chroma_async.index.hnsw import GraphFile
 from chroma_async.index.scan import BLOCK_ROWS, Judged, PackedTail, Scan
 from chroma_async.model import Mask, Slots, Space, Vectors
@@ -47,7 +56,8 @@ SHARED_ROWS_MIN: Final = 65_536
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Neighbours:
-    """The nearest records of one query, nearest first: slots and float32 distances, both of shape (n,)."""
+    """The nearest records of one query, nearest first, and of equally near ones the lowest slot: slots and float32
+    distances, both of shape (n,)."""
 
     slots: Slots
     distances: Distances
@@ -55,6 +65,8 @@ class Neighbours:
 
 Fetch = Callable[[Slots], Vectors]
 """Gives the vectors of these rows, shape (n, ndim)."""
+
+_NO_ROWS: Final[Slots] = np.empty(0, dtype=np.int64)
 
 NOTHING: Final = Neighbours(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32))
 
@@ -128,6 +140,8 @@ def search(
 def _nearest(parts: Sequence[Neighbours], count: int) -> Neighbours:
     if not parts:
         return NOTHING
+    if len(parts) == 1:
+        return parts[0] if len(parts[0].slots) <= count else Neighbours(parts[0].slots[:count], parts[0].distances[:count])
     slots = np.concatenate([part.slots for part in parts])
     values = np.concatenate([part.distances for part in parts])
     order = np.lexsort((slots, values))[:count]
@@ -152,7 +166,8 @@ def _search_tail(
             if scored is None:
                 scored = _TailScores(target, queries[first : first + TAIL_QUERIES])
             parts = scored.of(number - first, allowed)
-            found.append(_nearest([_rank_scored(target.space, query, fetch, owners, part, count) for part in parts], count))
+            ranked = [_rank_scored(target.space, query[None, :], fetch, owners, part, [count])[0] for part in parts]
+            found.append(_nearest(ranked, count))
     return found
 
 
@@ -171,11 +186,12 @@ class _TailScores:
         """The scores of one query for the rows that are allowed: first those that are packed, then the rest."""
         if self._judged is not None:
             part = allowed[: self._packed_rows]
-            yield _scored(self._judged, number, part, rows=self._packed_rows, skip=self._skip)
+            yield _scored(self._judged.only(number), [part], rows=self._packed_rows, skip=self._skip)
         part = allowed[self._packed_rows :]
         if len(part):
-            slope = ranking_slope(self._space, self._queries[number])
-            yield _Scored(np.where(part, self._rest[number], np.inf), part, slope, first=self._packed_rows)
+            slopes = np.asarray([ranking_slope(self._space, self._queries[number])])
+            lines = _masked(self._rest[number][None, :], [part])
+            yield _Scored(lines, [part], slopes, np.ones(1, dtype=np.bool_), first=self._packed_rows)
 
 
 def _rank(space: Space, query: Vectors, fetch: Fetch, rows: Slots, owners: Slots, count: int) -> Neighbours:
@@ -184,80 +200,155 @@ def _rank(space: Space, query: Vectors, fetch: Fetch, rows: Slots, owners: Slots
     for start in range(0, len(rows), CHUNK_ROWS):
         chunk = rows[start : start + CHUNK_ROWS]
         values = distances(space, query, fetch(chunk))
-        best = _smallest_first(values, count)
-        parts.append(Neighbours(owners[chunk[best]], values[best]))
+        best = _smallest(values, count)
+        slots, values = owners[chunk[best]], values[best]
+        order = np.lexsort((slots, values))
+        parts.append(Neighbours(slots[order], values[order]))
     return parts[-1] if len(parts) <= 2 else _nearest(parts, count)
 
 
-def _smallest_first(values: Distances, count: int) -> Slots:
-    """Positions of the `count` smallest values, in ascending order; nan is the largest."""
+def _smallest(values: Distances, count: int) -> Slots:
+    """Positions of the `count` smallest values, in no order; nan is the largest."""
     if not 0 < 4 * count < len(values):
         return np.argsort(values, kind="stable")[:count]
-    chosen = np.argpartition(values, count - 1)[:count]
-    return chosen[np.argsort(values[chosen], kind="stable")]
+    return np.argpartition(values, count - 1)[:count]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Scored:
-    """Rows from `first` on with approximate scores: `slope` times the distance, plus a constant, plus an error.
+    """Rows from `first` on with approximate scores for some queries: a slope times the distance, plus a constant, plus an
+    error.
 
-    `line`, shape (n,), is inf for rows that are not allowed; `allowed`, shape (n,), says which are, None: all. `margin` is
-    how much of the errors' spread is allowed for beyond those that are seen; None: these tell nothing. `near` gives the rows
-    that may be within a distance, whether they are allowed or not; None: that is not known.
+    `lines`, shape (queries, n), are inf for rows that are not allowed; `allowed[i]`, shape (n,), says which are, None: all.
+    `slopes` has shape (queries,). `margin` is how much of the errors' spread is allowed for beyond those that are seen,
+    where these tell anything: `are_told`, shape (queries,). `near` gives the rows that may be within a distance of a query,
+    whether they are allowed or not; None: that is not known.
     """
 
-    line: Distances
-    allowed: Mask | None
-    slope: float
+    lines: Distances
+    allowed: Sequence[Mask | None]
+    slopes: npt.NDArray[np.float64]
+    are_told: Mask
     first: int = 0
-    margin: float | None = 1.0
-    near: Callable[[float], Slots] | None = None
+    margin: float = 1.0
+    near: Callable[[int, float], Slots] | None = None
+
+    def count(self, number: int) -> int:
+        """How many rows are allowed for a query."""
+        allowed = self.allowed[number]
+        return self.lines.shape[1] if allowed is None else int(np.count_nonzero(allowed))
 
 
-def _scored(judged: Judged, number: int, allowed: Mask | None, *, rows: int, skip: int = 0, first: int = 0) -> _Scored:
-    """So many rows of a scan from `skip` on, by their scores for one query; the first is row `first` of the vectors."""
-    line = judged.scores[number, skip : skip + rows]
+def _scored(judged: Judged, allowed: Sequence[Mask | None], *, rows: int, skip: int = 0, first: int = 0) -> _Scored:
+    """So many rows of a scan from `skip` on, by their scores; the first is row `first` of the vectors."""
     return _Scored(
-        line=line if allowed is None else np.where(allowed, line, np.inf),
+        lines=_masked(judged.scores[:, skip : skip + rows], allowed),
         allowed=allowed,
-        slope=float(judged.slopes[number]),
+        slopes=judged.slopes,
+        are_told=judged.are_told,
         first=first,
-        margin=judged.scan.margin if judged.are_told[number] else None,
-        near=lambda distance: _within(judged.near(number, distance), skip, rows),
+        margin=judged.scan.margin,
+        near=lambda number, distance: _within(judged.near(number, distance), skip, rows),
     )
 
 
-def _rank_scored(space: Space, query: Vectors, fetch: Fetch, owners: Slots, scored: _Scored, count: int) -> Neighbours:
-    """The nearest rows by exact distances. Mostly the best scored settle it, or some more; else all that may be nearer do.
+def _masked(lines: Distances, allowed: Sequence[Mask | None]) -> Distances:
+    """Scores, shape (queries, n), with inf for rows that are not allowed."""
+    if all(mask is None for mask in allowed):
+        return lines
+    masked = np.empty(lines.shape, dtype=lines.dtype)
+    for line, mask, out in zip(lines, allowed, masked, strict=True):
+        out[:] = line if mask is None else np.where(mask, line, np.inf)
+    return masked
+
+
+def _rank_scored(
+    space: Space, queries: Vectors, fetch: Fetch, owners: Slots, scored: _Scored, counts: Sequence[int]
+) -> list[Neighbours]:
+    """The nearest rows of each query, shape (queries, ndim), by exact distances. Mostly the best scored settle it, or some
+    more; else all that may be nearer do.
 
     Where scores can't tell neighbours apart (near-duplicates, values far from the origin that cancel), these are many.
     """
-    total = len(scored.line) if scored.allowed is None else int(np.count_nonzero(scored.allowed))
-    farthest, rows = math.inf, np.empty(0, dtype=np.int64)
-    for wanted in (candidates(count), WIDEN * candidates(count)):
-        if WIDEN * wanted >= total:
-            break
-        rows = _best(scored.line, scored.allowed, wanted)
-        values = distances(space, query, fetch(scored.first + rows))
-        order = np.argsort(values, kind="stable")
-        farthest = float(values[order[count - 1]])
-        if scored.margin is None:
-            break
-        if _is_settled(scored.line[rows], values, farthest, scored.slope, scored.margin):
-            best = order[:count]
-            return Neighbours(owners[scored.first + rows[best]], values[best])
-    near = _may_be_near(scored, farthest, count)
-    return _rank(space, query, fetch, scored.first + np.union1d(near, rows), owners, count)
+    found: dict[int, Neighbours] = {}
+    compared: dict[int, tuple[Slots, float]] = {}
+    for widened in (1, WIDEN):
+        for count in dict.fromkeys(counts):
+            wanted = widened * candidates(count)
+            numbers = [
+                number
+                for number, its_count in enumerate(counts)
+                if its_count == count
+                and number not in found
+                and (number not in compared or scored.are_told[number])
+                and scored.count(number) > WIDEN * wanted
+            ]
+            if numbers:
+                best = _compared(space, queries, fetch, owners, scored, numbers, wanted=wanted, count=count)
+                for place, number in enumerate(numbers):
+                    if best.are_settled[place]:
+                        found[number] = Neighbours(best.slots[place], best.distances[place])
+                    else:
+                        compared[number] = best.rows[place], best.farthest(place)
+    for number in range(len(counts)):
+        if number not in found:
+            rows = _may_be_near(scored, number, counts[number], *compared.get(number, (_NO_ROWS, math.inf)))
+            found[number] = _rank(space, queries[number], fetch, scored.first + rows, owners, counts[number])
+    return [found[number] for number in range(len(counts))]
 
 
-def _may_be_near(scored: _Scored, farthest: float, count: int) -> Slots:
-    """Rows that may be no farther than that, ascending; all that are allowed where that is not known."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Compared:
+    """The best scored rows of some queries, shape (queries, wanted), and the nearest of them: slots and distances, both of
+    shape (queries, count), ordered as in `Neighbours`. `are_settled`, shape (queries,): no others are nearer."""
+
+    rows: Slots
+    scores: Distances
+    slots: Slots
+    distances: Distances
+    are_settled: Mask
+
+    def farthest(self, number: int) -> float:
+        """So many allowed rows are no farther; inf where scores have overflowed, or rows that are not allowed are among
+        these."""
+        return float(self.distances[number, -1]) if (self.scores[number] < np.inf).all() else math.inf
+
+
+def _compared(
+    space: Space,
+    queries: Vectors,
+    fetch: Fetch,
+    owners: Slots,
+    scored: _Scored,
+    numbers: Sequence[int],
+    *,
+    wanted: int,
+    count: int,
+) -> _Compared:
+    """Compare the best scored rows of the queries of these numbers, all together: most of the time goes into calls."""
+    lines, slopes, are_told = scored.lines, scored.slopes, scored.are_told
+    if len(numbers) < len(lines):
+        lines, slopes, are_told, queries = lines[numbers], slopes[numbers], are_told[numbers], queries[numbers]
+    rows = smallest_of_each(lines, wanted)
+    places = rows + scored.first if scored.first else rows
+    vectors = fetch(places.ravel()).reshape(len(numbers), wanted, -1)
+    values, scores, slots = distances_of_each(space, queries, vectors), at_each(lines, rows), owners.take(places)
+    order = np.lexsort((slots, values))[:, :count]
+    nearest = at_each(values, order)
+    are_settled = are_told & _are_settled(scores, values, nearest[:, -1], slopes, scored.margin)
+    return _Compared(rows, scores, at_each(slots, order), nearest, are_settled)
+
+
+def _may_be_near(scored: _Scored, number: int, count: int, compared: Slots, farthest: float) -> Slots:
+    """Rows that may be among the nearest of a query, ascending: those that were compared, the last of which was so far, and
+    all that may be no farther; all that are allowed where that is not known."""
+    allowed = scored.allowed[number]
     if scored.near is not None and math.isfinite(farthest):
-        rows = scored.near(farthest)
-        rows = rows if scored.allowed is None else rows[scored.allowed[rows]]
-        if len(rows) >= count:
-            return rows
-    return np.arange(len(scored.line)) if scored.allowed is None else np.flatnonzero(scored.allowed)
+        near: Slots = np.union1d(scored.near(number, farthest), compared)
+        near = near if allowed is None else near[allowed[near]]
+        if len(near) >= count:
+            return near
+    return np.arange(int(scored.lines.shape[1])) if allowed is None else np.flatnonzero(allowed)
 
 
 def _within(rows: Slots, skip: int, count: int) -> Slots:
@@ -266,23 +357,27 @@ def _within(rows: Slots, skip: int, count: int) -> Slots:
     return rows[first:beyond] - skip
 
 
-def _is_settled(scores: Distances, values: Distances, farthest: float, slope: float, margin: float) -> bool:
-    """Whether no row that was left out can be nearer than the nearest of those compared, the last of which is `farthest`.
+def _are_settled(
+    scores: Distances, values: Distances, farthest: Distances, slopes: npt.NDArray[np.float64], margin: float
+) -> Mask:
+    """For each query whether no row that was left out can be nearer than the nearest of those compared, the last of which is
+    `farthest`, shape (queries,). Scores and distances of those compared have shape (queries, n).
 
     Those left out have larger scores, with errors like the ones seen here; `margin` of their spread is allowed for beyond
     their middle, 1.0 being twice the largest error that was seen. (In a crowd of near-duplicates the scores chosen are those
     with the luckiest errors; these are close together, but so are scores and distances then, and the test fails, as it
     should. In a crowd of copies of a few rows there are too few errors to tell anything.)
     """
-    if len(set(scores.tolist())) < DIFFERENT_SCORES_MIN:
-        return False
+    ordered = np.sort(scores, axis=1)
+    steps = np.add.reduce(ordered[:, 1:] != ordered[:, :-1], axis=1, dtype=np.int64)
     with np.errstate(over="ignore", invalid="ignore"):
         errors = scores.astype(np.float64)
-        errors -= errors.max()  # 0 is where those begin that were left out
-        errors -= slope * values.astype(np.float64)
-        smallest_error, largest_error = float(errors.min()), float(errors.max())
-    middle, beyond = (smallest_error + largest_error) / 2, margin * (largest_error - smallest_error)
-    return slope * farthest + middle + beyond <= 0
+        errors -= ordered[:, -1:]  # 0 is where those begin that were left out
+        errors -= slopes[:, None] * values
+        smallest, largest = np.minimum.reduce(errors, axis=1), np.maximum.reduce(errors, axis=1)
+        bounds = slopes * farthest + (0.5 - margin) * smallest + (0.5 + margin) * largest
+    settled: Mask = (steps >= DIFFERENT_SCORES_MIN - 1) & (bounds <= 0)
+    return settled
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -308,14 +403,16 @@ class _SegmentSearch:
     def choose(self, masks: Sequence[Mask | None], counts: Sequence[int]) -> list[_Chosen]:
         """How each query is to be answered."""
         allowed_by: dict[int, tuple[Mask | None, int]] = {}
-        chosen: list[_Chosen] = []
+        chosen: dict[tuple[int, int], _Chosen] = {}
         for mask, count in zip(masks, counts, strict=True):
             if id(mask) not in allowed_by:  # the queries of one call have one mask
                 allowed = self._allowed(mask)
                 allowed_by[id(mask)] = allowed, self._count(allowed)
-            allowed, allowed_count = allowed_by[id(mask)]
-            chosen.append(_Chosen(allowed, allowed_count, self._plan(allowed_count, count, len(masks))))
-        return chosen
+            if (id(mask), count) not in chosen:
+                allowed, allowed_count = allowed_by[id(mask)]
+                plan = self._plan(allowed_count, count, len(masks))
+                chosen[id(mask), count] = _Chosen(allowed, allowed_count, plan)
+        return [chosen[id(mask), count] for mask, count in zip(masks, counts, strict=True)]
 
     def takes_long(self, chosen: Sequence[_Chosen]) -> bool:
         """Whether that is worth a thread of its own. Threads that fetch vectors to compare them wait for one another."""
@@ -388,21 +485,22 @@ class _SegmentSearch:
     ) -> dict[int, Neighbours]:
         """Answer queries of these numbers by one scan, and compare the rows that are not packed yet."""
         assert self._scan is not None
-        judged, beyond = self._scan.judged(queries[scanned]), self._scan_beyond
-        found: dict[int, Neighbours] = {}
-        for place, number in enumerate(scanned):
-            query, count, allowed = queries[number], counts[number], chosen[number].allowed
-            scored = _scored(judged, place, None if allowed is None else allowed[:beyond], rows=beyond)
-            found[number] = self._with_unpacked(self._rank_scored(query, scored, count), query, allowed, count)
-        return found
+        queries, counts = queries[scanned], [counts[number] for number in scanned]
+        masks, beyond = [chosen[number].allowed for number in scanned], self._scan_beyond
+        allowed = [None if mask is None else mask[:beyond] for mask in masks]
+        ranked = self._rank_scored(queries, _scored(self._scan.judged(queries), allowed, rows=beyond), counts)
+        return {
+            number: self._with_unpacked(ranked[place], queries[place], masks[place], counts[place])
+            for place, number in enumerate(scanned)
+        }
 
     def _with_unpacked(self, scanned: Neighbours, query: Vectors, allowed: Mask | None, count: int) -> Neighbours:
         if self._scan_beyond == self._segment.rows:
             return scanned
         return _nearest([scanned, self._read_all(query, allowed, count, self._scan_beyond)], count)
 
-    def _rank_scored(self, query: Vectors, scored: _Scored, count: int) -> Neighbours:
-        return _rank_scored(self._space, query, self._fetch, self._segment.owners, scored, count)
+    def _rank_scored(self, queries: Vectors, scored: _Scored, counts: Sequence[int]) -> list[Neighbours]:
+        return _rank_scored(self._space, queries, self._fetch, self._segment.owners, scored, counts)
 
     def _search_graph(
         self, query: Vectors, allowed: Mask | None, allowed_count: int, count: int, plan: SearchGraph
@@ -436,13 +534,6 @@ class _SegmentSearch:
         offset = self._segment.scan_first + block * BLOCK_ROWS
         judged = self._scan.judged(query[None, :], first_block=block)
         rest = None if allowed is None else allowed[first : self._scan_beyond]
-        scored = _scored(judged, 0, rest, rows=rows, skip=first - offset, first=first)
-        return self._with_unpacked(self._rank_scored(query, scored, count), query, allowed, count)
-
-
-def _best(line: Distances, allowed: Mask | None, fetch: int) -> Slots:
-    """Rows with the smallest scores, among the allowed ones only, also where scores overflowed."""
-    best = smallest(line, fetch)
-    if len(best) < min(fetch, len(line) if allowed is None else int(np.count_nonzero(allowed))):
-        return np.arange(len(line)) if allowed is None else np.flatnonzero(allowed)
-    return best
+        scored = _scored(judged, [rest], rows=rows, skip=first - offset, first=first)
+        (ranked,) = self._rank_scored(query[None, :], scored, [count])
+        return self._with_unpacked(ranked, query, allowed, count)

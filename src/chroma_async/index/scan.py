@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final, Protocol, cast
 
@@ -178,6 +178,21 @@ class Judged:
     slopes: npt.NDArray[np.float64]
     are_told: npt.NDArray[np.bool_]
 
+    def only(self, number: int) -> Judged:
+        """The same for one of the queries."""
+        one = slice(number, number + 1)
+        return replace(
+            self,
+            queries=self.queries[one],
+            shifted=self.shifted[one],
+            turned=self.turned[one],
+            steps=self.steps[one],
+            worth=self.worth[one],
+            scores=self.scores[one],
+            slopes=self.slopes[one],
+            are_told=self.are_told[one],
+        )
+
     def near(self, number: int, distance: float) -> Slots:
         """Rows, ascending, that may be so near to one query: all others are farther. Also those whose scores overflowed.
 
@@ -295,9 +310,9 @@ class Scan:
     def _slopes(self, queries: Vectors, worth: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
         if self.space == "l2":
             return np.ones(len(queries))
-        lengths = np.ones(len(queries))
-        if self.space == "cosine":
-            lengths = np.sqrt(np.einsum("ij,ij->i", queries, queries, dtype=np.float64))
+        lengths = np.sqrt(np.einsum("ij,ij->i", queries, queries, dtype=np.float64)) if self.space == "cosine" else 1.0
+        if np.logical_and.reduce(worth):
+            return np.divide(lengths, worth, dtype=np.float64)
         slopes: npt.NDArray[np.float64] = np.divide(lengths, worth, out=np.zeros(len(queries)), where=worth > 0)
         return slopes
 
@@ -587,6 +602,10 @@ def _inverse_lengths(rows: Vectors) -> npt.NDArray[np.float32]:
 
 def _quantise(rows: Vectors) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
     """Return rows as int8, shape (n, ndim), and the worth of one step in each, shape (n,)."""
-    worth = np.abs(rows).max(axis=1, initial=0) / INT8_MAX
-    factors = np.divide(np.float32(1), worth, out=np.zeros_like(worth), where=worth > 0)
-    return np.rint(rows * factors[:, None]).astype(np.int8), worth
+    worth = np.maximum.reduce(np.abs(rows), axis=1, initial=0) / INT8_MAX
+    if np.logical_and.reduce(worth):
+        factors = np.reciprocal(worth)
+    else:
+        factors = np.divide(np.float32(1), worth, out=np.zeros_like(worth), where=worth > 0)
+    steps = rows * factors[:, None]
+    return np.rint(steps, out=steps).astype(np.int8), worth
