@@ -158,14 +158,14 @@ def test_extreme_magnitudes_neither_warn_nor_lose_records(space: Space, magnitud
 
 def test_most_queries_are_settled_by_the_first_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
     settled: list[bool] = []
-    test = search_module._are_settled
+    test = search_module._doubts
 
-    def noting(*arguments: Any) -> Mask:
-        found = test(*arguments)
-        settled.extend(found.tolist())
-        return found
+    def noting(*arguments: Any) -> npt.NDArray[np.float64]:
+        doubts = test(*arguments)
+        settled.extend((doubts <= 0).tolist())
+        return doubts
 
-    monkeypatch.setattr(search_module, "_are_settled", noting)
+    monkeypatch.setattr(search_module, "_doubts", noting)
     vectors, queries = make("random", ROWS, 384), make("random", 16, 384, seed=4)
     for space in SPACES:
         search(segment_target(space, vectors), queries, [None] * 16, [10] * 16)

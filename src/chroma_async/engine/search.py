@@ -35,8 +35,12 @@ from chroma_async.model import Mask, Slots, Space, Vectors
 from chroma_async.projections.view import Base, SegmentView
 from chroma_async.seams import Share, run_in_turn
 
-WIDEN: Final = 4
-"""How many times as many rows are compared exactly when the candidates leave doubt; all, where that is all there are."""
+ALL_FROM_SHARE: Final = 4
+"""Rows are not chosen by their scores where more than one of so many would be: all that may be near are compared."""
+
+MARGIN_BEYOND: Final = 0.1
+"""More rows show more errors, so where there is doubt rows are taken by this much more of the spread than will be asked for:
+then nearly all queries are settled; with nothing more a third of them was."""
 
 CHUNK_ROWS: Final = 8_192
 """Rows that are compared at a time when a segment is read from the disk."""
@@ -271,42 +275,84 @@ def _rank_scored(
     Where scores can't tell neighbours apart (near-duplicates, values far from the origin that cancel), these are many.
     """
     found: dict[int, Neighbours] = {}
-    compared: dict[int, tuple[Slots, float]] = {}
-    for widened in (1, WIDEN):
-        for count in dict.fromkeys(counts):
-            wanted = widened * candidates(count)
-            numbers = [
-                number
-                for number, its_count in enumerate(counts)
-                if its_count == count
-                and number not in found
-                and (number not in compared or scored.are_told[number])
-                and scored.count(number) > WIDEN * wanted
-            ]
-            if numbers:
-                best = _compared(space, queries, fetch, owners, scored, numbers, wanted=wanted, count=count)
-                for place, number in enumerate(numbers):
-                    if best.are_settled[place]:
-                        found[number] = Neighbours(best.slots[place], best.distances[place])
-                    else:
-                        compared[number] = best.rows[place], best.farthest(place)
-    for number in range(len(counts)):
-        if number not in found:
-            rows = _may_be_near(scored, number, counts[number], *compared.get(number, (_NO_ROWS, math.inf)))
-            found[number] = _rank(space, queries[number], fetch, scored.first + rows, owners, counts[number])
-    return [found[number] for number in range(len(counts))]
+    for count in dict.fromkeys(counts):
+        wanted = candidates(count)
+        numbers = [
+            number for number, its in enumerate(counts) if its == count and scored.count(number) > ALL_FROM_SHARE * wanted
+        ]
+        if numbers:
+            best = _compared(space, queries, fetch, owners, scored, numbers, wanted=wanted, count=count)
+            for place, number in enumerate(numbers):
+                if best.doubts[place] <= 0:
+                    found[number] = Neighbours(best.slots[place], best.distances[place])
+                else:
+                    found[number] = _rank_further(space, queries[number], fetch, owners, scored, number, best, place)
+    return [
+        found.get(number) or _rank_all(space, queries[number], fetch, owners, scored, number, count)
+        for number, count in enumerate(counts)
+    ]
+
+
+def _rank_further(
+    space: Space,
+    query: Vectors,
+    fetch: Fetch,
+    owners: Slots,
+    scored: _Scored,
+    number: int,
+    best: _Compared,
+    place: int,
+) -> Neighbours:
+    """The nearest rows of one query that the best scored ones, in this place of `best`, did not settle: those whose scores
+    leave doubt are compared; where that leaves doubt still, all that may be as near."""
+    line, slope, rows = scored.lines[number], scored.slopes[number : number + 1], best.rows[place]
+    count, farthest = best.slots.shape[1], best.farthest(place)
+    if math.isfinite(best.doubts[place]) and math.isfinite(farthest):
+        scores, values, last = best.scores[place][None, :], best.values[place][None, :], line[rows].max(keepdims=True)
+        more = _doubts(scores, last, values, np.asarray([farthest]), slope, scored.margin + MARGIN_BEYOND)[0]
+        limit = np.float32(last[0] + more)
+        rows = np.flatnonzero(line <= limit)
+        if ALL_FROM_SHARE * len(rows) < scored.count(number):
+            values, slots = distances(space, query, fetch(scored.first + rows)), owners[scored.first + rows]
+            order = np.lexsort((slots, values))[:count]
+            nearest = values[order]
+            scores, last = line[rows][None, :], np.asarray([limit])
+            if _doubts(scores, last, values[None, :], nearest[-1:], slope, scored.margin)[0] <= 0:
+                return Neighbours(slots[order], nearest)
+            farthest = float(nearest[-1])
+    return _rank_all(space, query, fetch, owners, scored, number, count, rows, farthest)
+
+
+def _rank_all(
+    space: Space,
+    query: Vectors,
+    fetch: Fetch,
+    owners: Slots,
+    scored: _Scored,
+    number: int,
+    count: int,
+    compared: Slots = _NO_ROWS,
+    farthest: float = math.inf,
+) -> Neighbours:
+    """The nearest of all rows that may be no farther than those that were compared, the last of which was so far."""
+    rows = _may_be_near(scored, number, count, compared, farthest)
+    return _rank(space, query, fetch, scored.first + rows, owners, count)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Compared:
-    """The best scored rows of some queries, shape (queries, wanted), and the nearest of them: slots and distances, both of
-    shape (queries, count), ordered as in `Neighbours`. `are_settled`, shape (queries,): no others are nearer."""
+    """The best scored rows of some queries, their scores and exact distances (`values`), all of shape (queries, wanted).
+
+    And the nearest of them: slots and distances, both of shape (queries, count), ordered as in `Neighbours`. `doubts`, shape
+    (queries,), as `_doubts` says.
+    """
 
     rows: Slots
     scores: Distances
+    values: Distances
     slots: Slots
     distances: Distances
-    are_settled: Mask
+    doubts: npt.NDArray[np.float64]
 
     def farthest(self, number: int) -> float:
         """So many allowed rows are no farther; inf where scores have overflowed, or rows that are not allowed are among
@@ -335,8 +381,9 @@ def _compared(
     values, scores, slots = distances_of_each(space, queries, vectors), at_each(lines, rows), owners.take(places)
     order = np.lexsort((slots, values))[:, :count]
     nearest = at_each(values, order)
-    are_settled = are_told & _are_settled(scores, values, nearest[:, -1], slopes, scored.margin)
-    return _Compared(rows, scores, at_each(slots, order), nearest, are_settled)
+    doubts = _doubts(scores, np.maximum.reduce(scores, axis=1), values, nearest[:, -1], slopes, scored.margin)
+    doubts[~are_told] = np.inf
+    return _Compared(rows, scores, values, at_each(slots, order), nearest, doubts)
 
 
 def _may_be_near(scored: _Scored, number: int, count: int, compared: Slots, farthest: float) -> Slots:
@@ -357,27 +404,32 @@ def _within(rows: Slots, skip: int, count: int) -> Slots:
     return rows[first:beyond] - skip
 
 
-def _are_settled(
-    scores: Distances, values: Distances, farthest: Distances, slopes: npt.NDArray[np.float64], margin: float
-) -> Mask:
-    """For each query whether no row that was left out can be nearer than the nearest of those compared, the last of which is
-    `farthest`, shape (queries,). Scores and distances of those compared have shape (queries, n).
+def _doubts(
+    scores: Distances,
+    last: Distances,
+    values: Distances,
+    farthest: Distances,
+    slopes: npt.NDArray[np.float64],
+    margin: float,
+) -> npt.NDArray[np.float64]:
+    """For each query by how much the scores of rows that were left out, and are nearer than `farthest`, may be larger than
+    `last`; those that were left out are all larger than that. No more than 0: there is no such row. nan or inf: not known.
+    `last`, `farthest`, `slopes` have shape (queries,); scores and distances of those compared (queries, n).
 
-    Those left out have larger scores, with errors like the ones seen here; `margin` of their spread is allowed for beyond
-    their middle, 1.0 being twice the largest error that was seen. (In a crowd of near-duplicates the scores chosen are those
-    with the luckiest errors; these are close together, but so are scores and distances then, and the test fails, as it
-    should. In a crowd of copies of a few rows there are too few errors to tell anything.)
+    Those left out have errors like the ones seen here; `margin` of their spread is allowed for beyond their middle, 1.0
+    being twice the largest error that was seen. (In a crowd of near-duplicates the scores chosen are those with the luckiest
+    errors; these are close together, but so are scores and distances then, and there is doubt, as there should be. In a
+    crowd of copies of a few rows there are too few errors to tell anything.)
     """
     ordered = np.sort(scores, axis=1)
     steps = np.add.reduce(ordered[:, 1:] != ordered[:, :-1], axis=1, dtype=np.int64)
     with np.errstate(over="ignore", invalid="ignore"):
         errors = scores.astype(np.float64)
-        errors -= ordered[:, -1:]  # 0 is where those begin that were left out
         errors -= slopes[:, None] * values
         smallest, largest = np.minimum.reduce(errors, axis=1), np.maximum.reduce(errors, axis=1)
-        bounds = slopes * farthest + (0.5 - margin) * smallest + (0.5 + margin) * largest
-    settled: Mask = (steps >= DIFFERENT_SCORES_MIN - 1) & (bounds <= 0)
-    return settled
+        doubts: npt.NDArray[np.float64] = slopes * farthest + (0.5 - margin) * smallest + (0.5 + margin) * largest - last
+    doubts[steps < DIFFERENT_SCORES_MIN - 1] = np.inf
+    return doubts
 
 
 @dataclass(frozen=True, slots=True, eq=False)
