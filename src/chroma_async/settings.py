@@ -55,6 +55,7 @@ class EngineSettings:
     segment_rows_max: int = setting(262_144, "vectors in a segment before it is sealed and another one begins")
     index_threads: int = setting(2, "threads that build a graph")
     reader_threads: int = setting(4, "threads that run searches and scans")
+    row_cache_bytes: int = setting(8 * 2**20, "bytes of rows that a process keeps of results of queries; 0: none")
     brief_seconds: float = setting(
         0.0, "reads that have been taking less run on the event loop, others in a thread; 0: all of them in threads"
     )

@@ -225,6 +225,19 @@ def view_at_hand_of_yesterday(patch: Patch) -> None:
     patch.setattr(CollectionReader, "_pin_at_hand", wrong)
 
 
+def rows_kept_from_the_base_before(patch: Patch) -> None:
+    """A newer base goes on with the rows that were kept of the one before."""
+    right = CollectionReader._renew
+
+    def wrong(self: CollectionReader, tables: Any, *, packed: bool) -> bool:
+        before = self._base_rows
+        done = right(self, tables, packed=packed)
+        self._base_rows = before
+        return done
+
+    patch.setattr(CollectionReader, "_renew", wrong)
+
+
 def fsync_in_intervals_that_forgets_what_came_meanwhile(patch: Patch) -> None:
     """What is appended after an fsync waits for the second next one."""
     right = IntervalFsync.sync
@@ -265,6 +278,7 @@ BUGS: dict[Callable[[Patch], None], tuple[Regime, LogKind]] = {
     slots_beyond_the_older_base_not_cut_off: ("commit", "memory"),
     newer_base_under_the_old_memtable: ("commit", "memory"),
     view_at_hand_of_yesterday: ("commit", "memory"),
+    rows_kept_from_the_base_before: ("commit", "memory"),
     end_of_the_log_that_nobody_tells: ("commit", "sqlite"),
 }
 

@@ -22,6 +22,7 @@ from chroma_async.core.operators import DOCUMENT_OPERATORS, turned_around
 from chroma_async.core.planner import SCAN_BYTES_MAX
 from chroma_async.core.where import DocumentTest, FieldTest, Missing, Where, evaluate, matches
 from chroma_async.engine.open_readers import OpenReaders
+from chroma_async.engine.row_cache import BaseRows, RowCache
 from chroma_async.engine.search import Neighbours, SearchTarget, search
 from chroma_async.errors import FormatError, ResourceLimitError, StorageCorrupt, UnavailableError
 from chroma_async.index.scan import Scan, TailScan
@@ -92,11 +93,15 @@ class CollectionReader:
         opened: OpenReaders | None = None,
         position: Callable[[], Lsn] = lambda: Lsn(0),
         share: Share = run_in_turn,
+        row_cache: RowCache | None = None,
     ) -> None:
         """`freed`: the log has freed the entries through this LSN, so that only the files have them.
 
         `position` gives the LSN through which all entries were offered. `share` runs the parts of a large search.
+        `row_cache` keeps rows of results; None: nothing does.
         """
+        self._row_cache = RowCache(0) if row_cache is None else row_cache
+        self._base_rows = self._row_cache.of_new_base()
         self._position = position
         self._share = share
         self._freed = freed
@@ -214,6 +219,7 @@ class CollectionReader:
     def _forget_base(self) -> None:
         self._released = self._released or bool(self._base.manifest.version)
         self._base, self._scans, self._is_packed, self._image, self._base_image = EMPTY_BASE, (), True, None, None
+        self._base_rows = self._row_cache.of_new_base()
         self._memtable, self._tail_scan = Memtable(applied=Lsn(0), next_slot=0), TailScan()
         self._behind = False
 
@@ -562,7 +568,7 @@ class CollectionReader:
 
     def _pinned(self, tables: RecordTables | None, wanted: Wanted, *, at_hand: bool = False) -> View:
         if not wanted.tail:
-            return View(self._applied_image(), tables, self._share, at_hand=at_hand)
+            return View(self._applied_image(), tables, self._share, self._base_rows, at_hand=at_hand)
         columns = wanted.columns
         self._read_at = time.monotonic()
         self._fold_pending(self._memtable, tables)
@@ -570,7 +576,7 @@ class CollectionReader:
         if image is None or image.through != self._memtable.through or (columns and not image.has_columns):
             tail = self._memtable.tail(columns=columns)
             image = self._image = Image(self._base, tail, self._scans, self._tail_scan, has_columns=columns)
-        return View(image, tables, self._share, at_hand=at_hand)
+        return View(image, tables, self._share, self._base_rows, at_hand=at_hand)
 
     def _applied_image(self) -> Image:
         """The base alone."""
@@ -628,6 +634,7 @@ class CollectionReader:
                 if self._is_read:
                     self._fold_pending(memtable, tables)
                 self._base, self._memtable, self._tail_scan = base, memtable, tail_scan
+                self._base_rows = self._row_cache.of_new_base()
                 self._take_scans()
                 self._gave_up_packing = False
                 self._image = None
@@ -777,11 +784,18 @@ class View:
     """One instant of a collection, with the connection that reads its rows."""
 
     def __init__(
-        self, image: Image, tables: RecordTables | None, share: Share = run_in_turn, *, at_hand: bool = False
+        self,
+        image: Image,
+        tables: RecordTables | None,
+        share: Share = run_in_turn,
+        base_rows: BaseRows | None = None,
+        *,
+        at_hand: bool = False,
     ) -> None:
         self.image = image
         self._tables = tables
         self._share = share
+        self._base_rows = base_rows
         self._at_hand = at_hand
         self._fetched: dict[int, StoredRow] = {}
         """By slot: rows that came along when the slots of their ids were looked up."""
@@ -896,7 +910,11 @@ class View:
     def _stored_rows(self, slots: Sequence[int]) -> dict[int, StoredRow]:
         if all(slot in self._fetched for slot in slots):
             return self._fetched
-        return {} if self._tables is None else self._tables.rows(slots)
+        if self._tables is None:
+            return {}
+        if self._base_rows is None or self._tables.unchanging:  # these may turn out to have changed meanwhile
+            return self._tables.rows(slots)
+        return self._base_rows.rows(slots, self._tables.rows)
 
     def vectors(self, slots: Slots) -> Vectors:
         """The vectors of these slots, shape (n, ndim); each of them is live."""

@@ -38,6 +38,7 @@ from chroma_async.engine.lock import CompactorLock, FileCompactorLock
 from chroma_async.engine.open_readers import OpenReaders
 from chroma_async.engine.progress import Progress, vectors_due
 from chroma_async.engine.reads import PacedRunner
+from chroma_async.engine.row_cache import RowCache
 from chroma_async.engine.status import CollectionStatus, DirectoryStatus, status_of
 from chroma_async.engine.streams import Queues
 from chroma_async.engine.writer import Decision, Proposal, Writer
@@ -75,6 +76,7 @@ class Engine:
         self.metrics = Metrics()
         collections = directory / COLLECTIONS
         self.open_readers = OpenReaders()
+        row_cache = RowCache(settings.row_cache_bytes)
         self.follower: Follower[CollectionReader] = Follower(
             log,
             lambda name: CollectionReader(
@@ -83,6 +85,7 @@ class Engine:
                 self.open_readers,
                 lambda: self.follower.position,
                 workers.share,
+                row_cache,
             ),
         )
         clock = self.seams.clock
