@@ -15,6 +15,7 @@ from chroma_async.index.distance import (
     distances_of_each,
     ranking_scores,
     ranking_slope,
+    ranking_weights,
     smallest_of_each,
 )
 from chroma_async.model import Space
@@ -51,14 +52,14 @@ def test_overflow_and_underflow_are_values_not_warnings(space: Space, magnitude:
     rows = np.full((3, 4), magnitude, dtype=np.float32)
     values = distances(space, np.ones(4, dtype=np.float32), rows)
     assert values.shape == (3,)
-    assert ranking_scores(space, -rows, rows).shape == (3, 3)
+    assert ranking_scores(space, -rows, rows, ranking_weights(space, rows)).shape == (3, 3)
 
 
 @pytest.mark.parametrize("space", SPACES)
 def test_ranking_scores_are_distances_but_for_slope_and_constant(space: Space) -> None:
     dice = np.random.default_rng(1)
     rows, queries = dice.standard_normal((50, 8)).astype(np.float32), dice.standard_normal((5, 8)).astype(np.float32)
-    for query, line in zip(queries, ranking_scores(space, queries, rows), strict=True):
+    for query, line in zip(queries, ranking_scores(space, queries, rows, ranking_weights(space, rows)), strict=True):
         assert np.ptp(line - ranking_slope(space, query) * exact_distances(space, query, rows)) < 1e-4
 
 

@@ -27,6 +27,7 @@ from chroma_async.index.distance import (
     distances_of_each,
     ranking_scores,
     ranking_slope,
+    ranking_weights,
     smallest_of_each,
 )
 from chroma_async.index.hnsw import GraphFile
@@ -110,6 +111,13 @@ class SearchTarget:
         return owned
 
     @cached_property
+    def tail_rest(self) -> _TailRest:
+        """What is not packed of the tail: fewer rows than a block, nearly always."""
+        first = 0 if self.tail_scan is None else self.tail_scan.rows
+        rows = self.tail.vectors[first:]
+        return _TailRest(first, rows, ranking_weights(self.space, rows))
+
+    @cached_property
     def tail_owned(self) -> Mask | None:
         """Vectors of the tail that are some record's current one; None: the tail has no such vector."""
         owned = self.tail.owners >= 0
@@ -157,45 +165,56 @@ def _search_tail(
 ) -> list[Neighbours]:
     """Scan the packed rows, and compare with all others where they are: copying those that count would cost more."""
     owners, fetch = target.tail.owners, target.tail.vectors.take
-    found: list[Neighbours] = []
-    for first in range(0, len(queries), TAIL_QUERIES):
-        scored: _TailScores | None = None
-        for number in range(first, min(first + TAIL_QUERIES, len(queries))):
-            query, mask, count = queries[number], masks[number], counts[number]
+    found: dict[int, Neighbours] = {}
+    alike: dict[int, tuple[Mask, Slots]] = {}
+    scanned: list[int] = []
+    for number, (query, mask, count) in enumerate(zip(queries, masks, counts, strict=True)):
+        if id(mask) not in alike:  # the queries of one call have one mask
             allowed = owned if mask is None else owned & mask[np.maximum(owners, 0)]
-            rows = np.flatnonzero(allowed)
-            if len(rows) <= max(4 * candidates(count), len(owned) // TAIL_GATHER_SHARE):
-                found.append(_rank(target.space, query, fetch, rows, owners, count))
-                continue
-            if scored is None:
-                scored = _TailScores(target, queries[first : first + TAIL_QUERIES])
-            parts = scored.of(number - first, allowed)
-            ranked = [_rank_scored(target.space, query[None, :], fetch, owners, part, [count])[0] for part in parts]
-            found.append(_nearest(ranked, count))
-    return found
+            alike[id(mask)] = allowed, np.flatnonzero(allowed)
+        rows = alike[id(mask)][1]
+        if len(rows) <= max(4 * candidates(count), len(owned) // TAIL_GATHER_SHARE):
+            found[number] = _rank(target.space, query, fetch, rows, owners, count)
+        else:
+            scanned.append(number)
+    for numbers in _in_parts(scanned, TAIL_QUERIES):
+        allowed_by = [alike[id(masks[number])][0] for number in numbers]
+        its_counts = [counts[number] for number in numbers]
+        found.update(zip(numbers, _scan_tail(target, queries[numbers], allowed_by, its_counts), strict=True))
+    return [found[number] for number in range(len(queries))]
 
 
-class _TailScores:
-    """Approximate scores of the tail's rows for some queries, shape (queries, ndim)."""
+def _scan_tail(target: SearchTarget, queries: Vectors, allowed: Sequence[Mask], counts: Sequence[int]) -> list[Neighbours]:
+    """The nearest of a tail's rows that are allowed: of those that are packed, and of the rest."""
+    space, owners, packed, rest = target.space, target.tail.owners, target.tail_scan, target.tail_rest
+    parts: list[list[Neighbours]] = []
+    if packed is not None:
+        masks = [mask[: packed.rows] for mask in allowed]
+        scored = _scored(packed.scan.judged(queries), masks, rows=packed.rows, skip=packed.skip)
+        parts.append(_rank_scored(space, queries, target.tail.vectors.take, owners, scored, counts))
+    if len(rest.rows):
+        masks = [mask[rest.first :] for mask in allowed]
+        lines = _masked(ranking_scores(space, queries, rest.rows, rest.weights), masks)
+        slopes = np.asarray([ranking_slope(space, query) for query in queries])
+        scored = _Scored(lines, masks, slopes, np.ones(len(queries), dtype=np.bool_))
+        parts.append(_rank_scored(space, queries, rest.fetch, owners[rest.first :], scored, counts))
+    return [_nearest([part[number] for part in parts], count) for number, count in enumerate(counts)]
 
-    def __init__(self, target: SearchTarget, queries: Vectors) -> None:
-        packed, vectors = target.tail_scan, target.tail.vectors
-        self._space: Space = target.space
-        self._queries = queries
-        self._packed_rows, self._skip = (0, 0) if packed is None else (packed.rows, packed.skip)
-        self._judged = None if packed is None else packed.scan.judged(queries)
-        self._rest = ranking_scores(target.space, queries, vectors[self._packed_rows :])
 
-    def of(self, number: int, allowed: Mask) -> Iterator[_Scored]:
-        """The scores of one query for the rows that are allowed: first those that are packed, then the rest."""
-        if self._judged is not None:
-            part = allowed[: self._packed_rows]
-            yield _scored(self._judged.only(number), [part], rows=self._packed_rows, skip=self._skip)
-        part = allowed[self._packed_rows :]
-        if len(part):
-            slopes = np.asarray([ranking_slope(self._space, self._queries[number])])
-            lines = _masked(self._rest[number][None, :], [part])
-            yield _Scored(lines, [part], slopes, np.ones(1, dtype=np.bool_), first=self._packed_rows)
+def _in_parts(numbers: Sequence[int], size: int) -> Iterator[list[int]]:
+    return (list(numbers[start : start + size]) for start in range(0, len(numbers), size))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _TailRest:
+    """A tail's vectors from `first` on, those that are not packed, shape (n, ndim), and what their scores are made with."""
+
+    first: int
+    rows: Vectors
+    weights: Distances | None
+
+    def fetch(self, rows: Slots) -> Vectors:
+        return self.rows.take(rows, axis=0)
 
 
 def _rank(space: Space, query: Vectors, fetch: Fetch, rows: Slots, owners: Slots, count: int) -> Neighbours:

@@ -52,16 +52,29 @@ def _reshaped(values: Distances, lines: int, each: int) -> Distances:
     return shaped
 
 
-def ranking_scores(space: Space, queries: Vectors, rows: Vectors) -> Distances:
-    """Scores that rank as the distances do, up to rounding: shape (queries, n), by one matrix product."""
+def ranking_weights(space: Space, rows: Vectors) -> Distances | None:
+    """What `ranking_scores` needs of rows, shape (n, ndim), whatever the query: shape (n,), or nothing."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        if space == "l2":
+            return _squared_norms(rows)
+        return _inverse_norms(rows) if space == "cosine" else None
+
+
+def ranking_scores(space: Space, queries: Vectors, rows: Vectors, weights: Distances | None) -> Distances:
+    """Scores that rank as the distances do, up to rounding: shape (queries, n), by one matrix product.
+
+    `weights` are those of the rows, see `ranking_weights`.
+    """
     with np.errstate(over="ignore", invalid="ignore"):
         products: Distances = queries @ rows.T
         if space == "l2":
+            assert weights is not None
             products *= np.float32(-2)
-            products += _squared_norms(rows)
+            products += weights
             return products
         if space == "cosine":
-            products *= _inverse_norms(rows)
+            assert weights is not None
+            products *= weights
         return np.negative(products, out=products)
 
 
