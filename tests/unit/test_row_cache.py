@@ -76,6 +76,20 @@ def test_long_results_and_large_rows_drive_nothing_out() -> None:
     assert not cache._young
 
 
+def test_a_row_is_counted_once_however_often_it_is_asked_for() -> None:
+    tables, cache = Tables(slots=range(100_000)), RowCache(ROOM)
+    rows = cache.of_new_base()
+    rows.rows([1], tables.load)
+    size = cache._young_bytes
+    for first in range(10, 20_000, 10):
+        if not cache._young_bytes or 1 in {key % 2**40 for key in cache._old}:
+            break
+        rows.rows(range(first, first + 10), tables.load)
+    before = cache._young_bytes
+    rows.rows([1] * 10, tables.load)
+    assert cache._young_bytes == before + size
+
+
 def test_a_cache_without_room_keeps_nothing() -> None:
     tables, rows = Tables(), RowCache(0).of_new_base()
     for _ in range(2):

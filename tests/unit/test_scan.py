@@ -156,6 +156,50 @@ def test_extreme_magnitudes_neither_warn_nor_lose_records(space: Space, magnitud
         np.testing.assert_allclose(found[1].distances, np.sort(ordinary)[:10], rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("scale", [1e-8, 3e-9, 1e-9, 1e-15, 1e-20])
+@pytest.mark.parametrize("space", SPACES)
+def test_values_that_cancel_neither_fail_nor_lose_neighbours(space: Space, scale: float) -> None:
+    """Beside a slope of 1e20 the doubt about scores is nothing but rounding."""
+    for ndim in (2, 17):
+        vectors = make("random", 5_000, ndim) * np.float32(scale)
+        queries = np.concatenate([vectors[:10], np.zeros((1, ndim), np.float32), make("random", 2, ndim, seed=1)])
+        target = segment_target(space, vectors)
+        for count in (10, 40):
+            found = search(target, queries, [None] * len(queries), [count] * len(queries))
+            for query, answer in zip(queries, found, strict=True):
+                assert len(set(answer.slots.tolist())) == count
+                farthest = np.sort(exact_distances(space, query, vectors))[count - 1]
+                if scale > 1e-18:  # else square lengths are too small for float32 to tell what is nearer by cosine
+                    assert answer.distances[-1] <= farthest + 1e-5 * max(1.0, abs(farthest))
+
+
+def test_a_tiny_query_fails_nobody_else() -> None:
+    vectors, queries = make("random", 5_000, 17), make("random", 30, 17, seed=1)
+    queries[::7] *= np.float32(1e-20)
+    found = search(segment_target("ip", vectors), queries, [None] * 30, [10] * 30)
+    assert [len(answer.slots) for answer in found] == [10] * 30
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_a_large_batch_is_answered_in_parts_as_one_is(space: Space, monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors, queries = make("random", ROWS, 24), make("random", 40, 24, seed=1)
+    target, dice = segment_target(space, vectors), np.random.default_rng(0)
+    masks = [None if number % 3 else dice.random(ROWS) < 0.9 for number in range(40)]
+    counts = [(10, 3, 20)[number % 3] for number in range(40)]
+    whole = search(target, queries, masks, counts)
+    monkeypatch.setattr(search_module, "SCORES_BYTES_MAX", 7 * 4 * ROWS)
+    monkeypatch.setattr(search_module, "COMPARED_BYTES_MAX", 100 * 24 * 4)
+    for one, other in zip(whole, search(target, queries, masks, counts), strict=True):
+        np.testing.assert_array_equal(one.slots, other.slots)
+        np.testing.assert_array_equal(one.distances, other.distances)
+
+
+def test_a_query_for_nothing_gets_nothing_beside_others() -> None:
+    vectors = make("random", ROWS, 24)
+    found = search(segment_target("l2", vectors), vectors[:3], [None] * 3, [0, 5, 0])
+    assert [len(answer.slots) for answer in found] == [0, 5, 0]
+
+
 def test_most_queries_are_settled_by_the_first_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
     settled: list[bool] = []
     test = search_module._doubts

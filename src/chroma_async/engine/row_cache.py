@@ -70,12 +70,12 @@ class RowCache:
         with self._lock:
             for row in rows:
                 size = _size(row)
-                if size * ROW_SHARE_MIN > 2 * self._half:
+                if size * ROW_SHARE_MIN > 2 * self._half or base + row[0] in self._young:
                     continue
                 if self._young_bytes + size > self._half:
                     self._young, self._old, self._young_bytes = {}, self._young, 0
-                if self._young.setdefault(base + row[0], row) is row:
-                    self._young_bytes += size
+                self._young[base + row[0]] = row
+                self._young_bytes += size
 
 
 class BaseRows:

@@ -39,6 +39,12 @@ from chroma_async.seams import Share, run_in_turn
 ALL_FROM_SHARE: Final = 4
 """Rows are not chosen by their scores where more than one of so many would be: all that may be near are compared."""
 
+SCORES_BYTES_MAX: Final = 32 * 2**20
+"""Scores of a scan that are there at once: of a larger batch it takes the queries in parts."""
+
+COMPARED_BYTES_MAX: Final = 8 * 2**20
+"""Vectors of candidates that are compared at once, likewise."""
+
 MARGIN_BEYOND: Final = 0.1
 """More rows show more errors, so where there is doubt rows are taken by this much more of the spread than will be asked for:
 then nearly all queries are settled; with nothing more a third of them was."""
@@ -61,8 +67,8 @@ SHARED_ROWS_MIN: Final = 65_536
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Neighbours:
-    """The nearest records of one query, nearest first, and of equally near ones the lowest slot: slots and float32
-    distances, both of shape (n,)."""
+    """The nearest records of one query: slots and float32 distances, both of shape (n,). Nearest first; of those that are
+    here, equally near ones are in the order of their slots."""
 
     slots: Slots
     distances: Distances
@@ -201,8 +207,10 @@ def _scan_tail(target: SearchTarget, queries: Vectors, allowed: Sequence[Mask], 
     return [_nearest([part[number] for part in parts], count) for number, count in enumerate(counts)]
 
 
-def _in_parts(numbers: Sequence[int], size: int) -> Iterator[list[int]]:
-    return (list(numbers[start : start + size]) for start in range(0, len(numbers), size))
+def _in_parts(numbers: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    """So many numbers at a time, or one, in their order."""
+    size = max(1, size)
+    return (numbers[start : start + size] for start in range(0, len(numbers), size))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -296,10 +304,9 @@ def _rank_scored(
     found: dict[int, Neighbours] = {}
     for count in dict.fromkeys(counts):
         wanted = candidates(count)
-        numbers = [
-            number for number, its in enumerate(counts) if its == count and scored.count(number) > ALL_FROM_SHARE * wanted
-        ]
-        if numbers:
+        alike = [number for number, its in enumerate(counts) if its == count]
+        chosen = [number for number in alike if count and scored.count(number) > ALL_FROM_SHARE * wanted]
+        for numbers in _in_parts(chosen, COMPARED_BYTES_MAX // (wanted * queries[0].nbytes)):
             best = _compared(space, queries, fetch, owners, scored, numbers, wanted=wanted, count=count)
             for place, number in enumerate(numbers):
                 if best.doubts[place] <= 0:
@@ -326,17 +333,17 @@ def _rank_further(
     leave doubt are compared; where that leaves doubt still, all that may be as near."""
     line, slope, rows = scored.lines[number], scored.slopes[number : number + 1], best.rows[place]
     count, farthest = best.slots.shape[1], best.farthest(place)
-    if math.isfinite(best.doubts[place]) and math.isfinite(farthest):
-        scores, values, last = best.scores[place][None, :], best.values[place][None, :], line[rows].max(keepdims=True)
-        more = _doubts(scores, last, values, np.asarray([farthest]), slope, scored.margin + MARGIN_BEYOND)[0]
-        limit = np.float32(last[0] + more)
+    scores, values, last = best.scores[place][None, :], best.values[place][None, :], best.scores[place].max(keepdims=True)
+    more = _doubts(scores, last, values, np.asarray([farthest]), slope, scored.margin + MARGIN_BEYOND)
+    with np.errstate(over="ignore"):
+        limit = (last + np.maximum(more, 0)).astype(np.float32)  # rounding may take `more` below 0, where values cancel
+    if math.isfinite(best.doubts[place]) and math.isfinite(farthest) and math.isfinite(limit[0]):
         rows = np.flatnonzero(line <= limit)
         if ALL_FROM_SHARE * len(rows) < scored.count(number):
             values, slots = distances(space, query, fetch(scored.first + rows)), owners[scored.first + rows]
             order = np.lexsort((slots, values))[:count]
             nearest = values[order]
-            scores, last = line[rows][None, :], np.asarray([limit])
-            if _doubts(scores, last, values[None, :], nearest[-1:], slope, scored.margin)[0] <= 0:
+            if _doubts(line[rows][None, :], limit, values[None, :], nearest[-1:], slope, scored.margin)[0] <= 0:
                 return Neighbours(slots[order], nearest)
             farthest = float(nearest[-1])
     return _rank_all(space, query, fetch, owners, scored, number, count, rows, farthest)
@@ -556,14 +563,19 @@ class _SegmentSearch:
     ) -> dict[int, Neighbours]:
         """Answer queries of these numbers by one scan, and compare the rows that are not packed yet."""
         assert self._scan is not None
-        queries, counts = queries[scanned], [counts[number] for number in scanned]
-        masks, beyond = [chosen[number].allowed for number in scanned], self._scan_beyond
+        found: dict[int, Neighbours] = {}
+        for numbers in _in_parts(scanned, SCORES_BYTES_MAX // (4 * self._scan.rows)):
+            found.update(zip(numbers, self._scan_part(self._scan, queries, counts, chosen, numbers), strict=True))
+        return found
+
+    def _scan_part(
+        self, scan: Scan, queries: Vectors, counts: Sequence[int], chosen: Sequence[_Chosen], numbers: Sequence[int]
+    ) -> list[Neighbours]:
+        queries, counts = queries[numbers], [counts[number] for number in numbers]
+        masks, beyond = [chosen[number].allowed for number in numbers], self._scan_beyond
         allowed = [None if mask is None else mask[:beyond] for mask in masks]
-        ranked = self._rank_scored(queries, _scored(self._scan.judged(queries), allowed, rows=beyond), counts)
-        return {
-            number: self._with_unpacked(ranked[place], queries[place], masks[place], counts[place])
-            for place, number in enumerate(scanned)
-        }
+        ranked = self._rank_scored(queries, _scored(scan.judged(queries), allowed, rows=beyond), counts)
+        return [self._with_unpacked(*one) for one in zip(ranked, queries, masks, counts, strict=True)]
 
     def _with_unpacked(self, scanned: Neighbours, query: Vectors, allowed: Mask | None, count: int) -> Neighbours:
         if self._scan_beyond == self._segment.rows:

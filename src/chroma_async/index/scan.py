@@ -311,9 +311,8 @@ class Scan:
         if self.space == "l2":
             return np.ones(len(queries))
         lengths = np.sqrt(np.einsum("ij,ij->i", queries, queries, dtype=np.float64)) if self.space == "cosine" else 1.0
-        if np.logical_and.reduce(worth):
-            return np.divide(lengths, worth, dtype=np.float64)
-        slopes: npt.NDArray[np.float64] = np.divide(lengths, worth, out=np.zeros(len(queries)), where=worth > 0)
+        slopes = np.zeros(len(queries))
+        np.divide(lengths, worth, out=slopes, where=worth > 0, dtype=np.float64)
         return slopes
 
 
