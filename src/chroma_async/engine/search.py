@@ -39,6 +39,9 @@ from chroma_async.seams import Share, run_in_turn
 ALL_FROM_SHARE: Final = 4
 """Rows are not chosen by their scores where more than one of so many would be: all that may be near are compared."""
 
+WIDEN: Final = 4
+"""No more than so many times as many rows are compared where candidates leave doubt, before all that may be near."""
+
 SCORES_BYTES_MAX: Final = 32 * 2**20
 """Scores of a scan that are there at once: of a larger batch it takes the queries in parts."""
 
@@ -339,6 +342,9 @@ def _rank_further(
         limit = (last + np.maximum(more, 0)).astype(np.float32)  # rounding may take `more` below 0, where values cancel
     if math.isfinite(best.doubts[place]) and math.isfinite(farthest) and math.isfinite(limit[0]):
         rows = np.flatnonzero(line <= limit)
+        if len(rows) > WIDEN * len(best.rows[place]):  # a few rows that err much may have made the limit too careful
+            rows = np.sort(smallest_of_each(line[None, :], WIDEN * len(best.rows[place]))[0])
+            limit = line[rows].max(keepdims=True)
         if ALL_FROM_SHARE * len(rows) < scored.count(number):
             values, slots = distances(space, query, fetch(scored.first + rows)), owners[scored.first + rows]
             order = np.lexsort((slots, values))[:count]
