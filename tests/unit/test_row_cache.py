@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.engines import TINY, Records, compactor_at, create_collection, engine_at, settle
 
-from chroma_async.engine.row_cache import ROWS_AT_ONCE_MAX, RowCache
+from chroma_async.engine.row_cache import _SLOT_BITS, ROWS_AT_ONCE_MAX, RowCache
 from chroma_async.projections.records import RecordTables, StoredRow
 
 ROOM = 100_000
@@ -82,7 +82,7 @@ def test_a_row_is_counted_once_however_often_it_is_asked_for() -> None:
     rows.rows([1], tables.load)
     size = cache._young_bytes
     for first in range(10, 20_000, 10):
-        if not cache._young_bytes or 1 in {key % 2**40 for key in cache._old}:
+        if not cache._young_bytes or 1 in {key % 2**_SLOT_BITS for key in cache._old}:
             break
         rows.rows(range(first, first + 10), tables.load)
     before = cache._young_bytes

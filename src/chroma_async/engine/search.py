@@ -200,13 +200,13 @@ def _scan_tail(target: SearchTarget, queries: Vectors, allowed: Sequence[Mask], 
     if packed is not None:
         masks = [mask[: packed.rows] for mask in allowed]
         scored = _scored(packed.scan.judged(queries), masks, rows=packed.rows, skip=packed.skip)
-        parts.append(_rank_scored(space, queries, target.tail.vectors.take, owners, scored, counts))
+        parts.append(_Ranking(space, queries, target.tail.vectors.take, owners, scored).nearest(counts))
     if len(rest.rows):
         masks = [mask[rest.first :] for mask in allowed]
         lines = _masked(ranking_scores(space, queries, rest.rows, rest.weights), masks)
         slopes = np.asarray([ranking_slope(space, query) for query in queries])
         scored = _Scored(lines, masks, slopes, np.ones(len(queries), dtype=np.bool_))
-        parts.append(_rank_scored(space, queries, rest.fetch, owners[rest.first :], scored, counts))
+        parts.append(_Ranking(space, queries, rest.fetch, owners[rest.first :], scored).nearest(counts))
     return [_nearest([part[number] for part in parts], count) for number, count in enumerate(counts)]
 
 
@@ -296,81 +296,6 @@ def _masked(lines: Distances, allowed: Sequence[Mask | None]) -> Distances:
     return masked
 
 
-def _rank_scored(
-    space: Space, queries: Vectors, fetch: Fetch, owners: Slots, scored: _Scored, counts: Sequence[int]
-) -> list[Neighbours]:
-    """The nearest rows of each query, shape (queries, ndim), by exact distances. Mostly the best scored settle it, or some
-    more; else all that may be nearer do.
-
-    Where scores can't tell neighbours apart (near-duplicates, values far from the origin that cancel), these are many.
-    """
-    found: dict[int, Neighbours] = {}
-    for count in dict.fromkeys(counts):
-        wanted = candidates(count)
-        alike = [number for number, its in enumerate(counts) if its == count]
-        chosen = [number for number in alike if count and scored.count(number) > ALL_FROM_SHARE * wanted]
-        for numbers in _in_parts(chosen, COMPARED_BYTES_MAX // (wanted * queries[0].nbytes)):
-            best = _compared(space, queries, fetch, owners, scored, numbers, wanted=wanted, count=count)
-            for place, number in enumerate(numbers):
-                if best.doubts[place] <= 0:
-                    found[number] = Neighbours(best.slots[place], best.distances[place])
-                else:
-                    found[number] = _rank_further(space, queries[number], fetch, owners, scored, number, best, place)
-    return [
-        found.get(number) or _rank_all(space, queries[number], fetch, owners, scored, number, count)
-        for number, count in enumerate(counts)
-    ]
-
-
-def _rank_further(
-    space: Space,
-    query: Vectors,
-    fetch: Fetch,
-    owners: Slots,
-    scored: _Scored,
-    number: int,
-    best: _Compared,
-    place: int,
-) -> Neighbours:
-    """The nearest rows of one query that the best scored ones, in this place of `best`, did not settle: those whose scores
-    leave doubt are compared; where that leaves doubt still, all that may be as near."""
-    line, slope, rows = scored.lines[number], scored.slopes[number : number + 1], best.rows[place]
-    count, farthest = best.slots.shape[1], best.farthest(place)
-    scores, values, last = best.scores[place][None, :], best.values[place][None, :], best.scores[place].max(keepdims=True)
-    more = _doubts(scores, last, values, np.asarray([farthest]), slope, scored.margin + MARGIN_BEYOND)
-    with np.errstate(over="ignore"):
-        limit = (last + np.maximum(more, 0)).astype(np.float32)  # rounding may take `more` below 0, where values cancel
-    if math.isfinite(best.doubts[place]) and math.isfinite(farthest) and math.isfinite(limit[0]):
-        rows = np.flatnonzero(line <= limit)
-        if len(rows) > WIDEN * len(best.rows[place]):  # a few rows that err much may have made the limit too careful
-            rows = np.sort(smallest_of_each(line[None, :], WIDEN * len(best.rows[place]))[0])
-            limit = line[rows].max(keepdims=True)
-        if ALL_FROM_SHARE * len(rows) < scored.count(number):
-            values, slots = distances(space, query, fetch(scored.first + rows)), owners[scored.first + rows]
-            order = np.lexsort((slots, values))[:count]
-            nearest = values[order]
-            if _doubts(line[rows][None, :], limit, values[None, :], nearest[-1:], slope, scored.margin)[0] <= 0:
-                return Neighbours(slots[order], nearest)
-            farthest = float(nearest[-1])
-    return _rank_all(space, query, fetch, owners, scored, number, count, rows, farthest)
-
-
-def _rank_all(
-    space: Space,
-    query: Vectors,
-    fetch: Fetch,
-    owners: Slots,
-    scored: _Scored,
-    number: int,
-    count: int,
-    compared: Slots = _NO_ROWS,
-    farthest: float = math.inf,
-) -> Neighbours:
-    """The nearest of all rows that may be no farther than those that were compared, the last of which was so far."""
-    rows = _may_be_near(scored, number, count, compared, farthest)
-    return _rank(space, query, fetch, scored.first + rows, owners, count)
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class _Compared:
     """The best scored rows of some queries, their scores and exact distances (`values`), all of shape (queries, wanted).
@@ -392,42 +317,102 @@ class _Compared:
         return float(self.distances[number, -1]) if (self.scores[number] < np.inf).all() else math.inf
 
 
-def _compared(
-    space: Space,
-    queries: Vectors,
-    fetch: Fetch,
-    owners: Slots,
-    scored: _Scored,
-    numbers: Sequence[int],
-    *,
-    wanted: int,
-    count: int,
-) -> _Compared:
-    """Compare the best scored rows of the queries of these numbers, all together: most of the time goes into calls."""
-    lines, slopes, are_told = scored.lines, scored.slopes, scored.are_told
-    if len(numbers) < len(lines):
-        lines, slopes, are_told, queries = lines[numbers], slopes[numbers], are_told[numbers], queries[numbers]
-    rows = smallest_of_each(lines, wanted)
-    places = rows + scored.first if scored.first else rows
-    vectors = fetch(places.ravel()).reshape(len(numbers), wanted, -1)
-    values, scores, slots = distances_of_each(space, queries, vectors), at_each(lines, rows), owners.take(places)
-    order = np.lexsort((slots, values))[:, :count]
-    nearest = at_each(values, order)
-    doubts = _doubts(scores, np.maximum.reduce(scores, axis=1), values, nearest[:, -1], slopes, scored.margin)
-    doubts[~are_told] = np.inf
-    return _Compared(rows, scores, values, at_each(slots, order), nearest, doubts)
+@dataclass(frozen=True, slots=True, eq=False)
+class _Ranking:
+    """Scored rows, to be ranked for queries of shape (queries, ndim) by exact distances. `fetch` gives the vectors of rows,
+    `owners`, shape (rows,), their slots."""
 
+    space: Space
+    queries: Vectors
+    fetch: Fetch
+    owners: Slots
+    scored: _Scored
 
-def _may_be_near(scored: _Scored, number: int, count: int, compared: Slots, farthest: float) -> Slots:
-    """Rows that may be among the nearest of a query, ascending: those that were compared, the last of which was so far, and
-    all that may be no farther; all that are allowed where that is not known."""
-    allowed = scored.allowed[number]
-    if scored.near is not None and math.isfinite(farthest):
-        near: Slots = np.union1d(scored.near(number, farthest), compared)
-        near = near if allowed is None else near[allowed[near]]
-        if len(near) >= count:
-            return near
-    return np.arange(int(scored.lines.shape[1])) if allowed is None else np.flatnonzero(allowed)
+    def nearest(self, counts: Sequence[int]) -> list[Neighbours]:
+        """The nearest rows of each query. Mostly the best scored settle it, or some more; else all that may be nearer do.
+
+        Where scores can't tell neighbours apart (near-duplicates, values far from the origin that cancel), these are many.
+        """
+        found: dict[int, Neighbours] = {}
+        for count in dict.fromkeys(counts):
+            wanted = candidates(count)
+            alike = [number for number, its in enumerate(counts) if its == count]
+            chosen = [number for number in alike if count and self.scored.count(number) > ALL_FROM_SHARE * wanted]
+            for numbers in _in_parts(chosen, COMPARED_BYTES_MAX // (wanted * self.queries[0].nbytes)):
+                best = self._compared(numbers, wanted, count)
+                for place, number in enumerate(numbers):
+                    if best.doubts[place] <= 0:
+                        found[number] = Neighbours(best.slots[place], best.distances[place])
+                    else:
+                        found[number] = self._further(number, best, place)
+        return [found.get(number) or self._all(number, count) for number, count in enumerate(counts)]
+
+    def _compared(self, numbers: Sequence[int], wanted: int, count: int) -> _Compared:
+        """Compare the best scored rows of the queries of these numbers, all together: most of the time goes into calls."""
+        scored, queries = self.scored, self.queries
+        lines, slopes, are_told = scored.lines, scored.slopes, scored.are_told
+        if len(numbers) < len(lines):
+            lines, slopes, are_told, queries = lines[numbers], slopes[numbers], are_told[numbers], queries[numbers]
+        rows = smallest_of_each(lines, wanted)
+        places = rows + scored.first if scored.first else rows
+        vectors = self.fetch(places.ravel()).reshape(len(numbers), wanted, -1)
+        values, slots = distances_of_each(self.space, queries, vectors), self.owners.take(places)
+        scores, order = at_each(lines, rows), np.lexsort((slots, values))[:, :count]
+        nearest = at_each(values, order)
+        doubts = _doubts(scores, np.maximum.reduce(scores, axis=1), values, nearest[:, -1], slopes, scored.margin)
+        doubts[~are_told] = np.inf
+        return _Compared(rows, scores, values, at_each(slots, order), nearest, doubts)
+
+    def _further(self, number: int, best: _Compared, place: int) -> Neighbours:
+        """The nearest rows of one query that the best scored ones, in this place of `best`, did not settle: those whose
+        scores leave doubt are compared; where that leaves doubt still, all that may be as near."""
+        rows, count, farthest = best.rows[place], best.slots.shape[1], best.farthest(place)
+        limit = self._limit(number, best, place)
+        if limit is None:
+            return self._all(number, count, rows, farthest)
+        scored = self.scored
+        line, slope = scored.lines[number], scored.slopes[number : number + 1]
+        more = np.flatnonzero(line <= limit)
+        if len(more) > WIDEN * len(rows):  # a few rows that err much may have made the limit too careful
+            more = np.sort(smallest_of_each(line[None, :], WIDEN * len(rows))[0])
+            limit = line[more].max(keepdims=True)
+        if ALL_FROM_SHARE * len(more) >= scored.count(number):
+            return self._all(number, count, more, farthest)
+        places = scored.first + more
+        values, slots = distances(self.space, self.queries[number], self.fetch(places)), self.owners[places]
+        order = np.lexsort((slots, values))[:count]
+        nearest = values[order]
+        if _doubts(line[more][None, :], limit, values[None, :], nearest[-1:], slope, scored.margin)[0] <= 0:
+            return Neighbours(slots[order], nearest)
+        return self._all(number, count, more, float(nearest[-1]))
+
+    def _limit(self, number: int, best: _Compared, place: int) -> Distances | None:
+        """The largest score, shape (1,), of rows to be compared where the best scored ones left doubt; None: not known."""
+        farthest, one = best.farthest(place), slice(place, place + 1)
+        if not (math.isfinite(best.doubts[place]) and math.isfinite(farthest)):
+            return None
+        scores, slope = best.scores[one], self.scored.slopes[number : number + 1]
+        last, margin = scores.max(axis=1), self.scored.margin + MARGIN_BEYOND
+        more = _doubts(scores, last, best.values[one], np.asarray([farthest]), slope, margin)
+        with np.errstate(over="ignore"):
+            limit = (last + np.maximum(more, 0)).astype(np.float32)  # rounding may take `more` below 0, where values cancel
+        return limit if math.isfinite(limit[0]) else None
+
+    def _all(self, number: int, count: int, compared: Slots = _NO_ROWS, farthest: float = math.inf) -> Neighbours:
+        """The nearest of all rows that may be no farther than those that were compared, the last of which was so far."""
+        rows = self.scored.first + self._may_be_near(number, count, compared, farthest)
+        return _rank(self.space, self.queries[number], self.fetch, rows, self.owners, count)
+
+    def _may_be_near(self, number: int, count: int, compared: Slots, farthest: float) -> Slots:
+        """Rows that may be among the nearest of a query, ascending: those that were compared, the last of which was so far,
+        and all that may be no farther; all that are allowed where that is not known."""
+        scored, allowed = self.scored, self.scored.allowed[number]
+        if scored.near is not None and math.isfinite(farthest):
+            near: Slots = np.union1d(scored.near(number, farthest), compared)
+            near = near if allowed is None else near[allowed[near]]
+            if len(near) >= count:
+                return near
+        return np.arange(int(scored.lines.shape[1])) if allowed is None else np.flatnonzero(allowed)
 
 
 def _within(rows: Slots, skip: int, count: int) -> Slots:
@@ -589,7 +574,7 @@ class _SegmentSearch:
         return _nearest([scanned, self._read_all(query, allowed, count, self._scan_beyond)], count)
 
     def _rank_scored(self, queries: Vectors, scored: _Scored, counts: Sequence[int]) -> list[Neighbours]:
-        return _rank_scored(self._space, queries, self._fetch, self._segment.owners, scored, counts)
+        return _Ranking(self._space, queries, self._fetch, self._segment.owners, scored).nearest(counts)
 
     def _search_graph(
         self, query: Vectors, allowed: Mask | None, allowed_count: int, count: int, plan: SearchGraph

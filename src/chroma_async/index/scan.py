@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, Protocol, cast
 
@@ -177,21 +177,6 @@ class Judged:
     scores: Scores
     slopes: npt.NDArray[np.float64]
     are_told: npt.NDArray[np.bool_]
-
-    def only(self, number: int) -> Judged:
-        """The same for one of the queries."""
-        one = slice(number, number + 1)
-        return replace(
-            self,
-            queries=self.queries[one],
-            shifted=self.shifted[one],
-            turned=self.turned[one],
-            steps=self.steps[one],
-            worth=self.worth[one],
-            scores=self.scores[one],
-            slopes=self.slopes[one],
-            are_told=self.are_told[one],
-        )
 
     def near(self, number: int, distance: float) -> Slots:
         """Rows, ascending, that may be so near to one query: all others are farther. Also those whose scores overflowed.
