@@ -713,6 +713,22 @@ async def test_kinds_of_a_database_can_be_chosen(engine: Engine, things: Records
 # ---- while much happens
 
 
+async def test_what_another_process_has_seen_is_not_gone_before_its_writer_has_told_of_it(
+    tmp_path: Path, things: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between a commit and the telling of it a feed of one process may give what others do not know of yet."""
+    async with engine_at(tmp_path) as other:
+        told = other.log.barrier()
+        monkeypatch.setattr(other.log._shared, "get", lambda: int(told))  # type: ignore[attr-defined]
+        await things.add(["a"], [[1, 2, 3]])
+        newest = things.engine.log.barrier()
+        assert other.log.barrier() == told < newest
+        feed = await watch(Records(other, things.id), after=str(newest), heartbeat="0.1")
+        await feed.aclose()
+        with pytest.raises(GoneError, match="the log ends before it"):
+            await watch(Records(other, things.id), after=str(newest + 1))
+
+
 async def test_who_comes_and_goes_sees_every_change_once_and_in_order(tmp_path: Path, things: Records) -> None:
     """Writers in two processes, a compactor that frees, and a feed that is left and begun again at random."""
     rng = np.random.default_rng(3)

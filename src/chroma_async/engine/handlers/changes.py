@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from chroma_async.engine.feed import CollectionChanges, DatabaseChanges, Feed, Source, gone
 from chroma_async.engine.handlers.registry import Context, handles, require_collection
-from chroma_async.errors import NotFoundError, UnavailableError
+from chroma_async.errors import LogCorrupt, LogTruncated, NotFoundError, UnavailableError
 from chroma_async.model import Lsn
 from chroma_async.protocol import WatchCollection, WatchDatabase
 from chroma_async.protocol.changes import ChangeFeed, parse_cursor, parse_lsn
@@ -24,7 +26,7 @@ async def watch_collection(context: Context, call: WatchCollection) -> ChangeFee
     position = None if call.snapshot == "true" else context.follower.position
     if call.after is not None:
         oldest = (await context.log.truncated()).get(collection.id, Lsn(0))
-        position = _position(context, parse_lsn(call.after), oldest)
+        position = await _position(context, parse_lsn(call.after), oldest)
     return Feed(source, CollectionChanges(source, collection, call.choice(), position))
 
 
@@ -38,7 +40,7 @@ async def watch_database(context: Context, call: WatchDatabase) -> ChangeFeed:
     if call.after is not None:
         after, identity = parse_cursor(call.after)
         _check_log(context, identity)
-        position = _position(context, after, await _oldest_of_database(context, call))
+        position = await _position(context, after, await _oldest_of_database(context, call))
     return Feed(source, DatabaseChanges(source, call.tenant, call.database, call.choice(), position))
 
 
@@ -50,18 +52,28 @@ async def _oldest_of_database(context: Context, call: WatchDatabase) -> Lsn:
     return max(freed, Lsn(await context.log.oldest() - 1))
 
 
-def _position(context: Context, after: Lsn, oldest: Lsn) -> Lsn:
+async def _position(context: Context, after: Lsn, oldest: Lsn) -> Lsn:
     """Where to go on. 0 means the oldest that is kept.
 
     Raises:
         GoneError: something is missing between the position and what is kept; or the log ends before it.
     """
+    if after > context.follower.position:
+        await _look_at_the_end(context, after)
     newest = context.follower.position
     if after > newest:
         raise gone(f"the log ends before it. after={after} newest={newest}")
     if after and after < oldest:
         raise gone(f"after={after} oldest={oldest}")
     return max(after, oldest)
+
+
+async def _look_at_the_end(context: Context, wanted: Lsn) -> None:
+    """Know what is committed. A feed of another process may have given it before its writer has told of it."""
+    with suppress(LogTruncated, LogCorrupt):  # to be found, and dealt with, by whoever catches up
+        async for _ in context.log.read(after=context.follower.position, through=wanted):
+            pass  # the log remembers how far it has seen
+    await context.follower.catch_up()
 
 
 def _check_log(context: Context, identity: str | None) -> None:
