@@ -19,8 +19,9 @@ from chroma_async.engine import search as search_module
 from chroma_async.engine.search import SearchTarget, search
 from chroma_async.errors import StorageCorrupt
 from chroma_async.index import scan as scan_module
-from chroma_async.index.hnsw import GraphFile, checksum, empty_graph, grow, load_graph
-from chroma_async.index.scan import ScanBuilder
+from chroma_async.index.coding import Coding
+from chroma_async.index.hnsw import GraphBuilder, GraphFile, checksum
+from chroma_async.index.scan import Axes, ScanBuilder
 from chroma_async.model import CollectionId, HnswConfiguration, Lsn, Mask, Space, Vectors
 from chroma_async.projections.manifest import Manifest
 from chroma_async.projections.view import Base, GrownSlots, SegmentView
@@ -43,21 +44,33 @@ def random_rows(count: int, seed: int) -> Vectors:
     return np.random.default_rng(seed).standard_normal((count, NDIM)).astype(np.float32)
 
 
-def write_graph(path: Path, space: Space, vectors: Vectors) -> GraphFile:
-    graph = empty_graph(vectors.shape[1], HnswConfiguration(space=space))
-    grow(graph, vectors, first=0, threads=1)
-    graph.save(str(path))
+def write_graph(path: Path, space: Space, vectors: Vectors, coding: Coding | None = None) -> GraphFile:
+    graph = GraphBuilder.empty(vectors.shape[1], HnswConfiguration(space=space), coding)
+    graph.extend(vectors, threads=1)
+    graph.save(path)
     return GraphFile(path, rows=len(vectors), crc=checksum(path))
 
 
-@pytest.fixture(params=SPACES, scope="module")
+def flat_coding(space: Space) -> Coding:
+    """Of rows whose second half of dimensions hardly varies."""
+    axes = Axes(np.full(NDIM, 0.01, dtype=np.float32), np.eye(NDIM, dtype=np.float32)[: NDIM // 2], across_max=0.1)
+    return Coding(space, axes, step=1 / 127 if space == "cosine" else 4 / 127)
+
+
+@pytest.fixture(params=[*SPACES, "l2, codes", "cosine, codes"], scope="module")
 def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> SearchTarget:
-    """A segment with a graph over most of it, with dead and with hidden rows, and a tail of new records."""
-    space: Space = request.param
-    vectors, slots = random_rows(ROWS, 0), np.arange(ROWS)
+    """A segment with a graph over most of it, with dead and with hidden rows, and a tail of new records.
+
+    Of codes: one row in a hundred is of another kind, and not in the graph.
+    """
+    space: Space = request.param.split(",")[0]
+    vectors, slots, coding = random_rows(ROWS, 0), np.arange(ROWS), None
+    if "codes" in request.param:
+        vectors[slots % 100 > 0, NDIM // 2 :] *= np.float32(0.05)
+        coding = flat_coding(space)
     owners = np.where(slots % 5 == 0, -1, slots)
     builder = ScanBuilder(space)
-    graph = write_graph(tmp_path_factory.mktemp("graphs") / "graph", space, vectors[:GRAPH_ROWS])
+    graph = write_graph(tmp_path_factory.mktemp("graphs") / "graph", space, vectors[:GRAPH_ROWS], coding)
     segment = SegmentView(1, vectors, slots, GrownSlots.of(owners), builder, graph)
     base = Base(
         manifest=Manifest(dimension=NDIM, space=space, next_slot=ROWS),
@@ -168,9 +181,9 @@ def test_rows_beyond_a_graph_are_scanned_from_where_packing_began(
 def test_graph_is_grown_from_its_file(space: Space, tmp_path: Path) -> None:
     vectors = random_rows(600, 3)
     first = write_graph(tmp_path / "first", space, vectors[:400])
-    grown = load_graph(first.path, HnswConfiguration(space=space))
-    grow(grown, vectors[400:], first=400, threads=1)
-    grown.save(str(tmp_path / "second"))
+    grown = GraphBuilder.load(first.path, HnswConfiguration(space=space), rows=400)
+    grown.extend(vectors[400:], threads=1)
+    grown.save(tmp_path / "second")
     second = GraphFile(tmp_path / "second", rows=600, crc=checksum(tmp_path / "second"))
     for row in (0, 399, 400, 599):
         (found,) = second.search(vectors[row : row + 1], 10, ef=64)

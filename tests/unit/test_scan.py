@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from tests.support.oracle import exact_distances
+from tests.support.shapes import fading, make
 
 from chroma_async.core.memtable import Memtable
 from chroma_async.core.planner import GATHER_ROWS_MAX
@@ -22,29 +23,6 @@ from chroma_async.projections.view import Base, GrownSlots, SegmentView
 SPACES: list[Space] = ["l2", "ip", "cosine"]
 ROWS = GATHER_ROWS_MAX + 300
 SHAPES = ["random", "clusters", "near duplicates", "far from the origin", "one outlier first", "scales", "equal"]
-
-
-def make(shape: str, rows: int, ndim: int, seed: int = 0) -> Vectors:
-    dice = np.random.default_rng(seed)
-    noise = dice.standard_normal((rows, ndim))
-    centres = dice.standard_normal((8, ndim))[dice.integers(0, 8, rows)]
-    match shape:
-        case "clusters":
-            made = centres + 0.02 * noise
-        case "near duplicates":
-            made = centres + 0.001 * noise
-        case "far from the origin":
-            made = noise + 1000
-        case "one outlier first":
-            made = noise + 100
-            made[0] = 0
-        case "scales":
-            made = noise * np.exp(3 * dice.standard_normal((rows, 1)))
-        case "equal":
-            made = np.ones((rows, ndim))
-        case _:
-            made = noise
-    return np.ascontiguousarray(made, dtype=np.float32)
 
 
 def segment_target(space: Space, vectors: Vectors, *, packed: bool = True) -> SearchTarget:
@@ -214,14 +192,6 @@ def test_most_queries_are_settled_by_the_first_candidates(monkeypatch: pytest.Mo
     for space in SPACES:
         search(segment_target(space, vectors), queries, [None] * 16, [10] * 16)
     assert settled == [True] * 48
-
-
-def fading(rows: int, ndim: int, seed: int) -> Vectors:
-    """Rows as embeddings are: each direction varies a little less than the one before, and none along an axis."""
-    dice = np.random.default_rng(seed)
-    turn, _ = np.linalg.qr(np.random.default_rng(99).standard_normal((ndim, ndim)))
-    spread = np.exp(-np.arange(ndim) / (ndim / 5))
-    return np.ascontiguousarray((dice.standard_normal((rows, ndim)) * spread) @ turn.T + 0.05, dtype=np.float32)
 
 
 @pytest.fixture(params=["of eigenvectors", "by power iteration"])

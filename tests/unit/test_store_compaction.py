@@ -28,8 +28,8 @@ from chroma_async.engine.compactor import IDLE_SECONDS, SETTLE_SECONDS, Compacto
 from chroma_async.engine.engine import open_engine
 from chroma_async.engine.lock import FileCompactorLock, MemoryCompactorLock
 from chroma_async.errors import Superseded
+from chroma_async.index.hnsw import GraphBuilder
 from chroma_async.model import Vectors
-from chroma_async.projections import store as store_module
 from chroma_async.projections.store import CollectionStore
 from chroma_async.seams import InlineWorkers, Seams, ThreadWorkers
 from chroma_async.settings import EngineSettings
@@ -298,14 +298,14 @@ async def test_entries_wait_for_company_only_while_they_are_less_than_a_step(tmp
 async def test_graphs_are_built_after_a_collection_was_deleted_in_the_middle_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    began, goes_on, grow = threading.Event(), threading.Event(), store_module.grow
+    began, goes_on, extend = threading.Event(), threading.Event(), GraphBuilder.extend
 
     def slow(*arguments: Any, **options: Any) -> None:
         began.set()
         assert goes_on.wait(20)
-        grow(*arguments, **options)
+        extend(*arguments, **options)
 
-    monkeypatch.setattr(store_module, "grow", slow)
+    monkeypatch.setattr(GraphBuilder, "extend", slow)
     settings = EngineSettings(durability="off", graph_rows_min=100)
     async with open_engine(tmp_path, settings) as engine:
         first = await create_collection(engine, "first")

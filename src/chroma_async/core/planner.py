@@ -32,6 +32,11 @@ GRAPH_NS_PER_CANDIDATE: Final = 12.0
 EF_MIN: Final = 256
 """Candidates that a graph search keeps at the least: recall@10 of .98 on real vectors with float32 re-ranking."""
 
+CODED_EF_SHARE: Final = 0.85
+CODED_CANDIDATES: Final = 1.5
+"""A graph of codes in main directions has so much of the other's candidates to find as much, and of what it finds so many
+times as many are compared (docs/decisions/0027-graphs-in-main-directions.md)."""
+
 EF_MIN_ROWS: Final = 65_536
 EF_GROWTH: Final = 1 / 3
 """Of graphs with more rows a search keeps more, by this power of their number."""
@@ -41,6 +46,7 @@ EF_GROWTH: Final = 1 / 3
 class SegmentCounts:
     """`rows` vectors of `ndim` dimensions, the first `graph_rows` of them in a graph; `allowed` of them may be returned.
 
+    `graph_dims` is the number of coordinates of a vector in a graph of codes, None where it keeps vectors as they are.
     `scan_dims` is the number of coordinates of a packed row, None where rows are not packed; those before `scan_first` never
     are, those from `scan_beyond` on not yet; None: all are.
     """
@@ -52,6 +58,7 @@ class SegmentCounts:
     scan_dims: int | None
     scan_first: int = 0
     scan_beyond: int | None = None
+    graph_dims: int | None = None
 
     @property
     def unpacked(self) -> int:
@@ -108,18 +115,26 @@ def candidates(n_results: int) -> int:
     return max(4 * n_results, n_results + 32)
 
 
+def coded_candidates(n_results: int) -> int:
+    """The same of those that codes in main directions have ranked."""
+    return round(CODED_CANDIDATES * candidates(n_results))
+
+
 def _graph_plan(counts: SegmentCounts, n_results: int, ef_search: int) -> SearchGraph | None:
     """Over-fetch by what is hidden; a filter that hides most rows is not a graph's work."""
     if not counts.graph_rows:
         return None
-    fetch = -(-candidates(n_results) * counts.rows // counts.allowed)
+    is_coded = counts.graph_dims is not None
+    wanted = coded_candidates(n_results) if is_coded else candidates(n_results)
+    fetch = -(-wanted * counts.rows // counts.allowed)
     if fetch > counts.graph_rows // 8:
         return None
-    return SearchGraph(fetch=fetch, ef=max(ef_search, _ef_min(counts.graph_rows), 2 * fetch))
+    return SearchGraph(fetch=fetch, ef=max(ef_search, _ef_min(counts.graph_rows, is_coded=is_coded), 2 * fetch))
 
 
-def _ef_min(rows: int) -> int:
-    return round(EF_MIN * math.pow(max(1.0, rows / EF_MIN_ROWS), EF_GROWTH))
+def _ef_min(rows: int, *, is_coded: bool) -> int:
+    share = CODED_EF_SHARE if is_coded else 1.0
+    return round(share * EF_MIN * math.pow(max(1.0, rows / EF_MIN_ROWS), EF_GROWTH))
 
 
 def _scan_cost(rows: int, dims: int, batch: int) -> float:
@@ -133,4 +148,5 @@ def _graph_cost(counts: SegmentCounts, plan: SearchGraph, batch: int) -> float:
     else:
         unpacked = min(counts.unpacked, rest_rows)
         rest = _scan_cost(rest_rows, counts.scan_dims, batch) + GATHER_NS * unpacked * counts.ndim
-    return plan.ef * counts.ndim * GRAPH_NS_PER_CANDIDATE + rest
+    dims = counts.ndim if counts.graph_dims is None else counts.graph_dims
+    return plan.ef * dims * GRAPH_NS_PER_CANDIDATE + rest

@@ -529,6 +529,7 @@ class _SegmentSearch:
             scan_dims=None if self._scan is None else self._scan.dims,
             scan_first=self._segment.scan_first,
             scan_beyond=self._scan_beyond,
+            graph_dims=None if graph is None else graph.dims,
         )
         return plan_search(shape, n_results=count, batch=batch, ef_search=self._ef_search)
 

@@ -1,12 +1,15 @@
 """HNSW graphs by usearch: built aside, written as immutable files, searched through memory-mapped views.
 
-One usearch object holds one mutex, so a file is opened through several views, and each search takes one of them. Cosine
+One usearch object holds one mutex, so a file is opened through several views, and each search takes one of them. Where
+vectors have main directions, a graph keeps codes (`coding.py`), and its file ends with what makes them. Otherwise cosine
 graphs keep int8 (usearch's own cast normalises, which is right for cosine), l2 and ip graphs bfloat16.
 """
 
 from __future__ import annotations
 
+import errno
 import mmap
+import os
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -18,40 +21,102 @@ import numpy.typing as npt
 
 from chroma_async.checksums import crc32
 from chroma_async.errors import StorageCorrupt
+from chroma_async.index.coding import ODDNESS_MAX, Codes, Coding, decode_coding, encode_coding
 from chroma_async.index.usearch import Index
-from chroma_async.model import HnswConfiguration, Space, Vectors
+from chroma_async.model import HnswConfiguration, Slots, Space, Vectors
+from chroma_async.seams.limits import free_bytes
 
 METRICS: Final[dict[Space, str]] = {"l2": "l2sq", "ip": "ip", "cosine": "cos"}
 PRECISIONS: Final[dict[Space, str]] = {"l2": "bf16", "ip": "bf16", "cosine": "i8"}
 CHECKSUM_CHUNK: Final = 1 << 20
+CHUNK_BYTES: Final = 2**20
+"""A disk with less room than this is full."""
+
+OTHERS_SHARE_MAX: Final = 1 / 256
+OTHERS_MIN: Final = 64
+"""Rows that are not in a graph are compared by each search: one of so many may be such a row, or a few of any number."""
+
+OTHER_QUERY_FACTOR: Final = 4
 
 
-def empty_graph(ndim: int, configuration: HnswConfiguration) -> Index:
-    """Return a graph without rows, as the collection's configuration asks for it."""
-    return Index(
-        ndim=ndim,
-        metric=METRICS[configuration.space],
-        dtype=configuration.precision or PRECISIONS[configuration.space],
-        connectivity=max(2, configuration.max_neighbors),
-        expansion_add=max(1, configuration.ef_construction),
-        enable_key_lookups=False,
-    )
+class GraphBuilder:
+    """A graph in memory, which takes the rows of a segment one after another.
 
+    Rows of another kind than those that its coding was chosen for are not in it, and known by their numbers.
+    """
 
-def grow(graph: Index, vectors: Vectors, *, first: int, threads: int) -> None:
-    """Insert rows, shape (n, ndim), under the keys `first`, `first + 1`, ..."""
-    keys = np.arange(first, first + len(vectors), dtype=np.uint64)
-    cast("Any", graph).add(keys, np.ascontiguousarray(vectors), threads=threads)
+    def __init__(self, index: Index, coding: Coding | None, rows: int = 0, others: Slots | None = None) -> None:
+        self.coding = coding
+        self.rows = rows
+        self._index: Any = index
+        self._others: list[Slots] = [np.empty(0, dtype=np.int64) if others is None else others]
 
+    @classmethod
+    def empty(cls, ndim: int, configuration: HnswConfiguration, coding: Coding | None = None) -> GraphBuilder:
+        """Return a graph without rows, as the collection's configuration asks for it."""
+        precision = configuration.precision or PRECISIONS[configuration.space]
+        index = Index(
+            ndim=ndim if coding is None else coding.dims,
+            metric=METRICS[configuration.space] if coding is None else "l2sq",
+            dtype=precision if coding is None else "i8",
+            connectivity=max(2, configuration.max_neighbors),
+            expansion_add=max(1, configuration.ef_construction),
+            enable_key_lookups=False,
+        )
+        return cls(index, coding)
 
-def load_graph(path: Path, configuration: HnswConfiguration) -> Index:
-    """Return a graph file in memory, to be grown."""
-    loaded: Any = cast("Any", Index).restore(str(path), view=False, enable_key_lookups=False)
-    if loaded is None:
-        raise StorageCorrupt(f"graph file can't be read. path={path}")
-    loaded.expansion_add = max(1, configuration.ef_construction)
-    graph: Index = loaded
-    return graph
+    @classmethod
+    def load(cls, path: Path, configuration: HnswConfiguration, *, rows: int) -> GraphBuilder:
+        """Return a graph file in memory, to be grown; it covers so many rows.
+
+        Raises:
+            StorageCorrupt: it can't be read.
+        """
+        with _mapped(path) as mapped, memoryview(mapped) as content:
+            coding, others = decode_coding(content)
+        index: Any = cast("Any", Index).restore(str(path), view=False, enable_key_lookups=False)
+        if index is None:
+            raise StorageCorrupt(f"graph file can't be read. path={path}")
+        index.expansion_add = max(1, configuration.ef_construction)
+        return cls(index, coding, rows, others)
+
+    def extend(self, vectors: Vectors, *, threads: int) -> None:
+        """Insert the next rows, shape (n, ndim), under their numbers."""
+        keys = np.arange(self.rows, self.rows + len(vectors))
+        if self.coding is None:
+            self._index.add(keys.astype(np.uint64), np.ascontiguousarray(vectors), threads=threads)
+        else:
+            codes, oddness = self.coding.code(vectors)
+            kin = oddness <= ODDNESS_MAX
+            self._index.add(keys[kin].astype(np.uint64), codes[kin], threads=threads)
+            self._others.append(keys[~kin])
+        self.rows += len(vectors)
+
+    @property
+    def is_odd(self) -> bool:
+        """Whether too many rows are not in the graph, so that another one has to keep vectors as they are."""
+        return sum(len(rows) for rows in self._others) > max(OTHERS_MIN, self.rows * OTHERS_SHARE_MAX)
+
+    def save(self, path: Path) -> None:
+        """Write a graph file. usearch says of a failed write that it failed, and nothing of the last few kilobytes.
+
+        Raises:
+            OSError: the disk is full, or the directory gone.
+        """
+        try:
+            self._index.save(str(path))
+        except RuntimeError as error:
+            if not path.parent.exists():
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from error
+            free = free_bytes(path.parent)
+            if free is not None and free < CHUNK_BYTES:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+            raise
+        if path.stat().st_size != self._index.serialized_length:
+            raise OSError(errno.ENOSPC, "a graph was not written whole", str(path))
+        if self.coding is not None:
+            with path.open("ab") as file:
+                file.write(encode_coding(self.coding, np.concatenate(self._others)))
 
 
 def checksum(path: Path) -> int:
@@ -82,13 +147,10 @@ class GraphFile:
         Raises:
             StorageCorrupt: it is missing or damaged.
         """
-        try:
-            with path.open("rb") as file:
-                self._mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except (OSError, ValueError) as error:
-            raise StorageCorrupt(f"graph file can't be mapped. path={path} reason={error}") from error
+        self._mapped = _mapped(path)
         if crc32(self._mapped) != crc:
             raise StorageCorrupt(f"graph file does not match its checksum. path={path}")
+        self._coding, self._others = decode_coding(memoryview(self._mapped))
         self.path = path
         self.rows = rows
         self._views: list[Index] = []
@@ -108,12 +170,37 @@ class GraphFile:
             with self._lock:
                 self._views.append(view)
 
-    def search(self, queries: Vectors, count: int, *, ef: int) -> list[npt.NDArray[np.int64]]:
-        """Row numbers of about the `count` nearest rows of each query, nearest first."""
+    @property
+    def dims(self) -> int | None:
+        """Coordinates of a vector's code; None: it keeps vectors as they are."""
+        return None if self._coding is None else self._coding.dims
+
+    def search(self, queries: Vectors, count: int, *, ef: int) -> list[Slots]:
+        """Row numbers of about the `count` nearest rows of each query; then those of rows that are not in the graph.
+
+        A query of another kind than the rows is answered by more: what it has across their directions ranks them too.
+        """
+        asked: Vectors | Codes = queries
+        if self._coding is not None:
+            asked, oddness = self._coding.code(queries)
+            if not (oddness <= 1).all():
+                count, ef = OTHER_QUERY_FACTOR * count, OTHER_QUERY_FACTOR * ef
         with self._view() as view:
             cast("Any", view).expansion_search = max(ef, count)
-            matches: Any = cast("Any", view).search(queries, min(count, self.rows), threads=1)
-        if queries.shape[0] == 1:
-            return [np.asarray(matches.keys).reshape(-1).astype(np.int64)]
+            matches: Any = cast("Any", view).search(asked, min(count, self.rows), threads=1)
+        if len(queries) == 1:
+            return [self._with_others(np.asarray(matches.keys).reshape(-1))]
         counts = np.asarray(matches.counts)
-        return [np.asarray(keys[:found]).astype(np.int64) for keys, found in zip(matches.keys, counts, strict=True)]
+        return [self._with_others(np.asarray(keys[:found])) for keys, found in zip(matches.keys, counts, strict=True)]
+
+    def _with_others(self, keys: npt.NDArray[np.uint64]) -> Slots:
+        rows = keys.astype(np.int64)
+        return np.concatenate([rows, self._others]) if len(self._others) else rows
+
+
+def _mapped(path: Path) -> mmap.mmap:
+    try:
+        with path.open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError) as error:
+        raise StorageCorrupt(f"graph file can't be mapped. path={path} reason={error}") from error

@@ -123,6 +123,22 @@ class Axes:
         """Coordinates, shape (n, d), of vectors that were shifted already, shape (n, ndim)."""
         return shifted if self.directions is None else shifted @ self.directions.T
 
+    def placed(self, rows: Vectors, space: Space) -> tuple[Vectors, Squares, Squares]:
+        """Where rows, shape (n, ndim), are once they were shifted, for cosine scaled to a length of 1 before.
+
+        Coordinates, shape (n, d); square lengths, (n,); and what these square lengths are a difference of, (n,).
+        """
+        if space != "cosine":
+            shifted = rows - self.origin
+            squares = _square_lengths(shifted)
+            return self.along(shifted), squares, squares
+        inverse = inverse_lengths(
+            rows
+        )  # turned before they are scaled and shifted, which leaves fewer numbers to do that with
+        along = self.along(rows) * inverse[:, None] - self.turned_origin
+        rounded: Squares = np.add(self.square_origin, inverse > 0, dtype=np.float32)
+        return along, np.subtract(rounded, 2 * inverse * (rows @ self.origin)), rounded
+
     def suit(self, squares: Squares, along: Vectors) -> npt.NDArray[np.bool_]:
         """Whether shifted vectors of these square lengths, shape (n,), and coordinates, (n, d), are of the rows' kind."""
         suited: npt.NDArray[np.bool_] = np.subtract(squares, _square_lengths(along)) <= self.across_max
@@ -378,11 +394,7 @@ class ScanBuilder:
         axes = self._axes
         if axes is None or (self._axes_rows < self._block_rows and beyond >= 2 * self._axes_rows):
             first = vectors[: min(self._block_rows, beyond)]
-            sample = _sampled(first)
-            if self._space == "cosine":
-                sample = sample * _inverse_lengths(sample)[:, None]
-            origin = sample.mean(axis=0, dtype=np.float32)
-            axes = self._begin(_axes(sample, origin, len(first)), len(first))
+            axes = self._begin(axes_of(first, self._space), len(first))
         return axes
 
     def _begin(self, axes: Axes, rows: int) -> Axes:
@@ -402,16 +414,7 @@ class ScanBuilder:
         return across is not None and int(np.count_nonzero(across**2 > axes.across_max)) > ODD_ROWS_MAX * self._block_rows
 
     def _take(self, rows: Vectors, axes: Axes) -> None:
-        """Cosine: turned before they are scaled and shifted, which leaves fewer numbers to do that with."""
-        if self._space == "cosine":
-            inverse = _inverse_lengths(rows)
-            along = axes.along(rows) * inverse[:, None] - axes.turned_origin
-            rounded: Squares = np.add(axes.square_origin, inverse > 0, dtype=np.float32)
-            squares: Squares = np.subtract(rounded, 2 * inverse * (rows @ axes.origin))
-        else:
-            shifted = rows - axes.origin
-            along, squares = axes.along(shifted), _square_lengths(shifted)
-            rounded = squares
+        along, squares, rounded = axes.placed(rows, self._space)
         steps, weights = _quantise(along)
         self._weights.append(np.float32(-2 if self._space == "l2" else -1) * weights)
         if self._space == "l2":
@@ -549,9 +552,13 @@ def _orthonormal(columns: Vectors) -> Vectors:
     return columns
 
 
-def _axes(sample: Vectors, origin: npt.NDArray[np.float32], rows: int) -> Axes:
-    """Axes for so many rows, or more, of which this is a sample, shape (n, ndim)."""
-    if rows < DIRECTIONS_FROM_ROWS:
+def axes_of(rows: Vectors, space: Space) -> Axes:
+    """Axes that suit these rows, shape (n, ndim), by a sample of them. Without directions where these would not pay."""
+    sample = _sampled(rows)
+    if space == "cosine":
+        sample = sample * inverse_lengths(sample)[:, None]
+    origin = sample.mean(axis=0, dtype=np.float32)
+    if len(rows) < DIRECTIONS_FROM_ROWS:
         return Axes(origin, None)
     centred = sample - origin
     directions = main_directions(centred)
@@ -576,7 +583,7 @@ def _square_lengths(rows: Vectors) -> Squares:
     return squares
 
 
-def _inverse_lengths(rows: Vectors) -> npt.NDArray[np.float32]:
+def inverse_lengths(rows: Vectors) -> npt.NDArray[np.float32]:
     """1 / length of each row, shape (n,); of a row without a direction, 0."""
     lengths = np.sqrt(_square_lengths(rows))
     known = (lengths > 0) & (lengths < np.inf)

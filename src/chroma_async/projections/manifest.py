@@ -9,7 +9,8 @@ import msgspec
 from chroma_async.errors import FormatError, StorageCorrupt
 from chroma_async.model import HnswConfiguration, Lsn, Precision, Space
 
-FORMAT: Final = 1
+FORMAT: Final = 2
+"""2: a graph file may end with what makes the codes that the graph keeps."""
 
 
 class PieceRef(msgspec.Struct, frozen=True):
@@ -109,7 +110,7 @@ crash the process."""
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
-    return msgspec.json.encode(manifest)
+    return msgspec.json.encode(msgspec.structs.replace(manifest, format=max(FORMAT, manifest.format)))
 
 
 def decode_manifest(raw: bytes) -> Manifest:

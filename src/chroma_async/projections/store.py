@@ -8,13 +8,11 @@ manifest that reaches them, together with the rows. What a crash leaves behind i
 
 from __future__ import annotations
 
-import errno
 import logging
-import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, TypeAlias
 
 import msgspec
 import numpy as np
@@ -25,8 +23,8 @@ from chroma_async.core.columns import ColumnPiece, encode, merge
 from chroma_async.core.memtable import Tail
 from chroma_async.core.watermarks import SegmentShape, graph_target, is_worth_rewriting, pieces_to_merge
 from chroma_async.errors import StorageCorrupt, Superseded
-from chroma_async.index.hnsw import checksum, empty_graph, grow, load_graph
-from chroma_async.index.usearch import Index
+from chroma_async.index.coding import chosen_coding, keeps_neighbours
+from chroma_async.index.hnsw import GraphBuilder, checksum
 from chroma_async.model import HnswConfiguration, Lsn, Slots, Space, Vectors
 from chroma_async.projections.blocks import extended, rows_of_a_block
 from chroma_async.projections.manifest import GraphRef, Manifest, PieceRef, PurgeRef, SegmentRef
@@ -45,7 +43,6 @@ from chroma_async.projections.view import (
     vector_guard,
 )
 from chroma_async.seams import Files
-from chroma_async.seams.limits import free_bytes
 
 RECORDS_FILE: Final = "records.sqlite3"
 GROW_ROWS: Final = 4096
@@ -60,29 +57,7 @@ CHECK_AT_OPEN_BYTES: Final = 8 * 2**20
 BlockSums: TypeAlias = dict[tuple[int, int], int]
 """CRC-32 of blocks of vectors, by segment and block."""
 
-CHUNK_BYTES: Final = 2**20
-"""A disk with less room than this is full."""
-
 logger = logging.getLogger("chroma_async.compactor")
-
-
-def _save(graph: Any, path: Path) -> None:
-    """Write a graph. usearch says of a failed write that it failed, and nothing of the last few kilobytes.
-
-    Raises:
-        OSError: the disk is full, or the directory gone.
-    """
-    try:
-        graph.save(str(path))
-    except RuntimeError as error:
-        if not path.parent.exists():
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from error
-        free = free_bytes(path.parent)
-        if free is not None and free < CHUNK_BYTES:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
-        raise
-    if path.stat().st_size != graph.serialized_length:
-        raise OSError(errno.ENOSPC, "a graph was not written whole", str(path))
 
 
 class CollectionStore:
@@ -371,20 +346,24 @@ class CollectionStore:
         vectors, _ = map_segment(self.directory, segment, self.manifest.dimension or 0)
         with self.lock:
             guard = vector_guard(self.directory, segment, vectors, self._sums_of(segment))
-        whole = None if anew else segment.graph
-        graph, first = self._begun_graph(segment, whole, vectors.shape[1], configuration)
-        for start in range(first, segment.rows, GROW_ROWS):
+        begun = None if anew else segment.graph
+        graph = self._begun_graph(segment, begun, vectors, configuration)
+        while graph.rows < segment.rows:
             if not is_wanted():
                 return None
+            start, beyond = graph.rows, min(graph.rows + GROW_ROWS, segment.rows)
             if guard is not None:
-                guard.check(np.arange(start, min(start + GROW_ROWS, segment.rows)))
-            grow(graph, vectors[start : start + GROW_ROWS], first=start, threads=threads)
+                guard.check(np.arange(start, beyond))
+            graph.extend(vectors[start:beyond], threads=threads)
+            if graph.is_odd:
+                logger.info("graph.begun_again collection=%s segment=%d", self.directory.name, segment.number)
+                graph = GraphBuilder.empty(vectors.shape[1], configuration)
         path = self.directory / SEGMENTS / str(segment.number) / f"{self.manifest.version}-{segment.rows}.usearch"
         aside = path.with_suffix(".building")
         with self.lock:
             self._unpublished |= {str(item.relative_to(self.directory)) for item in (path, aside)}
         try:
-            _save(cast("Any", graph), aside)
+            graph.save(aside)
             self._files.sync(aside)
         except BaseException:
             self._files.remove(aside)  # on a full disk it takes the room that others wait for
@@ -409,12 +388,17 @@ class CollectionStore:
         return [*sums[:whole], _crc(vectors[whole * segment.block_rows : segment.rows])]
 
     def _begun_graph(
-        self, segment: SegmentRef, begun: GraphRef | None, ndim: int, configuration: HnswConfiguration
-    ) -> tuple[Index, int]:
-        """The graph to be grown, and the rows in it: none, when there is none or it is damaged."""
+        self, segment: SegmentRef, begun: GraphRef | None, vectors: Vectors, configuration: HnswConfiguration
+    ) -> GraphBuilder:
+        """The graph to be grown: an empty one, when there is none, or it is damaged, or its coding suits no more."""
+        ndim, is_ours = vectors.shape[1], configuration.precision is None
         if begun is None or not begun.is_built_as(configuration) or not self._is_whole(segment, begun):
-            return empty_graph(ndim, configuration), 0
-        return load_graph(graph_path(self.directory, segment, begun), configuration), begun.rows
+            coding = chosen_coding(configuration.space, vectors) if is_ours else None
+            return GraphBuilder.empty(ndim, configuration, coding)
+        graph = GraphBuilder.load(graph_path(self.directory, segment, begun), configuration, rows=begun.rows)
+        if graph.coding is not None and not keeps_neighbours(graph.coding, vectors):
+            return GraphBuilder.empty(ndim, configuration)
+        return graph
 
     def _publish_graph(self, built_for: SegmentRef, graph: GraphRef) -> None:
         """Publish a graph, if its segment is still there: it may have been rewritten meanwhile."""

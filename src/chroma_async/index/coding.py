@@ -1,0 +1,205 @@
+"""What a graph keeps of its vectors: int8 coordinates along their main directions, compared by l2.
+
+A search by a graph is bound by the memory that it touches: half the coordinates are half the bytes, and the errors that this
+makes are undone by comparing what was found in float32. Whether it suits is measured on the rows of the segment itself, and
+rows of another kind than those that the directions were chosen for stay out of the graph and are always compared
+(docs/decisions/0027-graphs-in-main-directions.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final, TypeAlias
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from chroma_async.core.planner import coded_candidates
+from chroma_async.errors import StorageCorrupt
+from chroma_async.index.distance import ranking_scores, ranking_weights
+from chroma_async.index.scan import INT8_MAX, Axes, axes_of, inverse_lengths
+from chroma_async.model import Slots, Space, Vectors
+
+Codes: TypeAlias = npt.NDArray[np.int8]
+
+STEPS_MAX: Final = 160.0
+"""A coordinate that is cut off at 127 steps errs little up to here."""
+
+ODDNESS_MAX: Final = 2.0
+"""Rows that are farther from the kind for which directions were chosen stay out of a graph; see `Coding.code`."""
+
+TRIAL_CHUNKS: Final = 16
+TRIAL_CHUNK_ROWS: Final = 4_096
+TRIAL_QUERIES: Final = 64
+TRIAL_NEIGHBOURS: Final = 10
+TRIAL_RECALL_MIN: Final = 0.98
+"""Of the nearest rows of some rows, how many must be among as many candidates as a search compares."""
+
+MAGIC: Final = b"\x93coded1\n"
+LENGTH_BYTES: Final = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Coding:
+    """How vectors become codes. One step of a coordinate is worth `step`, in all rows, so that distances of codes rank."""
+
+    space: Space
+    axes: Axes
+    step: float
+
+    @cached_property
+    def dims(self) -> int:
+        """Coordinates of a code."""
+        assert self.axes.directions is not None
+        return len(self.axes.directions)
+
+    def code(self, vectors: Vectors) -> tuple[Codes, npt.NDArray[np.float32]]:
+        """Codes, shape (n, dims), of vectors, shape (n, ndim), and how far each is from the rows' kind, shape (n,).
+
+        That is what it has across the directions, as a share of the most that rows of that kind have; without end for what
+        codes can't tell.
+        """
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            along, squares, _ = self.axes.placed(vectors, self.space)
+            oddness = (squares - np.einsum("ij,ij->i", along, along)) / np.float32(self.axes.across_max)
+            along *= np.float32(1 / self.step)
+            told = np.maximum.reduce(np.abs(along), axis=1) <= STEPS_MAX
+            if self.space == "cosine":
+                told &= inverse_lengths(vectors) > 0  # what has no direction is as far from all others
+            np.fmin(np.fmax(np.rint(along, out=along), -INT8_MAX, out=along), INT8_MAX, out=along)
+            return along.astype(np.int8), np.where(told & (oddness == oddness), oddness, np.float32(np.inf))
+
+
+def chosen_coding(space: Space, vectors: Vectors) -> Coding | None:
+    """How to code these rows, shape (n, ndim); None where a graph had better keep them as they are."""
+    if space == "ip":
+        return None  # the largest products are not the smallest distances
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        axes = axes_of(vectors, space)
+        if axes.directions is None:
+            return None
+        along, _, _ = axes.placed(_some_of(vectors), space)
+        step = float(np.abs(along).max() / INT8_MAX)
+    if not 0 < step < np.inf:
+        return None
+    coding = Coding(space, axes, step)
+    return coding if keeps_neighbours(coding, vectors) else None
+
+
+def keeps_neighbours(coding: Coding, vectors: Vectors) -> bool:
+    """Whether the nearest rows of some rows are among the candidates that their codes give, by parts of all rows.
+
+    Half of them are drawn. The others are those with the most across the directions: what that hides would be missed first.
+    """
+    rows = np.unique(np.concatenate([np.arange(start, start + size) for start, size in _parts(len(vectors))]))
+    numbers, codes, oddness = list[Slots](), list[Codes](), list[npt.NDArray[np.float32]]()
+    for some in np.split(rows, range(TRIAL_CHUNK_ROWS, len(rows), TRIAL_CHUNK_ROWS)):
+        coded, odd = coding.code(vectors[some])
+        kept = odd <= ODDNESS_MAX
+        numbers.append(some[kept])
+        codes.append(coded[kept])
+        oddness.append(odd[kept])
+    trial = _Trial(coding.space, vectors, numbers, codes)
+    order = np.argsort(np.concatenate(oddness))
+    drawn = np.random.default_rng(0).permutation(order)
+    return all(trial.recall(asked[-TRIAL_QUERIES:]) >= TRIAL_RECALL_MIN for asked in (drawn, order) if len(order))
+
+
+def _parts(count: int) -> list[tuple[int, int]]:
+    """First row and number of rows of parts that are spread over so many rows."""
+    size = min(TRIAL_CHUNK_ROWS, count)
+    return [(int(start), size) for start in np.linspace(0, count - size, TRIAL_CHUNKS)]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Trial:
+    """Some rows by parts: their numbers among `vectors`, and their codes. Vectors are read a part at a time."""
+
+    space: Space
+    vectors: Vectors
+    numbers: Sequence[Slots]
+    codes: Sequence[Codes]
+
+    def recall(self, asked: Slots) -> float:
+        """Share of the nearest rows of those at the positions `asked` that are among the candidates by codes."""
+        queries = self.vectors[np.concatenate(self.numbers)[asked]]
+        coded_queries = np.concatenate(self.codes)[asked].astype(np.float32)
+        count = coded_candidates(TRIAL_NEIGHBOURS)
+        nearest = np.full((len(asked), TRIAL_NEIGHBOURS), np.inf, dtype=np.float32)
+        scores = np.full((len(asked), count), np.inf, dtype=np.float32)
+        found = np.full((len(asked), count), np.inf, dtype=np.float32)
+        for numbers, codes in zip(self.numbers, self.codes, strict=True):
+            rows, coded_rows = self.vectors[numbers], codes.astype(np.float32)
+            exact = ranking_scores(self.space, queries, rows, ranking_weights(self.space, rows))
+            by_code = ranking_scores("l2", coded_queries, coded_rows, ranking_weights("l2", coded_rows))
+            nearest = np.partition(np.concatenate([nearest, exact], axis=1), TRIAL_NEIGHBOURS - 1)[:, :TRIAL_NEIGHBOURS]
+            scores, found = np.concatenate([scores, by_code], axis=1), np.concatenate([found, exact], axis=1)
+            best = np.argpartition(scores, count - 1)[:, :count]
+            scores, found = np.take_along_axis(scores, best, axis=1), np.take_along_axis(found, best, axis=1)
+        hits = np.count_nonzero(found <= nearest.max(axis=1, keepdims=True), axis=1)
+        return float(np.minimum(hits, TRIAL_NEIGHBOURS).mean()) / TRIAL_NEIGHBOURS
+
+
+def _some_of(vectors: Vectors) -> Vectors:
+    return vectors[:: max(1, len(vectors) // TRIAL_CHUNK_ROWS)]
+
+
+# ---- behind a graph, in its file
+
+
+class _Trailer(msgspec.Struct, frozen=True):
+    """A coding, and the rows that are not in the graph; arrays as little-endian bytes."""
+
+    space: Space
+    step: float
+    across_max: float
+    length: float
+    origin: bytes
+    directions: bytes
+    others: bytes
+
+
+_DECODER: Final = msgspec.msgpack.Decoder(_Trailer)
+"""Made when the module is loaded: see `projections.manifest`."""
+
+
+def encode_coding(coding: Coding, others: Slots) -> bytes:
+    """What to write behind a graph of codes; `others`, shape (n,), are the rows that it lacks."""
+    axes = coding.axes
+    assert axes.directions is not None
+    trailer = msgspec.msgpack.encode(
+        _Trailer(
+            space=coding.space,
+            step=coding.step,
+            across_max=axes.across_max,
+            length=axes.length,
+            origin=axes.origin.astype("<f4").tobytes(),
+            directions=np.ascontiguousarray(axes.directions, dtype="<f4").tobytes(),
+            others=others.astype("<i8").tobytes(),
+        )
+    )
+    return trailer + len(trailer).to_bytes(LENGTH_BYTES, "little") + MAGIC
+
+
+def decode_coding(file: memoryview) -> tuple[Coding | None, Slots]:
+    """The coding, None where vectors are kept as they are, and the rows that are not in the graph, of a whole graph file.
+
+    Raises:
+        StorageCorrupt: what is there can't be read.
+    """
+    if bytes(file[-len(MAGIC) :]) != MAGIC:
+        return None, np.empty(0, dtype=np.int64)
+    end = len(file) - len(MAGIC) - LENGTH_BYTES
+    start = end - int.from_bytes(file[end : end + LENGTH_BYTES], "little")
+    try:
+        trailer = _DECODER.decode(file[max(0, start) : end])
+        origin = np.frombuffer(trailer.origin, dtype="<f4")
+        directions = np.frombuffer(trailer.directions, dtype="<f4").reshape(-1, len(origin))
+        others = np.frombuffer(trailer.others, dtype="<i8").astype(np.int64)
+    except (msgspec.DecodeError, ValueError, ZeroDivisionError) as error:
+        raise StorageCorrupt(f"graph file has no valid directions. reason={error}") from error
+    axes = Axes(origin, np.asfortranarray(directions), trailer.across_max, trailer.length)
+    return Coding(trailer.space, axes, trailer.step), others

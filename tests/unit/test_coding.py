@@ -1,0 +1,210 @@
+"""Graphs keep codes in main directions where these suit, and whatever rows look like, the nearest of them are found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from tests.support.engines import TINY, Records, compactor_at, create_collection, engine_at, settle
+from tests.support.manifests import manifest_of
+from tests.support.oracle import exact_distances
+from tests.support.shapes import fading, make
+
+from chroma_async.core import planner
+from chroma_async.errors import StorageCorrupt
+from chroma_async.index.coding import MAGIC, ODDNESS_MAX, Coding, chosen_coding, decode_coding, encode_coding
+from chroma_async.index.hnsw import GraphBuilder, GraphFile, checksum
+from chroma_async.index.scan import DIRECTIONS_FROM_ROWS
+from chroma_async.model import HnswConfiguration, Slots, Space, Vectors
+from chroma_async.projections.manifest import Manifest, decode_manifest, encode_manifest
+from chroma_async.projections.view import graph_path
+
+ROWS, NDIM = DIRECTIONS_FROM_ROWS + 600, 128
+CODED: list[Space] = ["l2", "cosine"]
+SETTINGS = replace(TINY, graph_rows_min=DIRECTIONS_FROM_ROWS, segment_rows_max=10**6, apply_bytes_max=2**25, index_threads=2)
+
+
+def across(count: int, seed: int) -> Vectors:
+    """Rows of another kind than those of `fading`: of its last direction, which hardly any row has."""
+    turn, _ = np.linalg.qr(np.random.default_rng(99).standard_normal((NDIM, NDIM)))
+    return fading(count, NDIM, seed) + (8 * turn[:, -1]).astype(np.float32)
+
+
+def written(path: Path, builder: GraphBuilder) -> GraphFile:
+    builder.save(path)
+    return GraphFile(path, rows=builder.rows, crc=checksum(path))
+
+
+def built(path: Path, space: Space, vectors: Vectors) -> GraphFile:
+    configuration = HnswConfiguration(space=space)
+    builder = GraphBuilder.empty(NDIM, configuration, chosen_coding(space, vectors))
+    builder.extend(vectors, threads=2)
+    return written(path, builder)
+
+
+def recall(graph: GraphFile, space: Space, vectors: Vectors, queries: Vectors) -> float:
+    found = [graph.search(query[None, :], planner.coded_candidates(10), ef=256)[0] for query in queries]
+    return shares(space, vectors, queries, [rows.tolist() for rows in found])
+
+
+def shares(space: Space, vectors: Vectors, queries: Vectors, found: Sequence[Sequence[int]]) -> float:
+    """How much of the ten nearest rows was found, on average."""
+    nearest = [set(np.argsort(exact_distances(space, query, vectors))[:10].tolist()) for query in queries]
+    return float(np.mean([len(true & set(rows)) / 10 for true, rows in zip(nearest, found, strict=True)]))
+
+
+@pytest.mark.parametrize("space", CODED)
+def test_graph_of_codes_finds_the_nearest_and_is_half_as_large(space: Space, tmp_path: Path) -> None:
+    vectors = fading(ROWS, NDIM, 0)
+    graph = built(tmp_path / "codes", space, vectors)
+    assert graph.dims == NDIM // 2
+    assert recall(graph, space, vectors, fading(40, NDIM, 1)) >= 0.97
+    whole = GraphBuilder.empty(NDIM, HnswConfiguration(space=space))
+    whole.extend(vectors, threads=2)
+    larger = written(tmp_path / "whole", whole)
+    assert larger.dims is None
+    bytes_a_code, bytes_a_vector = NDIM // 2, NDIM * (1 if space == "cosine" else 2)
+    saved = larger.path.stat().st_size - graph.path.stat().st_size
+    assert saved >= 0.9 * ROWS * (bytes_a_vector - bytes_a_code)
+
+
+@pytest.mark.parametrize("space", CODED)
+def test_graph_of_codes_grows_from_its_file(space: Space, tmp_path: Path) -> None:
+    vectors = np.concatenate([fading(ROWS, NDIM, 2), across(30, 3), fading(4_000, NDIM, 4), across(20, 5)])
+    first = built(tmp_path / "first", space, vectors[: ROWS + 30])
+    builder = GraphBuilder.load(first.path, HnswConfiguration(space=space), rows=first.rows)
+    builder.extend(vectors[first.rows :], threads=2)
+    second = written(tmp_path / "second", builder)
+    assert second.dims == first.dims == NDIM // 2
+    assert not builder.is_odd
+    queries = np.concatenate([fading(30, NDIM, 6), vectors[-60:-20]])
+    assert recall(second, space, vectors, queries) >= 0.97
+
+
+@pytest.mark.parametrize("space", CODED)
+def test_few_rows_of_another_kind_are_all_found(space: Space, tmp_path: Path) -> None:
+    vectors = fading(ROWS, NDIM, 7)
+    builder = GraphBuilder.empty(NDIM, HnswConfiguration(space=space), chosen_coding(space, vectors))
+    vectors[5::500] = across(len(vectors[5::500]), 8)
+    builder.extend(vectors, threads=2)
+    graph = written(tmp_path / "graph", builder)
+    assert graph.dims is not None
+    assert recall(graph, space, vectors, vectors[5::500]) == 1.0
+    (found,) = graph.search(vectors[:1], 10, ef=64)
+    assert set(range(5, ROWS, 500)) < set(found.tolist())  # also by who is of the ordinary kind
+    assert len(found) == len(set(found.tolist()))
+
+
+@pytest.mark.parametrize(
+    ("name", "space"),
+    [
+        ("ip", "ip"),
+        ("few", "l2"),
+        ("even", "l2"),
+        ("even", "cosine"),
+        ("crowds", "l2"),
+        ("crowds", "cosine"),
+        ("equal", "l2"),
+    ],
+)
+def test_vectors_stay_as_they_are_where_codes_would_not_tell_them_apart(name: str, space: Space) -> None:
+    vectors = fading(ROWS, NDIM, 9)
+    if name == "few":
+        vectors = vectors[: DIRECTIONS_FROM_ROWS - 1]
+    if name == "even":
+        vectors = make("random", ROWS, NDIM, 10)
+    if name == "crowds":  # what tells rows of a crowd apart is less than a step, or across
+        vectors = vectors[np.arange(ROWS) % 80] + np.float32(1e-3) * make("random", ROWS, NDIM, 11)
+    if name == "equal":
+        vectors = make("equal", ROWS, NDIM)
+    assert chosen_coding(space, vectors) is None
+
+
+@pytest.mark.parametrize("magnitude", [0.0, 1e-30, 1e19, 3e38])
+@pytest.mark.parametrize("space", CODED)
+def test_extreme_rows_stay_out_of_a_graph_of_codes(space: Space, magnitude: float, tmp_path: Path) -> None:
+    """Neither they nor queries like them give warnings; a direction that was hardly there is one all the same."""
+    vectors = fading(ROWS, NDIM, 12)
+    coding = chosen_coding(space, vectors)
+    assert coding is not None
+    extreme = np.float32(magnitude) * np.sign(vectors[:5])
+    builder = GraphBuilder.empty(NDIM, HnswConfiguration(space=space), coding)
+    builder.extend(np.concatenate([vectors[:2_000], extreme]), threads=1)
+    graph = written(tmp_path / "graph", builder)
+    _, oddness = coding.code(extreme)
+    if magnitude > 1 or (space == "cosine" and magnitude < 1e-20):
+        assert (oddness > ODDNESS_MAX).all()
+    if (oddness > ODDNESS_MAX).all():
+        (found,) = graph.search(extreme[:1], 10, ef=64)
+        assert set(range(2_000, 2_005)) <= set(found.tolist())
+
+
+@pytest.mark.parametrize("damage", ["garbage", "cut off", "too long"])
+def test_directions_that_cannot_be_read_are_refused(damage: str, tmp_path: Path) -> None:
+    graph = built(tmp_path / "graph", "l2", fading(ROWS, NDIM, 13))
+    content = graph.path.read_bytes()
+    trailer = encode_coding(*coding_of(graph.path))
+    assert content.endswith(trailer)
+    if damage == "garbage":
+        content = content[:-500] + b"\xc1" * (500 - 16) + content[-16:]
+    if damage == "cut off":
+        content = content[: -len(trailer) + 100] + (100).to_bytes(8, "little") + MAGIC
+    if damage == "too long":
+        content = content[:-16] + (2**40).to_bytes(8, "little") + MAGIC
+    path = tmp_path / "damaged"
+    path.write_bytes(content)
+    with pytest.raises(StorageCorrupt, match="directions"):
+        GraphFile(path, rows=ROWS, crc=checksum(path))
+
+
+def coding_of(path: Path) -> tuple[Coding, Slots]:
+    coding, others = decode_coding(memoryview(path.read_bytes()))
+    assert coding is not None
+    return coding, others
+
+
+def test_a_query_of_another_kind_is_answered_by_more_candidates(tmp_path: Path) -> None:
+    vectors = fading(ROWS, NDIM, 14)
+    graph = built(tmp_path / "graph", "l2", vectors)
+    (usual,), (more,) = graph.search(vectors[:1], 10, ef=64), graph.search(across(1, 15), 10, ef=64)
+    assert (len(usual), len(more)) == (10, 40)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("space", CODED)
+@pytest.mark.parametrize("then", ["of the same kind", "of another kind", "a little across"])
+async def test_graph_goes_on_with_codes_as_long_as_they_suit(space: Space, then: str, tmp_path: Path) -> None:
+    """What is added to a segment later need not be like what its directions were chosen for."""
+    first, added = fading(ROWS, NDIM, 16), fading(5_000, NDIM, 17)
+    if then == "of another kind":
+        added[::2] = across(len(added[::2]), 18)
+    if then == "a little across":
+        turn, _ = np.linalg.qr(np.random.default_rng(99).standard_normal((NDIM, NDIM)))
+        added[::2] += (0.5 * turn[:, -1]).astype(np.float32)
+    vectors = np.concatenate([first, added])
+    async with engine_at(tmp_path, SETTINGS) as engine, compactor_at(tmp_path, SETTINGS) as compactor:
+        collection = await create_collection(engine, "things", space)
+        records = Records(engine, collection.id)
+        for start, part in ((0, first), (ROWS, added)):
+            await records.add([str(start + row) for row in range(len(part))], part)
+            await settle(compactor)
+            await compactor.index_now()
+            (segment,) = manifest_of(tmp_path, collection.id).segments
+            assert segment.graph is not None
+            assert segment.graph.rows == start + len(part)
+        path = graph_path(tmp_path / "collections" / collection.id, segment, segment.graph)
+        graph = GraphFile(path, rows=segment.graph.rows, crc=segment.graph.crc)
+        assert (graph.dims is None) == (then == "of another kind")
+        queries = np.concatenate([first[:10], added[:20]]) + np.float32(0.001)
+        answer = await records.query(queries)
+        found = [[int(record_id) for record_id in column.ids] for column in answer.columns]
+        assert shares(space, vectors, queries, found) >= 0.97
+
+
+def test_a_manifest_that_reaches_graphs_of_codes_is_refused_by_releases_that_know_none() -> None:
+    old = msgspec.structs.replace(Manifest(), format=1)
+    assert decode_manifest(encode_manifest(old)).format == 2
