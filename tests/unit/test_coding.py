@@ -16,10 +16,10 @@ from tests.support.shapes import fading, make
 
 from chroma_async.core import planner
 from chroma_async.errors import StorageCorrupt
-from chroma_async.index.coding import MAGIC, ODDNESS_MAX, Coding, chosen_coding, decode_coding, encode_coding
+from chroma_async.index.coding import MAGIC, ODDNESS_MAX, chosen_coding, decode_trailer, encode_trailer
 from chroma_async.index.hnsw import GraphBuilder, GraphFile, checksum
 from chroma_async.index.scan import DIRECTIONS_FROM_ROWS
-from chroma_async.model import HnswConfiguration, Slots, Space, Vectors
+from chroma_async.model import HnswConfiguration, Space, Vectors
 from chroma_async.projections.manifest import Manifest, decode_manifest, encode_manifest
 from chroma_async.projections.view import graph_path
 
@@ -143,11 +143,31 @@ def test_extreme_rows_stay_out_of_a_graph_of_codes(space: Space, magnitude: floa
         assert set(range(2_000, 2_005)) <= set(found.tolist())
 
 
+@pytest.mark.parametrize("with_codes", [True, False])
+@pytest.mark.parametrize("space", CODED)
+@pytest.mark.parametrize("many", [10, 34, 170])
+def test_a_small_crowd_far_from_all_others_is_found(space: Space, many: int, with_codes: bool, tmp_path: Path) -> None:
+    """A graph alone may have no way to it: those who are asked for links by such rows give them up for nearer ones."""
+    vectors = fading(ROWS, NDIM, 19)
+    places = np.arange(5, ROWS, ROWS // many)[:many]
+    vectors[places] = across(many, 20)
+    coding = chosen_coding(space, vectors) if with_codes else None
+    builder = GraphBuilder.empty(NDIM, HnswConfiguration(space=space), coding)
+    builder.extend(vectors, threads=2)
+    alone = recall(written(tmp_path / "alone", builder), space, vectors, vectors[places])
+    builder.check(vectors, threads=2)
+    graph = written(tmp_path / "graph", builder)
+    assert recall(graph, space, vectors, vectors[places]) >= max(0.95, alone)
+    (found,) = graph.search(vectors[places[:1]], 30, ef=64)
+    assert len(found) == len(set(found.tolist()))
+    assert recall(graph, space, vectors, fading(40, NDIM, 21)) >= 0.97
+
+
 @pytest.mark.parametrize("damage", ["garbage", "cut off", "too long"])
-def test_directions_that_cannot_be_read_are_refused(damage: str, tmp_path: Path) -> None:
+def test_what_stands_behind_a_graph_and_cannot_be_read_is_refused(damage: str, tmp_path: Path) -> None:
     graph = built(tmp_path / "graph", "l2", fading(ROWS, NDIM, 13))
     content = graph.path.read_bytes()
-    trailer = encode_coding(*coding_of(graph.path))
+    trailer = encode_trailer(decode_trailer(memoryview(content)))
     assert content.endswith(trailer)
     if damage == "garbage":
         content = content[:-500] + b"\xc1" * (500 - 16) + content[-16:]
@@ -157,14 +177,8 @@ def test_directions_that_cannot_be_read_are_refused(damage: str, tmp_path: Path)
         content = content[:-16] + (2**40).to_bytes(8, "little") + MAGIC
     path = tmp_path / "damaged"
     path.write_bytes(content)
-    with pytest.raises(StorageCorrupt, match="directions"):
+    with pytest.raises(StorageCorrupt, match="behind the graph"):
         GraphFile(path, rows=ROWS, crc=checksum(path))
-
-
-def coding_of(path: Path) -> tuple[Coding, Slots]:
-    coding, others = decode_coding(memoryview(path.read_bytes()))
-    assert coding is not None
-    return coding, others
 
 
 def test_a_query_of_another_kind_is_answered_by_more_candidates(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ TRIAL_NEIGHBOURS: Final = 10
 TRIAL_RECALL_MIN: Final = 0.98
 """Of the nearest rows of some rows, how many must be among as many candidates as a search compares."""
 
-MAGIC: Final = b"\x93coded1\n"
+MAGIC: Final = b"\x93beside\n"
 LENGTH_BYTES: Final = 8
 
 
@@ -150,8 +150,8 @@ def _some_of(vectors: Vectors) -> Vectors:
 # ---- behind a graph, in its file
 
 
-class _Trailer(msgspec.Struct, frozen=True):
-    """A coding, and the rows that are not in the graph; arrays as little-endian bytes."""
+class _CodingPart(msgspec.Struct, frozen=True):
+    """A coding; arrays as little-endian bytes."""
 
     space: Space
     step: float
@@ -159,47 +159,79 @@ class _Trailer(msgspec.Struct, frozen=True):
     length: float
     origin: bytes
     directions: bytes
+
+
+class _Trailer(msgspec.Struct, frozen=True):
+    """What a graph's own file format has no place for; row numbers as little-endian bytes."""
+
+    coding: _CodingPart | None
     others: bytes
+    strays: bytes
 
 
 _DECODER: Final = msgspec.msgpack.Decoder(_Trailer)
 """Made when the module is loaded: see `projections.manifest`."""
 
 
-def encode_coding(coding: Coding, others: Slots) -> bytes:
-    """What to write behind a graph of codes; `others`, shape (n,), are the rows that it lacks."""
-    axes = coding.axes
-    assert axes.directions is not None
-    trailer = msgspec.msgpack.encode(
-        _Trailer(
-            space=coding.space,
-            step=coding.step,
-            across_max=axes.across_max,
-            length=axes.length,
-            origin=axes.origin.astype("<f4").tobytes(),
-            directions=np.ascontiguousarray(axes.directions, dtype="<f4").tobytes(),
-            others=others.astype("<i8").tobytes(),
-        )
-    )
+@dataclass(frozen=True, slots=True, eq=False)
+class Beside:
+    """What stands beside a graph: how vectors become what it keeps (None: they stay as they are), which rows, shape (n,),
+    are not in it, and which, shape (m,), are but it does not find them.
+    """
+
+    coding: Coding | None
+    others: Slots
+    strays: Slots
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether a graph is all that there is."""
+        return self.coding is None and not len(self.others) and not len(self.strays)
+
+
+def encode_trailer(beside: Beside) -> bytes:
+    """What to write behind a graph."""
+    others, strays = (rows.astype("<i8").tobytes() for rows in (beside.others, beside.strays))
+    trailer = msgspec.msgpack.encode(_Trailer(_part_of(beside.coding), others, strays))
     return trailer + len(trailer).to_bytes(LENGTH_BYTES, "little") + MAGIC
 
 
-def decode_coding(file: memoryview) -> tuple[Coding | None, Slots]:
-    """The coding, None where vectors are kept as they are, and the rows that are not in the graph, of a whole graph file.
+def _part_of(coding: Coding | None) -> _CodingPart | None:
+    if coding is None:
+        return None
+    axes = coding.axes
+    assert axes.directions is not None
+    return _CodingPart(
+        space=coding.space,
+        step=coding.step,
+        across_max=axes.across_max,
+        length=axes.length,
+        origin=axes.origin.astype("<f4").tobytes(),
+        directions=np.ascontiguousarray(axes.directions, dtype="<f4").tobytes(),
+    )
+
+
+def decode_trailer(file: memoryview) -> Beside:
+    """What stands behind the graph in a whole graph file, if there is something.
 
     Raises:
-        StorageCorrupt: what is there can't be read.
+        StorageCorrupt: it can't be read.
     """
     if bytes(file[-len(MAGIC) :]) != MAGIC:
-        return None, np.empty(0, dtype=np.int64)
+        return Beside(None, np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
     end = len(file) - len(MAGIC) - LENGTH_BYTES
     start = end - int.from_bytes(file[end : end + LENGTH_BYTES], "little")
     try:
         trailer = _DECODER.decode(file[max(0, start) : end])
-        origin = np.frombuffer(trailer.origin, dtype="<f4")
-        directions = np.frombuffer(trailer.directions, dtype="<f4").reshape(-1, len(origin))
-        others = np.frombuffer(trailer.others, dtype="<i8").astype(np.int64)
+        others, strays = (np.frombuffer(rows, dtype="<i8").astype(np.int64) for rows in (trailer.others, trailer.strays))
+        return Beside(_coding_of(trailer.coding), others, strays)
     except (msgspec.DecodeError, ValueError, ZeroDivisionError) as error:
-        raise StorageCorrupt(f"graph file has no valid directions. reason={error}") from error
-    axes = Axes(origin, np.asfortranarray(directions), trailer.across_max, trailer.length)
-    return Coding(trailer.space, axes, trailer.step), others
+        raise StorageCorrupt(f"what stands behind the graph can't be read. reason={error}") from error
+
+
+def _coding_of(part: _CodingPart | None) -> Coding | None:
+    if part is None:
+        return None
+    origin = np.frombuffer(part.origin, dtype="<f4")
+    directions = np.frombuffer(part.directions, dtype="<f4").reshape(-1, len(origin))
+    return Coding(part.space, Axes(origin, np.asfortranarray(directions), part.across_max, part.length), part.step)

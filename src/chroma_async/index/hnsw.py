@@ -21,7 +21,8 @@ import numpy.typing as npt
 
 from chroma_async.checksums import crc32
 from chroma_async.errors import StorageCorrupt
-from chroma_async.index.coding import ODDNESS_MAX, Codes, Coding, decode_coding, encode_coding
+from chroma_async.index.coding import ODDNESS_MAX, Beside, Codes, Coding, decode_trailer, encode_trailer
+from chroma_async.index.distance import distances, ranking_scores, ranking_weights
 from chroma_async.index.usearch import Index
 from chroma_async.model import HnswConfiguration, Slots, Space, Vectors
 from chroma_async.seams.limits import free_bytes
@@ -38,6 +39,16 @@ OTHERS_MIN: Final = 64
 
 OTHER_QUERY_FACTOR: Final = 4
 
+OUTLYING_ROWS: Final = 1_024
+"""So many of the rows that are far from others are looked for in a graph."""
+
+STRAYS_EF: Final = 256
+STRAYS_FOUND: Final = 10
+DRAWN_ROWS: Final = 128
+OUTLYING_ROWS_AT_ONCE: Final = 8_192
+
+NO_ROWS: Final[Slots] = np.empty(0, dtype=np.int64)
+
 
 class GraphBuilder:
     """A graph in memory, which takes the rows of a segment one after another.
@@ -45,11 +56,13 @@ class GraphBuilder:
     Rows of another kind than those that its coding was chosen for are not in it, and known by their numbers.
     """
 
-    def __init__(self, index: Index, coding: Coding | None, rows: int = 0, others: Slots | None = None) -> None:
+    def __init__(self, index: Index, space: Space, coding: Coding | None, rows: int = 0, others: Slots = NO_ROWS) -> None:
         self.coding = coding
         self.rows = rows
+        self._space: Space = space
         self._index: Any = index
-        self._others: list[Slots] = [np.empty(0, dtype=np.int64) if others is None else others]
+        self._others = [others]
+        self._strays = NO_ROWS
 
     @classmethod
     def empty(cls, ndim: int, configuration: HnswConfiguration, coding: Coding | None = None) -> GraphBuilder:
@@ -63,7 +76,7 @@ class GraphBuilder:
             expansion_add=max(1, configuration.ef_construction),
             enable_key_lookups=False,
         )
-        return cls(index, coding)
+        return cls(index, configuration.space, coding)
 
     @classmethod
     def load(cls, path: Path, configuration: HnswConfiguration, *, rows: int) -> GraphBuilder:
@@ -73,12 +86,12 @@ class GraphBuilder:
             StorageCorrupt: it can't be read.
         """
         with _mapped(path) as mapped, memoryview(mapped) as content:
-            coding, others = decode_coding(content)
+            beside = decode_trailer(content)
         index: Any = cast("Any", Index).restore(str(path), view=False, enable_key_lookups=False)
         if index is None:
             raise StorageCorrupt(f"graph file can't be read. path={path}")
         index.expansion_add = max(1, configuration.ef_construction)
-        return cls(index, coding, rows, others)
+        return cls(index, configuration.space, beside.coding, rows, beside.others)
 
     def extend(self, vectors: Vectors, *, threads: int) -> None:
         """Insert the next rows, shape (n, ndim), under their numbers."""
@@ -91,6 +104,33 @@ class GraphBuilder:
             self._index.add(keys[kin].astype(np.uint64), codes[kin], threads=threads)
             self._others.append(keys[~kin])
         self.rows += len(vectors)
+
+    def check(self, vectors: Vectors, *, threads: int) -> None:
+        """Look for the neighbours of rows that are far from most others; `vectors`, shape (rows, ndim), has all rows.
+
+        A graph may have no way to a small crowd far from all others, or within it: other rows give up their links to it for
+        nearer ones. Rows that most of their neighbours in the crowd do not find are compared by each search. By ip what is
+        far is near to nobody, so nothing is looked for.
+        """
+        outlying = NO_ROWS if self._space == "ip" else _outlying(self._space, vectors)
+        rows = np.setdiff1d(outlying, self._rows_beside)
+        if not len(rows) or not len(self._index):
+            return
+        crowd = vectors[rows]
+        self._index.expansion_search = STRAYS_EF
+        asked = crowd if self.coding is None else self.coding.code(crowd)[0]
+        matches = self._index.search(asked, min(STRAYS_FOUND, len(self._index)), threads=threads)
+        wanted, missed = np.zeros(len(rows), dtype=np.int64), np.zeros(len(rows), dtype=np.int64)
+        for vector, keys in zip(crowd, np.asarray(matches.keys).reshape(len(rows), -1).astype(np.int64), strict=True):
+            farthest = distances(self._space, vector, vectors[keys]).max()
+            is_near, is_found = distances(self._space, vector, crowd) <= farthest, np.isin(rows, keys)
+            wanted += is_near
+            missed += is_near & ~is_found
+        self._strays = rows[missed * 2 > wanted]
+
+    @property
+    def _rows_beside(self) -> Slots:
+        return np.concatenate(self._others)
 
     @property
     def is_odd(self) -> bool:
@@ -114,9 +154,25 @@ class GraphBuilder:
             raise
         if path.stat().st_size != self._index.serialized_length:
             raise OSError(errno.ENOSPC, "a graph was not written whole", str(path))
-        if self.coding is not None:
+        beside = Beside(self.coding, self._rows_beside, self._strays)
+        if not beside.is_empty:
             with path.open("ab") as file:
-                file.write(encode_coding(self.coding, np.concatenate(self._others)))
+                file.write(encode_trailer(beside))
+
+
+def _outlying(space: Space, vectors: Vectors) -> Slots:
+    """The rows that are farthest from some drawn ones: from the sixth of these, since five may be of a crowd of its own."""
+    drawn = vectors[np.sort(np.random.default_rng(0).permutation(len(vectors))[:DRAWN_ROWS])]
+    sixth, parts = min(5, len(drawn) - 1), list[npt.NDArray[np.float32]]()
+    for start in range(0, len(vectors), OUTLYING_ROWS_AT_ONCE):
+        rows = vectors[start : start + OUTLYING_ROWS_AT_ONCE]
+        scores = ranking_scores(space, rows, drawn, ranking_weights(space, drawn))
+        nearest = np.partition(scores, sixth, axis=1)[:, sixth]
+        weights = ranking_weights(space, rows)
+        assert weights is not None
+        with np.errstate(over="ignore", invalid="ignore"):
+            parts.append(nearest + weights if space == "l2" else nearest * weights)
+    return np.argsort(np.concatenate(parts))[-OUTLYING_ROWS:]  # what is no number comes last
 
 
 def checksum(path: Path) -> int:
@@ -150,7 +206,7 @@ class GraphFile:
         self._mapped = _mapped(path)
         if crc32(self._mapped) != crc:
             raise StorageCorrupt(f"graph file does not match its checksum. path={path}")
-        self._coding, self._others = decode_coding(memoryview(self._mapped))
+        self._beside = decode_trailer(memoryview(self._mapped))
         self.path = path
         self.rows = rows
         self._views: list[Index] = []
@@ -173,16 +229,16 @@ class GraphFile:
     @property
     def dims(self) -> int | None:
         """Coordinates of a vector's code; None: it keeps vectors as they are."""
-        return None if self._coding is None else self._coding.dims
+        return None if self._beside.coding is None else self._beside.coding.dims
 
     def search(self, queries: Vectors, count: int, *, ef: int) -> list[Slots]:
-        """Row numbers of about the `count` nearest rows of each query; then those of rows that are not in the graph.
+        """Row numbers of about the `count` nearest rows of each query; then those that the graph does not have or find.
 
         A query of another kind than the rows is answered by more: what it has across their directions ranks them too.
         """
         asked: Vectors | Codes = queries
-        if self._coding is not None:
-            asked, oddness = self._coding.code(queries)
+        if self._beside.coding is not None:
+            asked, oddness = self._beside.coding.code(queries)
             if not (oddness <= 1).all():
                 count, ef = OTHER_QUERY_FACTOR * count, OTHER_QUERY_FACTOR * ef
         with self._view() as view:
@@ -194,8 +250,10 @@ class GraphFile:
         return [self._with_others(np.asarray(keys[:found])) for keys, found in zip(matches.keys, counts, strict=True)]
 
     def _with_others(self, keys: npt.NDArray[np.uint64]) -> Slots:
-        rows = keys.astype(np.int64)
-        return np.concatenate([rows, self._others]) if len(self._others) else rows
+        rows, others, strays = keys.astype(np.int64), self._beside.others, self._beside.strays
+        if len(strays):
+            rows = np.concatenate([rows[~np.isin(rows, strays)], strays])
+        return np.concatenate([rows, others]) if len(others) else rows
 
 
 def _mapped(path: Path) -> mmap.mmap:

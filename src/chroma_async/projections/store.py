@@ -358,6 +358,7 @@ class CollectionStore:
             if graph.is_odd:
                 logger.info("graph.begun_again collection=%s segment=%d", self.directory.name, segment.number)
                 graph = GraphBuilder.empty(vectors.shape[1], configuration)
+        graph.check(vectors, threads=threads)
         path = self.directory / SEGMENTS / str(segment.number) / f"{self.manifest.version}-{segment.rows}.usearch"
         aside = path.with_suffix(".building")
         with self.lock:
