@@ -177,6 +177,33 @@ def test_rows_beyond_a_graph_are_scanned_from_where_packing_began(
         assert len(set(nearest.tolist()) & set(found.slots.tolist())) >= 9
 
 
+@pytest.mark.parametrize("rows_beside", [0, 40])
+def test_rows_beside_a_graph_do_not_stand_for_what_it_finds(rows_beside: int, tmp_path: Path) -> None:
+    """A filter that hides what is near: the graph has to be asked for more, however many rows are compared anyway."""
+    vectors = random_rows(ROWS, 12)
+    vectors[:, NDIM // 2 :] *= np.float32(0.05)
+    vectors[:rows_beside, NDIM // 2 :] += 5
+    graph = write_graph(tmp_path / "graph", "l2", vectors, flat_coding("l2"))
+    assert len(graph.beside) == rows_beside
+    slots = np.arange(ROWS)
+    segment = SegmentView(1, vectors, slots, GrownSlots.of(slots), ScanBuilder("l2"), graph)
+    base = Base(
+        manifest=Manifest(dimension=NDIM, space="l2", next_slot=ROWS),
+        pieces=(),
+        alive=np.ones(ROWS, dtype=np.bool_),
+        placed=GrownSlots.of(np.stack([np.zeros_like(slots), slots], axis=1)),
+        segments=(segment,),
+    )
+    target = SearchTarget("l2", base, Memtable(applied=Lsn(0), next_slot=ROWS).tail(), [None], None, 100)
+    query = vectors[-1]
+    exact = exact_distances("l2", query, vectors)
+    mask = exact > np.sort(exact)[800]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search_module, "plan_search", lambda *_, **__: PLANS["graph"])
+        (found,) = search(target, query[None, :], [mask], [10])
+    np.testing.assert_allclose(found.distances, np.sort(exact[mask])[:10], rtol=1e-4)
+
+
 @pytest.mark.parametrize("space", SPACES)
 def test_graph_is_grown_from_its_file(space: Space, tmp_path: Path) -> None:
     vectors = random_rows(600, 3)

@@ -6,6 +6,8 @@ import numpy as np
 
 from chroma_async.model import Vectors
 
+SHAPES = ["random", "clusters", "near duplicates", "far from the origin", "one outlier first", "scales", "equal"]
+
 
 def make(shape: str, rows: int, ndim: int, seed: int = 0) -> Vectors:
     dice = np.random.default_rng(seed)

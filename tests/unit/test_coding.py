@@ -12,11 +12,11 @@ import pytest
 from tests.support.engines import TINY, Records, compactor_at, create_collection, engine_at, settle
 from tests.support.manifests import manifest_of
 from tests.support.oracle import exact_distances
-from tests.support.shapes import fading, make
+from tests.support.shapes import SHAPES, fading, make
 
 from chroma_async.core import planner
 from chroma_async.errors import StorageCorrupt
-from chroma_async.index.coding import MAGIC, ODDNESS_MAX, chosen_coding, decode_trailer, encode_trailer
+from chroma_async.index.coding import MAGIC, ODDNESS_MAX, chosen_coding, decode_trailer, encode_trailer, keeps_neighbours
 from chroma_async.index.hnsw import GraphBuilder, GraphFile, checksum
 from chroma_async.index.scan import DIRECTIONS_FROM_ROWS
 from chroma_async.model import HnswConfiguration, Space, Vectors
@@ -48,7 +48,7 @@ def built(path: Path, space: Space, vectors: Vectors) -> GraphFile:
 
 def recall(graph: GraphFile, space: Space, vectors: Vectors, queries: Vectors) -> float:
     found = [graph.search(query[None, :], planner.coded_candidates(10), ef=256)[0] for query in queries]
-    return shares(space, vectors, queries, [rows.tolist() for rows in found])
+    return shares(space, vectors, queries, [[*rows.tolist(), *graph.beside.tolist()] for rows in found])
 
 
 def shares(space: Space, vectors: Vectors, queries: Vectors, found: Sequence[Sequence[int]]) -> float:
@@ -80,7 +80,7 @@ def test_graph_of_codes_grows_from_its_file(space: Space, tmp_path: Path) -> Non
     builder.extend(vectors[first.rows :], threads=2)
     second = written(tmp_path / "second", builder)
     assert second.dims == first.dims == NDIM // 2
-    assert not builder.is_odd
+    assert not builder.is_odd(len(vectors))
     queries = np.concatenate([fading(30, NDIM, 6), vectors[-60:-20]])
     assert recall(second, space, vectors, queries) >= 0.97
 
@@ -94,9 +94,7 @@ def test_few_rows_of_another_kind_are_all_found(space: Space, tmp_path: Path) ->
     graph = written(tmp_path / "graph", builder)
     assert graph.dims is not None
     assert recall(graph, space, vectors, vectors[5::500]) == 1.0
-    (found,) = graph.search(vectors[:1], 10, ef=64)
-    assert set(range(5, ROWS, 500)) < set(found.tolist())  # also by who is of the ordinary kind
-    assert len(found) == len(set(found.tolist()))
+    assert set(range(5, ROWS, 500)) <= set(graph.beside.tolist())
 
 
 @pytest.mark.parametrize(
@@ -139,8 +137,8 @@ def test_extreme_rows_stay_out_of_a_graph_of_codes(space: Space, magnitude: floa
     if magnitude > 1 or (space == "cosine" and magnitude < 1e-20):
         assert (oddness > ODDNESS_MAX).all()
     if (oddness > ODDNESS_MAX).all():
-        (found,) = graph.search(extreme[:1], 10, ef=64)
-        assert set(range(2_000, 2_005)) <= set(found.tolist())
+        assert set(range(2_000, 2_005)) <= set(graph.beside.tolist())
+    assert len(graph.search(extreme[:1], 10, ef=64)[0]) >= 10
 
 
 @pytest.mark.parametrize("with_codes", [True, False])
@@ -159,8 +157,93 @@ def test_a_small_crowd_far_from_all_others_is_found(space: Space, many: int, wit
     graph = written(tmp_path / "graph", builder)
     assert recall(graph, space, vectors, vectors[places]) >= max(0.95, alone)
     (found,) = graph.search(vectors[places[:1]], 30, ef=64)
-    assert len(found) == len(set(found.tolist()))
+    assert len(set(found.tolist()) & set(graph.beside.tolist())) == 0
     assert recall(graph, space, vectors, fading(40, NDIM, 21)) >= 0.97
+
+
+@pytest.mark.parametrize("space", CODED)
+def test_a_small_crowd_is_looked_for_beside_many_lone_rows_that_are_farther(space: Space, tmp_path: Path) -> None:
+    vectors = fading(ROWS, NDIM, 19)
+    places = np.arange(5, ROWS, ROWS // 34)[:34]
+    vectors[places] = across(34, 20)
+    dice = np.random.default_rng(22)
+    alone = np.setdiff1d(np.arange(0, ROWS, 14), places)
+    vectors[alone] = 30 * dice.standard_normal((len(alone), NDIM))
+    builder = GraphBuilder.empty(NDIM, HnswConfiguration(space=space))
+    builder.extend(vectors, threads=2)
+    builder.check(vectors, threads=2)
+    graph = written(tmp_path / "graph", builder)
+    assert recall(graph, space, vectors, vectors[places]) >= 0.95
+    assert len(graph.beside) < 100
+
+
+@pytest.mark.parametrize(
+    ("name", "space"),
+    [("zeros", "cosine"), ("zeros", "l2"), ("duplicates", "l2"), ("duplicates", "cosine"), ("equal", "l2"), ("tiny", "l2")]
+    + [("clusters", "l2"), ("clusters", "cosine"), ("near duplicates", "cosine"), ("far from the origin", "l2")],
+)
+def test_what_a_graph_finds_is_not_compared_beside_it(name: str, space: Space, tmp_path: Path) -> None:
+    vectors = make(name if name in SHAPES else "random", 6_000, 24, 23)
+    if name == "zeros":
+        vectors[::600] = 0
+    if name == "duplicates":
+        vectors[::20] = 20 * vectors[0]
+    if name == "tiny":
+        vectors *= np.float32(1e-30)
+    builder = GraphBuilder.empty(24, HnswConfiguration(space=space))
+    builder.extend(vectors, threads=2)
+    builder.check(vectors, threads=2)
+    assert len(written(tmp_path / "graph", builder).beside) <= 60
+
+
+@pytest.mark.parametrize("rows", [1, 2, 9, 11, 3_000])
+@pytest.mark.parametrize("space", ["l2", "ip", "cosine"])
+@pytest.mark.parametrize("max_neighbors", [2, 16])
+def test_any_graph_is_checked(space: Space, rows: int, max_neighbors: int, tmp_path: Path) -> None:
+    """With two neighbours a graph may find fewer rows than it is asked for."""
+    vectors = make("clusters", rows, 3, 24)
+    configuration = HnswConfiguration(space=space, max_neighbors=max_neighbors, ef_construction=max_neighbors)
+    builder = GraphBuilder.empty(3, configuration)
+    builder.extend(vectors, threads=1)
+    builder.check(vectors, threads=1)
+    graph = written(tmp_path / "graph", builder)
+    (found,) = graph.search(vectors[:1], 20, ef=20)
+    rows_seen = [*found.tolist(), *graph.beside.tolist()]
+    assert len(rows_seen) == len(set(rows_seen))
+    if max_neighbors == 16 and rows < 20:
+        assert sorted(rows_seen) == list(range(rows))
+
+
+@pytest.mark.parametrize("offset", [3.0, 7.0, 30.0])
+def test_rows_are_not_odd_by_what_rounding_leaves(offset: float) -> None:
+    """Cosine, hardly anything across, and an origin that is nearly as long as all rows."""
+    dice = np.random.default_rng(25)
+    turn, _ = np.linalg.qr(dice.standard_normal((NDIM, NDIM)))
+    flat = dice.standard_normal((ROWS, NDIM // 2)) @ turn[: NDIM // 2]
+    vectors = (flat + offset * turn[0]).astype(np.float32)
+    coding = chosen_coding("cosine", vectors[: ROWS - 500])
+    if coding is not None:
+        _, oddness = coding.code(vectors)
+        assert np.count_nonzero(oddness > 1) < 0.01 * ROWS
+
+
+@pytest.mark.parametrize("order", ["first", "last"])
+def test_rows_of_another_kind_are_counted_against_the_whole_segment(order: str) -> None:
+    vectors, others = fading(ROWS, NDIM, 26), across(65, 27)
+    builder = GraphBuilder.empty(NDIM, HnswConfiguration(), chosen_coding("l2", vectors))
+    for part in (others, vectors[:4_000]) if order == "first" else (vectors[:4_000], others):
+        builder.extend(part, threads=2)
+    assert not builder.is_odd(ROWS)
+    assert builder.is_odd(4_065)
+
+
+def test_vectors_many_of_which_are_of_another_kind_are_not_coded() -> None:
+    vectors = fading(ROWS, NDIM, 28)
+    coding = chosen_coding("l2", vectors)
+    assert coding is not None
+    assert keeps_neighbours(coding, vectors)
+    vectors[::100] = across(len(vectors[::100]), 29)
+    assert not keeps_neighbours(coding, vectors)
 
 
 @pytest.mark.parametrize("damage", ["garbage", "cut off", "too long"])

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from tests.support.oracle import exact_distances
-from tests.support.shapes import fading, make
+from tests.support.shapes import SHAPES, fading, make
 
 from chroma_async.core.memtable import Memtable
 from chroma_async.core.planner import GATHER_ROWS_MAX
@@ -22,7 +22,6 @@ from chroma_async.projections.view import Base, GrownSlots, SegmentView
 
 SPACES: list[Space] = ["l2", "ip", "cosine"]
 ROWS = GATHER_ROWS_MAX + 300
-SHAPES = ["random", "clusters", "near duplicates", "far from the origin", "one outlier first", "scales", "equal"]
 
 
 def segment_target(space: Space, vectors: Vectors, *, packed: bool = True) -> SearchTarget:

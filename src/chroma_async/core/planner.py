@@ -46,7 +46,8 @@ EF_GROWTH: Final = 1 / 3
 class SegmentCounts:
     """`rows` vectors of `ndim` dimensions, the first `graph_rows` of them in a graph; `allowed` of them may be returned.
 
-    `graph_dims` is the number of coordinates of a vector in a graph of codes, None where it keeps vectors as they are.
+    `graph_dims` is the number of coordinates of a vector in a graph of codes, None where it keeps vectors as they are;
+    `graph_beside` how many rows are compared beside it, since it does not have or find them.
     `scan_dims` is the number of coordinates of a packed row, None where rows are not packed; those before `scan_first` never
     are, those from `scan_beyond` on not yet; None: all are.
     """
@@ -59,6 +60,7 @@ class SegmentCounts:
     scan_first: int = 0
     scan_beyond: int | None = None
     graph_dims: int | None = None
+    graph_beside: int = 0
 
     @property
     def unpacked(self) -> int:
@@ -149,4 +151,5 @@ def _graph_cost(counts: SegmentCounts, plan: SearchGraph, batch: int) -> float:
         unpacked = min(counts.unpacked, rest_rows)
         rest = _scan_cost(rest_rows, counts.scan_dims, batch) + GATHER_NS * unpacked * counts.ndim
     dims = counts.ndim if counts.graph_dims is None else counts.graph_dims
-    return plan.ef * dims * GRAPH_NS_PER_CANDIDATE + rest
+    beside = GATHER_NS * counts.graph_beside * counts.ndim
+    return plan.ef * dims * GRAPH_NS_PER_CANDIDATE + beside + rest

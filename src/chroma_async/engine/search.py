@@ -530,6 +530,7 @@ class _SegmentSearch:
             scan_first=self._segment.scan_first,
             scan_beyond=self._scan_beyond,
             graph_dims=None if graph is None else graph.dims,
+            graph_beside=0 if graph is None else len(graph.beside),
         )
         return plan_search(shape, n_results=count, batch=batch, ef_search=self._ef_search)
 
@@ -584,11 +585,13 @@ class _SegmentSearch:
         graph = self._segment.graph
         assert graph is not None
         rest = self._rest(query, graph.rows, allowed, count)
-        covered = allowed_count - self._count_beyond(graph.rows, allowed)
+        beside = graph.beside if allowed is None else graph.beside[allowed[graph.beside]]
+        covered = allowed_count - self._count_beyond(graph.rows, allowed) - len(beside)
         fetch = plan.fetch
         while fetch <= graph.rows // 2:
             rows = self._graph_rows(graph, query, fetch, max(plan.ef, fetch), allowed)
             if len(rows) >= min(count, covered):
+                rows = np.concatenate([rows, beside]) if len(beside) else rows
                 return _nearest([self._rank(query, rows, count), rest], count)
             fetch *= 2
         return self._read_all(query, allowed, count)

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from chroma_async.core.planner import coded_candidates
 from chroma_async.errors import StorageCorrupt
 from chroma_async.index.distance import ranking_scores, ranking_weights
-from chroma_async.index.scan import INT8_MAX, Axes, axes_of, inverse_lengths
+from chroma_async.index.scan import FLOAT_ROUNDING, INT8_MAX, Axes, axes_of, inverse_lengths
 from chroma_async.model import Slots, Space, Vectors
 
 Codes: TypeAlias = npt.NDArray[np.int8]
@@ -31,8 +31,15 @@ STEPS_MAX: Final = 160.0
 ODDNESS_MAX: Final = 2.0
 """Rows that are farther from the kind for which directions were chosen stay out of a graph; see `Coding.code`."""
 
-TRIAL_CHUNKS: Final = 16
-TRIAL_CHUNK_ROWS: Final = 4_096
+OTHERS_SHARE_MAX: Final = 1 / 256
+OTHERS_MIN: Final = 64
+"""Rows that are not in a graph are compared by each search: one of so many may be such a row, or a few of any number."""
+
+SCALE_ROWS: Final = 4_096
+"""Rows whose largest coordinate says how much a step is worth."""
+
+TRIAL_CHUNKS: Final = 64
+TRIAL_CHUNK_ROWS: Final = 1_024
 TRIAL_QUERIES: Final = 64
 TRIAL_NEIGHBOURS: Final = 10
 TRIAL_RECALL_MIN: Final = 0.98
@@ -63,8 +70,9 @@ class Coding:
         codes can't tell.
         """
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            along, squares, _ = self.axes.placed(vectors, self.space)
-            oddness = (squares - np.einsum("ij,ij->i", along, along)) / np.float32(self.axes.across_max)
+            along, squares, rounded = self.axes.placed(vectors, self.space)
+            most = np.float32(self.axes.across_max) + np.float32(FLOAT_ROUNDING) * rounded  # large numbers may cancel
+            oddness = (squares - np.einsum("ij,ij->i", along, along)) / most
             along *= np.float32(1 / self.step)
             told = np.maximum.reduce(np.abs(along), axis=1) <= STEPS_MAX
             if self.space == "cosine":
@@ -102,10 +110,12 @@ def keeps_neighbours(coding: Coding, vectors: Vectors) -> bool:
         numbers.append(some[kept])
         codes.append(coded[kept])
         oddness.append(odd[kept])
+    if sum(len(some) for some in numbers) < (1 - OTHERS_SHARE_MAX) * len(rows):
+        return False
     trial = _Trial(coding.space, vectors, numbers, codes)
     order = np.argsort(np.concatenate(oddness))
     drawn = np.random.default_rng(0).permutation(order)
-    return all(trial.recall(asked[-TRIAL_QUERIES:]) >= TRIAL_RECALL_MIN for asked in (drawn, order) if len(order))
+    return all(trial.recall(asked[-TRIAL_QUERIES:]) >= TRIAL_RECALL_MIN for asked in (drawn, order))
 
 
 def _parts(count: int) -> list[tuple[int, int]]:
@@ -144,7 +154,7 @@ class _Trial:
 
 
 def _some_of(vectors: Vectors) -> Vectors:
-    return vectors[:: max(1, len(vectors) // TRIAL_CHUNK_ROWS)]
+    return vectors[:: max(1, len(vectors) // SCALE_ROWS)]
 
 
 # ---- behind a graph, in its file

@@ -21,7 +21,16 @@ import numpy.typing as npt
 
 from chroma_async.checksums import crc32
 from chroma_async.errors import StorageCorrupt
-from chroma_async.index.coding import ODDNESS_MAX, Beside, Codes, Coding, decode_trailer, encode_trailer
+from chroma_async.index.coding import (
+    ODDNESS_MAX,
+    OTHERS_MIN,
+    OTHERS_SHARE_MAX,
+    Beside,
+    Codes,
+    Coding,
+    decode_trailer,
+    encode_trailer,
+)
 from chroma_async.index.distance import distances, ranking_scores, ranking_weights
 from chroma_async.index.usearch import Index
 from chroma_async.model import HnswConfiguration, Slots, Space, Vectors
@@ -33,19 +42,22 @@ CHECKSUM_CHUNK: Final = 1 << 20
 CHUNK_BYTES: Final = 2**20
 """A disk with less room than this is full."""
 
-OTHERS_SHARE_MAX: Final = 1 / 256
-OTHERS_MIN: Final = 64
-"""Rows that are not in a graph are compared by each search: one of so many may be such a row, or a few of any number."""
-
 OTHER_QUERY_FACTOR: Final = 4
 
-OUTLYING_ROWS: Final = 1_024
-"""So many of the rows that are far from others are looked for in a graph."""
+OUTLYING_ROWS: Final = 4_096
+CROWDED_ROWS: Final = 1_024
+"""Of so many rows that are far from others, so many that are near to one another are looked for in a graph."""
 
 STRAYS_EF: Final = 256
+STRAYS_MAX: Final = CROWDED_ROWS // 2
+"""Where more of them are not found, what a graph keeps is too coarse for all rows, and comparing these would not help."""
+
 STRAYS_FOUND: Final = 10
 DRAWN_ROWS: Final = 128
 OUTLYING_ROWS_AT_ONCE: Final = 8_192
+CROWDED_ROWS_AT_ONCE: Final = 512
+TIE: Final = 1e-5
+"""Distances that differ by less, as a share, are equal but for rounding."""
 
 NO_ROWS: Final[Slots] = np.empty(0, dtype=np.int64)
 
@@ -106,36 +118,43 @@ class GraphBuilder:
         self.rows += len(vectors)
 
     def check(self, vectors: Vectors, *, threads: int) -> None:
-        """Look for the neighbours of rows that are far from most others; `vectors`, shape (rows, ndim), has all rows.
+        """Look for small crowds of rows that are far from most others; `vectors`, shape (rows, ndim), has all rows.
 
-        A graph may have no way to a small crowd far from all others, or within it: other rows give up their links to it for
-        nearer ones. Rows that most of their neighbours in the crowd do not find are compared by each search. By ip what is
-        far is near to nobody, so nothing is looked for.
+        A graph may have no way to such a crowd, or within it: other rows give up their links to it for nearer ones. Rows
+        that most of their neighbours in the crowd do not find are compared by each search. By ip what is far is near to
+        nobody, so nothing is looked for.
         """
-        outlying = NO_ROWS if self._space == "ip" else _outlying(self._space, vectors)
-        rows = np.setdiff1d(outlying, self._rows_beside)
-        if not len(rows) or not len(self._index):
+        if self._space == "ip" or not len(self._index):
             return
+        rows = _crowded(self._space, vectors, *_outlying(self._space, vectors, self._rows_beside))
         crowd = vectors[rows]
-        self._index.expansion_search = STRAYS_EF
-        asked = crowd if self.coding is None else self.coding.code(crowd)[0]
-        matches = self._index.search(asked, min(STRAYS_FOUND, len(self._index)), threads=threads)
         wanted, missed = np.zeros(len(rows), dtype=np.int64), np.zeros(len(rows), dtype=np.int64)
-        for vector, keys in zip(crowd, np.asarray(matches.keys).reshape(len(rows), -1).astype(np.int64), strict=True):
+        for vector, keys in zip(crowd, self._found(crowd, threads), strict=True):
+            if not len(keys):
+                continue
             farthest = distances(self._space, vector, vectors[keys]).max()
-            is_near, is_found = distances(self._space, vector, crowd) <= farthest, np.isin(rows, keys)
+            is_near = distances(self._space, vector, crowd) < farthest * (1 - TIE) - TIE * (self._space == "cosine")
             wanted += is_near
-            missed += is_near & ~is_found
-        self._strays = rows[missed * 2 > wanted]
+            missed += is_near & ~np.isin(rows, keys)
+        strays = rows[missed * 2 > wanted]
+        self._strays = strays if len(strays) <= STRAYS_MAX else NO_ROWS
+
+    def _found(self, vectors: Vectors, threads: int) -> list[Slots]:
+        """The nearest rows of vectors, shape (n, ndim), by the graph; it may find fewer than it is asked for."""
+        if not len(vectors):
+            return []
+        self._index.expansion_search = STRAYS_EF
+        asked = vectors if self.coding is None else self.coding.code(vectors)[0]
+        matches = self._index.search(asked, min(STRAYS_FOUND, len(self._index)), threads=threads)
+        return _rows_of(matches, len(vectors))
 
     @property
     def _rows_beside(self) -> Slots:
         return np.concatenate(self._others)
 
-    @property
-    def is_odd(self) -> bool:
-        """Whether too many rows are not in the graph, so that another one has to keep vectors as they are."""
-        return sum(len(rows) for rows in self._others) > max(OTHERS_MIN, self.rows * OTHERS_SHARE_MAX)
+    def is_odd(self, rows: int) -> bool:
+        """Whether too many of so many rows are not in the graph, so that another one has to keep vectors as they are."""
+        return len(self._rows_beside) > max(OTHERS_MIN, rows * OTHERS_SHARE_MAX)
 
     def save(self, path: Path) -> None:
         """Write a graph file. usearch says of a failed write that it failed, and nothing of the last few kilobytes.
@@ -160,19 +179,58 @@ class GraphBuilder:
                 file.write(encode_trailer(beside))
 
 
-def _outlying(space: Space, vectors: Vectors) -> Slots:
-    """The rows that are farthest from some drawn ones: from the sixth of these, since five may be of a crowd of its own."""
+def _outlying(space: Space, vectors: Vectors, but: Slots) -> tuple[Slots, npt.NDArray[np.float32]]:
+    """Rows that are farthest from some drawn ones, and how far: from the sixth of these, since five may be of a crowd.
+
+    Not those of `but`, nor what has no direction or overflows: that is near to nobody.
+    """
     drawn = vectors[np.sort(np.random.default_rng(0).permutation(len(vectors))[:DRAWN_ROWS])]
     sixth, parts = min(5, len(drawn) - 1), list[npt.NDArray[np.float32]]()
     for start in range(0, len(vectors), OUTLYING_ROWS_AT_ONCE):
         rows = vectors[start : start + OUTLYING_ROWS_AT_ONCE]
-        scores = ranking_scores(space, rows, drawn, ranking_weights(space, drawn))
-        nearest = np.partition(scores, sixth, axis=1)[:, sixth]
-        weights = ranking_weights(space, rows)
-        assert weights is not None
-        with np.errstate(over="ignore", invalid="ignore"):
-            parts.append(nearest + weights if space == "l2" else nearest * weights)
-    return np.argsort(np.concatenate(parts))[-OUTLYING_ROWS:]  # what is no number comes last
+        parts.append(np.partition(_distances(space, rows, drawn), sixth, axis=1)[:, sixth])
+    far = np.concatenate(parts)
+    far[but] = -np.inf
+    far[~np.isfinite(far)] = -np.inf
+    farthest: Slots = np.argsort(far)[-OUTLYING_ROWS:]
+    farthest = farthest[far[farthest] > -np.inf]
+    return farthest, far[farthest]
+
+
+def _crowded(space: Space, vectors: Vectors, rows: Slots, far: npt.NDArray[np.float32]) -> Slots:
+    """Of these rows those that are nearest to another one of them, beside how far they are from most, shape (n,)."""
+    nearest = list[npt.NDArray[np.float32]]()
+    among = vectors[rows]
+    for start in range(0, len(rows), CROWDED_ROWS_AT_ONCE):
+        apart = _distances(space, among[start : start + CROWDED_ROWS_AT_ONCE], among)
+        apart[np.arange(len(apart)), start + np.arange(len(apart))] = np.inf
+        nearest.append(apart.min(axis=1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        shares = np.concatenate([NO_ROWS, *nearest]) / far
+    crowded: Slots = np.sort(rows[np.argsort(shares)[:CROWDED_ROWS]])
+    return crowded
+
+
+def _distances(space: Space, queries: Vectors, rows: Vectors) -> Vectors:
+    """Distances by one matrix product, as exact as that is: shape (queries, rows). Queries without a direction get nan."""
+    scores = ranking_scores(space, queries, rows, ranking_weights(space, rows))
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        squares = np.einsum("ij,ij->i", queries, queries)
+        if space == "l2":
+            scores += squares[:, None]
+        else:
+            scores /= np.sqrt(squares)[:, None]
+            scores += 1
+            scores[~(squares > 0)] = np.nan
+    return scores
+
+
+def _rows_of(matches: Any, queries: int) -> list[Slots]:
+    """Row numbers that usearch found for each of some queries; for one alone it says no counts."""
+    if queries == 1:
+        return [np.asarray(matches.keys).reshape(-1).astype(np.int64)]
+    counts = np.asarray(matches.counts)
+    return [np.asarray(keys[:found]).astype(np.int64) for keys, found in zip(matches.keys, counts, strict=True)]
 
 
 def checksum(path: Path) -> int:
@@ -207,6 +265,8 @@ class GraphFile:
         if crc32(self._mapped) != crc:
             raise StorageCorrupt(f"graph file does not match its checksum. path={path}")
         self._beside = decode_trailer(memoryview(self._mapped))
+        self.beside = np.union1d(self._beside.others, self._beside.strays)
+        """Rows, ascending, that the graph does not have, or not find: every search has to compare them."""
         self.path = path
         self.rows = rows
         self._views: list[Index] = []
@@ -232,7 +292,7 @@ class GraphFile:
         return None if self._beside.coding is None else self._beside.coding.dims
 
     def search(self, queries: Vectors, count: int, *, ef: int) -> list[Slots]:
-        """Row numbers of about the `count` nearest rows of each query; then those that the graph does not have or find.
+        """Row numbers of about the `count` nearest rows of each query, nearest first, but for those beside the graph.
 
         A query of another kind than the rows is answered by more: what it has across their directions ranks them too.
         """
@@ -244,16 +304,8 @@ class GraphFile:
         with self._view() as view:
             cast("Any", view).expansion_search = max(ef, count)
             matches: Any = cast("Any", view).search(asked, min(count, self.rows), threads=1)
-        if len(queries) == 1:
-            return [self._with_others(np.asarray(matches.keys).reshape(-1))]
-        counts = np.asarray(matches.counts)
-        return [self._with_others(np.asarray(keys[:found])) for keys, found in zip(matches.keys, counts, strict=True)]
-
-    def _with_others(self, keys: npt.NDArray[np.uint64]) -> Slots:
-        rows, others, strays = keys.astype(np.int64), self._beside.others, self._beside.strays
-        if len(strays):
-            rows = np.concatenate([rows[~np.isin(rows, strays)], strays])
-        return np.concatenate([rows, others]) if len(others) else rows
+        found, strays = _rows_of(matches, len(queries)), self._beside.strays
+        return [rows[~np.isin(rows, strays)] for rows in found] if len(strays) else found
 
 
 def _mapped(path: Path) -> mmap.mmap:

@@ -355,7 +355,7 @@ class CollectionStore:
             if guard is not None:
                 guard.check(np.arange(start, beyond))
             graph.extend(vectors[start:beyond], threads=threads)
-            if graph.is_odd:
+            if graph.is_odd(segment.rows):
                 logger.info("graph.begun_again collection=%s segment=%d", self.directory.name, segment.number)
                 graph = GraphBuilder.empty(vectors.shape[1], configuration)
         graph.check(vectors, threads=threads)
