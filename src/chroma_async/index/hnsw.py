@@ -188,7 +188,7 @@ def _outlying(space: Space, vectors: Vectors, but: Slots) -> tuple[Slots, npt.ND
     sixth, parts = min(5, len(drawn) - 1), list[npt.NDArray[np.float32]]()
     for start in range(0, len(vectors), OUTLYING_ROWS_AT_ONCE):
         rows = vectors[start : start + OUTLYING_ROWS_AT_ONCE]
-        parts.append(np.partition(_distances(space, rows, drawn), sixth, axis=1)[:, sixth])
+        parts.append(np.partition(_distances(space, rows, drawn), sixth, axis=1)[:, sixth].copy())  # not all of it
     far = np.concatenate(parts)
     far[but] = -np.inf
     far[~np.isfinite(far)] = -np.inf
