@@ -72,6 +72,31 @@ def test_graph_of_codes_finds_the_nearest_and_is_half_as_large(space: Space, tmp
     assert saved >= 0.9 * ROWS * (bytes_a_vector - bytes_a_code)
 
 
+@pytest.mark.parametrize(("shape", "space"), [("random", "l2"), ("random", "cosine"), ("far from the origin", "l2")])
+def test_codes_of_all_dimensions_are_kept_where_none_is_to_spare(shape: str, space: Space, tmp_path: Path) -> None:
+    """An offset that all rows share costs no precision: bfloat16 of values near 1,000 would leave nothing of the rest."""
+    low = make("random", ROWS, 20, 30) @ make("random", 20, 48, 31)
+    vectors = np.ascontiguousarray(low + make("random", ROWS, 48, 32) + (1_000 if shape != "random" else 0))
+    coding = chosen_coding(space, vectors)
+    assert coding is not None
+    assert coding.dims == 48
+    builder = GraphBuilder.empty(48, HnswConfiguration(space=space), coding)
+    builder.extend(vectors, threads=2)
+    graph = written(tmp_path / "graph", builder)
+    queries = vectors[:40] + np.float32(0.3) * make("random", 40, 48, 33)
+    assert recall(graph, space, vectors, queries) >= 0.97
+
+
+def test_what_is_tried_after_a_coding_that_does_not_suit() -> None:
+    vectors = fading(ROWS, NDIM, 34)
+    first = chosen_coding("l2", vectors)
+    assert first is not None
+    second = chosen_coding("l2", vectors, after=first)
+    assert second is not None
+    assert (first.dims, second.dims) == (NDIM // 2, NDIM)
+    assert chosen_coding("l2", vectors, after=second) is None
+
+
 @pytest.mark.parametrize("space", CODED)
 def test_graph_of_codes_grows_from_its_file(space: Space, tmp_path: Path) -> None:
     vectors = np.concatenate([fading(ROWS, NDIM, 2), across(30, 3), fading(4_000, NDIM, 4), across(20, 5)])
@@ -102,19 +127,18 @@ def test_few_rows_of_another_kind_are_all_found(space: Space, tmp_path: Path) ->
     [
         ("ip", "ip"),
         ("few", "l2"),
-        ("even", "l2"),
-        ("even", "cosine"),
         ("crowds", "l2"),
         ("crowds", "cosine"),
         ("equal", "l2"),
+        ("scales", "l2"),
     ],
 )
 def test_vectors_stay_as_they_are_where_codes_would_not_tell_them_apart(name: str, space: Space) -> None:
     vectors = fading(ROWS, NDIM, 9)
     if name == "few":
         vectors = vectors[: DIRECTIONS_FROM_ROWS - 1]
-    if name == "even":
-        vectors = make("random", ROWS, NDIM, 10)
+    if name == "scales":  # the longest rows say what a step is worth
+        vectors = make("scales", ROWS, NDIM, 10)
     if name == "crowds":  # what tells rows of a crowd apart is less than a step, or across
         vectors = vectors[np.arange(ROWS) % 80] + np.float32(1e-3) * make("random", ROWS, NDIM, 11)
     if name == "equal":
@@ -295,7 +319,7 @@ async def test_graph_goes_on_with_codes_as_long_as_they_suit(space: Space, then:
             assert segment.graph.rows == start + len(part)
         path = graph_path(tmp_path / "collections" / collection.id, segment, segment.graph)
         graph = GraphFile(path, rows=segment.graph.rows, crc=segment.graph.crc)
-        assert (graph.dims is None) == (then == "of another kind")
+        assert graph.dims == (NDIM if then == "of another kind" else NDIM // 2)
         queries = np.concatenate([first[:10], added[:20]]) + np.float32(0.001)
         answer = await records.query(queries)
         found = [[int(record_id) for record_id in column.ids] for column in answer.columns]

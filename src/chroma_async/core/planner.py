@@ -35,7 +35,7 @@ EF_MIN: Final = 256
 CODED_EF_SHARE: Final = 0.9
 CODED_CANDIDATES: Final = 1.5
 """A graph of codes in main directions has so much of the other's candidates to find as much, and of what it finds so many
-times as many are compared (docs/decisions/0027-graphs-in-main-directions.md)."""
+times as many are compared (docs/decisions/0027-graphs-of-codes.md)."""
 
 EF_MIN_ROWS: Final = 65_536
 EF_GROWTH: Final = 1 / 3

@@ -1,9 +1,9 @@
-"""What a graph keeps of its vectors: int8 coordinates along their main directions, compared by l2.
+"""What a graph keeps of its vectors: int8 coordinates, along their main directions if there are such, compared by l2.
 
 A search by a graph is bound by the memory that it touches: half the coordinates are half the bytes, and the errors that this
 makes are undone by comparing what was found in float32. Whether it suits is measured on the rows of the segment itself, and
 rows of another kind than those that the directions were chosen for stay out of the graph and are always compared
-(docs/decisions/0027-graphs-in-main-directions.md).
+(docs/decisions/0027-graphs-of-codes.md).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy.typing as npt
 from chroma_async.core.planner import coded_candidates
 from chroma_async.errors import StorageCorrupt
 from chroma_async.index.distance import ranking_scores, ranking_weights
-from chroma_async.index.scan import FLOAT_ROUNDING, INT8_MAX, Axes, axes_of, inverse_lengths
+from chroma_async.index.scan import DIRECTIONS_FROM_ROWS, FLOAT_ROUNDING, INT8_MAX, Axes, axes_of, inverse_lengths
 from chroma_async.model import Slots, Space, Vectors
 
 Codes: TypeAlias = npt.NDArray[np.int8]
@@ -60,8 +60,7 @@ class Coding:
     @cached_property
     def dims(self) -> int:
         """Coordinates of a code."""
-        assert self.axes.directions is not None
-        return len(self.axes.directions)
+        return len(self.axes.origin if self.axes.directions is None else self.axes.directions)
 
     def code(self, vectors: Vectors) -> tuple[Codes, npt.NDArray[np.float32]]:
         """Codes, shape (n, dims), of vectors, shape (n, ndim), and how far each is from the rows' kind, shape (n,).
@@ -81,20 +80,27 @@ class Coding:
             return along.astype(np.int8), np.where(told & (oddness == oddness), oddness, np.float32(np.inf))
 
 
-def chosen_coding(space: Space, vectors: Vectors) -> Coding | None:
-    """How to code these rows, shape (n, ndim); None where a graph had better keep them as they are."""
-    if space == "ip":
-        return None  # the largest products are not the smallest distances
+def chosen_coding(space: Space, vectors: Vectors, after: Coding | None = None) -> Coding | None:
+    """How to code these rows, shape (n, ndim): by main directions if there are such, else by all dimensions.
+
+    None where a graph had better keep them as they are. `after` is one that does not suit: what comes after it is tried.
+    """
+    if space == "ip" or len(vectors) < DIRECTIONS_FROM_ROWS:
+        return None  # the largest products are not the smallest distances; and few rows do not say what others will be
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         axes = axes_of(vectors, space)
-        if axes.directions is None:
-            return None
-        along, _, _ = axes.placed(_some_of(vectors), space)
-        step = float(np.abs(along).max() / INT8_MAX)
-    if not 0 < step < np.inf:
-        return None
-    coding = Coding(space, axes, step)
-    return coding if keeps_neighbours(coding, vectors) else None
+    choices = [Axes(axes.origin, None)] if after is None or after.axes.directions is not None else []
+    if after is None and axes.directions is not None:
+        choices.insert(0, axes)
+    codings = (Coding(space, each, _step(each, vectors, space)) for each in choices)
+    return next((coding for coding in codings if 0 < coding.step < np.inf and keeps_neighbours(coding, vectors)), None)
+
+
+def _step(axes: Axes, vectors: Vectors, space: Space) -> float:
+    """What makes the largest coordinate of some rows 127."""
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        along, _, _ = axes.placed(vectors[:: max(1, len(vectors) // SCALE_ROWS)], space)
+        return float(np.abs(along).max() / INT8_MAX)
 
 
 def keeps_neighbours(coding: Coding, vectors: Vectors) -> bool:
@@ -153,15 +159,11 @@ class _Trial:
         return float(np.minimum(hits, TRIAL_NEIGHBOURS).mean()) / TRIAL_NEIGHBOURS
 
 
-def _some_of(vectors: Vectors) -> Vectors:
-    return vectors[:: max(1, len(vectors) // SCALE_ROWS)]
-
-
 # ---- behind a graph, in its file
 
 
 class _CodingPart(msgspec.Struct, frozen=True):
-    """A coding; arrays as little-endian bytes."""
+    """A coding; arrays as little-endian bytes, no directions where all dimensions are kept."""
 
     space: Space
     step: float
@@ -210,14 +212,14 @@ def _part_of(coding: Coding | None) -> _CodingPart | None:
     if coding is None:
         return None
     axes = coding.axes
-    assert axes.directions is not None
+    directions = np.empty((0, 0)) if axes.directions is None else axes.directions
     return _CodingPart(
         space=coding.space,
         step=coding.step,
         across_max=axes.across_max,
         length=axes.length,
         origin=axes.origin.astype("<f4").tobytes(),
-        directions=np.ascontiguousarray(axes.directions, dtype="<f4").tobytes(),
+        directions=np.ascontiguousarray(directions, dtype="<f4").tobytes(),
     )
 
 
@@ -244,4 +246,5 @@ def _coding_of(part: _CodingPart | None) -> Coding | None:
         return None
     origin = np.frombuffer(part.origin, dtype="<f4")
     directions = np.frombuffer(part.directions, dtype="<f4").reshape(-1, len(origin))
-    return Coding(part.space, Axes(origin, np.asfortranarray(directions), part.across_max, part.length), part.step)
+    kept = np.asfortranarray(directions) if len(directions) else None
+    return Coding(part.space, Axes(origin, kept, part.across_max, part.length), part.step)

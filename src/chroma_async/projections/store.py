@@ -23,7 +23,7 @@ from chroma_async.core.columns import ColumnPiece, encode, merge
 from chroma_async.core.memtable import Tail
 from chroma_async.core.watermarks import SegmentShape, graph_target, is_worth_rewriting, pieces_to_merge
 from chroma_async.errors import StorageCorrupt, Superseded
-from chroma_async.index.coding import chosen_coding, keeps_neighbours
+from chroma_async.index.coding import Coding, chosen_coding, keeps_neighbours
 from chroma_async.index.hnsw import GraphBuilder, checksum
 from chroma_async.model import HnswConfiguration, Lsn, Slots, Space, Vectors
 from chroma_async.projections.blocks import extended, rows_of_a_block
@@ -357,7 +357,7 @@ class CollectionStore:
             graph.extend(vectors[start:beyond], threads=threads)
             if graph.is_odd(segment.rows):
                 logger.info("graph.begun_again collection=%s segment=%d", self.directory.name, segment.number)
-                graph = GraphBuilder.empty(vectors.shape[1], configuration)
+                graph = GraphBuilder.empty(vectors.shape[1], configuration, _next_coding(graph, vectors, configuration))
         graph.check(vectors, threads=threads)
         path = self.directory / SEGMENTS / str(segment.number) / f"{self.manifest.version}-{segment.rows}.usearch"
         aside = path.with_suffix(".building")
@@ -398,7 +398,7 @@ class CollectionStore:
             return GraphBuilder.empty(ndim, configuration, coding)
         graph = GraphBuilder.load(graph_path(self.directory, segment, begun), configuration, rows=begun.rows)
         if graph.coding is not None and not keeps_neighbours(graph.coding, vectors):
-            return GraphBuilder.empty(ndim, configuration)
+            return GraphBuilder.empty(ndim, configuration, _next_coding(graph, vectors, configuration))
         return graph
 
     def _publish_graph(self, built_for: SegmentRef, graph: GraphRef) -> None:
@@ -606,6 +606,11 @@ class CollectionStore:
     @property
     def applied(self) -> Lsn:
         return self.manifest.applied
+
+
+def _next_coding(graph: GraphBuilder, vectors: Vectors, configuration: HnswConfiguration) -> Coding | None:
+    """How to code the vectors whose graph's coding does not suit."""
+    return chosen_coding(configuration.space, vectors, after=graph.coding)
 
 
 def _graph_ref(path: Path, rows: int, configuration: HnswConfiguration) -> GraphRef:
