@@ -24,7 +24,8 @@ from tests.support.engines import (
 )
 
 from chroma_async import PersistentClient
-from chroma_async.engine.compactor import IDLE_SECONDS, SETTLE_SECONDS, Compactor
+from chroma_async.engine import compactor as compactor_module
+from chroma_async.engine.compactor import IDLE_SECONDS, SETTLE_SECONDS, TEXT_PAUSE_SECONDS, Compactor
 from chroma_async.engine.engine import open_engine
 from chroma_async.engine.lock import FileCompactorLock, MemoryCompactorLock
 from chroma_async.errors import Superseded
@@ -293,6 +294,21 @@ async def test_entries_wait_for_company_only_while_they_are_less_than_a_step(tmp
         await settle(compactor)
         assert compactor._pause_seconds(busy=True) == SETTLE_SECONDS
         assert compactor._pause_seconds(busy=False) == IDLE_SECONDS
+
+
+async def test_documents_do_not_wait_for_company_to_be_indexed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compactor_module, "TEXT_CHUNK_DOCUMENTS", 10)
+    pauses: list[float] = []
+    async with engine_at(tmp_path) as engine, compactor_at(tmp_path) as compactor:
+        records = Records(engine, (await create_collection(engine)).id)
+        await records.add(names(35), random_vectors(35), documents=["red"] * 35)
+        while await compactor.step():
+            pauses.append(compactor._pause_seconds(busy=True))
+        assert pauses[0] in (0.0, SETTLE_SECONDS)  # entries were applied
+        assert pauses[-3:] == [TEXT_PAUSE_SECONDS] * 3
+        await records.add(["more"], random_vectors(1), documents=["blue"])
+        assert await compactor.step()
+        assert compactor._pause_seconds(busy=True) == SETTLE_SECONDS
 
 
 async def test_graphs_are_built_after_a_collection_was_deleted_in_the_middle_of_its_own(

@@ -52,6 +52,9 @@ DAMAGE_CODES: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, 
 TEXT_CHUNK_DOCUMENTS: Final = 2_048
 """Documents that enter the full-text index at a time: a tenth of a second."""
 
+TEXT_PAUSE_SECONDS: Final = 0.05
+"""Between two such chunks, where nothing else is to be done: documents wait for no company."""
+
 TEXT_LAG_MAX: Final = 262_144
 """Documents that the full-text index may lack while entries wait to be applied: so many are scanned in some 60 ms."""
 
@@ -155,6 +158,7 @@ class Compactor:
         self._indexing: dict[CollectionId, asyncio.Task[None]] = {}
         self._unindexed: set[CollectionId] = set()
         self._text_behind: dict[CollectionId, None] = {}
+        self._lacks_only_text = False
         self._owed: dict[CollectionId, Lsn] = {}
         self._erased: dict[CollectionId, Lsn] = {}
         """What is to leave the log whatever is kept there for feeds: of deleted collections."""
@@ -200,7 +204,9 @@ class Compactor:
         """How long to wait for the next step: not at all while entries wait that are a whole one."""
         if not busy:
             return IDLE_SECONDS
-        return 0.0 if self._is_pressed() else SETTLE_SECONDS
+        if self._is_pressed():
+            return 0.0
+        return TEXT_PAUSE_SECONDS if self._lacks_only_text else SETTLE_SECONDS
 
     async def _patiently(self, work: Callable[[], Awaitable[T]]) -> T:
         """Do what can be done again from the start; while the machine lacks something, pause, which is logged once."""
@@ -363,9 +369,9 @@ class Compactor:
         if self._purges or not self._is_pressed():
             busy = await self._free_log() or busy
         busy = await self._purge_collections() or busy
-        busy = await self._index_documents(lag_max=TEXT_LAG_MAX if busy else 0) or busy
+        self._lacks_only_text = await self._index_documents(lag_max=TEXT_LAG_MAX if busy else 0) and not busy
         self._start_indexing()
-        return busy
+        return busy or self._lacks_only_text
 
     def _is_pressed(self) -> bool:
         """Whether entries wait that are worth a step of their own."""
