@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 import numpy as np
-import numpy.typing as npt
 
 from chroma_async.checksums import crc32
 from chroma_async.errors import StorageCorrupt
@@ -31,7 +30,8 @@ from chroma_async.index.coding import (
     decode_trailer,
     encode_trailer,
 )
-from chroma_async.index.distance import distances, ranking_scores, ranking_weights
+from chroma_async.index.crowds import CROWDED_ROWS, crowded_rows
+from chroma_async.index.distance import distances
 from chroma_async.index.usearch import Index
 from chroma_async.model import HnswConfiguration, Slots, Space, Vectors
 from chroma_async.seams.limits import free_bytes
@@ -44,18 +44,11 @@ CHUNK_BYTES: Final = 2**20
 
 OTHER_QUERY_FACTOR: Final = 4
 
-OUTLYING_ROWS: Final = 4_096
-CROWDED_ROWS: Final = 1_024
-"""Of so many rows that are far from others, so many that are near to one another are looked for in a graph."""
-
 STRAYS_EF: Final = 256
 STRAYS_MAX: Final = CROWDED_ROWS // 2
 """Where more of them are not found, what a graph keeps is too coarse for all rows, and comparing these would not help."""
 
 STRAYS_FOUND: Final = 10
-DRAWN_ROWS: Final = 128
-OUTLYING_ROWS_AT_ONCE: Final = 8_192
-CROWDED_ROWS_AT_ONCE: Final = 512
 TIE: Final = 1e-5
 """Distances that differ by less, as a share, are equal but for rounding."""
 
@@ -126,7 +119,7 @@ class GraphBuilder:
         """
         if self._space == "ip" or not len(self._index):
             return
-        rows = _crowded(self._space, vectors, *_outlying(self._space, vectors, self._rows_beside))
+        rows = crowded_rows(self._space, vectors, but=self._rows_beside)
         crowd = vectors[rows]
         wanted, missed = np.zeros(len(rows), dtype=np.int64), np.zeros(len(rows), dtype=np.int64)
         for vector, keys in zip(crowd, self._found(crowd, threads), strict=True):
@@ -153,7 +146,7 @@ class GraphBuilder:
         return np.concatenate(self._others)
 
     def is_odd(self, rows: int) -> bool:
-        """Whether too many of so many rows are not in the graph, so that another one has to keep vectors as they are."""
+        """Whether too many of so many rows are not in the graph, so that another one has to code them otherwise."""
         return len(self._rows_beside) > max(OTHERS_MIN, rows * OTHERS_SHARE_MAX)
 
     def save(self, path: Path) -> None:
@@ -177,52 +170,6 @@ class GraphBuilder:
         if not beside.is_empty:
             with path.open("ab") as file:
                 file.write(encode_trailer(beside))
-
-
-def _outlying(space: Space, vectors: Vectors, but: Slots) -> tuple[Slots, npt.NDArray[np.float32]]:
-    """Rows that are farthest from some drawn ones, and how far: from the sixth of these, since five may be of a crowd.
-
-    Not those of `but`, nor what has no direction or overflows: that is near to nobody.
-    """
-    drawn = vectors[np.sort(np.random.default_rng(0).permutation(len(vectors))[:DRAWN_ROWS])]
-    sixth, parts = min(5, len(drawn) - 1), list[npt.NDArray[np.float32]]()
-    for start in range(0, len(vectors), OUTLYING_ROWS_AT_ONCE):
-        rows = vectors[start : start + OUTLYING_ROWS_AT_ONCE]
-        parts.append(np.partition(_distances(space, rows, drawn), sixth, axis=1)[:, sixth].copy())  # not all of it
-    far = np.concatenate(parts)
-    far[but] = -np.inf
-    far[~np.isfinite(far)] = -np.inf
-    farthest: Slots = np.argsort(far)[-OUTLYING_ROWS:]
-    farthest = farthest[far[farthest] > -np.inf]
-    return farthest, far[farthest]
-
-
-def _crowded(space: Space, vectors: Vectors, rows: Slots, far: npt.NDArray[np.float32]) -> Slots:
-    """Of these rows those that are nearest to another one of them, beside how far they are from most, shape (n,)."""
-    nearest = list[npt.NDArray[np.float32]]()
-    among = vectors[rows]
-    for start in range(0, len(rows), CROWDED_ROWS_AT_ONCE):
-        apart = _distances(space, among[start : start + CROWDED_ROWS_AT_ONCE], among)
-        apart[np.arange(len(apart)), start + np.arange(len(apart))] = np.inf
-        nearest.append(apart.min(axis=1))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        shares = np.concatenate([NO_ROWS, *nearest]) / far
-    crowded: Slots = np.sort(rows[np.argsort(shares)[:CROWDED_ROWS]])
-    return crowded
-
-
-def _distances(space: Space, queries: Vectors, rows: Vectors) -> Vectors:
-    """Distances by one matrix product, as exact as that is: shape (queries, rows). Queries without a direction get nan."""
-    scores = ranking_scores(space, queries, rows, ranking_weights(space, rows))
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        squares = np.einsum("ij,ij->i", queries, queries)
-        if space == "l2":
-            scores += squares[:, None]
-        else:
-            scores /= np.sqrt(squares)[:, None]
-            scores += 1
-            scores[~(squares > 0)] = np.nan
-    return scores
 
 
 def _rows_of(matches: Any, queries: int) -> list[Slots]:
