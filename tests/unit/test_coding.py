@@ -17,6 +17,7 @@ from tests.support.shapes import SHAPES, fading, make
 from chroma_async.core import planner
 from chroma_async.errors import StorageCorrupt
 from chroma_async.index.coding import MAGIC, ODDNESS_MAX, chosen_coding, decode_trailer, encode_trailer, keeps_neighbours
+from chroma_async.index.crowds import crowded_rows
 from chroma_async.index.hnsw import GraphBuilder, GraphFile, checksum
 from chroma_async.index.scan import DIRECTIONS_FROM_ROWS
 from chroma_async.model import HnswConfiguration, Space, Vectors
@@ -85,6 +86,31 @@ def test_codes_of_all_dimensions_are_kept_where_none_is_to_spare(shape: str, spa
     graph = written(tmp_path / "graph", builder)
     queries = vectors[:40] + np.float32(0.3) * make("random", 40, 48, 33)
     assert recall(graph, space, vectors, queries) >= 0.97
+
+
+@pytest.mark.parametrize(("ndim", "offset"), [(96, 1_000), (384, 400)])
+def test_codes_are_compared_with_a_truth_that_does_not_cancel(ndim: int, offset: float) -> None:
+    vectors = make("random", DIRECTIONS_FROM_ROWS, ndim, 40) + np.float32(offset)
+    coding = chosen_coding("l2", vectors)
+    assert coding is not None
+    assert coding.dims == ndim
+
+
+@pytest.mark.parametrize("space", CODED)
+def test_the_last_rows_alone_do_not_decide_about_codes_of_all_dimensions(space: Space) -> None:
+    """Records that are nearly alike, as they come in one batch."""
+    vectors = make("random", ROWS, 64, 41)
+    vectors[-200:] = vectors[0] + np.float32(0.003) * make("random", 200, 64, 42)
+    coding = chosen_coding(space, vectors)
+    assert coding is not None
+    assert coding.dims == 64
+
+
+def test_crowds_are_looked_for_among_rows_of_all_lengths() -> None:
+    vectors = np.float32(1e-6) * make("random", 4_000, 8, 43)
+    vectors[:2_047] = np.float32(1e18) * make("random", 2_047, 8, 44)
+    rows = crowded_rows("l2", vectors, but=np.empty(0, dtype=np.int64))
+    assert len(rows) == 1_024
 
 
 def test_what_is_tried_after_a_coding_that_does_not_suit() -> None:

@@ -8,7 +8,6 @@ rows of another kind than those that the directions were chosen for stay out of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, TypeAlias
@@ -106,22 +105,21 @@ def _step(axes: Axes, vectors: Vectors, space: Space) -> float:
 def keeps_neighbours(coding: Coding, vectors: Vectors) -> bool:
     """Whether the nearest rows of some rows are among the candidates that their codes give, by parts of all rows.
 
-    Half of them are drawn. The others are those with the most across the directions: what that hides would be missed first.
+    Half of them are drawn. The others are those with the most across the directions, if there are such: what that hides
+    would be missed first.
     """
     rows = np.unique(np.concatenate([np.arange(start, start + size) for start, size in _parts(len(vectors))]))
-    numbers, codes, oddness = list[Slots](), list[Codes](), list[npt.NDArray[np.float32]]()
-    for some in np.split(rows, range(TRIAL_CHUNK_ROWS, len(rows), TRIAL_CHUNK_ROWS)):
-        coded, odd = coding.code(vectors[some])
-        kept = odd <= ODDNESS_MAX
-        numbers.append(some[kept])
-        codes.append(coded[kept])
-        oddness.append(odd[kept])
-    if sum(len(some) for some in numbers) < (1 - OTHERS_SHARE_MAX) * len(rows):
+    oddness = np.concatenate([coding.code(vectors[some])[1] for some in _pieces(rows)])
+    is_kept = oddness <= ODDNESS_MAX
+    kept = rows[is_kept]
+    if len(kept) < (1 - OTHERS_SHARE_MAX) * len(rows):
         return False
-    trial = _Trial(coding.space, vectors, numbers, codes)
-    order = np.argsort(np.concatenate(oddness))
-    drawn = np.random.default_rng(0).permutation(order)
-    return all(trial.recall(asked[-TRIAL_QUERIES:]) >= TRIAL_RECALL_MIN for asked in (drawn, order))
+    asked = [np.random.default_rng(0).permutation(kept)[:TRIAL_QUERIES]]
+    if coding.axes.directions is not None:
+        asked.append(kept[np.argsort(oddness[is_kept])[-TRIAL_QUERIES:]])
+    with np.errstate(over="ignore", invalid="ignore"):
+        shares = np.split(_shares_found(coding, vectors, np.concatenate(asked), kept), len(asked))
+    return all(float(share.mean()) >= TRIAL_RECALL_MIN for share in shares)
 
 
 def _parts(count: int) -> list[tuple[int, int]]:
@@ -130,33 +128,32 @@ def _parts(count: int) -> list[tuple[int, int]]:
     return [(int(start), size) for start in np.linspace(0, count - size, TRIAL_CHUNKS)]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Trial:
-    """Some rows by parts: their numbers among `vectors`, and their codes. Vectors are read a part at a time."""
+def _pieces(rows: Slots) -> list[Slots]:
+    return np.split(rows, range(TRIAL_CHUNK_ROWS, len(rows), TRIAL_CHUNK_ROWS))
 
-    space: Space
-    vectors: Vectors
-    numbers: Sequence[Slots]
-    codes: Sequence[Codes]
 
-    def recall(self, asked: Slots) -> float:
-        """Share of the nearest rows of those at the positions `asked` that are among the candidates by codes."""
-        queries = self.vectors[np.concatenate(self.numbers)[asked]]
-        coded_queries = np.concatenate(self.codes)[asked].astype(np.float32)
-        count = coded_candidates(TRIAL_NEIGHBOURS)
-        nearest = np.full((len(asked), TRIAL_NEIGHBOURS), np.inf, dtype=np.float32)
-        scores = np.full((len(asked), count), np.inf, dtype=np.float32)
-        found = np.full((len(asked), count), np.inf, dtype=np.float32)
-        for numbers, codes in zip(self.numbers, self.codes, strict=True):
-            rows, coded_rows = self.vectors[numbers], codes.astype(np.float32)
-            exact = ranking_scores(self.space, queries, rows, ranking_weights(self.space, rows))
-            by_code = ranking_scores("l2", coded_queries, coded_rows, ranking_weights("l2", coded_rows))
-            nearest = np.partition(np.concatenate([nearest, exact], axis=1), TRIAL_NEIGHBOURS - 1)[:, :TRIAL_NEIGHBOURS]
-            scores, found = np.concatenate([scores, by_code], axis=1), np.concatenate([found, exact], axis=1)
-            best = np.argpartition(scores, count - 1)[:, :count]
-            scores, found = np.take_along_axis(scores, best, axis=1), np.take_along_axis(found, best, axis=1)
-        hits = np.count_nonzero(found <= nearest.max(axis=1, keepdims=True), axis=1)
-        return float(np.minimum(hits, TRIAL_NEIGHBOURS).mean()) / TRIAL_NEIGHBOURS
+def _shares_found(coding: Coding, vectors: Vectors, asked: Slots, among: Slots) -> npt.NDArray[np.float64]:
+    """Of each row of `asked`, shape (n,): the share of its nearest rows of `among` that are among the candidates by codes.
+
+    By l2 from the coding's origin, where large numbers do not cancel: what is true has to be truer than the codes.
+    """
+    space, origin = coding.space, coding.axes.origin if coding.space == "l2" else np.float32(0)
+    count = coded_candidates(TRIAL_NEIGHBOURS)
+    queries, coded_queries = vectors[asked] - origin, coding.code(vectors[asked])[0].astype(np.float32)
+    nearest = np.full((len(asked), TRIAL_NEIGHBOURS), np.inf, dtype=np.float32)
+    scores = np.full((len(asked), count), np.inf, dtype=np.float32)
+    found = np.full((len(asked), count), np.inf, dtype=np.float32)
+    for numbers in _pieces(among):
+        rows, codes = vectors[numbers] - origin, coding.code(vectors[numbers])[0].astype(np.float32)
+        exact = ranking_scores(space, queries, rows, ranking_weights(space, rows))
+        by_code = ranking_scores("l2", coded_queries, codes, ranking_weights("l2", codes))
+        nearest = np.partition(np.concatenate([nearest, exact], axis=1), TRIAL_NEIGHBOURS - 1)[:, :TRIAL_NEIGHBOURS]
+        scores, found = np.concatenate([scores, by_code], axis=1), np.concatenate([found, exact], axis=1)
+        best = np.argpartition(scores, count - 1)[:, :count]
+        scores, found = np.take_along_axis(scores, best, axis=1), np.take_along_axis(found, best, axis=1)
+    hits = np.count_nonzero(found <= nearest.max(axis=1, keepdims=True), axis=1)
+    shares: npt.NDArray[np.float64] = np.minimum(hits, TRIAL_NEIGHBOURS) / TRIAL_NEIGHBOURS
+    return shares
 
 
 # ---- behind a graph, in its file

@@ -28,25 +28,32 @@ def crowded_rows(space: Space, vectors: Vectors, but: Slots) -> Slots:
 
     None of those of `but`, nor what has no direction or overflows: that is near to nobody.
     """
-    rows, far = _outlying(space, vectors, but)
-    nearest = [np.empty(0, dtype=np.float32)]
-    among = vectors[rows]
-    for start in range(0, len(rows), CROWDED_ROWS_AT_ONCE):
-        apart = _distances(space, among[start : start + CROWDED_ROWS_AT_ONCE], among)
-        apart[np.arange(len(apart)), start + np.arange(len(apart))] = np.inf
-        nearest.append(apart.min(axis=1))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        shares = np.concatenate(nearest) / far
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        drawn = vectors[np.sort(np.random.default_rng(0).permutation(len(vectors))[:DRAWN_ROWS])]
+        origin = drawn.mean(axis=0) if space == "l2" else np.float32(0)  # from there, large numbers do not cancel
+        rows, far = _outlying(space, vectors, drawn - origin, origin, but)
+        shares = _nearest(space, vectors[rows] - origin) / far
     crowded: Slots = np.sort(rows[np.argsort(shares)[:CROWDED_ROWS]])
     return crowded
 
 
-def _outlying(space: Space, vectors: Vectors, but: Slots) -> tuple[Slots, npt.NDArray[np.float32]]:
-    """Rows that are farthest from some drawn ones, and how far: from the sixth of these, since five may be of a crowd."""
-    drawn = vectors[np.sort(np.random.default_rng(0).permutation(len(vectors))[:DRAWN_ROWS])]
+def _nearest(space: Space, rows: Vectors) -> npt.NDArray[np.float32]:
+    """How far each row, shape (n, ndim), is from the nearest of the others."""
+    nearest = [np.empty(0, dtype=np.float32)]
+    for start in range(0, len(rows), CROWDED_ROWS_AT_ONCE):
+        apart = _distances(space, rows[start : start + CROWDED_ROWS_AT_ONCE], rows)
+        apart[np.arange(len(apart)), start + np.arange(len(apart))] = np.inf
+        nearest.append(apart.min(axis=1))
+    return np.concatenate(nearest)
+
+
+def _outlying(
+    space: Space, vectors: Vectors, drawn: Vectors, origin: Vectors | np.float32, but: Slots
+) -> tuple[Slots, npt.NDArray[np.float32]]:
+    """Rows that are farthest from the drawn ones, and how far: from the sixth of these, since five may be of a crowd."""
     sixth, parts = min(5, len(drawn) - 1), list[npt.NDArray[np.float32]]()
     for start in range(0, len(vectors), OUTLYING_ROWS_AT_ONCE):
-        rows = vectors[start : start + OUTLYING_ROWS_AT_ONCE]
+        rows = vectors[start : start + OUTLYING_ROWS_AT_ONCE] - origin
         parts.append(np.partition(_distances(space, rows, drawn), sixth, axis=1)[:, sixth].copy())  # not all of it
     far = np.concatenate(parts)
     far[but] = -np.inf
@@ -59,12 +66,11 @@ def _outlying(space: Space, vectors: Vectors, but: Slots) -> tuple[Slots, npt.ND
 def _distances(space: Space, queries: Vectors, rows: Vectors) -> Vectors:
     """Distances by one matrix product, as exact as that is: shape (queries, rows). Queries without a direction get nan."""
     scores = ranking_scores(space, queries, rows, ranking_weights(space, rows))
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        squares = np.einsum("ij,ij->i", queries, queries)
-        if space == "l2":
-            scores += squares[:, None]
-        else:
-            scores /= np.sqrt(squares)[:, None]
-            scores += 1
-            scores[~(squares > 0)] = np.nan
+    squares = np.einsum("ij,ij->i", queries, queries)
+    if space == "l2":
+        scores += squares[:, None]
+    else:
+        scores /= np.sqrt(squares)[:, None]
+        scores += 1
+        scores[~(squares > 0)] = np.nan
     return scores
