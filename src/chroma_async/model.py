@@ -62,7 +62,8 @@ class HnswConfiguration:
     batch_size: int = 100
     num_threads: int = 0
     precision: Precision | None = None
-    """Of the graph's vectors; None: i8 for cosine, bf16 for the others. Ours, not Chroma's."""
+    """Of the graph's vectors; None: int8 codes where these tell neighbours apart, else i8 for cosine, bf16 for the others.
+    Ours, not Chroma's."""
 
 
 @dataclass(frozen=True, slots=True)

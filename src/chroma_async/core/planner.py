@@ -34,7 +34,7 @@ EF_MIN: Final = 256
 
 CODED_EF_SHARE: Final = 0.9
 CODED_CANDIDATES: Final = 1.5
-"""A graph of codes in main directions has so much of the other's candidates to find as much, and of what it finds so many
+"""A graph of codes has so much of the other's candidates to find as much, and of what it finds so many
 times as many are compared (docs/decisions/0027-graphs-of-codes.md)."""
 
 EF_MIN_ROWS: Final = 65_536
@@ -118,7 +118,7 @@ def candidates(n_results: int) -> int:
 
 
 def coded_candidates(n_results: int) -> int:
-    """The same of those that codes in main directions have ranked."""
+    """The same of those that codes have ranked."""
     return round(CODED_CANDIDATES * candidates(n_results))
 
 

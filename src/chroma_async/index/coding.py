@@ -9,7 +9,6 @@ rows of another kind than those that the directions were chosen for stay out of 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Final, TypeAlias
 
 import msgspec
@@ -18,8 +17,8 @@ import numpy.typing as npt
 
 from chroma_async.core.planner import coded_candidates
 from chroma_async.errors import StorageCorrupt
-from chroma_async.index.distance import ranking_scores, ranking_weights
-from chroma_async.index.scan import DIRECTIONS_FROM_ROWS, FLOAT_ROUNDING, INT8_MAX, Axes, axes_of, inverse_lengths
+from chroma_async.index.distance import ranking_scores, ranking_weights, squared_norms
+from chroma_async.index.scan import DIRECTIONS_FROM_ROWS, FLOAT_ROUNDING, INT8_MAX, Axes, axes_of
 from chroma_async.model import Slots, Space, Vectors
 
 Codes: TypeAlias = npt.NDArray[np.int8]
@@ -47,6 +46,8 @@ TRIAL_RECALL_MIN: Final = 0.98
 MAGIC: Final = b"\x93beside\n"
 LENGTH_BYTES: Final = 8
 
+NO_ROWS: Final[Slots] = np.empty(0, dtype=np.int64)
+
 
 @dataclass(frozen=True, eq=False)
 class Coding:
@@ -56,7 +57,7 @@ class Coding:
     axes: Axes
     step: float
 
-    @cached_property
+    @property
     def dims(self) -> int:
         """Coordinates of a code."""
         return len(self.axes.origin if self.axes.directions is None else self.axes.directions)
@@ -70,13 +71,13 @@ class Coding:
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             along, squares, rounded = self.axes.placed(vectors, self.space)
             most = np.float32(self.axes.across_max) + np.float32(FLOAT_ROUNDING) * rounded  # large numbers may cancel
-            oddness = (squares - np.einsum("ij,ij->i", along, along)) / most
+            oddness = (squares - squared_norms(along)) / most
             along *= np.float32(1 / self.step)
             told = np.maximum.reduce(np.abs(along), axis=1) <= STEPS_MAX
             if self.space == "cosine":
-                told &= inverse_lengths(vectors) > 0  # what has no direction is as far from all others
+                told &= rounded > self.axes.square_origin  # what has no direction is as far from all others
             np.fmin(np.fmax(np.rint(along, out=along), -INT8_MAX, out=along), INT8_MAX, out=along)
-            return along.astype(np.int8), np.where(told & (oddness == oddness), oddness, np.float32(np.inf))
+            return along.astype(np.int8), np.where(told & ~np.isnan(oddness), oddness, np.float32(np.inf))
 
 
 def chosen_coding(space: Space, vectors: Vectors, after: Coding | None = None) -> Coding | None:
@@ -227,7 +228,7 @@ def decode_trailer(file: memoryview) -> Beside:
         StorageCorrupt: it can't be read.
     """
     if bytes(file[-len(MAGIC) :]) != MAGIC:
-        return Beside(None, np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
+        return Beside(None, NO_ROWS, NO_ROWS)
     end = len(file) - len(MAGIC) - LENGTH_BYTES
     start = end - int.from_bytes(file[end : end + LENGTH_BYTES], "little")
     try:

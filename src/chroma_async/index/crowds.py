@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from chroma_async.index.distance import ranking_scores, ranking_weights
+from chroma_async.index.distance import ranking_scores, ranking_weights, squared_norms
 from chroma_async.model import Slots, Space, Vectors
 
 DRAWN_ROWS: Final = 64
@@ -66,7 +66,7 @@ def _outlying(
 def _distances(space: Space, queries: Vectors, rows: Vectors) -> Vectors:
     """Distances by one matrix product, as exact as that is: shape (queries, rows). Queries without a direction get nan."""
     scores = ranking_scores(space, queries, rows, ranking_weights(space, rows))
-    squares = np.einsum("ij,ij->i", queries, queries)
+    squares = squared_norms(queries)
     if space == "l2":
         scores += squares[:, None]
     else:

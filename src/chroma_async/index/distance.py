@@ -39,7 +39,7 @@ def distances_of_each(space: Space, queries: Vectors, rows: Vectors) -> Distance
     with np.errstate(over="ignore", invalid="ignore"):
         if space == "l2":
             differences = (rows - queries[:, None, :]).reshape(-1, ndim)
-            return _reshaped(_squared_norms(differences), count, each)
+            return _reshaped(squared_norms(differences), count, each)
         products = cast("Distances", np.matmul(rows, queries[:, :, None])[:, :, 0])
         if space == "cosine":
             products *= _reshaped(_inverse_norms(rows.reshape(-1, ndim)), count, each)
@@ -56,7 +56,7 @@ def ranking_weights(space: Space, rows: Vectors) -> Distances | None:
     """What `ranking_scores` needs of rows, shape (n, ndim), whatever the query: shape (n,), or nothing."""
     with np.errstate(over="ignore", invalid="ignore"):
         if space == "l2":
-            return _squared_norms(rows)
+            return squared_norms(rows)
         return _inverse_norms(rows) if space == "cosine" else None
 
 
@@ -83,14 +83,15 @@ def ranking_slope(space: Space, query: Vectors) -> float:
     return float(np.linalg.norm(query.astype(np.float64))) if space == "cosine" else 1.0
 
 
-def _squared_norms(rows: Vectors) -> Distances:
+def squared_norms(rows: Vectors) -> Distances:
+    """Square lengths of rows, shape (n, ndim): shape (n,). Overflow gives inf."""
     norms: Distances = np.einsum("ij,ij->i", rows, rows)
     return norms
 
 
 def _inverse_norms(rows: Vectors) -> Distances:
     """1 / |row|, and 0 for a zero row, which makes its cosine distance 1."""
-    norms = np.sqrt(_squared_norms(rows))
+    norms = np.sqrt(squared_norms(rows))
     if np.logical_and.reduce(norms):
         return np.reciprocal(norms, out=norms)
     return np.divide(np.float32(1), norms, out=np.zeros_like(norms), where=norms > 0)

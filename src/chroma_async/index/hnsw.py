@@ -1,7 +1,7 @@
 """HNSW graphs by usearch: built aside, written as immutable files, searched through memory-mapped views.
 
 One usearch object holds one mutex, so a file is opened through several views, and each search takes one of them. Where
-vectors have main directions, a graph keeps codes (`coding.py`), and its file ends with what makes them. Otherwise cosine
+codes tell neighbours apart, a graph keeps these (`coding.py`), and its file ends with what makes them. Otherwise cosine
 graphs keep int8 (usearch's own cast normalises, which is right for cosine), l2 and ip graphs bfloat16.
 """
 
@@ -21,6 +21,7 @@ import numpy as np
 from chroma_async.checksums import crc32
 from chroma_async.errors import StorageCorrupt
 from chroma_async.index.coding import (
+    NO_ROWS,
     ODDNESS_MAX,
     OTHERS_MIN,
     OTHERS_SHARE_MAX,
@@ -51,8 +52,6 @@ STRAYS_MAX: Final = CROWDED_ROWS // 2
 STRAYS_FOUND: Final = 10
 TIE: Final = 1e-5
 """Distances that differ by less, as a share, are equal but for rounding."""
-
-NO_ROWS: Final[Slots] = np.empty(0, dtype=np.int64)
 
 
 class GraphBuilder:

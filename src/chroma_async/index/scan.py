@@ -22,6 +22,7 @@ import numkong
 import numpy as np
 import numpy.typing as npt
 
+from chroma_async.index.distance import squared_norms
 from chroma_async.model import Slots, Space, Vectors
 
 BLOCK_ROWS: Final = 16_384
@@ -126,22 +127,22 @@ class Axes:
     def placed(self, rows: Vectors, space: Space) -> tuple[Vectors, Squares, Squares]:
         """Where rows, shape (n, ndim), are once they were shifted, for cosine scaled to a length of 1 before.
 
-        Coordinates, shape (n, d); square lengths, (n,); and what these square lengths are a difference of, (n,).
+        Coordinates, shape (n, d); square lengths, (n,); and what these square lengths are a difference of, (n,), which for
+        cosine is more than `square_origin` where a row has a direction.
         """
         if space != "cosine":
             shifted = rows - self.origin
-            squares = _square_lengths(shifted)
+            squares = squared_norms(shifted)
             return self.along(shifted), squares, squares
-        inverse = inverse_lengths(
-            rows
-        )  # turned before they are scaled and shifted, which leaves fewer numbers to do that with
+        inverse = _inverse_lengths(rows)
+        # turned before they are scaled and shifted, which leaves fewer numbers to do that with
         along = self.along(rows) * inverse[:, None] - self.turned_origin
         rounded: Squares = np.add(self.square_origin, inverse > 0, dtype=np.float32)
         return along, np.subtract(rounded, 2 * inverse * (rows @ self.origin)), rounded
 
     def suit(self, squares: Squares, along: Vectors) -> npt.NDArray[np.bool_]:
         """Whether shifted vectors of these square lengths, shape (n,), and coordinates, (n, d), are of the rows' kind."""
-        suited: npt.NDArray[np.bool_] = np.subtract(squares, _square_lengths(along)) <= self.across_max
+        suited: npt.NDArray[np.bool_] = np.subtract(squares, squared_norms(along)) <= self.across_max
         return suited
 
     def suit_scaled(self, vectors: Vectors, turned: Vectors) -> npt.NDArray[np.bool_]:
@@ -149,8 +150,8 @@ class Axes:
 
         `turned`, shape (n, d): their own coordinates. `suit` written out, so that it takes few steps; false for zeros.
         """
-        scale = np.float32(self.length) / np.sqrt(_square_lengths(vectors))
-        less = scale * (scale * _square_lengths(turned) + 2 * (vectors @ self._origin_across))
+        scale = np.float32(self.length) / np.sqrt(squared_norms(vectors))
+        less = scale * (scale * squared_norms(turned) + 2 * (vectors @ self._origin_across))
         suited: npt.NDArray[np.bool_] = less >= self.length**2 + self._square_across - self.across_max
         return suited
 
@@ -291,7 +292,7 @@ class Scan:
         if any(not block.most_across**2 <= FAR_FACTOR * axes.across_max for block in self.blocks[first_block:]):
             return np.zeros(len(shifted), dtype=np.bool_)
         if self.space == "l2":
-            return axes.suit(_square_lengths(shifted), turned)
+            return axes.suit(squared_norms(shifted), turned)
         return axes.suit_scaled(shifted, turned)
 
     def _scores(self, steps: npt.NDArray[np.int8], worth: npt.NDArray[np.float32], first_block: int) -> Scores:
@@ -420,7 +421,7 @@ class ScanBuilder:
         if self._space == "l2":
             self._offsets.append(squares)
         if axes.directions is not None:
-            across = np.maximum(squares - _square_lengths(along), np.float32(0))
+            across = np.maximum(squares - squared_norms(along), np.float32(0))
             across += np.float32(FLOAT_ROUNDING) * rounded  # where large numbers cancel, it may be so much more
             self._across.append(across)
         self._steps.append(steps)
@@ -556,7 +557,7 @@ def axes_of(rows: Vectors, space: Space) -> Axes:
     """Axes that suit these rows, shape (n, ndim), by a sample of them. Without directions where these would not pay."""
     sample = _sampled(rows)
     if space == "cosine":
-        sample = sample * inverse_lengths(sample)[:, None]
+        sample = sample * _inverse_lengths(sample)[:, None]
     origin = sample.mean(axis=0, dtype=np.float32)
     if len(rows) < DIRECTIONS_FROM_ROWS:
         return Axes(origin, None)
@@ -565,8 +566,8 @@ def axes_of(rows: Vectors, space: Space) -> Axes:
     if directions is None:
         return Axes(origin, None)
     along = cast("Vectors", centred @ directions.T)
-    across = np.percentile(np.subtract(_square_lengths(centred), _square_lengths(along)), ACROSS_PERCENTILE)
-    length = np.sqrt(np.median(_square_lengths(sample)))
+    across = np.percentile(np.subtract(squared_norms(centred), squared_norms(along)), ACROSS_PERCENTILE)
+    length = np.sqrt(np.median(squared_norms(sample)))
     return Axes(origin, directions, across_max=ACROSS_FACTOR * float(across), length=float(length))
 
 
@@ -578,14 +579,9 @@ def _sampled(rows: Vectors) -> Vectors:
     return rows[np.sort(drawn)]
 
 
-def _square_lengths(rows: Vectors) -> Squares:
-    squares: Squares = np.einsum("ij,ij->i", rows, rows)
-    return squares
-
-
-def inverse_lengths(rows: Vectors) -> npt.NDArray[np.float32]:
+def _inverse_lengths(rows: Vectors) -> npt.NDArray[np.float32]:
     """1 / length of each row, shape (n,); of a row without a direction, 0."""
-    lengths = np.sqrt(_square_lengths(rows))
+    lengths = np.sqrt(squared_norms(rows))
     known = (lengths > 0) & (lengths < np.inf)
     inverse: npt.NDArray[np.float32] = np.divide(np.float32(1), lengths, out=np.zeros_like(lengths), where=known)
     return inverse
