@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NewType, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct, field
 
 Lsn = NewType("Lsn", int)
 """Log sequence number: position in the log; 1, 2, 3, ...; 0 is before the first entry."""
@@ -49,8 +49,7 @@ DEFAULT_DATABASE = "default_database"
 DEFAULT_DATABASE_ID = "00000000-0000-0000-0000-000000000000"
 
 
-@dataclass(frozen=True, slots=True)
-class HnswConfiguration:
+class HnswConfiguration(Struct, frozen=True):
     """What a collection asks of its vector index; names and defaults are Chroma's."""
 
     space: Space = "l2"
@@ -66,21 +65,18 @@ class HnswConfiguration:
     Ours, not Chroma's."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tenant:
+class Tenant(Struct, frozen=True):
     name: str
     resource_name: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Database:
+class Database(Struct, frozen=True):
     id: str
     name: str
     tenant: str
 
 
-@dataclass(frozen=True, slots=True)
-class Collection:
+class Collection(Struct, frozen=True):
     """A collection as the catalog knows it. `dimension` is fixed by the first write that carries a vector."""
 
     id: CollectionId

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from tests.support.oracle import exact_distances
 
 from chroma_async.core.events import RecordsHead, RecordsWritten

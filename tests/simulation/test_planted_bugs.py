@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from tests.simulation.history import STEPS, History
 from tests.simulation.play import MEMORY_FILES
 from tests.simulation.world import LogKind, Regime

@@ -20,6 +20,7 @@ from load_tests.watch import lag_seconds
 SIZE = Size(
     records=1000,
     ingest_per_second=10_000.0,
+    burst_per_second=10_000.0,
     busy_retries=0,
     settle_seconds=1.0,
     is_settled=True,
@@ -91,6 +92,7 @@ def test_nearest_refuses_what_a_filter_excludes_and_distances_of_others() -> Non
         (replace(SIZE, p50_ms={"query, HTTP": 3.1, "filter 1 %, HTTP": 5.9}), ["query, HTTP p50"]),
         (replace(SIZE, p50_ms={"query, HTTP": 2.9, "filter 1 %, HTTP": 6.1}), ["filter 1 %, HTTP p50"]),
         (replace(SIZE, ingest_per_second=7_900.0), ["ingest, acknowledged"]),
+        (replace(SIZE, burst_per_second=7_900.0), ["burst, acknowledged"]),
         (replace(SIZE, recall={"query, HTTP": 0.96}), ["query, HTTP recall@10"]),
         (replace(SIZE, unevictable_mib={"worker": 300.0}), ["un-evictable memory, worker"]),
     ],

@@ -7,6 +7,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from tests.support.engines import (
@@ -116,7 +117,7 @@ async def test_a_segment_that_is_purged_meanwhile_gets_a_graph_of_the_new_space(
     """No graph of the new space is published under the old one, and those that were built before are there at the swap."""
     vectors = np.random.default_rng(3).standard_normal((600, 4)).astype(np.float32)
     collection = await fill_two_segments(tmp_path, vectors)
-    wanted = replace(collection.hnsw, space="ip")
+    wanted = msgspec.structs.replace(collection.hnsw, space="ip")
     with closing(CollectionStore(tmp_path / "collections" / collection.id, UnsyncedFiles())) as store:
         first, last = store.manifest.segments
         folder = store.directory / "segments" / str(first.number)
@@ -155,7 +156,9 @@ async def test_a_reindex_that_is_given_up_leaves_nothing(tmp_path: Path) -> None
         def is_wanted() -> bool:
             return set(store.directory.glob("segments/*/*")) == found  # until the first segment is done
 
-        assert not store.build_graphs(replace(collection.hnsw, space="ip"), rows_min=100, threads=1, is_wanted=is_wanted)
+        assert not store.build_graphs(
+            msgspec.structs.replace(collection.hnsw, space="ip"), rows_min=100, threads=1, is_wanted=is_wanted
+        )
         assert set(store.directory.glob("segments/*/*")) == found
         assert store.manifest == before
 
@@ -169,7 +172,7 @@ async def test_a_rebuild_makes_graphs_of_the_space_that_counts(tmp_path: Path) -
     (done,) = await asyncio.to_thread(rebuild, tmp_path, settings=SETTINGS)
     assert (done.graphs, done.failure) == (2, None)
     manifest = manifest_of(tmp_path, collection.id)
-    assert manifest.is_built_as(replace(collection.hnsw, space="ip"))
+    assert manifest.is_built_as(msgspec.structs.replace(collection.hnsw, space="ip"))
     assert all(segment.graph is not None for segment in manifest.segments)
     async with engine_at(tmp_path, SETTINGS) as engine:
         assert (await Records(engine, collection.id).query(QUERY)).columns[0].ids == expected(vectors[:550], "ip")

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
@@ -32,6 +35,21 @@ def data(tmp_path: Path) -> Path:
     path = tmp_path / "data"
     check_directory(path)
     return path
+
+
+def test_every_command_is_where_the_list_of_commands_says() -> None:
+    context = click.Context(app)
+    names = app.list_commands(context)
+    assert {"auth", "import", "import-chroma", "run", "verify"} <= set(names)
+    assert [getattr(app.get_command(context, name), "name", None) for name in names] == names
+    assert app.get_command(context, "verfy") is None
+
+
+def test_a_server_imports_no_other_command() -> None:
+    code = "import sys; from chroma_async.cli.commands import app; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    assert "chroma_async.cli.commands" in modules
+    assert not {f"chroma_async.cli.{name}" for name in ("backup", "import_chroma", "load", "verify")} & set(modules)
 
 
 def test_version_is_printed() -> None:

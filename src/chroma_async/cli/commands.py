@@ -1,4 +1,7 @@
-"""The commands. Whatever they import beyond this, they import when they run: `version` and `--help` answer at once."""
+"""The commands that start a server, ask it, and look into collections; the others are imported when they are asked for.
+
+What these import beyond this, they import when they run: `version` and `--help` answer at once.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +10,16 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, Final, TypeVar, get_args
 
 import click
 
-from chroma_async.cli.audit import audit
-from chroma_async.cli.auth import auth, auth_options, auth_settings
-from chroma_async.cli.backup import backup, restore
+from chroma_async.cli.auth import auth_options, auth_settings
 from chroma_async.cli.config import config_command
 from chroma_async.cli.console import EXIT_FAILED, Number, fail
-from chroma_async.cli.import_chroma import import_chroma
-from chroma_async.cli.load import load
+from chroma_async.cli.lazy import LazyGroup
 from chroma_async.cli.network import network_options, network_settings
-from chroma_async.cli.progress import flush, inspect
 from chroma_async.cli.retention import retention_option, retention_settings
-from chroma_async.cli.transfer import export_collection, import_collection
-from chroma_async.cli.verify import purge, rebuild, reindex, verify
 from chroma_async.model import DEFAULT_DATABASE, DEFAULT_TENANT
 from chroma_async.settings import Durability, EngineSettings, HttpServer, LogLevel, Missing, ServerSettings
 
@@ -32,28 +29,29 @@ _ENGINE = EngineSettings()
 _SERVER = ServerSettings()
 
 
-@click.group(context_settings={"show_default": True, "max_content_width": 100})
+_ELSEWHERE = "chroma_async.cli."
+_HOMES: Final = {
+    "audit": _ELSEWHERE + "audit:audit",
+    "auth": _ELSEWHERE + "auth:auth",
+    "backup": _ELSEWHERE + "backup:backup",
+    "export": _ELSEWHERE + "transfer:export_collection",
+    "flush": _ELSEWHERE + "progress:flush",
+    "import": _ELSEWHERE + "transfer:import_collection",
+    "import-chroma": _ELSEWHERE + "import_chroma:import_chroma",
+    "inspect": _ELSEWHERE + "progress:inspect",
+    "load": _ELSEWHERE + "load:load",
+    "purge": _ELSEWHERE + "verify:purge",
+    "rebuild": _ELSEWHERE + "verify:rebuild",
+    "reindex": _ELSEWHERE + "verify:reindex",
+    "restore": _ELSEWHERE + "backup:restore",
+    "verify": _ELSEWHERE + "verify:verify",
+}
+
+
+@click.group(cls=LazyGroup, homes=_HOMES, context_settings={"show_default": True, "max_content_width": 100})
 def app() -> None:
     """An async-first vector database that speaks Chroma's API."""
 
-
-for _command in (
-    audit,
-    auth,
-    inspect,
-    flush,
-    backup,
-    restore,
-    verify,
-    rebuild,
-    reindex,
-    purge,
-    export_collection,
-    import_collection,
-    import_chroma,
-    load,
-):
-    app.add_command(_command)
 
 _PATH = click.argument("path", type=click.Path(path_type=Path))
 _COLLECTION = click.argument("collection")

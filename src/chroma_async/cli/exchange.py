@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Protocol, TypeVar, cast
 
 import msgspec
 import numpy as np
 import orjson
+from msgspec.structs import replace
 
 from chroma_async.errors import ChromaError, ExchangeError
 from chroma_async.model import Collection, JsonObject, Vectors
@@ -49,7 +49,11 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True):
             name=collection.name,
             dimension=collection.dimension,
             metadata=collection.metadata,
-            hnsw={name: value for name, value in asdict(collection.hnsw).items() if name in HnswInput.__struct_fields__},
+            hnsw={
+                name: value
+                for name, value in msgspec.structs.asdict(collection.hnsw).items()
+                if name in HnswInput.__struct_fields__
+            },
             embedding_function=collection.embedding_function,
             schema=_own_schema(collection),
         )
@@ -66,7 +70,7 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True):
 
     def differences(self, collection: Collection) -> list[str]:
         """What of a collection that exists keeps these records out, or would answer otherwise with them."""
-        other = asdict(collection.hnsw)
+        other = msgspec.structs.asdict(collection.hnsw)
         found = [
             f"{name}: file={value!r} collection={other[name]!r}"
             for name, value in self.hnsw.items()

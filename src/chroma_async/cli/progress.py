@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from msgspec.structs import replace
 
 from chroma_async.cli.console import EXIT_FAILED, Number, format_bytes, print_table
 from chroma_async.model import DEFAULT_DATABASE, DEFAULT_TENANT, STAGES, Stage

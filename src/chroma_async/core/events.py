@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias, cast
 
 import msgspec
@@ -106,8 +105,7 @@ class RecordsHead(msgspec.Struct, frozen=True):
     fields: dict[str, tuple[str, ...]]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class RecordsWritten:
+class RecordsWritten(msgspec.Struct, frozen=True, eq=False):
     """One accepted batch of an add, update or upsert.
 
     `vectors` has shape (k, ndim), float32; `rows` says to which of the ids they belong, shape (k,), None for all.

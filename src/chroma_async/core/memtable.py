@@ -10,7 +10,6 @@ from __future__ import annotations
 import bisect
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple, cast
 
 import msgspec
@@ -47,12 +46,11 @@ class Row(msgspec.Struct, frozen=True, gc=False):
         return decode_metadata(self.metadata_json)
 
 
-@dataclass(slots=True)
-class IgnoredUpdates:
+class IgnoredUpdates(msgspec.Struct):
     """Updates of ids that do not exist: how many, and the first ids of them."""
 
     count: int = 0
-    examples: list[str] = field(default_factory=list[str])
+    examples: list[str] = msgspec.field(default_factory=list[str])
 
     def add(self, record_id: str) -> None:
         self.count += 1
@@ -60,8 +58,7 @@ class IgnoredUpdates:
             self.examples.append(record_id)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Tail:
+class Tail(msgspec.Struct, frozen=True, eq=False):
     """A memtable at one instant; it does not change when the memtable goes on.
 
     `rows[i]` is the record of slot `first_slot + i`, None where it died; `overrides` holds records of the base by slot.

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias, TypeGuard, TypeVar, cast
+
+from msgspec import Struct
 
 from chroma_async.core.regex import compile_regex
 from chroma_async.model import Mask, MetadataValue, Scalar
@@ -103,8 +104,7 @@ def turned_around(hits: Hits, present: Callable[[], Hits], missing: Missing) -> 
     return others if missing == "include" else others & present()
 
 
-@dataclass(frozen=True, slots=True)
-class FieldOperatorRow:
+class FieldOperatorRow(Struct, frozen=True):
     """An operator on a metadata field. `test` is that of the operator it negates, if it negates one."""
 
     name: FieldOperator
@@ -118,8 +118,7 @@ class FieldOperatorRow:
         return self.negates or self.name
 
 
-@dataclass(frozen=True, slots=True)
-class DocumentOperatorRow:
+class DocumentOperatorRow(Struct, frozen=True):
     """An operator on the document; its operand is a string. `test` is that of the operator it negates, if any."""
 
     name: DocumentOperator

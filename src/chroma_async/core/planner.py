@@ -7,8 +7,9 @@ many records a query returns: whatever it is, an exact search follows where too 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Final, TypeAlias
+
+from msgspec import Struct
 
 GATHER_ROWS_MAX: Final = 1_024
 """So few rows are simply fetched and compared in float32; of more, what that costs is compared with what else there is."""
@@ -42,8 +43,7 @@ EF_GROWTH: Final = 1 / 3
 """Of graphs with more rows a search keeps more, by this power of their number."""
 
 
-@dataclass(frozen=True, slots=True)
-class SegmentCounts:
+class SegmentCounts(Struct, frozen=True):
     """`rows` vectors of `ndim` dimensions, the first `graph_rows` of them in a graph; `allowed` of them may be returned.
 
     `graph_dims` is the number of coordinates of a vector in a graph of codes, None where it keeps vectors as they are;
@@ -68,26 +68,22 @@ class SegmentCounts:
         return 0 if self.scan_beyond is None else self.rows - self.scan_beyond
 
 
-@dataclass(frozen=True, slots=True)
-class Gather:
+class Gather(Struct, frozen=True):
     """Compare the allowed rows in float32."""
 
 
-@dataclass(frozen=True, slots=True)
-class ScanPacked:
+class ScanPacked(Struct, frozen=True):
     """Score all rows approximately, rank the best of the allowed ones in float32."""
 
 
-@dataclass(frozen=True, slots=True)
-class SearchGraph:
+class SearchGraph(Struct, frozen=True):
     """Take `fetch` rows from the graph, drop those not allowed, scan the rows that have no graph."""
 
     fetch: int
     ef: int
 
 
-@dataclass(frozen=True, slots=True)
-class ReadAll:
+class ReadAll(Struct, frozen=True):
     """Compare the allowed rows in float32, a part at a time: exact, and as slow as reading them."""
 
 

@@ -7,8 +7,9 @@ reach equally far back, and nothing has to be counted collection by collection.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from chroma_async.model import Lsn
 
@@ -23,8 +24,7 @@ BUCKET_SECONDS_MAX: Final = 60.0
 BUCKET_SECONDS_MIN: Final = 0.25
 
 
-@dataclass(frozen=True, slots=True)
-class Retention:
+class Retention(Struct, frozen=True):
     """What is kept: the newest `bytes_max` bytes of payloads, of them what is no older than `seconds`; None: no limit."""
 
     bytes_max: int | None
@@ -44,8 +44,7 @@ class Retention:
         return int(1e9 * min(BUCKET_SECONDS_MAX, max(BUCKET_SECONDS_MIN, seconds)))
 
 
-@dataclass(slots=True)
-class _Bucket:
+class _Bucket(Struct):
     """Neighbouring entries: through which LSN, when the first and the last were seen, and what they weigh."""
 
     through: Lsn

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from chroma_async.model import Lsn
 
@@ -15,8 +16,7 @@ PIECES_MAX: Final = 12
 """Column pieces before the newest are merged: a filter visits each piece."""
 
 
-@dataclass(frozen=True, slots=True)
-class Watermarks:
+class Watermarks(Struct, frozen=True):
     """Read left to right, they never decrease. Positions are inclusive ("through")."""
 
     truncated: Lsn
@@ -58,8 +58,7 @@ class Lag:
         self._seconds = now - self._looks[0][1]
 
 
-@dataclass(frozen=True, slots=True)
-class SegmentShape:
+class SegmentShape(Struct, frozen=True):
     """Counts of one segment: its vectors, how many of them have a graph, how many are still owned by a record."""
 
     rows: int

@@ -9,10 +9,10 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Final, NoReturn, TypeAlias, assert_never, cast
 
 import numpy as np
+from msgspec import Struct
 
 from chroma_async.core.operators import (
     DOCUMENT_OPERATORS,
@@ -53,8 +53,7 @@ DEPTH_MAX: Final = 64
 """Levels of `$and` and `$or` within one another."""
 
 
-@dataclass(frozen=True, slots=True)
-class FieldTest:
+class FieldTest(Struct, frozen=True):
     """One operator on one metadata field. `$in` and `$nin` take a tuple, the others a scalar."""
 
     field: str
@@ -62,21 +61,18 @@ class FieldTest:
     operand: Scalar | tuple[Scalar, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class DocumentTest:
+class DocumentTest(Struct, frozen=True):
     """One operator on the document: a literal substring, or a regular expression (Rust's syntax, unanchored)."""
 
     operator: DocumentOperator
     operand: str
 
 
-@dataclass(frozen=True, slots=True)
-class And:
+class And(Struct, frozen=True):
     children: tuple[Where, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Or:
+class Or(Struct, frozen=True):
     children: tuple[Where, ...]
 
 
@@ -216,8 +212,7 @@ def parse_where_document(raw: object) -> Where | None:
     return None if raw is None else _Parser("Invalid where document clause", _document_leaf).parse(raw, "", 0)
 
 
-@dataclass(frozen=True, slots=True)
-class _Parser:
+class _Parser(Struct, frozen=True):
     """What the two grammars share: `$and`, `$or`, and how a refusal reads. They differ in their leaves."""
 
     title: str

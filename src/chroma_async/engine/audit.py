@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from chroma_async.core.events import (
     CatalogEvent,
@@ -20,8 +21,7 @@ from chroma_async.model import CollectionId, Lsn
 from chroma_async.wal import Entry, LogStore
 
 
-@dataclass(frozen=True, slots=True)
-class AuditLine:
+class AuditLine(Struct, frozen=True):
     """One entry of the log. `event` is None where it was freed: only when it was written is known then."""
 
     lsn: Lsn

@@ -24,10 +24,11 @@ import sqlite3
 import threading
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, Final
+
+from msgspec import Struct, field
 
 from chroma_async.checksums import crc32
 from chroma_async.core.catalog import Catalog
@@ -65,8 +66,7 @@ PIN_ATTEMPTS: Final = 20
 logger = logging.getLogger("chroma_async.backup")
 
 
-@dataclass(frozen=True, slots=True)
-class BackupResult:
+class BackupResult(Struct, frozen=True):
     """A finished backup: its folder, and how much was copied. The rest is linked to the backup before it."""
 
     path: Path
@@ -176,8 +176,7 @@ def _newest(destination: Path) -> tuple[Path, Backup] | None:
     return None
 
 
-@dataclass(frozen=True, slots=True)
-class _Wanted:
+class _Wanted(Struct, frozen=True):
     """A file that a manifest reaches; `size_bytes` None: all of it, which has this CRC-32."""
 
     name: str
@@ -197,8 +196,7 @@ def _reached(manifest: Manifest) -> list[_Wanted]:
     return wanted
 
 
-@dataclass(slots=True)
-class _Copier:
+class _Copier(Struct):
     """Copies a directory into a new folder, and links what an earlier backup has."""
 
     directory: Path
@@ -378,8 +376,7 @@ class _Damaged(Exception):
     """What was read does not match the manifest's checksum."""
 
 
-@dataclass(slots=True)
-class _Crc:
+class _Crc(Struct):
     value: int = 0
 
     def update(self, data: bytes) -> None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final, cast
 
 import numpy as np
+from msgspec import Struct
 
 from chroma_async.engine.collection import CollectionReader, View
 from chroma_async.engine.reads import Kind, ReadRunner
@@ -27,8 +27,7 @@ BRIEF_RESULTS_MAX: Final = 512
 """A query that may return more records takes long, whatever others took."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class QueryJob:
+class QueryJob(Struct, frozen=True, eq=False):
     """One query call. `queries` has shape (queries, ndim); `choose` gives the mask of allowed slots in a view.
 
     The jobs of a batch have one reader and one collection, and either all of them look at the tail or none.

@@ -10,12 +10,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import numpy as np
+from msgspec import Struct
 
 from chroma_async.core.memtable import Memtable, Row, Tail
 from chroma_async.core.operators import DOCUMENT_OPERATORS, turned_around
@@ -945,8 +945,7 @@ class View:
         return IndexingCounts(indexed=base.operations, unindexed=self.image.tail.operations)
 
 
-@dataclass(frozen=True, slots=True)
-class IndexingCounts:
+class IndexingCounts(Struct, frozen=True):
     """Written and deleted records, ever: applied, and not yet applied."""
 
     indexed: int

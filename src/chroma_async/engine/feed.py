@@ -12,10 +12,12 @@ import sqlite3
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, aclosing
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from chroma_async.core.events import (
     CollectionCreated,
@@ -62,8 +64,7 @@ LOOK_SECONDS: Final = 0.01
 logger = logging.getLogger("chroma_async.feed")
 
 
-@dataclass(eq=False, slots=True)
-class _Waiter:
+class _Waiter(Struct, eq=False):
     is_news: Callable[[], bool]
     woken: asyncio.Future[None]
 
@@ -154,8 +155,7 @@ class Feeds:
             await asyncio.wait({self._looking})
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(Struct, frozen=True):
     """What feeds read from."""
 
     log: LogStore

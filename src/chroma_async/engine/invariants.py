@@ -6,11 +6,11 @@ A checker yields a sentence for each violation. They are used by simulation, by 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import numpy as np
+from msgspec import Struct
 
 from chroma_async.core.catalog import Catalog
 from chroma_async.core.events import RecordsDeleted, RecordsHead, decode_head
@@ -27,8 +27,7 @@ from chroma_async.projections.view import COLUMNS, EMPTY_BASE, Base, graph_path,
 from chroma_async.wal import Entry, LogStore
 
 
-@dataclass(frozen=True, slots=True)
-class CollectionState:
+class CollectionState(Struct, frozen=True):
     """What is on disk of one collection that was applied at least once."""
 
     collection_id: CollectionId
@@ -38,8 +37,7 @@ class CollectionState:
     base: Base
 
 
-@dataclass(frozen=True, slots=True)
-class DirectoryState:
+class DirectoryState(Struct, frozen=True):
     """A directory at rest: its log's kept entries, its catalog, and its collections."""
 
     oldest: Lsn

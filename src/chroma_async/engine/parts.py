@@ -8,8 +8,10 @@ as the lines would, one by one. Only the insertion order of new ones may differ,
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import TypeVar, cast
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from chroma_async.core.events import RecordsDeleted, RecordsHead, RecordsWritten, encode
 from chroma_async.engine.writer import Append
@@ -45,8 +47,7 @@ def group_lines(operations: Sequence[Operation], ids: Sequence[str]) -> list[Gro
     return cast("list[Group]", groups)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Cut:
+class Cut(Struct, frozen=True, eq=False):
     """What is to be done of a part: entries for the lines from `position` to before `beyond`, and what to tell."""
 
     position: int

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Final, Protocol
+
+from msgspec import Struct, field
 
 from chroma_async.core.watermarks import SegmentShape, graph_target
 from chroma_async.model import STAGES, Collection, CollectionId, Lsn, Stage
@@ -30,8 +31,7 @@ class Published(Protocol):
         ...
 
 
-@dataclass(eq=False, slots=True)
-class _Waiter:
+class _Waiter(Struct, eq=False):
     """Somebody who waits until a collection has come to `wanted`, with all entries through `lsn`."""
 
     collection_id: CollectionId

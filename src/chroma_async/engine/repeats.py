@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Generic, TypeVar
+
+from msgspec import Struct
 
 from chroma_async.engine.author import AUTHOR
 from chroma_async.errors import MalformedRequestError
@@ -21,8 +22,7 @@ _SEPARATOR = "\x1f"
 _FINGERPRINT_BYTES = 8
 
 
-@dataclass(frozen=True, slots=True)
-class KeyedWrite(Generic[R]):
+class KeyedWrite(Struct, Generic[R], frozen=True):
     """A write with a key. `again` makes the answer of the LSN of its entry and its count."""
 
     prefix: str

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from chroma_async.engine.backup import Meter
 from chroma_async.engine.backup_list import (
@@ -25,8 +26,7 @@ from chroma_async.errors import BackupError
 from chroma_async.wal import LOG_FILE, renew_identity
 
 
-@dataclass(frozen=True, slots=True)
-class RestoreResult:
+class RestoreResult(Struct, frozen=True):
     """What was restored from which folder, and the identity that the new log has."""
 
     source: Path

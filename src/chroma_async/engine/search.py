@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from chroma_async.core.memtable import Tail
 from chroma_async.core.planner import (
@@ -68,8 +68,7 @@ SHARED_ROWS_MIN: Final = 65_536
 """A scan of fewer rows is over in the time that it takes to wake another thread, or a few of them."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Neighbours:
+class Neighbours(Struct, frozen=True, eq=False):
     """The nearest records of one query: slots and float32 distances, both of shape (n,). Nearest first; of those that are
     here, equally near ones are in the order of their slots."""
 
@@ -85,8 +84,7 @@ _NO_ROWS: Final[Slots] = np.empty(0, dtype=np.int64)
 NOTHING: Final = Neighbours(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32))
 
 
-@dataclass(frozen=True, eq=False)
-class SearchTarget:
+class SearchTarget(Struct, frozen=True, eq=False, dict=True):
     """What is searched. `scans` has the scan of each segment that has one, of its first rows or all; `tail_scan` that of the
     tail's first rows, if they are many.
 
@@ -216,8 +214,7 @@ def _in_parts(numbers: Sequence[int], size: int) -> Iterator[Sequence[int]]:
     return (numbers[start : start + size] for start in range(0, len(numbers), size))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _TailRest:
+class _TailRest(Struct, frozen=True, eq=False):
     """A tail's vectors from `first` on, those that are not packed, shape (n, ndim), and what their scores are made with."""
 
     first: int
@@ -248,8 +245,7 @@ def _smallest(values: Distances, count: int) -> Slots:
     return np.argpartition(values, count - 1)[:count]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Scored:
+class _Scored(Struct, frozen=True, eq=False):
     """Rows from `first` on with approximate scores for some queries: a slope times the distance, plus a constant, plus an
     error.
 
@@ -296,8 +292,7 @@ def _masked(lines: Distances, allowed: Sequence[Mask | None]) -> Distances:
     return masked
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Compared:
+class _Compared(Struct, frozen=True, eq=False):
     """The best scored rows of some queries, their scores and exact distances (`values`), all of shape (queries, wanted).
 
     And the nearest of them: slots and distances, both of shape (queries, count), ordered as in `Neighbours`. `doubts`, shape
@@ -317,8 +312,7 @@ class _Compared:
         return float(self.distances[number, -1]) if (self.scores[number] < np.inf).all() else math.inf
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Ranking:
+class _Ranking(Struct, frozen=True, eq=False):
     """Scored rows, to be ranked for queries of shape (queries, ndim) by exact distances. `fetch` gives the vectors of rows,
     `owners`, shape (rows,), their slots."""
 
@@ -449,8 +443,7 @@ def _doubts(
     return doubts
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Chosen:
+class _Chosen(Struct, frozen=True, eq=False):
     """How a segment answers one query: rows that may be returned, shape (rows,), None: all; their number; and the plan."""
 
     allowed: Mask | None

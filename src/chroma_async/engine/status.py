@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from chroma_async.engine.collection import CollectionReader
 from chroma_async.model import Collection, Lsn
 
 
-@dataclass(frozen=True, slots=True)
-class CollectionStatus:
+class CollectionStatus(Struct, frozen=True):
     """One collection. `problem` says why the rest is not known.
 
     `committed` is the LSN of its newest entry, `applied` that through which its tables and vector files have come; both are
@@ -27,8 +27,8 @@ class CollectionStatus:
     space: str
     dimension: int | None
     records: int = 0
-    committed: Lsn = Lsn(0)  # noqa: RUF009
-    applied: Lsn = Lsn(0)  # noqa: RUF009
+    committed: Lsn = Lsn(0)
+    applied: Lsn = Lsn(0)
     waiting_entries: int = 0
     waiting_bytes: int = 0
     segments: int = 0
@@ -38,8 +38,7 @@ class CollectionStatus:
     problem: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class DirectoryStatus:
+class DirectoryStatus(Struct, frozen=True):
     """All of it. `oldest` is the oldest entry that the log keeps; `applied` the LSN through which everything is applied."""
 
     oldest: Lsn

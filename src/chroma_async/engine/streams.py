@@ -14,8 +14,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from chroma_async.core.events import RecordsDeleted, encode
 from chroma_async.engine.author import AUTHOR
@@ -35,8 +37,7 @@ RENEW_AFTER: Final = OPERATION_WINDOW // 2
 """LSNs after which what is remembered of a stream that goes on is written anew."""
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(Struct, frozen=True):
     """What the log knows of a stream: the lines before `position`, from `session`, in the entry `lsn` and before."""
 
     position: int = 0

@@ -10,7 +10,6 @@ import logging
 import sqlite3
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Final, Literal
@@ -92,8 +91,7 @@ class Verdict(msgspec.Struct, frozen=True):
         return sum(finding.state == state for finding in self.findings)
 
 
-@dataclass(slots=True)
-class _Progress:
+class _Progress(msgspec.Struct):
     report: Report | None
     total: int
     done: int = 0
@@ -216,18 +214,17 @@ def chosen_collections(directory: Path, names: Sequence[str]) -> list[Collection
     return [item for item in known if not names or item.name in names or item.id in names]
 
 
-@dataclass(slots=True)
-class _Collection:
+class _Collection(msgspec.Struct):
     """Verifies one collection."""
 
     directory: Path
     collection: Collection
     progress: _Progress
     freed: Lsn
-    folder: Path = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.folder = self.directory / COLLECTIONS / self.collection.id
+    @property
+    def folder(self) -> Path:
+        return self.directory / COLLECTIONS / self.collection.id
 
     def verify(self) -> Iterator[Finding]:
         path = self.folder / RECORDS_FILE
@@ -342,8 +339,7 @@ def _mended(folder: Path, findings: Sequence[Finding]) -> list[Finding]:
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class Rebuilt:
+class Rebuilt(msgspec.Struct, frozen=True):
     """A collection whose derived files were made anew, or why they were not."""
 
     collection: Collection

@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Generic, Protocol, TypeVar
+
+from msgspec import Struct, field
 
 from chroma_async.core.catalog import Catalog, Rows
 from chroma_async.core.events import CatalogEvent, RecordsDeleted, RecordsHead, encode, signed
@@ -34,8 +35,7 @@ BATCH_BYTES_MAX: Final = 32 * 2**20
 logger = logging.getLogger("chroma_async.writer")
 
 
-@dataclass(frozen=True, slots=True)
-class Append:
+class Append(Struct, frozen=True):
     """One entry to be: what the catalog folds, and the bytes, encoded by whoever proposed it."""
 
     head: CatalogEvent | RecordsHead | RecordsDeleted
@@ -48,16 +48,14 @@ class Append:
         return cls(event, encode(event), None)
 
 
-@dataclass(frozen=True, slots=True)
-class Decision(Generic[R]):
+class Decision(Struct, Generic[R], frozen=True):
     """What a proposal comes to: entries, and the answer, given the LSN of its last entry (of the log's end for none)."""
 
     appends: Sequence[Append]
     answer: Callable[[Lsn], R]
 
 
-@dataclass(slots=True, eq=False)
-class Proposal(Generic[R]):
+class Proposal(Struct, Generic[R], eq=False):
     """A write that waits. `decide` is pure and may refuse by raising a ChromaError.
 
     `prepare` runs before it, with the log's turn held and everything known, when the decision needs to look at records.

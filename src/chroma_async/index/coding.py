@@ -8,7 +8,6 @@ rows of another kind than those that the directions were chosen for stay out of 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 import msgspec
@@ -49,8 +48,7 @@ LENGTH_BYTES: Final = 8
 NO_ROWS: Final[Slots] = np.empty(0, dtype=np.int64)
 
 
-@dataclass(frozen=True, eq=False)
-class Coding:
+class Coding(msgspec.Struct, frozen=True, eq=False):
     """How vectors become codes. One step of a coordinate is worth `step`, in all rows, so that distances of codes rank."""
 
     space: Space
@@ -183,8 +181,7 @@ _DECODER: Final = msgspec.msgpack.Decoder(_Trailer)
 """Made when the module is loaded: see `projections.manifest`."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Beside:
+class Beside(msgspec.Struct, frozen=True, eq=False):
     """What stands beside a graph: how vectors become what it keeps (None: they stay as they are), which rows, shape (n,),
     are not in it, and which, shape (m,), are but it does not find them.
     """

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import math
 import threading
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, Protocol, cast
 
 import numkong
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from chroma_async.index.distance import squared_norms
 from chroma_async.model import Slots, Space, Vectors
@@ -76,8 +76,7 @@ Scores = npt.NDArray[np.float32]
 Squares = npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True, eq=False)
-class PackedBlock:
+class PackedBlock(Struct, frozen=True, eq=False, dict=True):
     """Some rows, ready to be multiplied. `weights` has shape (rows,): what one step of int8 is worth in each row.
 
     `offsets`, shape (rows,), is what the score of a row starts from; `across`, shape (rows,), how long it is across the
@@ -107,8 +106,7 @@ class PackedBlock:
         return rows[~(floors > limit)]
 
 
-@dataclass(frozen=True, eq=False)
-class Axes:
+class Axes(Struct, frozen=True, eq=False, dict=True):
     """The coordinates that rows are kept in: an origin, shape (ndim,), and orthonormal directions, shape (d, ndim).
 
     Without directions a row keeps the coordinates that it has. `across_max` is the most that rows of the kind that these
@@ -174,8 +172,7 @@ class Axes:
         return float(self._origin_across @ self._origin_across)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Judged:
+class Judged(Struct, frozen=True, eq=False):
     """What a scan says of its rows from `first_block` on, for queries of shape (queries, ndim).
 
     `shifted`, shape (queries, ndim), and `turned`, (queries, d), are what they are multiplied as; `steps`, (queries, d), and
@@ -222,8 +219,7 @@ class Judged:
             return np.concatenate(found)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Scan:
+class Scan(Struct, frozen=True, eq=False):
     """The packed rows of one segment, from row 0 on, at one instant."""
 
     space: Space
@@ -444,8 +440,7 @@ class ScanBuilder:
         )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class PackedTail:
+class PackedTail(Struct, frozen=True, eq=False):
     """The packed part of a tail's vectors: rows from `skip` on of the scan are its first ones."""
 
     scan: Scan
@@ -485,8 +480,7 @@ class TailScan:
             self.of(space, first, vectors)
 
 
-@dataclass(slots=True, eq=False)
-class _TailPart:
+class _TailPart(Struct, eq=False):
     """What is packed in one space, from the position `start` on: complete blocks."""
 
     start: int

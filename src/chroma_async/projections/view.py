@@ -8,12 +8,13 @@ from __future__ import annotations
 import logging
 import mmap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Final, Protocol, cast
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 
 from chroma_async.checksums import crc32
 from chroma_async.core.columns import ColumnPiece, decode
@@ -89,8 +90,7 @@ class _Room:
         self.used = 0
 
 
-@dataclass(frozen=True, eq=False)
-class SegmentView:
+class SegmentView(Struct, frozen=True, eq=False, dict=True):
     """One segment. `vectors` has shape (rows, ndim); `owners`, shape (rows,): the slot whose vector it is, or NO_SLOT.
 
     Rows from `scan_first` on are packed for scans.
@@ -156,8 +156,7 @@ class SegmentView:
         return self.scan.extend(self.vectors[self.scan_first :])
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Base:
+class Base(Struct, frozen=True, eq=False):
     """Collection state as of `manifest.applied`. `alive`, shape (next_slot,), says which slots hold a record.
 
     `locations`, shape (next_slot, 2): segment position and row of each slot's vector, NO_SLOT where there is none.

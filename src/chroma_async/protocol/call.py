@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any, ClassVar, Final, Generic, Literal, Self, TypeVar, cast, get_args
 
@@ -41,8 +40,7 @@ LOOK_FOR_DUPLICATES_BYTES_MAX: Final = 16 * 2**10
 """Bodies in which fields that are given twice are looked for; in larger ones the last value counts."""
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(msgspec.Struct, frozen=True):
     """Method and path of a call. A `{name}` in the path and the names in `query` are fields of the call."""
 
     method: str
@@ -59,8 +57,7 @@ class Route:
         return self.method in ("POST", "PUT", "PATCH")
 
 
-@dataclass(frozen=True, slots=True)
-class WireRequest:
+class WireRequest(msgspec.Struct, frozen=True):
     """What travels to the server. Path values and query values are decoded text; `body` is empty, or of `content_type`."""
 
     path: Mapping[str, str]
@@ -71,13 +68,12 @@ class WireRequest:
     content_type: str = JSON
 
 
-@dataclass(frozen=True, slots=True)
-class WireResponse:
+class WireResponse(msgspec.Struct, frozen=True):
     """What travels back. Header names are lower-case."""
 
     status: int
     body: bytes
-    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    headers: Mapping[str, str] = msgspec.field(default_factory=dict[str, str])
 
 
 class Call(msgspec.Struct, Generic[R], frozen=True, kw_only=True):
@@ -156,7 +152,9 @@ class Call(msgspec.Struct, Generic[R], frozen=True, kw_only=True):
 
     @classmethod
     def encode_result(cls, result: R) -> WireResponse:
-        return WireResponse(status=cls.route.status, body=orjson.dumps(result, option=ENCODE_OPTIONS))
+        return WireResponse(
+            status=cls.route.status, body=orjson.dumps(result, default=msgspec.structs.asdict, option=ENCODE_OPTIONS)
+        )
 
     @classmethod
     def decode_result(cls, response: WireResponse) -> R:

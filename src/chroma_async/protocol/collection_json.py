@@ -6,7 +6,6 @@ Format: Chroma 1.5.9, `POST /api/v2/.../collections`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
 from typing import Any, Final, cast
 
 import msgspec
@@ -89,8 +88,7 @@ class ConfigurationUpdate(msgspec.Struct, frozen=True):
 _PREPARED: Final = tuple(map(msgspec.json.Decoder, (ConfigurationInput, ConfigurationUpdate)))
 
 
-@dataclass(frozen=True, slots=True)
-class CollectionSettings:
+class CollectionSettings(msgspec.Struct, frozen=True):
     """What is decided about a collection's index; `schema` is None where it is the default one."""
 
     hnsw: HnswConfiguration
@@ -165,7 +163,9 @@ def updated_configuration(current: HnswConfiguration, update: ConfigurationUpdat
 
 
 def _overlay(base: HnswConfiguration, given: HnswInput | HnswUpdate) -> HnswConfiguration:
-    return replace(base, **{name: value for name, value in msgspec.structs.asdict(given).items() if value is not None})
+    return msgspec.structs.replace(
+        base, **{name: value for name, value in msgspec.structs.asdict(given).items() if value is not None}
+    )
 
 
 def _legacy(metadata: Mapping[str, Json]) -> HnswInput:
@@ -217,7 +217,7 @@ def collection_from_json(raw: Mapping[str, Any]) -> Collection:
     configuration = cast("dict[str, Any]", raw["configuration_json"])
     schema = cast("JsonObject | None", raw.get("schema"))
     sent = _hnsw_of_schema(schema) | cast("JsonObject", configuration.get("hnsw") or configuration.get("spann") or {})
-    names = {entry.name for entry in fields(HnswConfiguration)}
+    names = {entry.name for entry in msgspec.structs.fields(HnswConfiguration)}
     return Collection(
         id=CollectionId(raw["id"]),
         name=raw["name"],

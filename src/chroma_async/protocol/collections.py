@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, ClassVar, Final
 
 import msgspec
 import orjson
+from msgspec.structs import replace
 
 from chroma_async.errors import InvalidArgumentError
 from chroma_async.model import Collection, HnswConfiguration, JsonObject, Precision, Space

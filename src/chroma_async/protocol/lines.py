@@ -6,7 +6,6 @@ A line is checked as a write of that one record would be, but for its metadata, 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
 import msgspec
@@ -28,8 +27,7 @@ _DECODER: Final = msgspec.json.Decoder(Line)
 _PLACE: Final = " place=embeddings[0]"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Lines:
+class Lines(msgspec.Struct, frozen=True, eq=False):
     """Lines as parallel lists. `numbers` are theirs in the stream, ascending.
 
     `vectors` has shape (k, ndim), float32; `rows`, shape (k,), says which of the lines have them, ascending.
@@ -72,8 +70,7 @@ class Lines:
         )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Decoded:
+class Decoded(msgspec.Struct, frozen=True, eq=False):
     """A part of a stream, from line `first` to before `beyond`: the good lines, and the errors of the others, in order."""
 
     first: int
@@ -150,7 +147,7 @@ def _without_idle_vectors(lines: Lines) -> Lines:
         return lines
     rows = cast("list[int]", lines.rows.tolist())
     kept = np.asarray([lines.operations[row] != "delete" for row in rows], dtype=np.bool_)
-    return replace(lines, vectors=lines.vectors[kept], rows=lines.rows[kept])
+    return msgspec.structs.replace(lines, vectors=lines.vectors[kept], rows=lines.rows[kept])
 
 
 def decode_vectors(

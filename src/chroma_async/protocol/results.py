@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
 import orjson
+from msgspec import Struct
 
 from chroma_async.model import JsonObject, Lsn, Stage, Vectors
 
@@ -25,23 +25,20 @@ def metadata_object(stored: StoredMetadata) -> JsonObject | None:
     return cast("JsonObject", orjson.loads(stored)) if isinstance(stored, bytes) else stored
 
 
-@dataclass(frozen=True, slots=True)
-class WriteResult:
+class WriteResult(Struct, frozen=True):
     """Where a write stands in the log, None from a server that does not say; and how far it has come."""
 
     lsn: Lsn | None
     reached: Stage = "committed"
 
 
-@dataclass(frozen=True, slots=True)
-class DeleteResult:
+class DeleteResult(Struct, frozen=True):
     deleted: int
     lsn: Lsn | None
     reached: Stage = "committed"
 
 
-@dataclass(frozen=True, slots=True)
-class FlushResult:
+class FlushResult(Struct, frozen=True):
     """How far everything has come that was acknowledged by `lsn`, and the names of the collections that are no further."""
 
     lsn: Lsn
@@ -49,8 +46,7 @@ class FlushResult:
     waiting: list[str]
 
 
-@dataclass(frozen=True, slots=True)
-class PurgeResult:
+class PurgeResult(Struct, frozen=True):
     """The receipt of a purge that was asked for at `lsn`; `done`: it is over, and the rest is known.
 
     No file of the data directory holds a byte of what was deleted or replaced through `applied_lsn`; `records` are left,
@@ -65,8 +61,7 @@ class PurgeResult:
     ended_at: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class IndexingStatus:
+class IndexingStatus(Struct, frozen=True):
     """How far the indexes have come: an operation is one written or deleted record."""
 
     num_indexed_ops: int
@@ -82,8 +77,7 @@ class IndexingStatus:
         return self.num_indexed_ops / self.total_ops if self.total_ops else 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Columns:
+class Columns(Struct, frozen=True):
     """The asked-for columns of n rows; None where not asked for.
 
     `embeddings` has shape (n, ndim), float32.
@@ -96,8 +90,7 @@ class Columns:
     metadatas: Sequence[StoredMetadata] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class GetResult:
+class GetResult(Struct, frozen=True):
     """`lsn`: the read saw all that the log has through it; None from a server that does not say."""
 
     columns: Columns
@@ -105,16 +98,14 @@ class GetResult:
     lsn: Lsn | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class CountResult:
+class CountResult(Struct, frozen=True):
     """Number of records. `lsn` as in `GetResult`."""
 
     count: int
     lsn: Lsn | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class QueryResult:
+class QueryResult(Struct, frozen=True):
     """One `Columns` and, where asked for, one array of distances (ascending, float32) for each query vector.
 
     `lsn` as in `GetResult`.

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Annotated, Any, Final, TypeAlias, TypeVar, assert_never, cast
 
 import msgspec
+from msgspec.structs import replace
 
 from chroma_async.core.where import And, DocumentTest, FieldTest, Or, Where
 from chroma_async.errors import InvalidArgumentError, UnimplementedError

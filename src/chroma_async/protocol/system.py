@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final, cast
 
 import orjson
+from msgspec import Struct
+from msgspec.structs import replace
 
 from chroma_async.protocol.call import API_V2, Call, Route, WireResponse
 
@@ -49,8 +50,7 @@ class GetPreflight(Call[dict[str, Any]], frozen=True, kw_only=True):
     safe_to_repeat: ClassVar = True
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(Struct, frozen=True):
     user_id: str
     tenant: str | None
     databases: list[str] | None

@@ -9,10 +9,10 @@ collection; `Generation` tells them apart. Format: Chroma 0.4.24 and 0.5.5, prob
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any, ClassVar, Final, Protocol, cast
 
+import msgspec
 import orjson
 
 from chroma_async.errors import (
@@ -108,8 +108,7 @@ class Encode(Protocol):
     def __call__(self, result: Any, generation: Generation) -> WireResponse: ...
 
 
-@dataclass(frozen=True, slots=True)
-class LegacyRoute:
+class LegacyRoute(msgspec.Struct, frozen=True):
     """One route: how its request becomes a call, and the result an answer.
 
     The request of a route with a `{collection_id}` gets the collection's tenant and database beside it in `path`.
@@ -198,7 +197,9 @@ def _delete_records(request: WireRequest) -> Call[Any]:
 
 
 def _json(value: object, status: int = 200) -> WireResponse:
-    return WireResponse(status=status, body=orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY))
+    return WireResponse(
+        status=status, body=orjson.dumps(value, default=msgspec.structs.asdict, option=orjson.OPT_SERIALIZE_NUMPY)
+    )
 
 
 def _plain(result: object, generation: Generation) -> WireResponse:

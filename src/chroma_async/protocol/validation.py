@@ -7,7 +7,6 @@ import math
 import re
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, pairwise
 from operator import itemgetter
@@ -107,8 +106,7 @@ def check_collection_metadata(metadata: object, name: str) -> None:
             raise MalformedRequestError(_bad_value(f"{name}.{key}", value))
 
 
-@dataclass(frozen=True, slots=True)
-class CheckedMetadatas:
+class CheckedMetadatas(msgspec.Struct, frozen=True):
     """The metadata of a batch as it is stored, and the types seen of each field, in order of appearance."""
 
     stored: list[Mapping[str, object] | None]
@@ -230,8 +228,7 @@ def _note_type(
     return None
 
 
-@dataclass(frozen=True, slots=True)
-class _Shape:
+class _Shape(msgspec.Struct, frozen=True):
     """What rows with the same keys and types have in common. `integers`, `fractions` and `lists` are keys of such values."""
 
     is_plain: bool

@@ -1,6 +1,6 @@
 """Everything nondeterministic, behind small protocols: clock, entropy, files, worker threads."""
 
-from dataclasses import dataclass, field
+from msgspec import Struct, field
 
 from chroma_async.seams.clock import Clock, SystemClock
 from chroma_async.seams.entropy import Entropy, SeededEntropy, SystemEntropy
@@ -25,8 +25,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Seams:
+class Seams(Struct, frozen=True):
     """What an engine is given to act on the world; the defaults are the real one."""
 
     clock: Clock = field(default_factory=SystemClock)

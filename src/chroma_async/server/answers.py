@@ -6,10 +6,10 @@ import asyncio
 import logging
 import secrets
 from contextlib import suppress
-from dataclasses import replace
 from typing import Final
 
 import orjson
+from msgspec.structs import replace
 from starlette.types import Message, Receive, Scope, Send
 
 from chroma_async.errors import ChromaError, InternalError

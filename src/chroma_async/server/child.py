@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 import msgspec
@@ -43,8 +42,7 @@ _ORPHAN_SECONDS: Final = 5.0
 logger = logging.getLogger("chroma_async.server")
 
 
-@dataclass(frozen=True, slots=True)
-class Orders:
+class Orders(msgspec.Struct, frozen=True):
     """All that a child process needs to know. `socket`, `lifeline`, `status` and `loads` are numbers of descriptors.
 
     `name` is one that no other child has at the same time, and its replacement inherits, as it does `place`, a worker's
@@ -61,9 +59,9 @@ class Orders:
     name: str = ""
     place: int = 0
     metrics: str | None = None
-    engine: EngineSettings = field(default_factory=EngineSettings)
-    server: ServerSettings = field(default_factory=ServerSettings)
-    auth: AuthSettings = field(default_factory=AuthSettings)
+    engine: EngineSettings = msgspec.field(default_factory=EngineSettings)
+    server: ServerSettings = msgspec.field(default_factory=ServerSettings)
+    auth: AuthSettings = msgspec.field(default_factory=AuthSettings)
 
     @property
     def descriptors(self) -> tuple[int, ...]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import struct
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Final, Protocol
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from chroma_async.errors import InvalidArgumentError, PayloadTooLargeError
 
@@ -17,8 +19,7 @@ PART_BYTES_MAX: Final = 2**20
 PART_LINES_MAX: Final = 8_192
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(Struct, frozen=True):
     """A part: its bytes, and how many lines they are."""
 
     content: bytes
@@ -126,8 +127,7 @@ _SCHEMA, _DICTIONARY, _BATCH = 1, 2, 3
 """`MessageHeader` in format/Message.fbs of Arrow."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Message:
+class _Message(Struct, frozen=True):
     """An encapsulated message: its bytes, as they came, and how many they are; its kind, the rows of a batch, and the
     dictionary that it makes or adds to.
     """
@@ -339,8 +339,7 @@ def _parsed(head: bytes, pieces: Sequence[bytes | memoryview]) -> _Message:
     return _Message(pieces, size_bytes, kind, rows=rows)
 
 
-@dataclass(frozen=True, slots=True)
-class _Table:
+class _Table(Struct, frozen=True):
     """A table of a flatbuffer: fields by number, each at an offset that the table's vtable has, 0 for an absent one."""
 
     data: bytes | memoryview

@@ -6,7 +6,6 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar, cast
 from urllib.parse import parse_qsl, unquote_to_bytes
 
@@ -42,8 +41,7 @@ IDEMPOTENCY_KEY: Final = KEY_HEADER.encode()
 logger = logging.getLogger("chroma_async.server")
 
 
-@dataclass(frozen=True, slots=True)
-class Host:
+class Host(msgspec.Struct, frozen=True):
     """What all endpoints of one application share."""
 
     dispatch: Dispatch
@@ -53,8 +51,8 @@ class Host:
     position: Callable[[], int] | None = None
     """LSN through which the engine knows the log."""
     metrics: HttpMetrics | None = None
-    feeds: FeedHall = field(default_factory=FeedHall)
-    codec_threads: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(CODEC_THREADS))
+    feeds: FeedHall = msgspec.field(default_factory=FeedHall)
+    codec_threads: anyio.CapacityLimiter = msgspec.field(default_factory=lambda: anyio.CapacityLimiter(CODEC_THREADS))
 
 
 class Endpoint(ABC):
@@ -151,7 +149,7 @@ class CallEndpoint(AnsweringEndpoint):
         call = await self._decode(self._call.decode, await self._read(scope, receive))
         response = await self._encode(self._call.encode_result, await self._dispatch(call, receive))
         if call.writes_catalog and self._host.position is not None:
-            return replace(response, headers={**response.headers, LSN_HEADER: str(self._host.position())})
+            return msgspec.structs.replace(response, headers={**response.headers, LSN_HEADER: str(self._host.position())})
         return response
 
     async def _check_allowed(self, receive: Receive) -> None:

@@ -23,7 +23,6 @@ import secrets
 from collections import deque
 from collections.abc import Coroutine, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
 import msgspec
@@ -139,8 +138,7 @@ def _content_type(scope: Scope) -> str:
     return kind
 
 
-@dataclass(slots=True, eq=False)
-class _Sent:
+class _Sent(msgspec.Struct, eq=False):
     """A part on its way through the engine; `number` counts what was handed over, again or for the first time."""
 
     call: Ingest
@@ -148,13 +146,12 @@ class _Sent:
     task: asyncio.Task[IngestResult]
 
 
-@dataclass(slots=True)
-class _News:
+class _News(msgspec.Struct):
     """What the client was not told yet."""
 
     position: int
     lsn: Lsn | None = None
-    errors: list[LineError] = field(default_factory=list[LineError])
+    errors: list[LineError] = msgspec.field(default_factory=list[LineError])
     dropped: int = 0
 
     def add(self, result: IngestResult) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 
+from msgspec.structs import replace
 from starlette.types import Receive, Scope
 
 from chroma_async.errors import ChromaError

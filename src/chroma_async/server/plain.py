@@ -12,12 +12,12 @@ import asyncio
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import unquote
 
+from msgspec import Struct
 from starlette.types import ASGIApp, Message, Scope
 
 RECEIVE_BYTES: Final = 64 * 1024
@@ -37,8 +37,7 @@ SPECIAL: Final = frozenset({b"transfer-encoding", b"upgrade", b"expect", b"te", 
 Header = tuple[bytes, bytes]
 
 
-@dataclass(frozen=True, slots=True)
-class PlainRequest:
+class PlainRequest(Struct, frozen=True):
     """A head, how long its body is, and what came of that with it; `ahead` is what came after it."""
 
     method: str

@@ -7,14 +7,14 @@ slash would fall apart into two segments; so segments are told apart first, and 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Generic, TypeVar
+
+from msgspec import Struct, field
 
 T = TypeVar("T")
 
 
-@dataclass(slots=True)
-class _Node(Generic[T]):
+class _Node(Struct, Generic[T]):
     """What follows a beginning of paths. A placeholder stands for any segment that is not empty."""
 
     literals: dict[str, _Node[T]] = field(default_factory=dict[str, "_Node[T]"])

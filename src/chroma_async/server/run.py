@@ -11,9 +11,10 @@ import resource
 import socket
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
+
+from msgspec.structs import replace
 
 from chroma_async.engine.directory import prepare_directory
 from chroma_async.errors import FormatError

@@ -9,8 +9,9 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from chroma_async.server.child import EXIT_HOPELESS, READY
 
@@ -28,8 +29,7 @@ class NeverBegan(GaveUp):
     """A child says that it can't begin, and that starting it again won't help; the message is its reason."""
 
 
-@dataclass(frozen=True, slots=True)
-class RestartPolicy:
+class RestartPolicy(Struct, frozen=True):
     """When to start a dead child again. A death soon after the start is a quick one; quick ones in a row wait longer."""
 
     quick_seconds: float = 5.0

@@ -6,8 +6,9 @@ import sqlite3
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from chroma_async.errors import FormatError, LogCorrupt, LogHole, StorageCorrupt
 from chroma_async.model import CollectionId, Lsn
@@ -16,8 +17,7 @@ from chroma_async.wal.checks import checksum, row_checksum
 from chroma_async.wal.sqlite import FILE, FORMAT
 
 
-@dataclass(frozen=True, slots=True)
-class LogCopy:
+class LogCopy(Struct, frozen=True):
     """What a copy holds: all through `lsn`, the catalog's rows of that instant, and per collection the newest freed LSN."""
 
     identity: str

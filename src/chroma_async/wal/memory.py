@@ -5,12 +5,13 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Self
 
 import anyio
 import anyio.lowlevel
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from chroma_async.errors import LogCorrupt, LogHole
 from chroma_async.model import CollectionId, Lsn
@@ -33,15 +34,13 @@ _READ_ROWS: Final = 256
 """Entries that a reader yields between two chances for other tasks to run."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Stored:
+class _Stored(Struct, frozen=True):
     entry: Entry
     operation_id: str | None
     crc: int
 
 
-@dataclass(slots=True)
-class _Image:
+class _Image(Struct):
     """All that a log holds."""
 
     oldest: int

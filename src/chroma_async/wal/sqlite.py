@@ -26,7 +26,6 @@ import threading
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
-from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar, cast
@@ -34,6 +33,7 @@ from typing import Any, Final, Self, TypeVar, cast
 import aiosqlite
 import anyio
 import anyio.to_thread
+from msgspec import Struct
 
 from chroma_async.errors import FormatError, LogCorrupt, LogError, LogHole, UnavailableError
 from chroma_async.model import CollectionId, Lsn
@@ -254,8 +254,7 @@ SELECT first, operation_id, lsn FROM ranges CROSS JOIN operations
 _FORGET_OPERATIONS = "DELETE FROM operations WHERE lsn <= (SELECT newest FROM bounds) - ?"
 
 
-@dataclass(frozen=True, slots=True)
-class _Page:
+class _Page(Struct, frozen=True):
     newest: Lsn
     oldest: Lsn
     rows: list[Row]

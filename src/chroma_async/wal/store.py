@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from typing import Literal, Protocol
+
+from msgspec import Struct
 
 from chroma_async.model import CollectionId, Lsn
 
 Durability = Literal["commit", "interval", "off"]
 
 
-@dataclass(frozen=True, slots=True)
-class NewEntry:
+class NewEntry(Struct, frozen=True):
     """What one accepted call appends: an encoded event, and the collection whose state it changes.
 
     `collection` is None for events of the catalog alone. `operation_id`, when given, makes a retry harmless.
@@ -26,8 +26,7 @@ class NewEntry:
     operation_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """What one LSN holds. `payload` is None where the entry was truncated: a projection holds its effect."""
 
     lsn: Lsn
@@ -36,16 +35,14 @@ class Entry:
     time_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class History:
+class History(Struct, frozen=True):
     """Some entries in LSN order, and the LSN through which there are no others."""
 
     entries: list[Entry]
     through: Lsn
 
 
-@dataclass(frozen=True, slots=True)
-class Weight:
+class Weight(Struct, frozen=True):
     """What the payloads of some neighbouring entries weigh together: those through `through`, as old as `time_ns`."""
 
     through: Lsn
@@ -53,8 +50,7 @@ class Weight:
     size_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class CatalogRows:
+class CatalogRows(Struct, frozen=True):
     """The rows kept beside the log, and the LSN of the log in the same instant."""
 
     lsn: Lsn

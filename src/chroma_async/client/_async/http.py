@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 import uuid
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from ssl import SSLContext
 from typing import TypeVar
 
 import httpx
+from msgspec.structs import replace
 
 from chroma_async.client._async.http_feed import AsyncHttpFeed, opened_feed
 from chroma_async.client.address import Address

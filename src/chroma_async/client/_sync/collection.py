@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Final, TypeVar, cast
 from uuid import UUID
+
+from msgspec.structs import replace
 
 from chroma_async.client._sync.ingest import IngestStream, ingest_source
 from chroma_async.client._sync.watch import Watch

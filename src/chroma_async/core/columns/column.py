@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from chroma_async.core.operators import Kind
 from chroma_async.model import Mask
@@ -34,8 +34,7 @@ _DENSE_SHARE: Final = 4
 """A column becomes dense when at least every fourth row has a value: a sparse one spends 4 more bytes on each."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Dictionary:
+class Dictionary(Struct, frozen=True, eq=False):
     """The distinct strings of a column, ascending by their UTF-8 bytes, so that one is found without decoding any.
 
     `blob` is uint8, all strings one after the other; `offsets` is (n + 1,) int64, where each begins and ends.
@@ -75,8 +74,7 @@ class Dictionary:
         return cls(np.frombuffer(b"".join(entries), np.uint8), offsets)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Column:
+class Column(Struct, frozen=True, eq=False):
     """Values of one field and one kind, dense or sparse.
 
     - dense: `rows` is None, `values` has one element per row of the piece; for numbers `present` tells which of them

@@ -10,10 +10,10 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import numpy as np
+from msgspec import Struct
 
 from chroma_async.core.columns.column import Column, Values
 from chroma_async.core.operators import FieldOperator, Operand, family_of, is_number, kind_of
@@ -44,8 +44,7 @@ def _element(column: Column, operand: Operand) -> Mask | None:
     return _any_of(column, (cast("Scalar", operand),))
 
 
-@dataclass(frozen=True, slots=True)
-class _Ordering:
+class _Ordering(Struct, frozen=True):
     """`compare` between values and the operand, rounded `up` or down to the column's type."""
 
     compare: Callable[[Any, Any], Any]

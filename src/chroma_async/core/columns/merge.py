@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import chain, compress
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from chroma_async.core.columns.column import DTYPES, Column, Dictionary, Rows, Values, lay_out
 from chroma_async.core.columns.piece import ColumnPiece
@@ -49,8 +49,7 @@ def _by_field(columns: Iterator[Column]) -> dict[str, tuple[Column, ...]]:
     return fields
 
 
-@dataclass(frozen=True, slots=True)
-class _Survivors:
+class _Survivors(Struct, frozen=True):
     """`targets` has one array per piece: the row that each of its rows becomes, -1 for none."""
 
     slots: Slots

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from msgspec import Struct
 
 from chroma_async.core.columns.column import Column
 from chroma_async.core.columns.kernels import KERNELS
@@ -18,8 +18,7 @@ from chroma_async.model import Mask, Slots
 __all__ = ["ColumnPiece"]
 
 
-@dataclass(frozen=True, eq=False)
-class ColumnPiece:
+class ColumnPiece(Struct, frozen=True, eq=False, dict=True):
     """The complete metadata of some slots as of some range of LSNs. A newer piece overrides older ones slot by slot.
 
     Row i of the piece is `slots[i]`. `slots` and `dead` are int64, ascend, and have nothing in common: a slot is in

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, Final, TypeVar, cast
 
 import numpy as np
 import orjson
+from msgspec.structs import replace
 
 from chroma_async.core.catalog import Catalog
 from chroma_async.core.events import RecordsDeleted, RecordsHead, RecordsWritten, WriteOperation, encode

@@ -10,10 +10,11 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextvars import Context
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
+from msgspec import Struct
+from msgspec.structs import replace
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chroma_async.errors import AuthorizationError, ChromaError, RateLimitError, UnavailableError
@@ -41,8 +42,7 @@ AUTHORIZATION: Final = b"authorization"
 logger = logging.getLogger("chroma_async.auth")
 
 
-@dataclass(slots=True)
-class _Remembered:
+class _Remembered(Struct):
     """Who presented a credential. `generation` is that of the provider, which forgets by changing it."""
 
     identity: Identity

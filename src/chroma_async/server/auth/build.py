@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib.util
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
+
+from msgspec import Struct
 
 from chroma_async.server.auth.audit import AuditTrail, check_audit_file
 from chroma_async.server.auth.authentication import AUTHORIZATION, TOKEN_HEADER, Authenticator
@@ -35,8 +36,7 @@ _SCHEMES_OF_HEADER: dict[str, frozenset[Scheme]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Access:
+class Access(Struct, frozen=True):
     """What an application needs to let nobody in whom it does not know."""
 
     authenticator: Authenticator

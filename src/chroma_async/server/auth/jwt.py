@@ -7,10 +7,10 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import anyio.to_thread
+from msgspec import Struct
 
 from chroma_async.server.auth.files import Source, WatchedFile
 from chroma_async.server.auth.identity import Identity
@@ -39,8 +39,7 @@ STALE_SECONDS: Final = 86_400.0
 logger = logging.getLogger("chroma_async.auth")
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(Struct, frozen=True):
     """A public key. `algorithm` is the one that it was published for, if that is said."""
 
     value: Any

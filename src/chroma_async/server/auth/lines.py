@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final, TypeVar
 
@@ -33,8 +33,7 @@ _MADE_TOKEN_LENGTH: Final = 43
 """Of 62 characters: 256 bits."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Roles:
+class Roles(msgspec.Struct, frozen=True, eq=False):
     """What each name and each group may do."""
 
     names: Mapping[str, tuple[Grant, ...]]
@@ -107,8 +106,7 @@ class RoleLine(_Line, frozen=True, forbid_unknown_fields=True, kw_only=True):
     group: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class TokenEntry:
+class TokenEntry(msgspec.Struct, frozen=True):
     """A token that is known."""
 
     name: str

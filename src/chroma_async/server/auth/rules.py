@@ -7,8 +7,9 @@ the same here; the others are ours.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final, Literal
+
+from msgspec import Struct
 
 from chroma_async.protocol import (
     AddRecords,
@@ -88,8 +89,7 @@ Place = Literal[
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(Struct, frozen=True):
     """What a call needs. `role` is the least one that has the action."""
 
     place: Place

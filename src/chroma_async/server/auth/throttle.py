@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 FREE_FAILURES: Final = 10
 """Wrong credentials in a row that a source may send before it has to wait."""
@@ -19,8 +20,7 @@ Slot = tuple[str, str]
 """A source, and the user that it tries to be: none for all users that there are not."""
 
 
-@dataclass(slots=True)
-class _Account:
+class _Account(Struct):
     allowance: float
     counted_at: float
     pending: int = 0

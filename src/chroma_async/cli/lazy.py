@@ -1,0 +1,28 @@
+"""A group of commands that are imported when they are asked for: a server does not wait for the others at each start."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any, cast
+
+import click
+
+
+class LazyGroup(click.Group):
+    """Besides commands that are added to it, those of `homes`: the name of each, and where it is (`module:attribute`)."""
+
+    def __init__(self, *args: Any, homes: Mapping[str, str], **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._homes = homes
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return all names, in order."""
+        return sorted({*super().list_commands(ctx), *self._homes})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return the command of this name, imported now if it was not; None: there is none."""
+        if cmd_name in self._homes and cmd_name not in self.commands:
+            module, attribute = self._homes[cmd_name].split(":")
+            self.add_command(cast("click.Command", getattr(import_module(module), attribute)), cmd_name)
+        return super().get_command(ctx, cmd_name)
