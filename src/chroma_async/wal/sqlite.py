@@ -124,6 +124,7 @@ CREATE TRIGGER entries_are_remembered AFTER INSERT ON entries
 COMMIT;
 """
 
+_BEGIN = "BEGIN IMMEDIATE"
 _INSERT = "INSERT INTO entries (lsn, collection, time_ns, crc, operation_id, payload) VALUES (?, ?, ?, ?, ?, ?)"
 _PUT = "INSERT OR REPLACE INTO catalog (key, crc, value) VALUES (?, ?, ?)"
 _DROP = "DELETE FROM catalog WHERE key = ?"
@@ -344,9 +345,13 @@ class SqliteLog:
     async def _append(self, entries: Sequence[NewEntry], after: Lsn, rows: Mapping[str, bytes | None]) -> Lsn:
         self._shared.begin()
         try:
+            if len(entries) > 1 or rows:
+                await self._writer.execute(_BEGIN)
+            # One entry, as most appends have, is a transaction by itself: one trip to the connection's thread, not three.
             await self._writer.executemany(_INSERT, _numbered(entries, after))
-            await self._change_rows(rows)
-            await self._writer.commit()
+            if self._writer.in_transaction:
+                await self._change_rows(rows)
+                await self._writer.commit()
         except sqlite3.IntegrityError as error:
             await self._writer.rollback()
             return await self._settle(entries, after, error)
@@ -551,6 +556,7 @@ class SqliteLog:
         """Run statements as one transaction, in turn; return how many rows each changed, None where the log is pinned."""
 
         async def change() -> list[int]:
+            await self._writer.execute(_BEGIN)
             changed = [(await self._writer.execute(sql, parameters)).rowcount for sql, parameters in statements]
             await self._writer.commit()
             return changed
@@ -626,6 +632,7 @@ class SqliteLog:
 
     async def _forget_deleted(self) -> None:
         """Forget what was noted of collections that are gone, also from the entries."""
+        await self._writer.execute(_BEGIN)
         for table in ("freed", "truncated"):
             await self._writer.execute(_FORGET_DELETED.format(table=table))
         await self._writer.commit()
@@ -708,7 +715,7 @@ def _synchronous(durability: Durability) -> str:
 
 
 def _connection(file: Path) -> aiosqlite.Connection:
-    connection = aiosqlite.connect(file, isolation_level="IMMEDIATE", timeout=_BUSY_SECONDS)
+    connection = aiosqlite.connect(file, isolation_level=None, timeout=_BUSY_SECONDS)
     # A script that forgets to close the log should end all the same; what was acknowledged is on disk.
     cast(threading.Thread, getattr(connection, "_thread", connection)).daemon = True
     return connection
@@ -720,6 +727,7 @@ async def _prepare_writer(writer: aiosqlite.Connection, directory: Path, synchro
     if await _count_tables(writer) == 0:
         await _create(writer, directory)
     identity = await _check_format(writer)
+    await writer.execute(_BEGIN)
     await writer.execute(_FREED_TABLE)
     if await _number(writer, "SELECT count(*) FROM sqlite_master WHERE name = 'truncated'") == 0:
         await writer.execute(_TRUNCATED_TABLE)
@@ -786,6 +794,7 @@ async def _bridge(writer: aiosqlite.Connection, newest: int, published: int) -> 
         return newest
     logger.error("log.tail_lost newest=%d published=%d entries=%d", newest, published, published - newest)
     lost = ((lsn, None, 0, checksum(lsn, None, 0, None, None), None, None) for lsn in range(newest + 1, published + 1))
+    await writer.execute(_BEGIN)
     await writer.executemany(_INSERT, lost)
     await writer.commit()
     return published
