@@ -33,7 +33,7 @@ GRAPH_NS_PER_CANDIDATE: Final = 12.0
 EF_MIN: Final = 256
 """Candidates that a graph search keeps at the least: recall@10 of .98 on real vectors with float32 re-ranking."""
 
-CODED_EF_SHARE: Final = 0.9
+CODED_EF_SHARE: Final = 0.95
 CODED_CANDIDATES: Final = 1.5
 """A graph of codes has so much of the other's candidates to find as much, and of what it finds so many
 times as many are compared (docs/decisions/0027-graphs-of-codes.md)."""
