@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ class Size:
     ingest_per_second: float
     """Of the records since the size before, acknowledged; written without a pause."""
     burst_per_second: float
-    """Of half as many more as the first size has, acknowledged, written when all before was indexed and asked."""
+    """Of some more (`burst_between`), acknowledged, written when all before was indexed and asked."""
     busy_retries: int
     settle_seconds: float
     """From the last acknowledgement until all is indexed and the server has nothing left to do."""
@@ -110,6 +111,12 @@ def sizes_between(first: int, last: int) -> list[int]:
     """`first`, then 1, 2, 5, 10, ... in its decade and those above, up to `last`."""
     steps = [digit * 10**exponent for exponent in range(12) for digit in (1, 2, 5)]
     return [first, *(step for step in steps if first < step < last), *([last] if last > first else [])]
+
+
+def burst_between(sizes: Sequence[int]) -> int:
+    """How many records a burst has: half of the first size, or half of what lies between two sizes where that is less."""
+    gaps = [size - before for before, size in pairwise(sizes)]
+    return min(sizes[0], *gaps) // 2 if gaps else sizes[0] // 2
 
 
 class Supply:
@@ -205,7 +212,7 @@ def grow(program: Program, base: Dataset, plan: Plan, result: Growth, say: Calla
         records_path = api.create_collection(_COLLECTION)
         workload = Workload(base, plan.options, Path(directory))
         bench = Bench(workload, server, api, records_path)
-        run = _Run(bench, server, Supply(base), Nearest(base.queries[:SAMPLE]), deadline, plan.sizes[0] // 2)
+        run = _Run(bench, server, Supply(base), Nearest(base.queries[:SAMPLE]), deadline, burst_between(plan.sizes))
         for records in plan.sizes:
             if result.sizes and time.monotonic() > deadline:
                 return
@@ -235,7 +242,9 @@ class _Run:
             figures = self._over_http()
             seen = watch.take()
         figures |= self._embedded()
+        unevictable_mib, disk_mib = self._memory(seen), self.server.disk_bytes() / _MEBIBYTE
         burst_per_second, _ = self._added(records + self.burst)
+        self._settle()
         return Size(
             records=records,
             ingest_per_second=ingest_per_second,
@@ -246,8 +255,8 @@ class _Run:
             lag_seconds_max=max(seen.lags, default=None),
             p50_ms={name: p50 for name, (p50, _) in figures.items()},
             recall={name: recall for name, (_, recall) in figures.items()},
-            unevictable_mib=self._memory(seen),
-            disk_mib=self.server.disk_bytes() / _MEBIBYTE,
+            unevictable_mib=unevictable_mib,
+            disk_mib=disk_mib,
         )
 
     def _added(self, records: int) -> tuple[float, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, Literal, NewType, TypeAlias
 
 import numpy as np
@@ -65,12 +66,14 @@ class HnswConfiguration(Struct, frozen=True):
     Ours, not Chroma's."""
 
 
-class Tenant(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Tenant:
     name: str
     resource_name: str | None = None
 
 
-class Database(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Database:
     id: str
     name: str
     tenant: str

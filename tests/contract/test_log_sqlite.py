@@ -330,6 +330,27 @@ async def test_an_open_that_is_cancelled_leaves_nothing_behind(tmp_path: Path) -
             await (await SqliteLog.open(tmp_path)).close()
 
 
+@pytest.mark.parametrize("count", [1, 3])
+async def test_the_turn_is_kept_until_a_cancelled_append_is_over(count: int, tmp_path: Path) -> None:
+    log, before = await SqliteLog.open(tmp_path), asyncio.all_tasks()
+    with closing(sqlite3.connect(tmp_path / "log.sqlite3", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")  # the connection's thread waits for it
+        append = asyncio.create_task(log.append([entry()] * count, after=Lsn(0)))
+        await asyncio.sleep(0.05)
+        for task in asyncio.all_tasks() - before:  # as a loop that shuts down does: the log's own tasks too
+            task.cancel()
+        await asyncio.sleep(0.05)
+        with pytest.raises(TimeoutError), anyio.fail_after(0.2):
+            (await FileLock(tmp_path / "log.lock").acquire()).release()
+        other.execute("ROLLBACK")
+    with pytest.raises(asyncio.CancelledError):
+        await append
+    newest = int(str(sql(tmp_path, "SELECT newest FROM bounds")[0][0]))
+    assert newest == (1 if count == 1 else 0)
+    assert await log.append([entry()] * 2, after=Lsn(newest)) == newest + 1
+    await log.close()
+
+
 @pytest.mark.parametrize("milliseconds", [0, 0.3, 1, 3])
 async def test_a_loop_that_shuts_down_during_appends_leaves_all_or_nothing(tmp_path: Path, milliseconds: float) -> None:
     script = """

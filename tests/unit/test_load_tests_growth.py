@@ -12,7 +12,7 @@ from load_tests import data, growth
 from load_tests.api import Progress
 from load_tests.bench import Options, Workload
 from load_tests.errors import WrongAnswer
-from load_tests.growth import Growth, Nearest, Size, Supply, sizes_between
+from load_tests.growth import Growth, Nearest, Size, Supply, burst_between, sizes_between
 from load_tests.servers import our_program, running
 from load_tests.soak import Crowd, Minute, Soak, require_flat, soak
 from load_tests.watch import lag_seconds
@@ -35,6 +35,12 @@ def test_sizes_go_up_to_the_last() -> None:
     assert sizes_between(20_000, 1_000_000) == [20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000]
     assert sizes_between(1000, 3000) == [1000, 2000, 3000]
     assert sizes_between(1000, 1000) == [1000]
+
+
+def test_a_burst_does_not_reach_the_next_size() -> None:
+    assert burst_between(sizes_between(20_000, 1_000_000)) == 10_000
+    assert burst_between(sizes_between(40_000, 200_000)) == 5_000
+    assert burst_between([1000]) == 500
 
 
 def test_rows_beyond_the_data_set_are_its_own_with_a_little_noise() -> None:

@@ -45,6 +45,14 @@ def test_every_command_is_where_the_list_of_commands_says() -> None:
     assert app.get_command(context, "verfy") is None
 
 
+def test_a_misspelt_command_is_told_the_one_that_may_have_been_meant() -> None:
+    code = "from chroma_async.cli import main; import sys; sys.argv = ['chroma-async', 'verfy']; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "'verfy'" in done.stderr
+    assert "'verify'" in done.stderr
+
+
 def test_a_server_imports_no_other_command() -> None:
     code = "import sys; from chroma_async.cli.commands import app; print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()

@@ -26,3 +26,12 @@ class LazyGroup(click.Group):
             module, attribute = self._homes[cmd_name].split(":")
             self.add_command(cast("click.Command", getattr(import_module(module), attribute)), cmd_name)
         return super().get_command(ctx, cmd_name)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that is asked for; where there is none, any of them may have been meant."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError:
+            for name in self._homes:
+                self.get_command(ctx, name)
+            return super().resolve_command(ctx, args)

@@ -12,12 +12,12 @@ import sqlite3
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, aclosing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from chroma_async.core.events import (
     CollectionCreated,

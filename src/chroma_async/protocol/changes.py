@@ -12,11 +12,12 @@ from __future__ import annotations
 import binascii
 import math
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Literal, Protocol, cast, get_args
 
 import numpy as np
 import orjson
-from msgspec import Struct, field
+from msgspec import Struct
 
 from chroma_async.core.where import Missing, Where, parse_where
 from chroma_async.errors import ChromaError, InvalidArgumentError, from_wire
@@ -52,7 +53,8 @@ HEARTBEAT_SECONDS_MIN: Final = 0.1
 HEARTBEAT_SECONDS_MAX: Final = 3600.0
 
 
-class Change(Struct, frozen=True, kw_only=True, eq=False):
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Change:
     """One entry of the log, or a part of a snapshot, or a heartbeat.
 
     The lists are parallel to `ids`; those that were not asked for, or that the write did not carry, are None. Embeddings are
@@ -103,7 +105,7 @@ class Change(Struct, frozen=True, kw_only=True, eq=False):
         if "embeddings" in fields:
             encoded = cast("list[str | None]", fields["embeddings"])
             fields["embeddings"] = [None if item is None else _vector(item) for item in encoded]
-        known = {name: fields[name] for name in cls.__struct_fields__ if name in fields}
+        known = {name: fields[name] for name in cls.__slots__ if name in fields}
         return cls(**known)
 
     @property

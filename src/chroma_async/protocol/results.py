@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
 import numpy as np
@@ -25,20 +26,23 @@ def metadata_object(stored: StoredMetadata) -> JsonObject | None:
     return cast("JsonObject", orjson.loads(stored)) if isinstance(stored, bytes) else stored
 
 
-class WriteResult(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class WriteResult:
     """Where a write stands in the log, None from a server that does not say; and how far it has come."""
 
     lsn: Lsn | None
     reached: Stage = "committed"
 
 
-class DeleteResult(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class DeleteResult:
     deleted: int
     lsn: Lsn | None
     reached: Stage = "committed"
 
 
-class FlushResult(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class FlushResult:
     """How far everything has come that was acknowledged by `lsn`, and the names of the collections that are no further."""
 
     lsn: Lsn
@@ -46,7 +50,8 @@ class FlushResult(Struct, frozen=True):
     waiting: list[str]
 
 
-class PurgeResult(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class PurgeResult:
     """The receipt of a purge that was asked for at `lsn`; `done`: it is over, and the rest is known.
 
     No file of the data directory holds a byte of what was deleted or replaced through `applied_lsn`; `records` are left,
@@ -61,7 +66,8 @@ class PurgeResult(Struct, frozen=True):
     ended_at: float | None = None
 
 
-class IndexingStatus(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class IndexingStatus:
     """How far the indexes have come: an operation is one written or deleted record."""
 
     num_indexed_ops: int

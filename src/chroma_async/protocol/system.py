@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, ClassVar, Final, cast
 
 import orjson
-from msgspec import Struct
 from msgspec.structs import replace
 
 from chroma_async.protocol.call import API_V2, Call, Route, WireResponse
@@ -50,7 +50,8 @@ class GetPreflight(Call[dict[str, Any]], frozen=True, kw_only=True):
     safe_to_repeat: ClassVar = True
 
 
-class Identity(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Identity:
     user_id: str
     tenant: str | None
     databases: list[str] | None

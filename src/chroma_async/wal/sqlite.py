@@ -5,15 +5,15 @@ own process. A write is three steps: take the turn (`turns.FileLock`), run one t
 (`turns.SharedLsn`) before the turn is given back; so the published number never goes backwards. Who is killed between the
 last two has said before that it would publish: the next one who has the turn does it.
 
-The transaction is two trips to the writer's thread, because each costs as much as the work it does: the inserts, which
-begin it (the connection's isolation level is IMMEDIATE), and the commit. What must not be trusted to callers is in the
-schema: a trigger refuses an LSN that does not follow the newest one. Numbering starts from the LSN that the caller
-names, so that trigger is also the check of `after`. Checksums are computed by the generator that feeds the inserts,
-and therefore in that thread too.
+An append of one entry, as most are, is one trip to the writer's thread, because each costs as much as the work it does:
+the insert is a transaction by itself. One of several entries, or with rows of the catalog, takes three: it is begun,
+inserted and committed. What must not be trusted to callers is in the schema: a trigger refuses an LSN that does not
+follow the newest one. Numbering starts from the LSN that the caller names, so that trigger is also the check of `after`.
+Checksums are computed by the generator that feeds the inserts, and therefore in that thread too.
 
 A transaction runs in a task of its own. A caller that is cancelled, by anyio or by plain asyncio, waits for its end,
 and gives back the turn only then. aiosqlite runs what it was given in order, so even a loop that shuts down in the
-middle leaves a rollback queued behind the last statement.
+middle waits for a rollback that is queued behind the last statement.
 """
 
 from __future__ import annotations
@@ -321,12 +321,12 @@ class SqliteLog:
             await reader
             await reader.execute("PRAGMA query_only = ON")
             newest = await _number(writer, "SELECT newest FROM bounds")
+            shared = SharedLsn(directory / _COMMITTED)
+            if shared.get() > newest:
+                newest = await _bridge(writer, newest, shared.get())
         except BaseException:
             await _to_its_end(_close_all(reader, writer))
             raise
-        shared = SharedLsn(directory / _COMMITTED)
-        if shared.get() > newest:
-            newest = await _bridge(writer, newest, shared.get())
         shared.set(newest)
         return cls(directory, identity, writer, reader, shared)
 
@@ -661,8 +661,7 @@ class SqliteLog:
             try:
                 return await work()
             except BaseException:
-                if self._writer.in_transaction:  # SQLite may have rolled back already, for a full disk
-                    await self._writer.rollback()
+                await self._writer.rollback()  # behind whatever still runs; does nothing where nothing is begun
                 raise
 
         async with self._transaction:

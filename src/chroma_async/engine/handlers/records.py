@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final, TypeVar, cast
 
+import msgspec
 import numpy as np
 import orjson
-from msgspec.structs import replace
 
 from chroma_async.core.catalog import Catalog
 from chroma_async.core.events import RecordsDeleted, RecordsHead, RecordsWritten, WriteOperation, encode
@@ -85,7 +86,7 @@ async def write(context: Context, call: WriteRecords) -> WriteResult:
         append = await context.workers.run(lambda: _checked(collection, call))
     repeats = keyed(call.idempotency_key, collection.id, append.payload, lambda lsn, _: WriteResult(lsn))
     if repeats is not None:
-        append = replace(append, operation_id=repeats.operation_id())
+        append = msgspec.structs.replace(append, operation_id=repeats.operation_id())
     await context.wait_for_room(size)
 
     def decide(catalog: Catalog) -> Decision[WriteResult]:
