@@ -244,7 +244,7 @@ class _Run:
         figures |= self._embedded()
         unevictable_mib, disk_mib = self._memory(seen), self.server.disk_bytes() / _MEBIBYTE
         burst_per_second, _ = self._added(records + self.burst)
-        self._settle()
+        self._settle()  # so that the next part begins as the first one did
         return Size(
             records=records,
             ingest_per_second=ingest_per_second,

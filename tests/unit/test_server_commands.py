@@ -47,7 +47,7 @@ def test_every_command_is_where_the_list_of_commands_says() -> None:
 
 def test_a_misspelt_command_is_told_the_one_that_may_have_been_meant() -> None:
     code = "from chroma_async.cli import main; import sys; sys.argv = ['chroma-async', 'verfy']; main()"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert "'verfy'" in done.stderr
     assert "'verify'" in done.stderr

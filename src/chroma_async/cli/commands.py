@@ -29,7 +29,7 @@ _ENGINE = EngineSettings()
 _SERVER = ServerSettings()
 
 
-_ELSEWHERE = "chroma_async.cli."
+_ELSEWHERE: Final = "chroma_async.cli."
 _HOMES: Final = {
     "audit": _ELSEWHERE + "audit:audit",
     "auth": _ELSEWHERE + "auth:auth",

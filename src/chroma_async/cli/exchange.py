@@ -49,11 +49,7 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True):
             name=collection.name,
             dimension=collection.dimension,
             metadata=collection.metadata,
-            hnsw={
-                name: value
-                for name, value in msgspec.structs.asdict(collection.hnsw).items()
-                if name in HnswInput.__struct_fields__
-            },
+            hnsw={name: getattr(collection.hnsw, name) for name in HnswInput.__struct_fields__},
             embedding_function=collection.embedding_function,
             schema=_own_schema(collection),
         )

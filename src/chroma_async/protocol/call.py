@@ -152,9 +152,7 @@ class Call(msgspec.Struct, Generic[R], frozen=True, kw_only=True):
 
     @classmethod
     def encode_result(cls, result: R) -> WireResponse:
-        return WireResponse(
-            status=cls.route.status, body=orjson.dumps(result, default=msgspec.structs.asdict, option=ENCODE_OPTIONS)
-        )
+        return WireResponse(status=cls.route.status, body=orjson.dumps(result, option=ENCODE_OPTIONS))
 
     @classmethod
     def decode_result(cls, response: WireResponse) -> R:

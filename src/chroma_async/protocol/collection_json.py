@@ -217,14 +217,15 @@ def collection_from_json(raw: Mapping[str, Any]) -> Collection:
     configuration = cast("dict[str, Any]", raw["configuration_json"])
     schema = cast("JsonObject | None", raw.get("schema"))
     sent = _hnsw_of_schema(schema) | cast("JsonObject", configuration.get("hnsw") or configuration.get("spann") or {})
-    names = {entry.name for entry in msgspec.structs.fields(HnswConfiguration)}
     return Collection(
         id=CollectionId(raw["id"]),
         name=raw["name"],
         tenant=raw["tenant"],
         database=raw["database"],
         metadata=raw.get("metadata"),
-        hnsw=HnswConfiguration(**{name: value for name, value in sent.items() if name in names}),
+        hnsw=HnswConfiguration(
+            **{name: value for name, value in sent.items() if name in HnswConfiguration.__struct_fields__}
+        ),
         embedding_function=configuration.get("embedding_function"),
         dimension=raw.get("dimension"),
         fields=_fields_of_schema(schema),

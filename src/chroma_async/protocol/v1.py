@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, ClassVar, Final, Protocol, cast
 
-import msgspec
 import orjson
+from msgspec import Struct
 
 from chroma_async.errors import (
     ChromaError,
@@ -108,7 +108,7 @@ class Encode(Protocol):
     def __call__(self, result: Any, generation: Generation) -> WireResponse: ...
 
 
-class LegacyRoute(msgspec.Struct, frozen=True):
+class LegacyRoute(Struct, frozen=True):
     """One route: how its request becomes a call, and the result an answer.
 
     The request of a route with a `{collection_id}` gets the collection's tenant and database beside it in `path`.
@@ -197,9 +197,7 @@ def _delete_records(request: WireRequest) -> Call[Any]:
 
 
 def _json(value: object, status: int = 200) -> WireResponse:
-    return WireResponse(
-        status=status, body=orjson.dumps(value, default=msgspec.structs.asdict, option=orjson.OPT_SERIALIZE_NUMPY)
-    )
+    return WireResponse(status=status, body=orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY))
 
 
 def _plain(result: object, generation: Generation) -> WireResponse:

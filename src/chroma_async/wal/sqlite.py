@@ -345,11 +345,11 @@ class SqliteLog:
     async def _append(self, entries: Sequence[NewEntry], after: Lsn, rows: Mapping[str, bytes | None]) -> Lsn:
         self._shared.begin()
         try:
-            if len(entries) > 1 or rows:
+            if len(entries) == 1 and not rows:  # a transaction by itself
+                await self._writer.executemany(_INSERT, _numbered(entries, after))
+            else:
                 await self._writer.execute(_BEGIN)
-            # One entry, as most appends have, is a transaction by itself: one trip to the connection's thread, not three.
-            await self._writer.executemany(_INSERT, _numbered(entries, after))
-            if self._writer.in_transaction:
+                await self._writer.executemany(_INSERT, _numbered(entries, after))
                 await self._change_rows(rows)
                 await self._writer.commit()
         except sqlite3.IntegrityError as error:
