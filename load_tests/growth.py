@@ -21,7 +21,6 @@ from rich.console import Console
 from rich.table import Table
 
 from load_tests import bodies
-from load_tests.acceptance.family import members
 from load_tests.api import Api
 from load_tests.bench import N_RESULTS, Bench, Options, Reading, Workload
 from load_tests.data import FILTERS, Dataset, Floats, Selection, noisy, with_numbers
@@ -95,10 +94,15 @@ class Growth:
         ingest = last.ingest_per_second / first.ingest_per_second, last.burst_per_second / first.burst_per_second
         for name, times in zip(("ingest, acknowledged", "burst, acknowledged"), ingest, strict=True):
             yield name, Verdict(f"{times:.2f} x", f">= {INGEST_TIMES_MIN:g} x", times >= INGEST_TIMES_MIN)
-        for role in first.unevictable_mib:
+        for role in self.roles:
             most = max(size.unevictable_mib.get(role, 0.0) for size in self.sizes)
             target = f"< {UNEVICTABLE_MIB_MAX} MiB"
             yield f"un-evictable memory, {role}", Verdict(f"{most:,.0f} MiB", target, most < UNEVICTABLE_MIB_MAX)
+
+    @property
+    def roles(self) -> list[str]:
+        """What the processes did whose memory was looked at, in the order in which they were seen."""
+        return list(dict.fromkeys(role for size in self.sizes for role in size.unevictable_mib))
 
 
 P50_TIMES_MAX = {"query": 3.0, "filter": 6.0}
@@ -330,11 +334,11 @@ class _Run:
             found[f"{kind}, embedded"] = ((p50 or 0.0) / 1000, float(np.mean(recalls)))
         return found
 
-    def _memory(self, seen: Seen) -> dict[str, float]:
-        roles = {pid: role for role in ("worker", "compactor", "supervisor") for pid in members(self.server, role)}
+    @staticmethod
+    def _memory(seen: Seen) -> dict[str, float]:
         found: dict[str, float] = {}
         for pid, size in seen.unevictable_bytes.items():
-            role = roles.get(pid, "other")
+            role = seen.roles.get(pid, "other")
             found[role] = max(found.get(role, 0.0), size / _MEBIBYTE)
         return found
 
@@ -359,7 +363,7 @@ def print_growth(growth: Growth, facts: dict[str, str], console: Console) -> Non
     table.add_row("batches sent again (busy)", *(f"{size.busy_retries:,}" for size in growth.sizes))
     table.add_row("lag at most: s", *(_or_dash(size.lag_seconds_max) for size in growth.sizes))
     table.add_row("until settled: s", *(_settled(size) for size in growth.sizes))
-    for role in growth.sizes[0].unevictable_mib:
+    for role in growth.roles:
         held = (size.unevictable_mib.get(role) for size in growth.sizes)
         table.add_row(f"un-evictable memory, {role}: MiB", *(_or_dash(each) for each in held))
     table.add_row("disk: MiB", *(f"{size.disk_mib:,.0f}" for size in growth.sizes))

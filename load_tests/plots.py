@@ -164,7 +164,7 @@ def plot_growth(growth: Growth, title: str, file: Path) -> Path:
     latencies.set(title="p50 at 1 connection", ylabel="ms", ylim=(0, None))
     rates.plot(records, [size.ingest_per_second for size in growth.sizes], marker=".", color=_KINDS[0])
     rates.set(title="ingest, acknowledged, since the size before", ylabel="vectors per second", ylim=(0, None))
-    for role, colour in zip(growth.sizes[0].unevictable_mib, _KINDS, strict=False):
+    for role, colour in zip(growth.roles, _KINDS, strict=False):
         values = [size.unevictable_mib.get(role) for size in growth.sizes]
         sizes.plot(records, values, marker=".", color=colour, label=role)
     sizes.axhline(UNEVICTABLE_MIB_MAX, color="#999999", linestyle=":", linewidth=1)

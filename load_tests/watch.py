@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
 
+from load_tests.acceptance.family import role_of
 from load_tests.api import Api, Progress
 from load_tests.errors import LoadTestError
 from load_tests.servers import Server
@@ -25,6 +26,8 @@ class Seen:
     lags: list[float] = field(default_factory=list[float])
     unevictable_bytes: dict[int, int] = field(default_factory=dict[int, int])
     """The most of each process; empty where the system does not tell."""
+    roles: dict[int, str] = field(default_factory=dict[int, str])
+    """What each of these processes does, as far as it is known."""
 
     @property
     def unevictable_bytes_max(self) -> int | None:
@@ -62,11 +65,12 @@ class Watch:
         looks = 0
         while not self._over.wait(_INTERVAL_SECONDS):
             lag = self._lag()
-            memory = self._memory() if looks % _MEMORY_EVERY == 0 else {}
+            memory, roles = self._memory() if looks % _MEMORY_EVERY == 0 else ({}, {})
             looks += 1
             with self._lock:
                 if lag is not None:
                     self._seen.lags.append(lag)
+                self._seen.roles |= roles
                 for pid, size in memory.items():
                     self._seen.unevictable_bytes[pid] = max(size, self._seen.unevictable_bytes.get(pid, 0))
 
@@ -77,8 +81,12 @@ class Watch:
             return None  # the lanes, which load the server, will say so
         return lag_seconds(self._totals, perf_counter(), progress) if progress else None
 
-    def _memory(self) -> dict[int, int]:
-        return self._server.local.unevictable_bytes() if self._server.local else {}
+    def _memory(self) -> tuple[dict[int, int], dict[int, str]]:
+        local = self._server.local
+        if local is None:
+            return {}, {}
+        sizes = local.unevictable_bytes()
+        return sizes, {pid: role for pid in sizes if (role := role_of(pid, local))}
 
 
 def lag_seconds(totals: deque[tuple[float, int]], now: float, progress: Progress) -> float:

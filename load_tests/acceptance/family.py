@@ -14,20 +14,24 @@ from typing import Final, Literal
 from chroma_async.seams.lock_file import holder_of
 from load_tests.servers import LocalServer
 
-Role = Literal["supervisor", "worker", "compactor"]
+Role = Literal["supervisor", "worker", "compactor", "builder"]
+"""A builder lives as long as it builds one graph."""
+
 OPEN_ROLES: Final[tuple[Role, ...]] = ("worker", "compactor")
 """Of the processes that hold a collection open."""
 
 _WATCH_SECONDS = 0.5
 _TITLES: dict[str, Role] = {"chroma-async: worker": "worker", "chroma-async: compactor": "compactor"}
+_BUILDER = "chroma_async.projections.graph_process"
 
 
 def members(server: LocalServer, role: Role) -> list[int]:
     """Process ids of the server's living processes of one role, oldest first."""
-    return sorted(pid for pid in server.pids() if _role(pid, server) == role)
+    return sorted(pid for pid in server.pids() if role_of(pid, server) == role)
 
 
-def _role(pid: int, server: LocalServer) -> Role | None:
+def role_of(pid: int, server: LocalServer) -> Role | None:
+    """What a process of the server does; None: it is none that lives, or has just begun."""
     assert server.process is not None
     if pid == server.process.pid:
         return "supervisor"
@@ -35,7 +39,7 @@ def _role(pid: int, server: LocalServer) -> Role | None:
         title = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").rstrip("\0")
     except OSError:
         return None
-    return _TITLES.get(title)
+    return "builder" if _BUILDER in title.split("\0") else _TITLES.get(title)
 
 
 def is_alive(pid: int) -> bool:
@@ -143,7 +147,7 @@ def watched(server: LocalServer) -> Generator[Peaks, None, None]:
 def _look(server: LocalServer, peaks: Peaks) -> None:
     sums: dict[str, int] = {}
     for pid in server.pids() if server.process is not None else []:
-        role: str = _role(pid, server) or "other"
+        role: str = role_of(pid, server) or "other"
         sums[role] = sums.get(role, 0) + (pss_bytes(pid) or 0)
     for role, size in sums.items():
         peaks.memory_bytes[role] = max(size, peaks.memory_bytes.get(role, 0))

@@ -52,7 +52,11 @@ class EngineSettings:
     )
     apply_bytes_max: int = setting(32 * 2**20, "bytes of entries that the compactor applies in one step")
     graph_rows_min: int = setting(65_536, "vectors without a graph before one is built; fewer are scanned exactly")
-    segment_rows_max: int = setting(262_144, "vectors in a segment before it is sealed and another one begins")
+    segment_rows_max: int | None = setting(
+        None,
+        "vectors in a segment before it is sealed and another one begins; null: 262,144, in a server up to twice as many "
+        "where they have fewer than 768 dimensions",
+    )
     index_threads: int = setting(2, "threads that build a graph")
     reader_threads: int = setting(4, "threads that run searches and scans")
     row_cache_bytes: int = setting(8 * 2**20, "bytes of rows that a process keeps of results of queries; 0: none")

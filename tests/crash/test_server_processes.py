@@ -16,7 +16,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
+
+from chroma_async import HttpClient
 
 NEWER = '{"format": 999999, "product": "chroma_async"}'
 COMMAND = [sys.executable, "-c", "from chroma_async.cli import main; main()"]
@@ -327,3 +330,46 @@ def test_a_write_that_waits_is_answered_when_the_server_is_told_to_stop(start: C
         finally:
             os.kill(compactor, signal.SIGCONT)
     assert server.process.wait(30) == 0
+
+
+def begin_a_graph(server: Server, ef_construction: int) -> int:
+    """Write as many records as a first graph has, and return the id of the process that builds it."""
+    vectors = np.random.default_rng(3).standard_normal((66_000, 16)).astype(np.float32)
+    with contextlib.closing(HttpClient(port=server.port)) as client:
+        things = client.create_collection("things", configuration={"hnsw": {"ef_construction": ef_construction}})
+        for first in range(0, len(vectors), 6_000):
+            part = vectors[first : first + 6_000]
+            things.add(ids=[f"r{first + row}" for row in range(len(part))], embeddings=part)
+    assert eventually(lambda: bool(builders_of(server.pids("compactor")[-1])))
+    return builders_of(server.pids("compactor")[-1])[0]
+
+
+def builders_of(compactor: int) -> list[int]:
+    found: list[int] = []
+    for children in Path(f"/proc/{compactor}/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # a thread that has ended meanwhile
+            found += map(int, children.read_text().split())
+    return found
+
+
+def test_a_graph_is_built_by_the_next_compactor_when_one_is_killed(start: Callable[..., Server], tmp_path: Path) -> None:
+    server = start("--workers", "1")
+    builder = begin_a_graph(server, 100)
+    assert os.getpriority(os.PRIO_PROCESS, builder) == os.getpriority(os.PRIO_PROCESS, 0) + 10
+    os.kill(server.pids("compactor")[0], signal.SIGKILL)
+    assert eventually(lambda: not is_running(builder))
+    assert eventually(lambda: len(list(tmp_path.rglob("*.usearch"))) == 1, seconds=60)
+    assert eventually(lambda: not list(tmp_path.rglob("*.building")))
+    assert server.stop() == 0
+    assert "Traceback" not in server.log()
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_a_process_that_builds_a_graph_ends_with_the_server(
+    start_either: Callable[..., Server], end: signal.Signals
+) -> None:
+    server = start_either("--workers", "1")
+    builder = begin_a_graph(server, 2_000)
+    server.stop(end)
+    assert eventually(lambda: not is_running(builder))
+    assert "Traceback" not in server.log()

@@ -101,6 +101,7 @@ def test_nearest_refuses_what_a_filter_excludes_and_distances_of_others() -> Non
         (replace(SIZE, burst_per_second=7_900.0), ["burst, acknowledged"]),
         (replace(SIZE, recall={"query, HTTP": 0.96}), ["query, HTTP recall@10"]),
         (replace(SIZE, unevictable_mib={"worker": 300.0}), ["un-evictable memory, worker"]),
+        (replace(SIZE, unevictable_mib={"worker": 100.0, "builder": 300.0}), ["un-evictable memory, builder"]),
     ],
 )
 def test_the_last_size_is_judged_by_the_first(last: Size, missed: list[str]) -> None:

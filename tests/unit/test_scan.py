@@ -106,6 +106,24 @@ def test_scan_grows_over_the_borders_of_its_blocks(
 
 
 @pytest.mark.parametrize("space", SPACES)
+def test_a_scan_goes_on_behind_rows_that_it_needs_no_more(space: Space, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan_module, "BLOCK_ROWS", 256)
+    vectors, queries = make("random", 1_400, 24), make("random", 5, 24, seed=1)
+    builder = ScanBuilder(space)
+    whole = builder.extend(vectors[:1_100])
+    later = ScanBuilder.behind(whole, 512)
+    assert later is not None
+    assert later.latest is not None
+    assert later.latest.blocks == whole.blocks[2:4]  # complete ones are shared, and searched at once
+    scan = later.extend(vectors[512:])
+    assert scan.rows == 1_400 - 512
+    np.testing.assert_array_equal(scan.judged(queries).scores, builder.extend(vectors).judged(queries).scores[:, 512:])
+    assert whole.rows == 1_100
+    for first in (100, 1_024, 2_048):  # where no complete block begins
+        assert ScanBuilder.behind(whole, first) is None
+
+
+@pytest.mark.parametrize("space", SPACES)
 def test_rows_that_a_scan_was_built_without_are_not_searched_for_an_older_view(space: Space) -> None:
     vectors = make("random", ROWS, 8)
     builder = ScanBuilder(space)

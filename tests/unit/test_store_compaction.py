@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from tests.support.engines import (
     engine_at,
     settle,
 )
+from tests.support.manifests import manifest_of
 
 from chroma_async import PersistentClient
 from chroma_async.engine import compactor as compactor_module
@@ -31,6 +33,7 @@ from chroma_async.engine.lock import FileCompactorLock, MemoryCompactorLock
 from chroma_async.errors import Superseded
 from chroma_async.index.hnsw import GraphBuilder
 from chroma_async.model import Vectors
+from chroma_async.projections.graphs import GraphOrder, WrittenGraph, write_graph
 from chroma_async.projections.store import CollectionStore
 from chroma_async.seams import InlineWorkers, Seams, ThreadWorkers
 from chroma_async.settings import EngineSettings
@@ -333,3 +336,62 @@ async def test_graphs_are_built_after_a_collection_was_deleted_in_the_middle_of_
         second = await create_collection(engine, "second")
         await Records(engine, second.id).add(names(200), random_vectors(200))
         assert await engine.progress.wait(second.id, engine.position, "indexed", 20) == "indexed"
+
+
+async def test_a_graph_that_failed_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compactor_module, "GRAPH_AGAIN_SECONDS_MIN", 0.2)
+    failures = [RuntimeError("for no known reason"), OSError("of no known number")]
+
+    def fails_twice(order: GraphOrder, is_wanted: Callable[[], bool]) -> WrittenGraph | None:
+        if failures:
+            raise failures.pop()
+        return write_graph(order, is_wanted)
+
+    settings = EngineSettings(durability="off", graph_rows_min=100)
+    async with engine_at(tmp_path, settings) as engine, compactor_at(tmp_path, settings, fails_twice) as compactor:
+        records = Records(engine, (await create_collection(engine)).id)
+        await records.add(names(200), random_vectors(200))
+        await settle(compactor)
+        assert len(failures) == 1
+        await settle(compactor)  # not yet
+        assert len(failures) == 1
+        async with asyncio.timeout(20):
+            while manifest_of(tmp_path, records.id).segments[0].graph is None:
+                await asyncio.sleep(0.05)
+                await settle(compactor)
+        assert not compactor._graph_again
+
+
+async def test_graphs_catch_up_when_nothing_has_come_for_a_while(tmp_path: Path) -> None:
+    settings = EngineSettings(durability="off", graph_rows_min=400)
+    async with engine_at(tmp_path, settings) as engine, compactor_at(tmp_path, settings) as compactor:
+        records = Records(engine, (await create_collection(engine)).id)
+
+        def covered() -> int:
+            graph = manifest_of(tmp_path, records.id).segments[0].graph
+            return 0 if graph is None else graph.rows
+
+        for rows, resting, expected in (
+            (399, True, 0),
+            (1_600, True, 1_999),
+            (300, False, 1_999),
+            (1, True, 2_300),
+            (61, True, 2_300),
+        ):
+            await records.add(names(rows, await records.count()), random_vectors(rows))
+            await settle(compactor)
+            compactor._rest(resting)
+            await compactor.index_now()
+            assert covered() == expected
+            compactor._rest(False)
+
+
+async def test_a_compactor_rests_when_nothing_has_come_for_a_while(tmp_path: Path) -> None:
+    settings = EngineSettings(durability="off", graph_rows_min=400, lock_interval_seconds=0.01)
+    async with asyncio.timeout(60), open_engine(tmp_path, settings) as engine:
+        records = Records(engine, (await create_collection(engine)).id)
+        for rows in (2_000, 90):
+            await records.add(names(rows, await records.count()), random_vectors(rows))
+            assert await engine.progress.wait(records.id, engine.position, "indexed", 30) == "indexed"
+        while (graph := manifest_of(tmp_path, records.id).segments[0].graph) is None or graph.rows < 2_090:
+            await asyncio.sleep(0.05)

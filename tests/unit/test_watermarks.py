@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chroma_async.core.planner import SCAN_BYTES_MAX
 from chroma_async.core.watermarks import (
     PIECES_MAX,
     Lag,
@@ -16,6 +17,7 @@ from chroma_async.core.watermarks import (
     graph_target,
     is_worth_rewriting,
     pieces_to_merge,
+    segment_rows,
 )
 from chroma_async.model import Lsn
 
@@ -67,6 +69,30 @@ def test_a_vector_is_inserted_into_a_graph_about_once_and_few_wait(rows_min: int
             indexed, written = target, written + target
         assert rows - indexed < max(rows_min, 1)
     assert written < 45 * rows * max(1, math.log2(40))
+
+
+@pytest.mark.parametrize(("ndim", "rows"), [(1, 524_288), (384, 524_288), (512, 393_216), (768, 262_144), (3_072, 262_144)])
+def test_segments_are_larger_where_their_graph_has_a_process_of_its_own(ndim: int, rows: int) -> None:
+    assert segment_rows(ndim, apart=True) == rows
+    assert segment_rows(ndim, apart=False) == 262_144
+
+
+@pytest.mark.parametrize("ndim", [1, 384, 512, 768])
+def test_a_segment_without_a_graph_is_packed_rather_than_read(ndim: int) -> None:
+    assert segment_rows(ndim, apart=True) * ndim <= SCAN_BYTES_MAX
+
+
+@given(st.integers(1, 10**6), st.integers(0, 10**6), st.integers(0, 10**6))
+def test_at_rest_a_graph_grows_by_less_but_not_by_hardly_any(rows_min: int, indexed: int, waiting: int) -> None:
+    shape = SegmentShape(rows=indexed + waiting, indexed=indexed, live=indexed + waiting, sealed=False)
+    usual, resting = (graph_target(shape, rows_min, at_rest=at_rest) for at_rest in (False, True))
+    assert usual is None or resting == usual
+    if not indexed:
+        assert resting == usual
+    elif resting is not None:
+        assert usual is not None or waiting >= max(rows_min // 8, indexed // 32)
+    else:
+        assert waiting < max(rows_min // 8, indexed // 32, 1)
 
 
 def test_no_graph_below_the_least_number_of_rows() -> None:

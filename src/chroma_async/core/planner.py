@@ -17,7 +17,7 @@ GATHER_ROWS_MAX: Final = 1_024
 GATHER_NS: Final = 1.0
 """Per row and dimension."""
 
-SCAN_BYTES_MAX: Final = 128 * 2**20
+SCAN_BYTES_MAX: Final = 192 * 2**20
 """Memory for the packed rows of one segment; a larger one is searched by its graph, or in float32 from the disk."""
 
 SCAN_BESIDE_GRAPH_ROWS_MAX: Final = 131_072
@@ -39,7 +39,7 @@ CODED_CANDIDATES: Final = 1.5
 times as many are compared (docs/decisions/0027-graphs-of-codes.md)."""
 
 EF_MIN_ROWS: Final = 65_536
-EF_GROWTH: Final = 1 / 3
+EF_GROWTH: Final = 0.4
 """Of graphs with more rows a search keeps more, by this power of their number."""
 
 

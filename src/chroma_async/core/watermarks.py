@@ -58,6 +58,26 @@ class Lag:
         self._seconds = now - self._looks[0][1]
 
 
+SEGMENT_ROWS: Final = 262_144
+"""Vectors of a segment whose graph is built by a process that does other work too."""
+
+SEGMENT_ROWS_MAX: Final = 524_288
+SEGMENT_DIMENSIONS: Final = 192 * 2**20
+"""Of a segment whose graph has a process of its own: no more vectors, and no more coordinates of all of them, so that this
+takes no more than 300 MB (docs/decisions/0028-graphs-by-a-process-of-their-own.md)."""
+
+
+def segment_rows(ndim: int, *, apart: bool) -> int:
+    """How many vectors of `ndim` dimensions a segment takes before another one begins.
+
+    Half as many graphs are searched in two thirds of the time, but what builds a graph has all of it in memory. `apart`: it
+    is built by a process of its own.
+    """
+    if not apart:
+        return SEGMENT_ROWS
+    return min(max(SEGMENT_DIMENSIONS // max(1, ndim), SEGMENT_ROWS), SEGMENT_ROWS_MAX)
+
+
 class SegmentShape(Struct, frozen=True):
     """Counts of one segment: its vectors, how many of them have a graph, how many are still owned by a record."""
 
@@ -67,14 +87,23 @@ class SegmentShape(Struct, frozen=True):
     sealed: bool
 
 
-def graph_target(segment: SegmentShape, rows_min: int) -> int | None:
+REST_SHARE: Final = 32
+REST_ROWS_SHARE: Final = 8
+"""While nothing else is to be done a graph grows by one part in so many, and no fewer rows than so large a part of what a
+first graph needs: these are scanned in a tenth of the time of a search."""
+
+
+def graph_target(segment: SegmentShape, rows_min: int, *, at_rest: bool = False) -> int | None:
     """Return the number of rows that the segment's graph should cover, or None to leave it.
 
     A first graph is worth its cost from `rows_min` rows on; later the graph grows when the rows without one reach a
-    quarter of those with one, so that a vector is inserted about once and a scan beside the graph stays small.
+    quarter of those with one, so that a vector is inserted about once and a scan beside the graph stays small. `at_rest`:
+    nobody writes, so that no more rows would come along.
     """
     waiting = segment.rows - segment.indexed
     threshold = rows_min if segment.indexed == 0 else max(1, min(rows_min, segment.indexed // 4))
+    if at_rest and segment.indexed:
+        threshold = min(threshold, max(rows_min // REST_ROWS_SHARE, segment.indexed // REST_SHARE, 1))
     return segment.rows if waiting >= threshold else None
 
 

@@ -19,11 +19,13 @@ from typing import Final, TypeVar
 
 from chroma_async.core.memtable import IgnoredUpdates, Memtable
 from chroma_async.core.retention import Ledger, Retention
+from chroma_async.core.watermarks import segment_rows
 from chroma_async.engine.follower import Follower
 from chroma_async.engine.lock import CompactorLock
 from chroma_async.errors import FormatError, StorageCorrupt, UnavailableError
 from chroma_async.model import Collection, CollectionId, HnswConfiguration, Lsn
 from chroma_async.projections.fold import fold_entry
+from chroma_async.projections.graphs import WriteGraph, write_graph
 from chroma_async.projections.manifest import PurgeRef
 from chroma_async.projections.store import RECORDS_FILE, REWRITE_ROWS_MIN, CollectionStore
 from chroma_async.seams import Seams, Workers
@@ -40,6 +42,13 @@ SETTLE_SECONDS: Final = 0.25
 
 PRESSED_SHARE: Final = 2
 """With so much of a step to apply, one part in so many, there is no waiting for company."""
+
+REST_AFTER_STEPS: Final = 10
+"""Idle steps after which graphs take what they would else have waited for company with: a second."""
+
+GRAPH_AGAIN_SECONDS_MIN: Final = 30.0
+GRAPH_AGAIN_SECONDS_MAX: Final = 3_600.0
+"""Until a graph that failed, nobody knows why, is tried again, each time twice as long: reads are exact meanwhile."""
 
 TIDY_AFTER_STEPS: Final = 5
 """Idle steps after which journals are emptied, or tried again when somebody was reading them: half a second."""
@@ -143,12 +152,15 @@ class Compactor:
         settings: EngineSettings,
         seams: Seams,
         indexers: Workers | None = None,
+        write_graph: WriteGraph = write_graph,
     ) -> None:
+        """`indexers` run `write_graph`, one at a time."""
         self._root = directory / COLLECTIONS
         self._log = log
         self.lock = lock
         self._workers = workers
         self._indexers = indexers or workers
+        self._write_graph = write_graph
         self._settings = settings
         self._seams = seams
         self._stores: OrderedDict[CollectionId, CollectionStore] = OrderedDict()
@@ -157,6 +169,11 @@ class Compactor:
         self._deleted: set[CollectionId] = set()
         self._indexing: dict[CollectionId, asyncio.Task[None]] = {}
         self._unindexed: set[CollectionId] = set()
+        self._grown: set[CollectionId] = set()
+        """Collections with graphs to which something was applied since the last rest."""
+        self._at_rest = False
+        self._graph_again: dict[CollectionId, tuple[float, float]] = {}
+        """Collections whose graph has failed: when to try again, and after which pause that will be."""
         self._text_behind: dict[CollectionId, None] = {}
         self._lacks_only_text = False
         self._owed: dict[CollectionId, Lsn] = {}
@@ -194,11 +211,19 @@ class Compactor:
             while True:
                 busy = await self._patiently(self.step)
                 idle_steps, is_tidy = (0, False) if busy else (idle_steps + 1, is_tidy)
+                self._rest(idle_steps >= REST_AFTER_STEPS)
                 if not is_tidy and idle_steps and idle_steps % TIDY_AFTER_STEPS == 0:
                     is_tidy = await self._patiently(self.tidy)
                 await self._seams.clock.sleep(self._pause_seconds(busy))
         finally:
             await self._stop()
+
+    def _rest(self, at_rest: bool) -> None:
+        """Note whether there has been nothing to do for a while; if so, let graphs catch up with what has come."""
+        self._at_rest = at_rest
+        if at_rest:
+            self._unindexed |= self._grown
+            self._grown.clear()
 
     def _pause_seconds(self, busy: bool) -> float:
         """How long to wait for the next step: not at all while entries wait that are a whole one."""
@@ -511,6 +536,8 @@ class Compactor:
         return bool(gone)
 
     def _remove(self, collection_id: CollectionId) -> None:
+        self._graph_again.pop(collection_id, None)
+        self._grown.discard(collection_id)
         store = self._stores.pop(collection_id, None)
         if store is not None:
             store.close()
@@ -531,9 +558,16 @@ class Compactor:
         self._damaged.pop(collection_id, None)
         backlog.drop(applied)
         self._unindexed.add(collection_id)
+        if self._has_graphs(collection_id):
+            self._grown.add(collection_id)
         self._text_behind[collection_id] = None
         self._owed[collection_id] = max(applied, self._owed.get(collection_id, applied))
         return True
+
+    def _has_graphs(self, collection_id: CollectionId) -> bool:
+        """Of a store that is still open."""
+        store = self._stores.get(collection_id)
+        return store is not None and any(segment.graph is not None for segment in store.manifest.segments)
 
     async def _sync_entries(self) -> None:
         """Before any is applied: what is applied must not outlive its entry, whose LSN would be given to another one.
@@ -646,19 +680,21 @@ class Compactor:
             for lsn, payload in entries:
                 if lsn > store.applied:
                     fold_entry(memtable, lsn, payload, store.tables)
-            store.apply(
-                memtable.tail(columns=True),
-                space=collection.hnsw.space,
-                segment_rows_max=self._settings.segment_rows_max,
-            )
+            tail = memtable.tail(columns=True)
+            rows_max = self._segment_rows_max(store.manifest.dimension or tail.vectors.shape[1])
+            store.apply(tail, space=collection.hnsw.space, segment_rows_max=rows_max)
             _report(collection, memtable.ignored_updates)
             store.merge_pieces()
-            rows_min = min(REWRITE_ROWS_MIN, self._settings.segment_rows_max)
+            rows_min = min(REWRITE_ROWS_MIN, rows_max)
             while store.rewrite_segments(rows_min=rows_min) and not self._stopping:
                 pass
             if len(self._text_behind) >= OPEN_STORES_MAX:  # it would be closed before its turn comes
                 store.index_documents(TEXT_CHUNK_DOCUMENTS)
             return store.applied
+
+    def _segment_rows_max(self, ndim: int) -> int:
+        given = self._settings.segment_rows_max
+        return segment_rows(ndim, apart=self._write_graph is not write_graph) if given is None else given
 
     def _store(self, collection_id: CollectionId) -> CollectionStore:
         """The open store of a collection; applying and indexing ask from threads of their own."""
@@ -676,7 +712,7 @@ class Compactor:
         freed, directory = self._follower.freed.get(collection_id, Lsn(0)), self._root / collection_id
         if freed and not (directory / RECORDS_FILE).exists():
             raise StorageCorrupt(f"records are missing, and the only copy. path={directory} freed={freed}")
-        store = CollectionStore(directory, self._seams.files)
+        store = CollectionStore(directory, self._seams.files, self._write_graph)
         if store.applied < freed:
             store.close()
             raise StorageCorrupt(f"the newest records are lost. path={directory} applied={store.applied} freed={freed}")
@@ -691,17 +727,22 @@ class Compactor:
 
     def _start_indexing(self) -> None:
         """Build graphs one collection at a time, while applying goes on."""
-        if self._indexing or not self._unindexed:
+        collection_id = min(self._due_for_graphs(), default=None)
+        if self._indexing or collection_id is None:
             return
-        collection_id = min(self._unindexed)
         collection = self._follower.catalog.collection(collection_id)
         self._unindexed.discard(collection_id)
         if collection is not None and (self._root / collection_id).exists():
             self._indexing[collection_id] = asyncio.create_task(self._index(collection))
 
+    def _due_for_graphs(self) -> set[CollectionId]:
+        """Collections whose graphs are to be looked at now."""
+        now = self._seams.clock.monotonic()
+        return self._unindexed - {item for item, (again, _) in self._graph_again.items() if again > now}
+
     async def index_now(self) -> None:
         """Build all graphs that are due, and wait for them."""
-        while self._indexing or self._unindexed:
+        while self._indexing or self._due_for_graphs():
             self._start_indexing()
             for task in list(self._indexing.values()):
                 await task
@@ -718,9 +759,19 @@ class Compactor:
                 await self._seams.clock.sleep(PAUSE_SECONDS_MAX)  # it is the one that is built: nothing else is meanwhile
                 self._unindexed.add(collection.id)
                 return
-            logger.exception("graph.failed collection=%s reads=exact", collection.id)
+            self._try_again(collection.id)
+        else:
+            self._graph_again.pop(collection.id, None)
         finally:
             self._indexing.pop(collection.id, None)
+
+    def _try_again(self, collection_id: CollectionId) -> None:
+        """Say that a graph has failed, and try again later."""
+        _, before = self._graph_again.get(collection_id, (0.0, GRAPH_AGAIN_SECONDS_MIN / 2))
+        pause = min(2 * before, GRAPH_AGAIN_SECONDS_MAX)
+        self._graph_again[collection_id] = self._seams.clock.monotonic() + pause, pause
+        self._unindexed.add(collection_id)
+        logger.exception("graph.failed collection=%s reads=exact again_seconds=%g", collection_id, pause)
 
     def _build_graph(self, store: CollectionStore, collection: Collection) -> bool:
         def is_wanted() -> bool:
@@ -728,7 +779,9 @@ class Compactor:
             return not self._stopping and now is not None and now.hnsw == collection.hnsw
 
         rows_min, threads = self._settings.graph_rows_min, self._settings.index_threads
-        return store.build_graphs(collection.hnsw, rows_min=rows_min, threads=threads, is_wanted=is_wanted)
+        return store.build_graphs(
+            collection.hnsw, rows_min=rows_min, threads=threads, is_wanted=is_wanted, at_rest=self._at_rest
+        )
 
     async def _cancel_indexing(self, collection_id: CollectionId) -> None:
         task = self._indexing.pop(collection_id, None)

@@ -34,7 +34,7 @@ from chroma_async.engine.handlers import HANDLERS
 from chroma_async.engine.handlers.registry import require_collection
 from chroma_async.engine.handlers.tenants import happened
 from chroma_async.engine.here import Here
-from chroma_async.engine.lock import CompactorLock, FileCompactorLock
+from chroma_async.engine.lock import FileCompactorLock
 from chroma_async.engine.open_readers import OpenReaders
 from chroma_async.engine.progress import Progress, vectors_due
 from chroma_async.engine.reads import PacedRunner
@@ -45,6 +45,8 @@ from chroma_async.engine.writer import Decision, Proposal, Writer
 from chroma_async.errors import InternalError, RateLimitError, StorageCorrupt, UnavailableError
 from chroma_async.metrics import Metrics
 from chroma_async.model import DEFAULT_DATABASE, DEFAULT_DATABASE_ID, DEFAULT_TENANT, CollectionId, Lsn
+from chroma_async.projections.graph_process import write_graph_elsewhere
+from chroma_async.projections.graphs import WriteGraph, write_graph
 from chroma_async.protocol import Call
 from chroma_async.protocol.records import RecordsCall
 from chroma_async.seams import Seams, ThreadWorkers, Workers
@@ -422,7 +424,7 @@ async def _background_compactor(directory: Path, settings: EngineSettings, seams
             await task
 
 
-async def _compact(directory: Path, settings: EngineSettings, seams: Seams, lock: CompactorLock | None = None) -> None:
+async def _compact(directory: Path, settings: EngineSettings, seams: Seams, write_graph: WriteGraph = write_graph) -> None:
     """Compact until cancelled; after an unexpected error, start over from what is on disk."""
     async with AsyncExitStack() as stack:
         log = await SqliteLog.open(directory, durability=settings.durability, create=False)
@@ -432,9 +434,9 @@ async def _compact(directory: Path, settings: EngineSettings, seams: Seams, lock
         indexers = ThreadWorkers(1, "chroma_async.indexer", niceness=INDEXER_NICENESS)
         stack.callback(indexers.close)
         while True:
-            chosen = lock or FileCompactorLock(directory)
+            lock = FileCompactorLock(directory)
             try:
-                await Compactor(directory, log, chosen, workers, settings, seams, indexers).run()
+                await Compactor(directory, log, lock, workers, settings, seams, indexers, write_graph).run()
             except Exception:
                 logger.exception("compactor.failed restart_seconds=1")
                 await seams.clock.sleep(1.0)
@@ -445,6 +447,7 @@ async def run_compactor(
 ) -> None:
     """Compact a directory in this process until cancelled; waits for the lock while another process holds it.
 
+    Graphs are built by processes that it begins (`projections.graph_process`).
     `opened` is called when the directory has turned out to be usable.
 
     Raises:
@@ -455,4 +458,4 @@ async def run_compactor(
     settings = settings or EngineSettings()
     prepare_directory(directory, seams.files, allow_network=settings.allow_network_file_system)
     opened()
-    await _compact(directory, settings, seams)
+    await _compact(directory, settings, seams, write_graph=write_graph_elsewhere)

@@ -92,7 +92,7 @@ def reachable_files_are_whole(state: DirectoryState) -> Iterator[str]:
                 yield f"{item.collection_id}: {piece.file} does not match its checksum"
         for segment in item.manifest.segments:
             graph = segment.graph
-            if graph is not None and checksum(graph_path(item.directory, segment, graph)) != graph.crc:
+            if graph is not None and checksum(graph_path(item.directory, segment, graph.file)) != graph.crc:
                 yield f"{item.collection_id}: {graph.file} does not match its checksum"
 
 

@@ -275,7 +275,7 @@ class _Collection(msgspec.Struct):
         yield self._checked(folder / VECTORS_FILE, "lost", check_vectors, whole)
         yield self._checked(folder / SLOTS_FILE, "lost", check_their_slots, whole)
         if segment.graph is not None:
-            graph, path = segment.graph, graph_path(self.folder, segment, segment.graph)
+            graph, path = segment.graph, graph_path(self.folder, segment, segment.graph.file)
 
             def check_graph() -> None:
                 if checksum(path) != graph.crc:

@@ -339,6 +339,23 @@ class ScanBuilder:
         self._rows = 0
         self._latest: Scan | None = None
 
+    @classmethod
+    def behind(cls, scan: Scan, rows: int) -> ScanBuilder | None:
+        """One that goes on with the rows of a scan from such a row on, and packs none of its complete blocks again.
+
+        None: that row begins none of these.
+        """
+        blocks = tuple(block for block in scan.blocks if block.rows == BLOCK_ROWS)
+        first, inside = divmod(rows, BLOCK_ROWS)
+        if inside or first >= len(blocks):
+            return None
+        builder = cls(scan.space)
+        builder._axes, builder._axes_rows = scan.axes, BLOCK_ROWS
+        builder._blocks = list(blocks[first:])
+        builder._rows = BLOCK_ROWS * len(builder._blocks)
+        builder._latest = Scan(scan.space, scan.axes, blocks[first:])
+        return builder
+
     @property
     def rows(self) -> int:
         """Rows that were packed."""

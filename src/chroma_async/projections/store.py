@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -23,10 +23,9 @@ from chroma_async.core.columns import ColumnPiece, encode, merge
 from chroma_async.core.memtable import Tail
 from chroma_async.core.watermarks import SegmentShape, graph_target, is_worth_rewriting, pieces_to_merge
 from chroma_async.errors import StorageCorrupt, Superseded
-from chroma_async.index.coding import Coding, chosen_coding, keeps_neighbours
-from chroma_async.index.hnsw import GraphBuilder, checksum
 from chroma_async.model import HnswConfiguration, Lsn, Slots, Space, Vectors
 from chroma_async.projections.blocks import extended, rows_of_a_block
+from chroma_async.projections.graphs import GraphOrder, WriteGraph, is_whole, write_graph
 from chroma_async.projections.manifest import GraphRef, Manifest, PieceRef, PurgeRef, SegmentRef
 from chroma_async.projections.records import RecordTables
 from chroma_async.projections.view import (
@@ -36,7 +35,7 @@ from chroma_async.projections.view import (
     SLOTS_FILE,
     VECTORS_FILE,
     Base,
-    graph_path,
+    SegmentView,
     load_base,
     load_piece,
     map_segment,
@@ -45,9 +44,6 @@ from chroma_async.projections.view import (
 from chroma_async.seams import Files
 
 RECORDS_FILE: Final = "records.sqlite3"
-GROW_ROWS: Final = 4096
-"""Vectors that are copied at a time on their way into a graph."""
-
 REWRITE_ROWS_MIN: Final = 1_024
 """A segment of fewer vectors is not worth a file of its own again, unless no segment becomes larger."""
 
@@ -63,8 +59,9 @@ logger = logging.getLogger("chroma_async.compactor")
 class CollectionStore:
     """Writes one collection's directory."""
 
-    def __init__(self, directory: Path, files: Files) -> None:
+    def __init__(self, directory: Path, files: Files, write_graph: WriteGraph = write_graph) -> None:
         self.directory = directory
+        self._graph_writer = write_graph
         self.lock = threading.RLock()
         self._files = files
         self._closed = False
@@ -236,9 +233,15 @@ class CollectionStore:
     # ---- index
 
     def build_graphs(
-        self, configuration: HnswConfiguration, *, rows_min: int, threads: int, is_wanted: Callable[[], bool] = lambda: True
+        self,
+        configuration: HnswConfiguration,
+        *,
+        rows_min: int,
+        threads: int,
+        is_wanted: Callable[[], bool] = lambda: True,
+        at_rest: bool = False,
     ) -> bool:
-        """Build or grow the graph of the first segment that needs one; say whether something was done.
+        """Build or grow the graph of the first segment that needs one (`graph_target`); say whether something was done.
 
         When the collection is configured otherwise than its graphs were built, all of them are built anew.
 
@@ -247,17 +250,15 @@ class CollectionStore:
         """
         try:
             if self.manifest.is_built_as(configuration):
-                return self._build_next_graph(configuration, rows_min, threads, is_wanted)
+                segment = self._segment_without_graph(rows_min, at_rest=at_rest)
+                return segment is not None and self._build_next_graph(segment, configuration, threads, is_wanted)
             return self._reindex(configuration, rows_min, threads, is_wanted)
         finally:
             self._remove_unpublished()
 
     def _build_next_graph(
-        self, configuration: HnswConfiguration, rows_min: int, threads: int, is_wanted: Callable[[], bool]
+        self, segment: SegmentRef, configuration: HnswConfiguration, threads: int, is_wanted: Callable[[], bool]
     ) -> bool:
-        segment = self._segment_without_graph(rows_min)
-        if segment is None:
-            return False
         with self.lock:
             self._require_newest()
         graph = self._build_graph(segment, configuration, threads, is_wanted)
@@ -297,13 +298,15 @@ class CollectionStore:
         self._publish(msgspec.structs.replace(self.manifest, segments=segments, space=space))
         logger.info("graphs.swapped collection=%s graphs=%d space=%s", self.directory.name, len(built), space)
 
-    def _segment_without_graph(self, rows_min: int, built: Mapping[int, GraphRef] | None = None) -> SegmentRef | None:
+    def _segment_without_graph(
+        self, rows_min: int, built: Mapping[int, GraphRef] | None = None, *, at_rest: bool = False
+    ) -> SegmentRef | None:
         """The first segment that needs a graph, beside those that it has; or, given them, beside those that were built."""
         for segment in self.manifest.segments:
             graph = segment.graph if built is None else built.get(segment.number)
             indexed = 0 if graph is None else graph.rows
             shape = SegmentShape(rows=segment.rows, indexed=indexed, live=segment.rows, sealed=segment.sealed)
-            if graph_target(shape, rows_min) is not None:
+            if graph_target(shape, rows_min, at_rest=at_rest) is not None:
                 return segment
         return None
 
@@ -318,8 +321,7 @@ class CollectionStore:
     ) -> GraphRef | None:
         """Build a graph, and write it; None: it is not wanted any more, or its segment was rewritten and removed."""
         try:
-            path = self._write_graph(segment, configuration, threads, is_wanted, anew=anew)
-            return None if path is None else _graph_ref(path, segment.rows, configuration)
+            return self._write_graph(self._order(segment, configuration, threads, anew=anew), is_wanted)
         except (StorageCorrupt, OSError):
             with self.lock:
                 if self._position_of(segment) is not None:
@@ -334,44 +336,39 @@ class CollectionStore:
     def _note_obsolete(self, segment: SegmentRef) -> None:
         logger.info("graph.obsolete collection=%s segment=%d", self.directory.name, segment.number)
 
-    def _write_graph(
-        self,
-        segment: SegmentRef,
-        configuration: HnswConfiguration,
-        threads: int,
-        is_wanted: Callable[[], bool],
-        *,
-        anew: bool = False,
-    ) -> Path | None:
-        vectors, _ = map_segment(self.directory, segment, self.manifest.dimension or 0)
+    def _order(self, segment: SegmentRef, configuration: HnswConfiguration, threads: int, *, anew: bool) -> GraphOrder:
         with self.lock:
-            guard = vector_guard(self.directory, segment, vectors, self._sums_of(segment))
-        begun = None if anew else segment.graph
-        graph = self._begun_graph(segment, begun, vectors, configuration)
-        while graph.rows < segment.rows:
-            if not is_wanted():
-                return None
-            start, beyond = graph.rows, min(graph.rows + GROW_ROWS, segment.rows)
-            if guard is not None:
-                guard.check(np.arange(start, beyond))
-            graph.extend(vectors[start:beyond], threads=threads)
-            if graph.is_odd(segment.rows):
-                logger.info("graph.begun_again collection=%s segment=%d", self.directory.name, segment.number)
-                graph = GraphBuilder.empty(vectors.shape[1], configuration, _next_coding(graph, vectors, configuration))
-        graph.check(vectors, threads=threads)
-        path = self.directory / SEGMENTS / str(segment.number) / f"{self.manifest.version}-{segment.rows}.usearch"
-        aside = path.with_suffix(".building")
+            return GraphOrder(
+                directory=str(self.directory),
+                segment=segment,
+                dimension=self.manifest.dimension or 0,
+                sums=self._sums_of(segment),
+                begun=None if anew else segment.graph,
+                configuration=configuration,
+                threads=threads,
+                file=f"{self.manifest.version}-{segment.rows}.building",
+            )
+
+    def _write_graph(self, order: GraphOrder, is_wanted: Callable[[], bool]) -> GraphRef | None:
+        segment, configuration, aside = order.segment, order.configuration, order.path
+        path = aside.with_suffix(".usearch")
         with self.lock:
             self._unpublished |= {str(item.relative_to(self.directory)) for item in (path, aside)}
         try:
-            graph.save(aside)
-            self._files.sync(aside)
+            written = self._graph_writer(order, is_wanted)
+            if written is not None:
+                self._files.sync(aside)
         except BaseException:
             self._files.remove(aside)  # on a full disk it takes the room that others wait for
             raise
+        if written is None:
+            return None
+        if written.begun_again:
+            logger.info("graph.begun_again collection=%s segment=%d", self.directory.name, segment.number)
         self._files.replace(aside, path)
         self._files.sync_directory(path.parent)
-        return path
+        how = (configuration.max_neighbors, configuration.ef_construction, configuration.precision)
+        return GraphRef(path.name, segment.rows, written.crc, *how)
 
     def _sums_of(self, segment: SegmentRef) -> list[int]:
         """The checksums of a segment's vectors as of its rows; the last block may have grown meanwhile."""
@@ -387,19 +384,6 @@ class CollectionStore:
         assert guard is not None
         guard.check(np.arange(whole * segment.block_rows, segment.rows))
         return [*sums[:whole], _crc(vectors[whole * segment.block_rows : segment.rows])]
-
-    def _begun_graph(
-        self, segment: SegmentRef, begun: GraphRef | None, vectors: Vectors, configuration: HnswConfiguration
-    ) -> GraphBuilder:
-        """The graph to be grown: an empty one, when there is none, or it is damaged, or its coding suits no more."""
-        ndim, is_ours = vectors.shape[1], configuration.precision is None
-        if begun is None or not begun.is_built_as(configuration) or not self._is_whole(segment, begun):
-            coding = chosen_coding(configuration.space, vectors) if is_ours else None
-            return GraphBuilder.empty(ndim, configuration, coding)
-        graph = GraphBuilder.load(graph_path(self.directory, segment, begun), configuration, rows=begun.rows)
-        if graph.coding is not None and not keeps_neighbours(graph.coding, vectors):
-            return GraphBuilder.empty(ndim, configuration, _next_coding(graph, vectors, configuration))
-        return graph
 
     def _publish_graph(self, built_for: SegmentRef, graph: GraphRef) -> None:
         """Publish a graph, if its segment is still there: it may have been rewritten meanwhile."""
@@ -429,14 +413,14 @@ class CollectionStore:
             live = int((view.owners >= 0).sum())
             shape = SegmentShape(rows=view.rows, indexed=0, live=live, sealed=False)
             if view.rows >= rows_min and is_worth_rewriting(shape):
-                rows = np.flatnonzero(view.owners >= 0)
-                view.check(rows)  # what is written anew gets a checksum anew
-                self._rewrite(position, view.vectors[rows], view.owners[rows])
+                self._rewrite(position, view)
                 return True
         return False
 
-    def _rewrite(self, position: int, vectors: Vectors, owners: Slots) -> None:
-        if not len(owners):
+    def _rewrite(self, position: int, view: SegmentView) -> None:
+        """Write the vectors of a segment that are some record's into one of their own, a part at a time."""
+        rows = np.flatnonzero(view.owners >= 0)
+        if not len(rows):
             segments = (*self.manifest.segments[:position], *self.manifest.segments[position + 1 :])
             self._publish(msgspec.structs.replace(self.manifest, segments=segments))
             return
@@ -444,17 +428,19 @@ class CollectionStore:
         number = self.manifest.next_file
         folder = self.directory / SEGMENTS / str(number)
         self._files.make_directory(folder)
-        part, part_slots = np.ascontiguousarray(vectors, dtype="<f4"), np.ascontiguousarray(owners, dtype="<i8")
-        self._append(folder / VECTORS_FILE, 0, part)
-        self._append(folder / SLOTS_FILE, 0, part_slots)
+        block_rows = rows_of_a_block(view.vectors.shape[1])
+        found: list[int] = []
+        self._files.write(folder / VECTORS_FILE, _blocks_of(view, rows, block_rows, found))
+        self._files.sync(folder / VECTORS_FILE)
+        owners = np.ascontiguousarray(view.owners[rows], dtype="<i8")
+        self._append(folder / SLOTS_FILE, 0, owners)
         self._files.sync_directory(folder)
         self._files.sync_directory(folder.parent)
+        sums = {(number, block): crc for block, crc in enumerate(found)}
         sealed = self.manifest.segments[position].sealed
-        block_rows = rows_of_a_block(part.shape[1])
-        segment = SegmentRef(number, len(owners), sealed=sealed, block_rows=block_rows, slots_crc=_crc(part_slots))
-        sums = {(number, block): crc for block, crc in extended({}, 0, part, block_rows).items()}
+        segment = SegmentRef(number, len(rows), sealed=sealed, block_rows=block_rows, slots_crc=_crc(owners))
         self._publish(self._with_segment(position, segment, next_file=number + 1), sums=sums)
-        logger.info("segment.rewritten collection=%s segment=%d rows=%d", self.directory.name, number, len(owners))
+        logger.info("segment.rewritten collection=%s segment=%d rows=%d", self.directory.name, number, len(rows))
 
     def purge(self) -> int:
         """Leave no bytes of deleted or replaced records in any file; return how many vectors belonged to no record.
@@ -482,9 +468,7 @@ class CollectionStore:
         for position, view in enumerate(self.base().segments):
             path = self.directory / SEGMENTS / str(view.number) / VECTORS_FILE
             if view.owned is not None or path.stat().st_size > view.vectors.nbytes:
-                rows = np.flatnonzero(view.owners >= 0)
-                view.check(rows)
-                self._rewrite(position, view.vectors[rows], view.owners[rows])
+                self._rewrite(position, view)
                 return True
         return False
 
@@ -575,16 +559,10 @@ class CollectionStore:
 
     def _heal_graphs(self) -> None:
         for position, segment in enumerate(self.manifest.segments):
-            if segment.graph is not None and not self._is_whole(segment, segment.graph):
+            if segment.graph is not None and not is_whole(self.directory, segment, segment.graph):
                 logger.warning("graph.dropped collection=%s segment=%d", self.directory.name, segment.number)
                 bare = msgspec.structs.replace(segment, graph=None)
                 self._publish(self._with_segment(position, bare, next_file=self.manifest.next_file))
-
-    def _is_whole(self, segment: SegmentRef, graph: GraphRef) -> bool:
-        try:
-            return checksum(graph_path(self.directory, segment, graph)) == graph.crc
-        except StorageCorrupt:
-            return False
 
     def sweep(self) -> None:
         """Remove files that no manifest reaches nor is going to: what a crash left behind."""
@@ -608,15 +586,18 @@ class CollectionStore:
         return self.manifest.applied
 
 
-def _next_coding(graph: GraphBuilder, vectors: Vectors, configuration: HnswConfiguration) -> Coding | None:
-    """How to code the vectors whose graph's coding does not suit."""
-    return chosen_coding(configuration.space, vectors, after=graph.coding)
+def _blocks_of(view: SegmentView, rows: Slots, block_rows: int, sums: list[int]) -> Generator[memoryview]:
+    """The vectors of some rows, block by block; the checksum of each is added to `sums`.
 
-
-def _graph_ref(path: Path, rows: int, configuration: HnswConfiguration) -> GraphRef:
-    return GraphRef(
-        path.name, rows, checksum(path), configuration.max_neighbors, configuration.ef_construction, configuration.precision
-    )
+    Raises:
+        StorageCorrupt: they are damaged. What is written anew gets a checksum anew.
+    """
+    for start in range(0, len(rows), block_rows):
+        some = rows[start : start + block_rows]
+        view.check(some)
+        part = np.ascontiguousarray(view.vectors[some], dtype="<f4")
+        sums.append(_crc(part))
+        yield part.data.cast("B")
 
 
 def _crc(array: npt.NDArray[Any], before: int = 0) -> int:

@@ -24,7 +24,7 @@ from chroma_async.index.hnsw import GraphFile
 from chroma_async.index.scan import BLOCK_ROWS, Scan, ScanBuilder
 from chroma_async.model import Mask, Slots, Vectors
 from chroma_async.projections.blocks import VectorGuard
-from chroma_async.projections.manifest import GraphRef, Manifest, PieceRef, SegmentRef
+from chroma_async.projections.manifest import Manifest, PieceRef, SegmentRef
 
 NO_SLOT: Final = -1
 
@@ -328,17 +328,24 @@ def _load_segment(directory: Path, ref: SegmentRef, manifest: Manifest, before: 
         guard.inherit(old.guard)
     graph = _load_graph(directory, ref, None if old is None else old.graph, tables)
     first = 0 if graph is None or ref.rows <= SCAN_BESIDE_GRAPH_ROWS_MAX else graph.rows // BLOCK_ROWS * BLOCK_ROWS
-    shares_scan = old is not None and old.scan_first == first and before.manifest.space == manifest.space
     return SegmentView(
         number=ref.number,
         vectors=vectors,
         slots=slots,
         owned_slots=GrownSlots.empty(),
-        scan=old.scan if old is not None and shares_scan else ScanBuilder(manifest.space),
+        scan=_scan_of(first, old if before.manifest.space == manifest.space else None) or ScanBuilder(manifest.space),
         graph=graph,
         scan_first=first,
         guard=guard,
     )
+
+
+def _scan_of(first: int, old: SegmentView | None) -> ScanBuilder | None:
+    """What goes on with the packed rows of an older view, now from row `first` on, since a graph has the others."""
+    if old is None or old.scan_first == first:
+        return None if old is None else old.scan
+    packed = old.scan.latest
+    return None if packed is None or first < old.scan_first else ScanBuilder.behind(packed, first - old.scan_first)
 
 
 def check_slots(directory: Path, ref: SegmentRef, slots: Slots, next_slot: int) -> None:
@@ -363,7 +370,7 @@ def vector_guard(directory: Path, ref: SegmentRef, vectors: Vectors, sums: Seque
 def _load_graph(directory: Path, ref: SegmentRef, old: GraphFile | None, tables: StoredRecords) -> GraphFile | None:
     if ref.graph is None:
         return None
-    path = graph_path(directory, ref, ref.graph)
+    path = graph_path(directory, ref, ref.graph.file)
     if old is not None and old.path == path:
         return old
     try:
@@ -375,8 +382,8 @@ def _load_graph(directory: Path, ref: SegmentRef, old: GraphFile | None, tables:
         return None
 
 
-def graph_path(directory: Path, segment: SegmentRef, graph: GraphRef) -> Path:
-    return directory / SEGMENTS / str(segment.number) / graph.file
+def graph_path(directory: Path, segment: SegmentRef, file: str) -> Path:
+    return directory / SEGMENTS / str(segment.number) / file
 
 
 def _assign(

@@ -63,7 +63,7 @@ _SAID: Final = {
 
 def limit_error(error: BaseException, directory: Path) -> LimitError | None:
     """Return what a failure in a directory means, if it is a limit of the machine; None: it is unexplained."""
-    for cause in _chain(error):
+    for cause in causes(error):
         if isinstance(cause, InsufficientStorageError | ResourceLimitError):
             return cause
         reason = _reason(cause, directory)
@@ -119,7 +119,8 @@ def is_read_only(directory: Path) -> bool:
     return False
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An error, what it came from, what that came from, ..."""
     cause: BaseException | None = error
     while cause is not None:
         yield cause
