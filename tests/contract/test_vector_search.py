@@ -14,7 +14,7 @@ from tests.support.oracle import exact_distances
 
 from chroma_async.core.events import RecordsHead, RecordsWritten
 from chroma_async.core.memtable import Memtable
-from chroma_async.core.planner import Gather, Plan, ReadAll, ScanPacked, SearchGraph, candidates
+from chroma_async.core.planner import CompareCodes, Gather, Plan, ReadAll, ScanPacked, SearchGraph, candidates
 from chroma_async.engine import search as search_module
 from chroma_async.engine.search import SearchTarget, search
 from chroma_async.errors import StorageCorrupt
@@ -36,6 +36,7 @@ PLANS: dict[str, Plan] = {
     "read all": ReadAll(),
     "scan": ScanPacked(),
     "graph": SearchGraph(fetch=candidates(10), ef=256),
+    "codes": CompareCodes(fetch=candidates(10)),
 }
 EXACT = ["gather", "read all", "scan"]
 
@@ -47,7 +48,7 @@ def random_rows(count: int, seed: int) -> Vectors:
 def write_graph(path: Path, space: Space, vectors: Vectors, coding: Coding | None = None) -> GraphFile:
     graph = GraphBuilder.empty(vectors.shape[1], HnswConfiguration(space=space), coding)
     graph.extend(vectors, threads=1)
-    graph.save(path)
+    graph.save(path, vectors)
     return GraphFile(path, rows=len(vectors), crc=checksum(path))
 
 
@@ -101,13 +102,19 @@ def current(target: SearchTarget) -> tuple[np.ndarray, Vectors]:
     )
 
 
+def plan_of(name: str, target: SearchTarget) -> Plan:
+    """A plan that the planner could make for this target: rows are ranked by codes where there are such."""
+    graph = target.base.segments[0].graph
+    return PLANS["gather" if name == "codes" and not (graph and graph.has_codes) else name]
+
+
 @pytest.mark.parametrize("name", PLANS)
 @pytest.mark.parametrize("share", [None, 0.9, 0.3, 0.01, 0.0])
 @pytest.mark.parametrize("count", [1, 10, 200, 10_000])
 def test_plan_returns_as_many_as_there_are(
     target: SearchTarget, name: str, share: float | None, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(search_module, "plan_search", lambda *_, **__: PLANS[name])
+    monkeypatch.setattr(search_module, "plan_search", lambda *_, **__: plan_of(name, target))
     slots, vectors = current(target)
     size = target.tail.next_slot
     mask: Mask | None = None if share is None else np.random.default_rng(7).random(size) < share
@@ -135,7 +142,7 @@ def test_a_search_that_is_shared_finds_the_same(
     target: SearchTarget, share: float | None, name: str, rows_min: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Shared is what takes long: here scanning 3,000 rows or searching their graph, and a tail of 300 rows."""
-    monkeypatch.setattr(search_module, "plan_search", lambda *_, **__: PLANS[name])
+    monkeypatch.setattr(search_module, "plan_search", lambda *_, **__: plan_of(name, target))
     monkeypatch.setattr(search_module, "SHARED_ROWS_MIN", rows_min)
     masks = [None if share is None else np.random.default_rng(9).random(target.tail.next_slot) < share] * 7
     queries, counts = random_rows(7, 5), [10] * 7
@@ -204,13 +211,39 @@ def test_rows_beside_a_graph_do_not_stand_for_what_it_finds(rows_beside: int, tm
     np.testing.assert_allclose(found.distances, np.sort(exact[mask])[:10], rtol=1e-4)
 
 
+def test_rows_that_codes_say_little_of_take_no_place_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Vectors without a direction are many among what a filter leaves, and their codes are near to every query."""
+    vectors = random_rows(ROWS, 6)
+    vectors[:, NDIM // 2 :] *= np.float32(0.05)
+    vectors[::8] = 0
+    graph = write_graph(tmp_path / "graph", "cosine", vectors, flat_coding("cosine"))
+    assert len(graph.beside) >= 4 * candidates(10)
+    slots = np.arange(ROWS)
+    segment = SegmentView(1, vectors, slots, GrownSlots.of(slots), ScanBuilder("cosine"), graph)
+    base = Base(
+        manifest=Manifest(dimension=NDIM, space="cosine", next_slot=ROWS),
+        pieces=(),
+        alive=np.ones(ROWS, dtype=np.bool_),
+        placed=GrownSlots.of(np.stack([np.zeros_like(slots), slots], axis=1)),
+        segments=(segment,),
+    )
+    target = SearchTarget("cosine", base, Memtable(applied=Lsn(0), next_slot=ROWS).tail(), [None], None, 100)
+    mask = slots % 4 == 0
+    mask[1::4] = True
+    queries = vectors[[1, 4, 9]]
+    monkeypatch.setattr(search_module, "plan_search", lambda *_, **__: PLANS["codes"])
+    for query, found in zip(queries, search(target, queries, [mask] * 3, [10] * 3), strict=True):
+        exact = exact_distances("cosine", query, vectors)
+        np.testing.assert_allclose(found.distances, np.sort(exact[mask])[:10], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("space", SPACES)
 def test_graph_is_grown_from_its_file(space: Space, tmp_path: Path) -> None:
     vectors = random_rows(600, 3)
     first = write_graph(tmp_path / "first", space, vectors[:400])
     grown = GraphBuilder.load(first.path, HnswConfiguration(space=space), rows=400)
     grown.extend(vectors[400:], threads=1)
-    grown.save(tmp_path / "second")
+    grown.save(tmp_path / "second", vectors)
     second = GraphFile(tmp_path / "second", rows=600, crc=checksum(tmp_path / "second"))
     for row in (0, 399, 400, 599):
         (found,) = second.search(vectors[row : row + 1], 10, ef=64)

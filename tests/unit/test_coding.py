@@ -16,7 +16,15 @@ from tests.support.shapes import SHAPES, fading, make
 
 from chroma_async.core import planner
 from chroma_async.errors import StorageCorrupt
-from chroma_async.index.coding import MAGIC, ODDNESS_MAX, chosen_coding, decode_trailer, encode_trailer, keeps_neighbours
+from chroma_async.index.coding import (
+    MAGIC,
+    ODDNESS_MAX,
+    chosen_coding,
+    code_distances,
+    decode_trailer,
+    encode_trailer,
+    keeps_neighbours,
+)
 from chroma_async.index.crowds import crowded_rows
 from chroma_async.index.hnsw import GraphBuilder, GraphFile, checksum
 from chroma_async.index.scan import DIRECTIONS_FROM_ROWS
@@ -35,8 +43,8 @@ def across(count: int, seed: int) -> Vectors:
     return fading(count, NDIM, seed) + (8 * turn[:, -1]).astype(np.float32)
 
 
-def written(path: Path, builder: GraphBuilder) -> GraphFile:
-    builder.save(path)
+def written(path: Path, builder: GraphBuilder, vectors: Vectors) -> GraphFile:
+    builder.save(path, vectors)
     return GraphFile(path, rows=builder.rows, crc=checksum(path))
 
 
@@ -44,7 +52,7 @@ def built(path: Path, space: Space, vectors: Vectors) -> GraphFile:
     configuration = HnswConfiguration(space=space)
     builder = GraphBuilder.empty(NDIM, configuration, chosen_coding(space, vectors))
     builder.extend(vectors, threads=2)
-    return written(path, builder)
+    return written(path, builder, vectors)
 
 
 def recall(graph: GraphFile, space: Space, vectors: Vectors, queries: Vectors) -> float:
@@ -66,10 +74,11 @@ def test_graph_of_codes_finds_the_nearest_and_is_half_as_large(space: Space, tmp
     assert recall(graph, space, vectors, fading(40, NDIM, 1)) >= 0.97
     whole = GraphBuilder.empty(NDIM, HnswConfiguration(space=space))
     whole.extend(vectors, threads=2)
-    larger = written(tmp_path / "whole", whole)
+    larger = written(tmp_path / "whole", whole, vectors)
     assert larger.dims is None
     bytes_a_code, bytes_a_vector = NDIM // 2, NDIM * (1 if space == "cosine" else 2)
-    saved = larger.path.stat().st_size - graph.path.stat().st_size
+    behind = ROWS * bytes_a_code  # once more, which a search of the graph does not touch
+    saved = larger.path.stat().st_size - (graph.path.stat().st_size - behind)
     assert saved >= 0.9 * ROWS * (bytes_a_vector - bytes_a_code)
 
 
@@ -83,7 +92,7 @@ def test_codes_of_all_dimensions_are_kept_where_none_is_to_spare(shape: str, spa
     assert coding.dims == 48
     builder = GraphBuilder.empty(48, HnswConfiguration(space=space), coding)
     builder.extend(vectors, threads=2)
-    graph = written(tmp_path / "graph", builder)
+    graph = written(tmp_path / "graph", builder, vectors)
     queries = vectors[:40] + np.float32(0.3) * make("random", 40, 48, 33)
     assert recall(graph, space, vectors, queries) >= 0.97
 
@@ -129,7 +138,7 @@ def test_graph_of_codes_grows_from_its_file(space: Space, tmp_path: Path) -> Non
     first = built(tmp_path / "first", space, vectors[: ROWS + 30])
     builder = GraphBuilder.load(first.path, HnswConfiguration(space=space), rows=first.rows)
     builder.extend(vectors[first.rows :], threads=2)
-    second = written(tmp_path / "second", builder)
+    second = written(tmp_path / "second", builder, vectors)
     assert second.dims == first.dims == NDIM // 2
     assert not builder.is_odd(len(vectors))
     queries = np.concatenate([fading(30, NDIM, 6), vectors[-60:-20]])
@@ -142,7 +151,7 @@ def test_few_rows_of_another_kind_are_all_found(space: Space, tmp_path: Path) ->
     builder = GraphBuilder.empty(NDIM, HnswConfiguration(space=space), chosen_coding(space, vectors))
     vectors[5::500] = across(len(vectors[5::500]), 8)
     builder.extend(vectors, threads=2)
-    graph = written(tmp_path / "graph", builder)
+    graph = written(tmp_path / "graph", builder, vectors)
     assert graph.dims is not None
     assert recall(graph, space, vectors, vectors[5::500]) == 1.0
     assert set(range(5, ROWS, 500)) <= set(graph.beside.tolist())
@@ -182,7 +191,7 @@ def test_extreme_rows_stay_out_of_a_graph_of_codes(space: Space, magnitude: floa
     extreme = np.float32(magnitude) * np.sign(vectors[:5])
     builder = GraphBuilder.empty(NDIM, HnswConfiguration(space=space), coding)
     builder.extend(np.concatenate([vectors[:2_000], extreme]), threads=1)
-    graph = written(tmp_path / "graph", builder)
+    graph = written(tmp_path / "graph", builder, vectors)
     _, oddness = coding.code(extreme)
     if magnitude > 1 or (space == "cosine" and magnitude < 1e-20):
         assert (oddness > ODDNESS_MAX).all()
@@ -202,9 +211,9 @@ def test_a_small_crowd_far_from_all_others_is_found(space: Space, many: int, wit
     coding = chosen_coding(space, vectors) if with_codes else None
     builder = GraphBuilder.empty(NDIM, HnswConfiguration(space=space), coding)
     builder.extend(vectors, threads=2)
-    alone = recall(written(tmp_path / "alone", builder), space, vectors, vectors[places])
+    alone = recall(written(tmp_path / "alone", builder, vectors), space, vectors, vectors[places])
     builder.check(vectors, threads=2)
-    graph = written(tmp_path / "graph", builder)
+    graph = written(tmp_path / "graph", builder, vectors)
     assert recall(graph, space, vectors, vectors[places]) >= max(0.95, alone)
     (found,) = graph.search(vectors[places[:1]], 30, ef=64)
     assert len(set(found.tolist()) & set(graph.beside.tolist())) == 0
@@ -222,7 +231,7 @@ def test_a_small_crowd_is_looked_for_beside_many_lone_rows_that_are_farther(spac
     builder = GraphBuilder.empty(NDIM, HnswConfiguration(space=space))
     builder.extend(vectors, threads=2)
     builder.check(vectors, threads=2)
-    graph = written(tmp_path / "graph", builder)
+    graph = written(tmp_path / "graph", builder, vectors)
     assert recall(graph, space, vectors, vectors[places]) >= 0.95
     assert len(graph.beside) < 100
 
@@ -243,7 +252,7 @@ def test_what_a_graph_finds_is_not_compared_beside_it(name: str, space: Space, t
     builder = GraphBuilder.empty(24, HnswConfiguration(space=space))
     builder.extend(vectors, threads=2)
     builder.check(vectors, threads=2)
-    assert len(written(tmp_path / "graph", builder).beside) <= 60
+    assert len(written(tmp_path / "graph", builder, vectors).beside) <= 60
 
 
 @pytest.mark.parametrize("rows", [1, 2, 9, 11, 3_000])
@@ -256,7 +265,7 @@ def test_any_graph_is_checked(space: Space, rows: int, max_neighbors: int, tmp_p
     builder = GraphBuilder.empty(3, configuration)
     builder.extend(vectors, threads=1)
     builder.check(vectors, threads=1)
-    graph = written(tmp_path / "graph", builder)
+    graph = written(tmp_path / "graph", builder, vectors)
     (found,) = graph.search(vectors[:1], 20, ef=20)
     rows_seen = [*found.tolist(), *graph.beside.tolist()]
     assert len(rows_seen) == len(set(rows_seen))
@@ -301,7 +310,7 @@ def test_vectors_many_of_which_are_of_another_kind_are_not_coded() -> None:
 def test_what_stands_behind_a_graph_and_cannot_be_read_is_refused(damage: str, tmp_path: Path) -> None:
     graph = built(tmp_path / "graph", "l2", fading(ROWS, NDIM, 13))
     content = graph.path.read_bytes()
-    trailer = encode_trailer(decode_trailer(memoryview(content)))
+    trailer = encode_trailer(decode_trailer(memoryview(content)), ROWS)
     assert content.endswith(trailer)
     if damage == "garbage":
         content = content[:-500] + b"\xc1" * (500 - 16) + content[-16:]
@@ -344,7 +353,7 @@ async def test_graph_goes_on_with_codes_as_long_as_they_suit(space: Space, then:
             (segment,) = manifest_of(tmp_path, collection.id).segments
             assert segment.graph is not None
             assert segment.graph.rows == start + len(part)
-        path = graph_path(tmp_path / "collections" / collection.id, segment, segment.graph)
+        path = graph_path(tmp_path / "collections" / collection.id, segment, segment.graph.file)
         graph = GraphFile(path, rows=segment.graph.rows, crc=segment.graph.crc)
         assert graph.dims == (NDIM if then == "of another kind" else NDIM // 2)
         queries = np.concatenate([first[:10], added[:20]]) + np.float32(0.001)
@@ -356,3 +365,56 @@ async def test_graph_goes_on_with_codes_as_long_as_they_suit(space: Space, then:
 def test_a_manifest_says_that_graphs_may_keep_codes_whatever_it_said_before() -> None:
     old = msgspec.structs.replace(Manifest(), format=1)
     assert decode_manifest(encode_manifest(old)).format == 2
+
+
+@pytest.mark.parametrize("dims", [1, 2, 63, 64, 192, 384, 1_000])
+def test_distances_of_codes_are_exact(dims: int) -> None:
+    codes = np.random.default_rng(dims).integers(-127, 128, (300, dims)).astype(np.int8)
+    codes[0], codes[1] = 127, -127
+    for code in codes[:4]:
+        exact = ((codes.astype(np.int64) - code) ** 2).sum(axis=1)
+        np.testing.assert_array_equal(code_distances(code, codes), exact)
+
+
+@pytest.mark.parametrize("space", CODED)
+def test_nearest_of_some_rows_are_found_by_their_codes(space: Space, tmp_path: Path) -> None:
+    vectors, queries = fading(ROWS, NDIM, 20), fading(40, NDIM, 21)
+    graph = built(tmp_path / "graph", space, vectors)
+    assert graph.has_codes
+    for share in (0.01, 0.1, 0.5):
+        rows = np.flatnonzero(np.random.default_rng(22).random(ROWS) < share)
+        found = [graph.nearest_of(query, rows, 4 * planner.candidates(10)) for query in queries]
+        assert {len(one) for one in found} == {min(len(rows), 4 * planner.candidates(10))}
+        assert all(np.isin(one, rows).all() for one in found)
+        nearest = [rows[np.argsort(exact_distances(space, query, vectors[rows]))[:10]] for query in queries]
+        assert np.mean([np.isin(true, one).mean() for true, one in zip(nearest, found, strict=True)]) >= 0.995
+
+
+def test_codes_of_a_graph_that_has_grown_are_those_of_all_rows(tmp_path: Path) -> None:
+    vectors = fading(ROWS + 3_000, NDIM, 23)
+    first = built(tmp_path / "first", "l2", vectors[:ROWS])
+    builder = GraphBuilder.load(first.path, HnswConfiguration(), rows=ROWS)
+    builder.extend(vectors[ROWS:], threads=2)
+    grown = written(tmp_path / "grown", builder, vectors)
+    beside = decode_trailer(memoryview(grown.path.read_bytes()))
+    assert beside.coding is not None
+    assert beside.codes is not None
+    np.testing.assert_array_equal(beside.codes[:ROWS], decode_trailer(memoryview(first.path.read_bytes())).codes)
+    apart = beside.codes.astype(np.int64) - beside.coding.code(vectors)[0]
+    assert np.abs(apart).max() <= 1  # a product of another number of rows may be rounded otherwise
+
+
+def test_a_graph_without_codes_behind_it_is_searched_and_grown(tmp_path: Path) -> None:
+    """As the first graphs of codes were written."""
+    vectors = fading(ROWS + 3_000, NDIM, 24)
+    graph = built(tmp_path / "graph", "l2", vectors[:ROWS])
+    content, beside = graph.path.read_bytes(), decode_trailer(memoryview(graph.path.read_bytes()))
+    behind = ROWS * NDIM // 2 + len(encode_trailer(beside, ROWS))
+    path = tmp_path / "older"
+    path.write_bytes(content[:-behind] + encode_trailer(beside, 0))
+    older = GraphFile(path, rows=ROWS, crc=checksum(path))
+    assert not older.has_codes
+    assert older.search(vectors[:1], 1, ef=64)[0].tolist() == [0]
+    builder = GraphBuilder.load(path, HnswConfiguration(), rows=ROWS)
+    builder.extend(vectors[ROWS:], threads=2)
+    assert written(tmp_path / "grown", builder, vectors).has_codes

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from chroma_async.core.planner import (
     GATHER_ROWS_MAX,
+    CompareCodes,
     Gather,
     ReadAll,
     ScanPacked,
@@ -29,6 +30,8 @@ def segments(draw: st.DrawFn) -> SegmentCounts:
         allowed=draw(st.integers(0, rows)),
         ndim=ndim,
         scan_dims=draw(st.sampled_from([None, ndim, -(-ndim // 2)])),
+        graph_dims=draw(st.sampled_from([None, ndim, -(-ndim // 2)])),
+        has_codes=draw(st.booleans()),
     )
 
 
@@ -44,6 +47,17 @@ def test_a_graph_is_asked_for_no_fewer_rows_than_are_wanted(
         assert n_results <= candidates(n_results) <= plan.fetch <= plan.ef
         assert plan.fetch <= counts.graph_rows <= counts.rows
         assert plan.ef >= ef_search
+
+
+@given(counts=segments(), **arguments)
+def test_only_what_a_filter_leaves_of_coded_rows_is_ranked_by_codes(
+    counts: SegmentCounts, n_results: int, batch: int, ef_search: int
+) -> None:
+    plan = plan_search(counts, n_results=n_results, batch=batch, ef_search=ef_search)
+    if isinstance(plan, CompareCodes):
+        assert counts.has_codes
+        assert n_results < plan.fetch
+        assert counts.allowed < counts.rows
 
 
 @given(counts=segments(), **arguments)
@@ -85,6 +99,11 @@ def test_a_larger_batch_never_turns_a_scan_into_a_graph_search(
         (SegmentCounts(10**6, 10**6, 500_000, 384, None), 10, SearchGraph),
         (SegmentCounts(10**6, 10**6, 100_000, 384, None), 10, SearchGraph),
         (SegmentCounts(10**6, 10**6, 10_000, 384, None), 10, Gather),
+        (SegmentCounts(10**6, 10**6, 10_000, 384, None, graph_dims=192, has_codes=True), 10, CompareCodes),
+        (SegmentCounts(10**6, 10**6, 500_000, 384, None, graph_dims=192, has_codes=True), 10, SearchGraph),
+        (SegmentCounts(10**6, 10**6, 10**6, 384, None, graph_dims=192, has_codes=True), 10, SearchGraph),
+        (SegmentCounts(10**6, 10**6, GATHER_ROWS_MAX, 384, None, graph_dims=192, has_codes=True), 10, Gather),
+        (SegmentCounts(10**6, 10**6, 10_000, 384, None, graph_dims=192, has_codes=True), 10_000, Gather),
         (SegmentCounts(10**6, 0, 10**6, 384, None), 10, ReadAll),
         (SegmentCounts(10**6, 10**6, 2_000, 384, None), 1_000, Gather),
     ],

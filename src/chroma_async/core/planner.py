@@ -30,6 +30,13 @@ SCAN_NS_PER_BATCH: Final = 0.075
 GRAPH_NS_PER_CANDIDATE: Final = 12.0
 """Per candidate (ef) and dimension."""
 
+CODES_NS: Final = 0.2
+"""Per row and coordinate: to compare rows that a filter leaves by the codes of a graph."""
+
+CODES_CANDIDATES: Final = 4
+"""So many times as many of them are compared in float32 as of rows that are ranked by themselves: a filter leaves neighbours
+that are farther apart than those of all rows, so hardly one is missed."""
+
 EF_MIN: Final = 256
 """Candidates that a graph search keeps at the least: recall@10 of .98 on real vectors with float32 re-ranking."""
 
@@ -47,7 +54,8 @@ class SegmentCounts(Struct, frozen=True):
     """`rows` vectors of `ndim` dimensions, the first `graph_rows` of them in a graph; `allowed` of them may be returned.
 
     `graph_dims` is the number of coordinates of a vector in a graph of codes, None where it keeps vectors as they are;
-    `graph_beside` how many rows are compared beside it, since it does not have or find them.
+    `has_codes` says whether its rows may be ranked by these alone, and `graph_beside` how many rows are compared beside it,
+    since it does not have or find them.
     `scan_dims` is the number of coordinates of a packed row, None where rows are not packed; those before `scan_first` never
     are, those from `scan_beyond` on not yet; None: all are.
     """
@@ -61,6 +69,7 @@ class SegmentCounts(Struct, frozen=True):
     scan_beyond: int | None = None
     graph_dims: int | None = None
     graph_beside: int = 0
+    has_codes: bool = False
 
     @property
     def unpacked(self) -> int:
@@ -83,11 +92,17 @@ class SearchGraph(Struct, frozen=True):
     ef: int
 
 
+class CompareCodes(Struct, frozen=True):
+    """Rank the allowed rows by their codes, the best `fetch` of them in float32; scan the rows that have no graph."""
+
+    fetch: int
+
+
 class ReadAll(Struct, frozen=True):
     """Compare the allowed rows in float32, a part at a time: exact, and as slow as reading them."""
 
 
-Plan: TypeAlias = Gather | ScanPacked | SearchGraph | ReadAll
+Plan: TypeAlias = Gather | ScanPacked | SearchGraph | CompareCodes | ReadAll
 
 
 def plan_search(counts: SegmentCounts, *, n_results: int, batch: int, ef_search: int) -> Plan:
@@ -101,6 +116,9 @@ def plan_search(counts: SegmentCounts, *, n_results: int, batch: int, ef_search:
     graph = _graph_plan(counts, n_results, ef_search)
     if graph is not None:
         plans.append((_graph_cost(counts, graph, batch), 1, graph))
+    codes = _codes_plan(counts, n_results)
+    if codes is not None:
+        plans.append((_codes_cost(counts, codes, batch), 3, codes))
     return min(plans, key=lambda plan: plan[:2])[2]
 
 
@@ -130,6 +148,11 @@ def _graph_plan(counts: SegmentCounts, n_results: int, ef_search: int) -> Search
     return SearchGraph(fetch=fetch, ef=max(ef_search, _ef_min(counts.graph_rows, is_coded=is_coded), 2 * fetch))
 
 
+def _codes_plan(counts: SegmentCounts, n_results: int) -> CompareCodes | None:
+    fetch = CODES_CANDIDATES * candidates(n_results)
+    return CompareCodes(fetch) if counts.has_codes and fetch < counts.allowed < counts.rows else None
+
+
 def _ef_min(rows: int, *, is_coded: bool) -> int:
     share = CODED_EF_SHARE if is_coded else 1.0
     return round(share * EF_MIN * math.pow(max(1.0, rows / EF_MIN_ROWS), EF_GROWTH))
@@ -140,12 +163,21 @@ def _scan_cost(rows: int, dims: int, batch: int) -> float:
 
 
 def _graph_cost(counts: SegmentCounts, plan: SearchGraph, batch: int) -> float:
+    dims = counts.ndim if counts.graph_dims is None else counts.graph_dims
+    return plan.ef * dims * GRAPH_NS_PER_CANDIDATE + _beside_cost(counts, batch)
+
+
+def _codes_cost(counts: SegmentCounts, plan: CompareCodes, batch: int) -> float:
+    dims = counts.ndim if counts.graph_dims is None else counts.graph_dims
+    return CODES_NS * counts.allowed * dims + GATHER_NS * plan.fetch * counts.ndim + _beside_cost(counts, batch)
+
+
+def _beside_cost(counts: SegmentCounts, batch: int) -> float:
+    """Of rows that have no graph, or are not found by it."""
     rest_rows = counts.rows - counts.graph_rows
     if counts.scan_dims is None or counts.scan_first > counts.graph_rows:
         rest = GATHER_NS * rest_rows * counts.ndim
     else:
         unpacked = min(counts.unpacked, rest_rows)
         rest = _scan_cost(rest_rows, counts.scan_dims, batch) + GATHER_NS * unpacked * counts.ndim
-    dims = counts.ndim if counts.graph_dims is None else counts.graph_dims
-    beside = GATHER_NS * counts.graph_beside * counts.ndim
-    return plan.ef * dims * GRAPH_NS_PER_CANDIDATE + beside + rest
+    return GATHER_NS * counts.graph_beside * counts.ndim + rest

@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from chroma_async.core.memtable import Tail
 from chroma_async.core.planner import (
+    CompareCodes,
     Plan,
     ScanPacked,
     SearchGraph,
@@ -498,6 +499,8 @@ class _SegmentSearch:
         """Answer one query without a scan of all rows."""
         if isinstance(chosen.plan, SearchGraph):
             return self._search_graph(query, chosen.allowed, chosen.allowed_count, count, chosen.plan)
+        if isinstance(chosen.plan, CompareCodes) and chosen.allowed is not None:
+            return self._compare_codes(query, chosen.allowed, count, chosen.plan)
         return self._read_all(query, chosen.allowed, count)
 
     def _allowed(self, mask: Mask | None) -> Mask | None:
@@ -524,6 +527,7 @@ class _SegmentSearch:
             scan_beyond=self._scan_beyond,
             graph_dims=None if graph is None else graph.dims,
             graph_beside=0 if graph is None else len(graph.beside),
+            has_codes=graph is not None and graph.has_codes,
         )
         return plan_search(shape, n_results=count, batch=batch, ef_search=self._ef_search)
 
@@ -588,6 +592,18 @@ class _SegmentSearch:
                 return _nearest([self._rank(query, rows, count), rest], count)
             fetch *= 2
         return self._read_all(query, allowed, count)
+
+    def _compare_codes(self, query: Vectors, allowed: Mask, count: int, plan: CompareCodes) -> Neighbours:
+        graph = self._segment.graph
+        assert graph is not None
+        rest = self._rest(query, graph.rows, allowed, count)
+        beside = graph.beside[allowed[graph.beside]]
+        coded = allowed[: graph.rows]
+        if len(beside):
+            coded = coded.copy()
+            coded[beside] = False  # codes say little of them: they would only take the places of others
+        rows = graph.nearest_of(query, np.flatnonzero(coded), max(plan.fetch, count))
+        return _nearest([self._rank(query, np.concatenate([rows, beside]), count), rest], count)
 
     def _graph_rows(self, graph: GraphFile, query: Vectors, fetch: int, ef: int, allowed: Mask | None) -> Slots:
         (rows,) = graph.search(query[None, :], fetch, ef=ef)

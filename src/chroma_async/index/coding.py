@@ -4,6 +4,9 @@ A search by a graph is bound by the memory that it touches: half the coordinates
 makes are undone by comparing what was found in float32. Whether it suits is measured on the rows of the segment itself, and
 rows of another kind than those that the directions were chosen for stay out of the graph and are always compared
 (docs/decisions/0027-graphs-of-codes.md).
+
+The codes of all rows are written behind a graph once more, in the order of the rows: where a filter leaves some of them,
+these are ranked by their codes, which are an eighth of their vectors (docs/decisions/0029-filtered-rows-ranked-by-codes.md).
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 from typing import Final, TypeAlias
 
 import msgspec
+import numkong
 import numpy as np
 import numpy.typing as npt
 
@@ -76,6 +80,11 @@ class Coding(msgspec.Struct, frozen=True, eq=False):
                 told &= rounded > self.axes.square_origin  # what has no direction is as far from all others
             np.fmin(np.fmax(np.rint(along, out=along), -INT8_MAX, out=along), INT8_MAX, out=along)
             return along.astype(np.int8), np.where(told & ~np.isnan(oddness), oddness, np.float32(np.inf))
+
+
+def code_distances(code: Codes, codes: Codes) -> npt.NDArray[np.float64]:
+    """How far codes, shape (n, dims), are from one, shape (dims,): square lengths in steps, shape (n,)."""
+    return np.asarray(numkong.cdist(code[None, :], codes, "sqeuclidean"), dtype=np.float64).reshape(-1)
 
 
 def chosen_coding(space: Space, vectors: Vectors, after: Coding | None = None) -> Coding | None:
@@ -170,11 +179,15 @@ class _CodingPart(msgspec.Struct, frozen=True):
 
 
 class _Trailer(msgspec.Struct, frozen=True):
-    """What a graph's own file format has no place for; row numbers as little-endian bytes."""
+    """What a graph's own file format has no place for; row numbers as little-endian bytes.
+
+    The codes of `coded_rows` rows stand before it. (The first graphs of codes had none there.)
+    """
 
     coding: _CodingPart | None
     others: bytes
     strays: bytes
+    coded_rows: int = 0
 
 
 _DECODER: Final = msgspec.msgpack.Decoder(_Trailer)
@@ -183,12 +196,13 @@ _DECODER: Final = msgspec.msgpack.Decoder(_Trailer)
 
 class Beside(msgspec.Struct, frozen=True, eq=False):
     """What stands beside a graph: how vectors become what it keeps (None: they stay as they are), which rows, shape (n,),
-    are not in it, and which, shape (m,), are but it does not find them.
+    are not in it, which, shape (m,), are but it does not find them, and the codes of all rows, shape (rows, dims), or None.
     """
 
     coding: Coding | None
     others: Slots
     strays: Slots
+    codes: Codes | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -196,10 +210,10 @@ class Beside(msgspec.Struct, frozen=True, eq=False):
         return self.coding is None and not len(self.others) and not len(self.strays)
 
 
-def encode_trailer(beside: Beside) -> bytes:
-    """What to write behind a graph."""
+def encode_trailer(beside: Beside, coded_rows: int) -> bytes:
+    """What to write behind a graph, and behind the codes of so many rows."""
     others, strays = (rows.astype("<i8").tobytes() for rows in (beside.others, beside.strays))
-    trailer = msgspec.msgpack.encode(_Trailer(_part_of(beside.coding), others, strays))
+    trailer = msgspec.msgpack.encode(_Trailer(_part_of(beside.coding), others, strays, coded_rows))
     return trailer + len(trailer).to_bytes(LENGTH_BYTES, "little") + MAGIC
 
 
@@ -231,9 +245,18 @@ def decode_trailer(file: memoryview) -> Beside:
     try:
         trailer = _DECODER.decode(file[max(0, start) : end])
         others, strays = (np.frombuffer(rows, dtype="<i8").astype(np.int64) for rows in (trailer.others, trailer.strays))
-        return Beside(_coding_of(trailer.coding), others, strays)
+        coding = _coding_of(trailer.coding)
+        return Beside(coding, others, strays, _codes_before(file[: max(0, start)], coding, trailer.coded_rows))
     except (msgspec.DecodeError, ValueError, ZeroDivisionError) as error:
         raise StorageCorrupt(f"what stands behind the graph can't be read. reason={error}") from error
+
+
+def _codes_before(file: memoryview, coding: Coding | None, rows: int) -> Codes | None:
+    """The codes of so many rows at the end of what is here of a file."""
+    if coding is None or not rows:
+        return None
+    first = len(file) - rows * coding.dims
+    return np.frombuffer(file[max(0, first) :], dtype=np.int8).reshape(rows, coding.dims)
 
 
 def _coding_of(part: _CodingPart | None) -> Coding | None:

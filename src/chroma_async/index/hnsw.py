@@ -28,6 +28,7 @@ from chroma_async.index.coding import (
     Beside,
     Codes,
     Coding,
+    code_distances,
     decode_trailer,
     encode_trailer,
 )
@@ -44,6 +45,9 @@ CHUNK_BYTES: Final = 2**20
 """A disk with less room than this is full."""
 
 OTHER_QUERY_FACTOR: Final = 4
+
+CODED_ROWS_AT_ONCE: Final = 4_096
+COMPARED_ROWS_AT_ONCE: Final = 8_192
 
 STRAYS_EF: Final = 256
 STRAYS_MAX: Final = CROWDED_ROWS // 2
@@ -67,6 +71,8 @@ class GraphBuilder:
         self._index: Any = index
         self._others = [others]
         self._strays = NO_ROWS
+        self._known: Codes | None = None
+        """Of its first rows, where a file has them."""
 
     @classmethod
     def empty(cls, ndim: int, configuration: HnswConfiguration, coding: Coding | None = None) -> GraphBuilder:
@@ -89,13 +95,14 @@ class GraphBuilder:
         Raises:
             StorageCorrupt: it can't be read.
         """
-        with _mapped(path) as mapped, memoryview(mapped) as content:
-            beside = decode_trailer(content)
+        beside = decode_trailer(memoryview(_mapped(path)))
         index: Any = cast("Any", Index).restore(str(path), view=False, enable_key_lookups=False)
         if index is None:
             raise StorageCorrupt(f"graph file can't be read. path={path}")
         index.expansion_add = max(1, configuration.ef_construction)
-        return cls(index, configuration.space, beside.coding, rows, beside.others)
+        builder = cls(index, configuration.space, beside.coding, rows, beside.others)
+        builder._known = beside.codes
+        return builder
 
     def extend(self, vectors: Vectors, *, threads: int) -> None:
         """Insert the next rows, shape (n, ndim), under their numbers."""
@@ -148,8 +155,10 @@ class GraphBuilder:
         """Whether too many of so many rows are not in the graph, so that another one has to code them otherwise."""
         return len(self._rows_beside) > max(OTHERS_MIN, rows * OTHERS_SHARE_MAX)
 
-    def save(self, path: Path) -> None:
-        """Write a graph file. usearch says of a failed write that it failed, and nothing of the last few kilobytes.
+    def save(self, path: Path, vectors: Vectors) -> None:
+        """Write a graph file; `vectors`, shape (rows, ndim), has all rows.
+
+        usearch says of a failed write that it failed, and nothing of the last few kilobytes.
 
         Raises:
             OSError: the disk is full, or the directory gone.
@@ -168,7 +177,20 @@ class GraphBuilder:
         beside = Beside(self.coding, self._rows_beside, self._strays)
         if not beside.is_empty:
             with path.open("ab") as file:
-                file.write(encode_trailer(beside))
+                for codes in self._codes(vectors):
+                    file.write(codes.data.cast("B"))
+                file.write(encode_trailer(beside, 0 if self.coding is None else self.rows))
+
+    def _codes(self, vectors: Vectors) -> Generator[Codes]:
+        """The codes of all rows, a part at a time."""
+        if self.coding is None:
+            return
+        first = 0
+        if self._known is not None:
+            first = len(self._known)
+            yield np.ascontiguousarray(self._known)
+        for start in range(first, self.rows, CODED_ROWS_AT_ONCE):
+            yield self.coding.code(vectors[start : min(start + CODED_ROWS_AT_ONCE, self.rows)])[0]
 
 
 def _rows_of(matches: Any, queries: int) -> list[Slots]:
@@ -236,6 +258,29 @@ class GraphFile:
     def dims(self) -> int | None:
         """Coordinates of a vector's code; None: it keeps vectors as they are."""
         return None if self._beside.coding is None else self._beside.coding.dims
+
+    @property
+    def has_codes(self) -> bool:
+        """Whether rows may be compared by their codes."""
+        return self._beside.codes is not None
+
+    def nearest_of(self, query: Vectors, rows: Slots, count: int) -> Slots:
+        """About the `count` nearest of these rows, by their codes, in no order; fewer where these are fewer.
+
+        Rows beside the graph are not for it: codes say little of them.
+        """
+        coding, codes = self._beside.coding, self._beside.codes
+        assert coding is not None
+        assert codes is not None
+        asked, oddness = coding.code(query[None, :])
+        if not oddness[0] <= 1:
+            count *= OTHER_QUERY_FACTOR
+        if len(rows) <= count:
+            return rows
+        parts = [rows[start : start + COMPARED_ROWS_AT_ONCE] for start in range(0, len(rows), COMPARED_ROWS_AT_ONCE)]
+        apart = np.concatenate([code_distances(asked[0], codes.take(part, axis=0)) for part in parts])
+        nearest: Slots = rows[np.argpartition(apart, count - 1)[:count]]
+        return nearest
 
     def search(self, queries: Vectors, count: int, *, ef: int) -> list[Slots]:
         """Row numbers of about the `count` nearest rows of each query, nearest first, but for those beside the graph.

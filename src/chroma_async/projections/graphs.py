@@ -86,7 +86,7 @@ def write_graph(order: GraphOrder, is_wanted: Callable[[], bool]) -> WrittenGrap
             begun_again = True
             graph = GraphBuilder.empty(vectors.shape[1], configuration, _next_coding(graph, vectors, configuration))
     graph.check(vectors, threads=order.threads)
-    graph.save(order.path)
+    graph.save(order.path, vectors)
     return WrittenGraph(checksum(order.path), begun_again)
 
 
