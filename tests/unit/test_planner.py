@@ -49,6 +49,17 @@ def test_a_graph_is_asked_for_no_fewer_rows_than_are_wanted(
         assert plan.ef >= ef_search
 
 
+@pytest.mark.parametrize("graph_dims", [None, 192])
+def test_more_candidates_are_kept_of_larger_graphs_and_behind_filters(graph_dims: int | None) -> None:
+    def ef(rows: int, allowed: int) -> int:
+        counts = SegmentCounts(rows, rows, allowed, 384, None, graph_dims=graph_dims)
+        plan = plan_search(counts, n_results=10, batch=1, ef_search=10)
+        assert isinstance(plan, SearchGraph)
+        return plan.ef
+
+    assert ef(100_000, 100_000) < ef(200_000, 200_000) < ef(200_000, 100_000) < ef(200_000, 50_000)
+
+
 @given(counts=segments(), **arguments)
 def test_only_what_a_filter_leaves_of_coded_rows_is_ranked_by_codes(
     counts: SegmentCounts, n_results: int, batch: int, ef_search: int

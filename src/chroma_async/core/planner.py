@@ -37,7 +37,7 @@ CODES_CANDIDATES: Final = 4
 """So many times as many of them are compared in float32 as of rows that are ranked by themselves: a filter leaves neighbours
 that are farther apart than those of all rows, so hardly one is missed."""
 
-EF_MIN: Final = 256
+EF_MIN: Final = 300
 """Candidates that a graph search keeps at the least: recall@10 of .98 on real vectors with float32 re-ranking."""
 
 CODED_EF_SHARE: Final = 0.95
@@ -48,6 +48,9 @@ times as many are compared (docs/decisions/0027-graphs-of-codes.md)."""
 EF_MIN_ROWS: Final = 65_536
 EF_GROWTH: Final = 0.4
 """Of graphs with more rows a search keeps more, by this power of their number."""
+
+EF_FILTERED: Final = 0.25
+"""Behind a filter it looks farther out, where a graph finds less: it keeps more, by this power of rows over allowed ones."""
 
 
 class SegmentCounts(Struct, frozen=True):
@@ -145,7 +148,9 @@ def _graph_plan(counts: SegmentCounts, n_results: int, ef_search: int) -> Search
     fetch = -(-wanted * counts.rows // counts.allowed)
     if fetch > counts.graph_rows // 8:
         return None
-    return SearchGraph(fetch=fetch, ef=max(ef_search, _ef_min(counts.graph_rows, is_coded=is_coded), 2 * fetch))
+    filtered = math.pow(counts.rows / counts.allowed, EF_FILTERED)
+    ef_min = round(filtered * _ef_min(counts.graph_rows, is_coded=is_coded))
+    return SearchGraph(fetch=fetch, ef=max(ef_search, ef_min, 2 * fetch))
 
 
 def _codes_plan(counts: SegmentCounts, n_results: int) -> CompareCodes | None:
@@ -153,9 +158,9 @@ def _codes_plan(counts: SegmentCounts, n_results: int) -> CompareCodes | None:
     return CompareCodes(fetch) if counts.has_codes and fetch < counts.allowed < counts.rows else None
 
 
-def _ef_min(rows: int, *, is_coded: bool) -> int:
+def _ef_min(rows: int, *, is_coded: bool) -> float:
     share = CODED_EF_SHARE if is_coded else 1.0
-    return round(share * EF_MIN * math.pow(max(1.0, rows / EF_MIN_ROWS), EF_GROWTH))
+    return share * EF_MIN * math.pow(max(1.0, rows / EF_MIN_ROWS), EF_GROWTH)
 
 
 def _scan_cost(rows: int, dims: int, batch: int) -> float:
