@@ -511,7 +511,9 @@ class Compactor:
             number = 0 if collection is None else collection.purges
             if number > self._purged.get(item, 0) and self._purges.get(item, (0, 0))[0] < number:
                 self._purges[item] = (number, self._noticed)
-        self._unindexed |= {item for item, hnsw in now.items() if self._configured.get(item, hnsw) != hnsw}
+        changed = {item for item, hnsw in now.items() if self._configured.get(item, hnsw) != hnsw}
+        self._unindexed |= changed
+        self._graph_again = {item: again for item, again in self._graph_again.items() if item not in changed}
         self._configured = now
 
     async def tidy(self) -> bool:
@@ -533,11 +535,11 @@ class Compactor:
             await self._work(partial(self._remove, collection_id))
             self._erased[collection_id] = self._follower.position
             self._deleted.discard(collection_id)
+            self._graph_again.pop(collection_id, None)
+            self._grown.discard(collection_id)
         return bool(gone)
 
     def _remove(self, collection_id: CollectionId) -> None:
-        self._graph_again.pop(collection_id, None)
-        self._grown.discard(collection_id)
         store = self._stores.pop(collection_id, None)
         if store is not None:
             store.close()

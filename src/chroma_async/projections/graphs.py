@@ -22,7 +22,6 @@ from chroma_async.projections.view import graph_path, map_segment, vector_guard
 GROW_ROWS: Final = 4096
 """Vectors that are copied at a time on their way into a graph."""
 
-
 ORDER_FORMAT: Final = 1
 """To be raised when an order or a graph's file changes: a server goes on in memory when another release is installed beneath
 it, and what builds its graphs is read from the disk."""
