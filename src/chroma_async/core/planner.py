@@ -46,7 +46,7 @@ CODED_CANDIDATES: Final = 1.5
 times as many are compared (docs/decisions/0027-graphs-of-codes.md)."""
 
 EF_MIN_ROWS: Final = 65_536
-EF_GROWTH: Final = 0.4
+EF_GROWTH: Final = 0.5
 """Of graphs with more rows a search keeps more, by this power of their number."""
 
 EF_FILTERED: Final = 0.25
