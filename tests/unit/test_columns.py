@@ -10,7 +10,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from chroma_async.core.columns import ColumnPiece, build, decode, encode, merge, verify
+from chroma_async.core.columns import ColumnPiece, build, decode, encode, encoded_parts, merge, verify
 from chroma_async.core.columns.column import lay_out
 from chroma_async.core.columns.kernels import KERNELS
 from chroma_async.core.operators import FIELD_OPERATORS, FieldOperator
@@ -170,6 +170,9 @@ def test_a_decoded_piece_equals_the_encoded_one() -> None:
     verify(data)
     decoded = decode(data)
     assert encode(decoded) == data
+    values = [column.values for columns in decoded.columns.values() for column in columns if len(column.values)]
+    arrays = [np.frombuffer(part, np.uint8) for part in encoded_parts(decoded) if len(part)]
+    assert all(any(np.shares_memory(array, each) for each in arrays) for array in values)  # none is copied to be written
     assert decoded.slots.tolist() == list(range(10, 50))
     assert decoded.dead.tolist() == [1, 2, 3]
     assert found(decoded, "s", "$eq", "text 7") == [7]

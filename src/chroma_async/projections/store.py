@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from chroma_async.checksums import crc32
-from chroma_async.core.columns import ColumnPiece, encode, merge
+from chroma_async.core.columns import ColumnPiece, encoded_parts, merge
 from chroma_async.core.memtable import Tail
 from chroma_async.core.watermarks import SegmentShape, graph_target, is_worth_rewriting, pieces_to_merge
 from chroma_async.errors import StorageCorrupt, Superseded
@@ -164,12 +164,14 @@ class CollectionStore:
         return msgspec.structs.replace(draft, pieces=(*draft.pieces, ref), next_file=draft.next_file + 1)
 
     def _write_piece(self, number: int, piece: ColumnPiece) -> PieceRef:
-        data = encode(piece)
+        parts, crc = encoded_parts(piece), 0
+        for part in parts:
+            crc = crc32(part, crc)
         path = self.directory / COLUMNS / f"{number}.columns"
-        self._files.write(path, [data])
+        self._files.write(path, parts)
         self._files.sync(path)
         self._files.sync_directory(path.parent)
-        return PieceRef(file=path.name, rows=len(piece.slots) + len(piece.dead), crc=crc32(data))
+        return PieceRef(file=path.name, rows=len(piece.slots) + len(piece.dead), crc=crc)
 
     def _require_newest(self) -> None:
         """Stop before a file is written: a successor's manifest may reach rows and files of the same places and numbers.

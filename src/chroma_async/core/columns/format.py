@@ -28,7 +28,7 @@ from chroma_async.core.columns.piece import ColumnPiece
 from chroma_async.core.operators import Kind
 from chroma_async.errors import FormatError, StorageCorrupt
 
-__all__ = ["VERSION", "decode", "encode", "verify"]
+__all__ = ["VERSION", "decode", "encode", "encoded_parts", "verify"]
 
 VERSION: Final = 1
 _MAGIC: Final = b"\x93columns"
@@ -82,14 +82,19 @@ class _Writer:
         self._length += padding + len(data)
         return section
 
-    def finish(self, header: bytes) -> bytes:
+    def finish(self, header: bytes) -> list[bytes | memoryview]:
         prefix = _PREFIX.pack(_MAGIC, VERSION, len(header), zlib.crc32(header))
         padding = bytes(-(len(prefix) + len(header)) % _ALIGNMENT)
-        return b"".join([prefix, header, padding, *self._parts])
+        return [prefix, header, padding, *self._parts]
 
 
 def encode(piece: ColumnPiece) -> bytes:
     """Return the piece as bytes; equal pieces give equal bytes."""
+    return b"".join(encoded_parts(piece))
+
+
+def encoded_parts(piece: ColumnPiece) -> list[bytes | memoryview]:
+    """The same in parts to be written one after another, most of which are the piece's own arrays: these may be large."""
     writer = _Writer()
     header = _Header(
         slots=writer.add(piece.slots, _SLOT),
