@@ -187,7 +187,8 @@ def _stream(
 
 
 def _print_look(look: Look) -> None:
-    held = f"client {look.client_mib:,.0f}, worker {look.worker_mib:,.0f}, compactor {look.compactor_mib:,.0f} MiB"
+    server = f"worker {look.worker_mib:,.0f}, compactor {look.compactor_mib:,.0f}, builder {look.builder_mib:,.0f} MiB"
+    held = f"client {look.client_mib:,.0f}, {server}"
     console.print(f"{look.seconds:.0f} s: {look.position:,} lines; {held}", style="dim", highlight=False, soft_wrap=True)
 
 

@@ -185,7 +185,7 @@ def plot_streams(streams: list[Streamed], title: str, file: Path) -> Path:
     for item, colour in zip(streams, _KINDS, strict=False):
         seconds = [look.seconds for look in item.looks]
         lines.plot(seconds, [look.position for look in item.looks], color=colour, label=item.way)
-        for name, style in (("client_mib", "-"), ("worker_mib", "--"), ("compactor_mib", ":")):
+        for name, style in (("client_mib", "-"), ("worker_mib", "--"), ("compactor_mib", ":"), ("builder_mib", "-.")):
             values = [getattr(look, name) for look in item.looks]
             sizes.plot(seconds, values, style, color=colour, label=f"{item.way}: {name.removesuffix('_mib')}")
     lines.set(title="lines that are durable", ylabel="lines", xlabel="seconds", ylim=(0, None))

@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from load_tests import bodies
-from load_tests.acceptance.family import members
+from load_tests.acceptance.family import Role, members
 from load_tests.api import Api
 from load_tests.bench import N_RESULTS
 from load_tests.data import Dataset
@@ -45,6 +45,7 @@ WAYS: Final[tuple[Way, ...]] = get_args(Way)
 
 PER_SECOND_MIN: Final[dict[Way, float]] = {"arrow": 20_000, "ndjson": 8_000, "client": 20_000}
 P99_TIMES_MAX: Final = 3.0
+SERVER_ROLES: Final[tuple[Role, ...]] = ("worker", "compactor", "builder")
 MEMORY_GROWTH_MAX: Final = 1.25
 """From the second quarter of a stream to its last one: flat, but for noise."""
 
@@ -76,6 +77,8 @@ class Look:
     client_mib: float
     worker_mib: float
     compactor_mib: float
+    builder_mib: float
+    """Of the process that builds a graph; 0 while there is none."""
 
 
 @dataclass(slots=True)
@@ -222,10 +225,10 @@ def _stream_beside(
 
 
 def _look(server: LocalServer, api: Api, records_path: str, client: int, seconds: float) -> Look:
-    roles = {role: [memory_of(pid) for pid in members(server, role)] for role in ("worker", "compactor")}
+    roles = {role: [memory_of(pid) for pid in members(server, role)] for role in SERVER_ROLES}
     held = {role: max(sizes, default=0) / _MEBIBYTE for role, sizes in roles.items()}
     position = api.stream_position(records_path, _COLLECTION)
-    return Look(seconds, position, memory_of(client) / _MEBIBYTE, held["worker"], held["compactor"])
+    return Look(seconds, position, memory_of(client) / _MEBIBYTE, held["worker"], held["compactor"], held["builder"])
 
 
 def _check(api: Api, records_path: str, base: Dataset, records: int, *, stored_before: int) -> None:
@@ -378,6 +381,7 @@ def print_streams(streams: list[Streamed], peer: tuple[str, float] | None, facts
         "client, most MiB": [f"{item.most('client_mib'):,.0f}" for item in streams],
         "a worker, most MiB": [f"{item.most('worker_mib'):,.0f}" for item in streams],
         "compactor, most MiB": [f"{item.most('compactor_mib'):,.0f}" for item in streams],
+        "who builds a graph, most MiB": [f"{item.most('builder_mib'):,.0f}" for item in streams],
     }
     for name, values in rows.items():
         table.add_row(name, *values)

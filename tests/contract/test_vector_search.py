@@ -184,6 +184,19 @@ def test_rows_beyond_a_graph_are_scanned_from_where_packing_began(
         assert len(set(nearest.tolist()) & set(found.slots.tolist())) >= 9
 
 
+def whole_target(space: Space, vectors: Vectors, graph: GraphFile) -> SearchTarget:
+    """A segment whose rows are all some record's, and in the graph or beside it; no row is packed, and none in the tail."""
+    slots = np.arange(len(vectors))
+    base = Base(
+        manifest=Manifest(dimension=NDIM, space=space, next_slot=len(vectors)),
+        pieces=(),
+        alive=np.ones(len(vectors), dtype=np.bool_),
+        placed=GrownSlots.of(np.stack([np.zeros_like(slots), slots], axis=1)),
+        segments=(SegmentView(1, vectors, slots, GrownSlots.of(slots), ScanBuilder(space), graph),),
+    )
+    return SearchTarget(space, base, Memtable(applied=Lsn(0), next_slot=len(vectors)).tail(), [None], None, 100)
+
+
 @pytest.mark.parametrize("rows_beside", [0, 40])
 def test_rows_beside_a_graph_do_not_stand_for_what_it_finds(rows_beside: int, tmp_path: Path) -> None:
     """A filter that hides what is near: the graph has to be asked for more, however many rows are compared anyway."""
@@ -192,16 +205,7 @@ def test_rows_beside_a_graph_do_not_stand_for_what_it_finds(rows_beside: int, tm
     vectors[:rows_beside, NDIM // 2 :] += 5
     graph = write_graph(tmp_path / "graph", "l2", vectors, flat_coding("l2"))
     assert len(graph.beside) == rows_beside
-    slots = np.arange(ROWS)
-    segment = SegmentView(1, vectors, slots, GrownSlots.of(slots), ScanBuilder("l2"), graph)
-    base = Base(
-        manifest=Manifest(dimension=NDIM, space="l2", next_slot=ROWS),
-        pieces=(),
-        alive=np.ones(ROWS, dtype=np.bool_),
-        placed=GrownSlots.of(np.stack([np.zeros_like(slots), slots], axis=1)),
-        segments=(segment,),
-    )
-    target = SearchTarget("l2", base, Memtable(applied=Lsn(0), next_slot=ROWS).tail(), [None], None, 100)
+    target = whole_target("l2", vectors, graph)
     query = vectors[-1]
     exact = exact_distances("l2", query, vectors)
     mask = exact > np.sort(exact)[800]
@@ -218,18 +222,8 @@ def test_rows_that_codes_say_little_of_take_no_place_of_others(tmp_path: Path, m
     vectors[::8] = 0
     graph = write_graph(tmp_path / "graph", "cosine", vectors, flat_coding("cosine"))
     assert len(graph.beside) >= 4 * candidates(10)
-    slots = np.arange(ROWS)
-    segment = SegmentView(1, vectors, slots, GrownSlots.of(slots), ScanBuilder("cosine"), graph)
-    base = Base(
-        manifest=Manifest(dimension=NDIM, space="cosine", next_slot=ROWS),
-        pieces=(),
-        alive=np.ones(ROWS, dtype=np.bool_),
-        placed=GrownSlots.of(np.stack([np.zeros_like(slots), slots], axis=1)),
-        segments=(segment,),
-    )
-    target = SearchTarget("cosine", base, Memtable(applied=Lsn(0), next_slot=ROWS).tail(), [None], None, 100)
-    mask = slots % 4 == 0
-    mask[1::4] = True
+    target = whole_target("cosine", vectors, graph)
+    mask = np.arange(ROWS) % 4 < 2
     queries = vectors[[1, 4, 9]]
     monkeypatch.setattr(search_module, "plan_search", lambda *_, **__: PLANS["codes"])
     for query, found in zip(queries, search(target, queries, [mask] * 3, [10] * 3), strict=True):

@@ -18,6 +18,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from tests.support.processes import children_of
 
 from chroma_async import HttpClient
 
@@ -340,16 +341,8 @@ def begin_a_graph(server: Server, ef_construction: int) -> int:
         for first in range(0, len(vectors), 6_000):
             part = vectors[first : first + 6_000]
             things.add(ids=[f"r{first + row}" for row in range(len(part))], embeddings=part)
-    assert eventually(lambda: bool(builders_of(server.pids("compactor")[-1])))
-    return builders_of(server.pids("compactor")[-1])[0]
-
-
-def builders_of(compactor: int) -> list[int]:
-    found: list[int] = []
-    for children in Path(f"/proc/{compactor}/task").glob("*/children"):
-        with contextlib.suppress(OSError):  # a thread that has ended meanwhile
-            found += map(int, children.read_text().split())
-    return found
+    assert eventually(lambda: bool(children_of(server.pids("compactor")[-1])))
+    return children_of(server.pids("compactor")[-1])[0]
 
 
 def test_a_graph_is_built_by_the_next_compactor_when_one_is_killed(start: Callable[..., Server], tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from chroma_async.engine.compactor import Compactor
 from chroma_async.engine.engine import Engine, open_engine
 from chroma_async.engine.lock import FileCompactorLock
 from chroma_async.model import DEFAULT_DATABASE, DEFAULT_TENANT, Collection
-from chroma_async.projections.graphs import WriteGraph, write_graph
 from chroma_async.protocol import (
     AddRecords,
     CountRecords,
@@ -154,9 +153,7 @@ async def engine_at(path: Path, settings: EngineSettings = TINY) -> AsyncIterato
 
 
 @asynccontextmanager
-async def compactor_at(
-    path: Path, settings: EngineSettings = TINY, write_graph: WriteGraph = write_graph
-) -> AsyncIterator[Compactor]:
+async def compactor_at(path: Path, settings: EngineSettings = TINY, *, apart: bool = False) -> AsyncIterator[Compactor]:
     """A compactor that holds the lock and has taken over; its steps are the caller's."""
     async with AsyncExitStack() as stack:
         seams = Seams(files=UnsyncedFiles())
@@ -166,7 +163,7 @@ async def compactor_at(
         stack.callback(workers.close)
         lock = FileCompactorLock(path)
         assert lock.try_acquire()
-        compactor = Compactor(path, log, lock, workers, settings, seams, write_graph=write_graph)
+        compactor = Compactor(path, log, lock, workers, settings, seams, apart=apart)
         stack.push_async_callback(stop, compactor)
         await compactor.take_over()
         yield compactor

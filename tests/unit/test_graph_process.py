@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from tests.support.engines import PATH, TINY, Records, compactor_at, create_collection, engine_at, settle
 from tests.support.manifests import manifest_of
+from tests.support.processes import children_of
 
 from chroma_async.errors import StorageCorrupt
 from chroma_async.index.hnsw import GraphFile
@@ -72,13 +73,7 @@ def sums_of(vectors: Vectors) -> list[int]:
 
 def builders_of(process: int) -> list[int]:
     """Ids of the processes that build graphs for a process."""
-    found: list[int] = []
-    for children in Path(f"/proc/{process}/task").glob("*/children"):
-        try:
-            found += [int(child) for child in children.read_text().split() if b"graph_process" in command_of(int(child))]
-        except OSError:
-            continue  # the thread has ended meanwhile
-    return found
+    return [child for child in children_of(process) if b"graph_process" in command_of(child)]
 
 
 def command_of(process: int) -> bytes:
@@ -133,24 +128,34 @@ def test_a_graph_that_nobody_wants_is_given_up(tmp_path: Path) -> None:
     assert not order.path.exists()
 
 
-def test_a_builder_that_is_killed_counts_as_want_of_memory(tmp_path: Path) -> None:
-    order = order_of(tmp_path, clusters(20_000), LONG)
+def ended_by(order: GraphOrder, number: signal.Signals) -> BaseException | None:
+    """What is raised when the process that builds a graph gets a signal."""
     with ThreadPoolExecutor(1) as pool:
         building = pool.submit(write_graph_elsewhere, order, lambda: True)
         (builder,) = awaited(lambda: builders_of(os.getpid()))
-        os.kill(builder, signal.SIGKILL)
-        error = building.exception(SECONDS)
+        os.kill(builder, number)
+        return building.exception(SECONDS)
+
+
+def test_a_builder_that_is_killed_counts_as_want_of_memory(tmp_path: Path) -> None:
+    error = ended_by(order_of(tmp_path, clusters(20_000), LONG), signal.SIGKILL)
     assert isinstance(error, MemoryError)
     limit = limit_error(error, tmp_path)
     assert limit is not None
     assert limit.reason == NO_MEMORY
 
 
+def test_another_signal_is_no_want_of_memory(tmp_path: Path) -> None:
+    error = ended_by(order_of(tmp_path, clusters(20_000), LONG), signal.SIGTERM)
+    assert isinstance(error, RuntimeError)
+    assert f"exit_code={-signal.SIGTERM}" in str(error)
+
+
 def test_a_builder_ends_with_a_process_that_is_killed(tmp_path: Path) -> None:
     order = order_of(tmp_path, clusters(20_000), LONG)
     asks = (
         "import sys, msgspec\n"
-        "from chroma_async.projections.graph_process import Failure, write_graph_elsewhere\n"
+        "from chroma_async.projections.graph_process import write_graph_elsewhere\n"
         "from chroma_async.projections.graphs import GraphOrder\n"
         "write_graph_elsewhere(msgspec.json.decode(sys.argv[1], type=GraphOrder), lambda: True)\n"
     )
@@ -159,6 +164,15 @@ def test_a_builder_ends_with_a_process_that_is_killed(tmp_path: Path) -> None:
         process.kill()
     awaited(lambda: b"graph_process" not in command_of(builder))
     assert not order.path.exists()
+
+
+@pytest.mark.parametrize("share", [0, 0.5])
+def test_a_builder_whose_order_never_came_ends_without_a_word(share: float, tmp_path: Path) -> None:
+    """Who asked has ended while it began."""
+    line = msgspec.json.encode(order_of(tmp_path, clusters(200)))
+    command = [sys.executable, *graph_process.COMMAND]
+    ended = subprocess.run(command, input=line[: int(share * len(line))], capture_output=True, timeout=SECONDS, check=False)
+    assert (ended.stdout, ended.stderr) == (b"", b"")
 
 
 def test_damaged_vectors_are_told(tmp_path: Path) -> None:
@@ -183,17 +197,6 @@ def test_a_process_that_can_not_begin_is_no_silent_failure(tmp_path: Path, monke
     monkeypatch.setattr(graph_process, "COMMAND", ("-c", "raise SystemExit(3)"))
     with pytest.raises(RuntimeError, match="exit_code=3"):
         write_graph_elsewhere(order_of(tmp_path, clusters(200)), lambda: True)
-
-
-def test_another_signal_is_no_want_of_memory(tmp_path: Path) -> None:
-    order = order_of(tmp_path, clusters(20_000), LONG)
-    with ThreadPoolExecutor(1) as pool:
-        building = pool.submit(write_graph_elsewhere, order, lambda: True)
-        (builder,) = awaited(lambda: builders_of(os.getpid()))
-        os.kill(builder, signal.SIGTERM)
-        error = building.exception(SECONDS)
-    assert isinstance(error, RuntimeError)
-    assert f"exit_code={-signal.SIGTERM}" in str(error)
 
 
 @pytest.mark.parametrize(
@@ -246,7 +249,7 @@ def test_an_order_may_be_longer_than_a_pipe(is_wanted: bool, tmp_path: Path, mon
 async def test_a_compactor_publishes_what_a_process_of_its_own_has_built(tmp_path: Path) -> None:
     settings = replace(TINY, graph_rows_min=100, segment_rows_max=1_000, apply_bytes_max=2**20)
     vectors = clusters(1_500)
-    async with engine_at(tmp_path, settings) as engine, compactor_at(tmp_path, settings, write_graph_elsewhere) as compactor:
+    async with engine_at(tmp_path, settings) as engine, compactor_at(tmp_path, settings, apart=True) as compactor:
         records = Records(engine, (await create_collection(engine)).id)
         await records.add([f"r{row}" for row in range(len(vectors))], vectors)
         await settle(compactor)
@@ -265,7 +268,7 @@ async def test_a_process_ends_with_the_compactor_that_asked(tmp_path: Path) -> N
         create = CreateCollection(**PATH, name="things", configuration=ConfigurationInput(hnsw=hnsw))
         records = Records(engine, (await engine.dispatch(create)).id)
         await records.add([f"r{row}" for row in range(len(vectors))], vectors)
-        async with compactor_at(tmp_path, settings, write_graph_elsewhere) as compactor:
+        async with compactor_at(tmp_path, settings, apart=True) as compactor:
             while await compactor.step():
                 pass
             (builder,) = await asyncio.to_thread(awaited, lambda: builders_of(os.getpid()))

@@ -348,7 +348,8 @@ async def test_a_graph_that_failed_is_tried_again(tmp_path: Path, monkeypatch: p
         return write_graph(order, is_wanted)
 
     settings = EngineSettings(durability="off", graph_rows_min=100)
-    async with engine_at(tmp_path, settings) as engine, compactor_at(tmp_path, settings, fails_twice) as compactor:
+    monkeypatch.setattr(compactor_module, "write_graph", fails_twice)
+    async with engine_at(tmp_path, settings) as engine, compactor_at(tmp_path, settings) as compactor:
         records = Records(engine, (await create_collection(engine)).id)
         await records.add(names(200), random_vectors(200))
         await settle(compactor)

@@ -75,6 +75,11 @@ class SegmentCounts(Struct, frozen=True):
     has_codes: bool = False
 
     @property
+    def graph_coordinates(self) -> int:
+        """Of a vector in the graph."""
+        return self.ndim if self.graph_dims is None else self.graph_dims
+
+    @property
     def unpacked(self) -> int:
         """Rows that are compared in float32 beside a scan."""
         return 0 if self.scan_beyond is None else self.rows - self.scan_beyond
@@ -168,13 +173,15 @@ def _scan_cost(rows: int, dims: int, batch: int) -> float:
 
 
 def _graph_cost(counts: SegmentCounts, plan: SearchGraph, batch: int) -> float:
-    dims = counts.ndim if counts.graph_dims is None else counts.graph_dims
-    return plan.ef * dims * GRAPH_NS_PER_CANDIDATE + _beside_cost(counts, batch)
+    return plan.ef * counts.graph_coordinates * GRAPH_NS_PER_CANDIDATE + _beside_cost(counts, batch)
 
 
 def _codes_cost(counts: SegmentCounts, plan: CompareCodes, batch: int) -> float:
-    dims = counts.ndim if counts.graph_dims is None else counts.graph_dims
-    return CODES_NS * counts.allowed * dims + GATHER_NS * plan.fetch * counts.ndim + _beside_cost(counts, batch)
+    return (
+        CODES_NS * counts.allowed * counts.graph_coordinates
+        + GATHER_NS * plan.fetch * counts.ndim
+        + _beside_cost(counts, batch)
+    )
 
 
 def _beside_cost(counts: SegmentCounts, batch: int) -> float:

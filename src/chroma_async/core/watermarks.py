@@ -8,6 +8,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from chroma_async.core.planner import SCAN_BYTES_MAX
 from chroma_async.model import Lsn
 
 _LOOKS_MAX: Final = 1024
@@ -62,20 +63,19 @@ SEGMENT_ROWS: Final = 262_144
 """Vectors of a segment whose graph is built by a process that does other work too."""
 
 SEGMENT_ROWS_MAX: Final = 524_288
-SEGMENT_DIMENSIONS: Final = 192 * 2**20
-"""Of a segment whose graph has a process of its own: no more vectors, and no more coordinates of all of them, so that this
-takes no more than 300 MB (docs/decisions/0028-graphs-by-a-process-of-their-own.md)."""
+"""Of a segment whose graph has a process of its own: its memory is no more than 300 MB
+(docs/decisions/0028-graphs-by-a-process-of-their-own.md)."""
 
 
 def segment_rows(ndim: int, *, apart: bool) -> int:
     """How many vectors of `ndim` dimensions a segment takes before another one begins.
 
     Half as many graphs are searched in two thirds of the time, but what builds a graph has all of it in memory. `apart`: it
-    is built by a process of its own.
+    is built by a process of its own. Then they are no more than may be packed while there is none.
     """
     if not apart:
         return SEGMENT_ROWS
-    return min(max(SEGMENT_DIMENSIONS // max(1, ndim), SEGMENT_ROWS), SEGMENT_ROWS_MAX)
+    return min(max(SCAN_BYTES_MAX // max(1, ndim), SEGMENT_ROWS), SEGMENT_ROWS_MAX)
 
 
 class SegmentShape(Struct, frozen=True):

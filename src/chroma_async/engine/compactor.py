@@ -25,7 +25,8 @@ from chroma_async.engine.lock import CompactorLock
 from chroma_async.errors import FormatError, StorageCorrupt, UnavailableError
 from chroma_async.model import Collection, CollectionId, HnswConfiguration, Lsn
 from chroma_async.projections.fold import fold_entry
-from chroma_async.projections.graphs import WriteGraph, write_graph
+from chroma_async.projections.graph_process import write_graph_elsewhere
+from chroma_async.projections.graphs import write_graph
 from chroma_async.projections.manifest import PurgeRef
 from chroma_async.projections.store import RECORDS_FILE, REWRITE_ROWS_MIN, CollectionStore
 from chroma_async.seams import Seams, Workers
@@ -152,15 +153,16 @@ class Compactor:
         settings: EngineSettings,
         seams: Seams,
         indexers: Workers | None = None,
-        write_graph: WriteGraph = write_graph,
+        *,
+        apart: bool = False,
     ) -> None:
-        """`indexers` run `write_graph`, one at a time."""
+        """`apart`: graphs are built by processes of their own, which this one begins."""
         self._root = directory / COLLECTIONS
         self._log = log
         self.lock = lock
         self._workers = workers
         self._indexers = indexers or workers
-        self._write_graph = write_graph
+        self._apart = apart
         self._settings = settings
         self._seams = seams
         self._stores: OrderedDict[CollectionId, CollectionStore] = OrderedDict()
@@ -696,7 +698,7 @@ class Compactor:
 
     def _segment_rows_max(self, ndim: int) -> int:
         given = self._settings.segment_rows_max
-        return segment_rows(ndim, apart=self._write_graph is not write_graph) if given is None else given
+        return segment_rows(ndim, apart=self._apart) if given is None else given
 
     def _store(self, collection_id: CollectionId) -> CollectionStore:
         """The open store of a collection; applying and indexing ask from threads of their own."""
@@ -714,7 +716,7 @@ class Compactor:
         freed, directory = self._follower.freed.get(collection_id, Lsn(0)), self._root / collection_id
         if freed and not (directory / RECORDS_FILE).exists():
             raise StorageCorrupt(f"records are missing, and the only copy. path={directory} freed={freed}")
-        store = CollectionStore(directory, self._seams.files, self._write_graph)
+        store = CollectionStore(directory, self._seams.files, write_graph_elsewhere if self._apart else write_graph)
         if store.applied < freed:
             store.close()
             raise StorageCorrupt(f"the newest records are lost. path={directory} applied={store.applied} freed={freed}")
@@ -729,8 +731,10 @@ class Compactor:
 
     def _start_indexing(self) -> None:
         """Build graphs one collection at a time, while applying goes on."""
+        if self._indexing:
+            return
         collection_id = min(self._due_for_graphs(), default=None)
-        if self._indexing or collection_id is None:
+        if collection_id is None:
             return
         collection = self._follower.catalog.collection(collection_id)
         self._unindexed.discard(collection_id)

@@ -45,8 +45,6 @@ from chroma_async.engine.writer import Decision, Proposal, Writer
 from chroma_async.errors import InternalError, RateLimitError, StorageCorrupt, UnavailableError
 from chroma_async.metrics import Metrics
 from chroma_async.model import DEFAULT_DATABASE, DEFAULT_DATABASE_ID, DEFAULT_TENANT, CollectionId, Lsn
-from chroma_async.projections.graph_process import write_graph_elsewhere
-from chroma_async.projections.graphs import WriteGraph, write_graph
 from chroma_async.protocol import Call
 from chroma_async.protocol.records import RecordsCall
 from chroma_async.seams import Seams, ThreadWorkers, Workers
@@ -424,7 +422,7 @@ async def _background_compactor(directory: Path, settings: EngineSettings, seams
             await task
 
 
-async def _compact(directory: Path, settings: EngineSettings, seams: Seams, write_graph: WriteGraph = write_graph) -> None:
+async def _compact(directory: Path, settings: EngineSettings, seams: Seams, *, apart: bool = False) -> None:
     """Compact until cancelled; after an unexpected error, start over from what is on disk."""
     async with AsyncExitStack() as stack:
         log = await SqliteLog.open(directory, durability=settings.durability, create=False)
@@ -436,7 +434,7 @@ async def _compact(directory: Path, settings: EngineSettings, seams: Seams, writ
         while True:
             lock = FileCompactorLock(directory)
             try:
-                await Compactor(directory, log, lock, workers, settings, seams, indexers, write_graph).run()
+                await Compactor(directory, log, lock, workers, settings, seams, indexers, apart=apart).run()
             except Exception:
                 logger.exception("compactor.failed restart_seconds=1")
                 await seams.clock.sleep(1.0)
@@ -458,4 +456,4 @@ async def run_compactor(
     settings = settings or EngineSettings()
     prepare_directory(directory, seams.files, allow_network=settings.allow_network_file_system)
     opened()
-    await _compact(directory, settings, seams, write_graph=write_graph_elsewhere)
+    await _compact(directory, settings, seams, apart=True)

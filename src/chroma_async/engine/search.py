@@ -499,7 +499,8 @@ class _SegmentSearch:
         """Answer one query without a scan of all rows."""
         if isinstance(chosen.plan, SearchGraph):
             return self._search_graph(query, chosen.allowed, chosen.allowed_count, count, chosen.plan)
-        if isinstance(chosen.plan, CompareCodes) and chosen.allowed is not None:
+        if isinstance(chosen.plan, CompareCodes):
+            assert chosen.allowed is not None  # where all rows are allowed, that is not planned
             return self._compare_codes(query, chosen.allowed, count, chosen.plan)
         return self._read_all(query, chosen.allowed, count)
 

@@ -210,6 +210,9 @@ class Beside(msgspec.Struct, frozen=True, eq=False):
         return self.coding is None and not len(self.others) and not len(self.strays)
 
 
+NOTHING_BESIDE: Final = Beside(None, NO_ROWS, NO_ROWS)
+
+
 def encode_trailer(beside: Beside, coded_rows: int) -> bytes:
     """What to write behind a graph, and behind the codes of so many rows."""
     others, strays = (rows.astype("<i8").tobytes() for rows in (beside.others, beside.strays))
@@ -239,7 +242,7 @@ def decode_trailer(file: memoryview) -> Beside:
         StorageCorrupt: it can't be read.
     """
     if bytes(file[-len(MAGIC) :]) != MAGIC:
-        return Beside(None, NO_ROWS, NO_ROWS)
+        return NOTHING_BESIDE
     end = len(file) - len(MAGIC) - LENGTH_BYTES
     start = end - int.from_bytes(file[end : end + LENGTH_BYTES], "little")
     try:

@@ -22,6 +22,7 @@ from chroma_async.checksums import crc32
 from chroma_async.errors import StorageCorrupt
 from chroma_async.index.coding import (
     NO_ROWS,
+    NOTHING_BESIDE,
     ODDNESS_MAX,
     OTHERS_MIN,
     OTHERS_SHARE_MAX,
@@ -48,6 +49,7 @@ OTHER_QUERY_FACTOR: Final = 4
 
 CODED_ROWS_AT_ONCE: Final = 4_096
 COMPARED_ROWS_AT_ONCE: Final = 8_192
+"""Rows whose codes are made, and whose codes are fetched to be compared, at a time."""
 
 STRAYS_EF: Final = 256
 STRAYS_MAX: Final = CROWDED_ROWS // 2
@@ -64,14 +66,17 @@ class GraphBuilder:
     Rows of another kind than those that its coding was chosen for are not in it, and known by their numbers.
     """
 
-    def __init__(self, index: Index, space: Space, coding: Coding | None, rows: int = 0, others: Slots = NO_ROWS) -> None:
+    def __init__(
+        self, index: Index, space: Space, coding: Coding | None, rows: int = 0, begun: Beside = NOTHING_BESIDE
+    ) -> None:
+        """`begun`: what stands beside the graph of the first rows, in the file that it was read from."""
         self.coding = coding
         self.rows = rows
         self._space: Space = space
         self._index: Any = index
-        self._others = [others]
+        self._others = [begun.others]
         self._strays = NO_ROWS
-        self._known: Codes | None = None
+        self._known = begun.codes
         """Of its first rows, where a file has them."""
 
     @classmethod
@@ -100,9 +105,7 @@ class GraphBuilder:
         if index is None:
             raise StorageCorrupt(f"graph file can't be read. path={path}")
         index.expansion_add = max(1, configuration.ef_construction)
-        builder = cls(index, configuration.space, beside.coding, rows, beside.others)
-        builder._known = beside.codes
-        return builder
+        return cls(index, configuration.space, beside.coding, rows, beside)
 
     def extend(self, vectors: Vectors, *, threads: int) -> None:
         """Insert the next rows, shape (n, ndim), under their numbers."""

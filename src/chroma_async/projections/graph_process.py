@@ -137,9 +137,12 @@ def _outcome(process: subprocess.Popen[bytes]) -> WrittenGraph:
 
 def main() -> None:
     """Be that process."""
+    line = sys.stdin.buffer.readline()
+    if not line.endswith(b"\n"):
+        return  # who asked has ended meanwhile
     answer: Written | Failure
     try:
-        order = _order(sys.stdin.buffer.readline())
+        order = _order(line)
         threading.Thread(target=_end_with_who_asked, name="lifeline", daemon=True).start()
         written = write_graph(order, lambda: True)
         assert written is not None
