@@ -444,6 +444,36 @@ async def test_searches_do_not_wait_for_rows_to_be_packed(tmp_path: Path, monkey
         assert answers == [answers[0]] * 4
 
 
+async def test_searches_use_the_rows_that_are_packed_while_others_follow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A segment of half a million rows takes seconds; they find the same all the while."""
+    settings = replace(UNWATCHED, segment_rows_max=2_500)
+    monkeypatch.setattr(collection_module, "PACKED_AT_ONCE_ROWS", 700)
+    async with engine_at(tmp_path, settings) as engine, compactor_at(tmp_path, settings) as compactor:
+        collection = await create_collection(engine)
+        await add(engine, collection.id, 0, 2_000)
+        await settle(compactor)
+    async with engine_at(tmp_path, settings) as engine:
+        records, reader = Records(engine, collection.id), engine.follower.sink(collection.id)
+        answer = (await records.query([[1, 2, 3, 4]], n_results=20)).columns[0].ids
+        used: list[int] = []
+        scanned = SegmentView.scanned
+
+        def spied(segment: SegmentView, more: int | None = None) -> Scan:
+            with reader.view(search=True) as view:
+                used.append(sum(scan.rows for scan in view.image.scans if scan is not None))
+                (found,) = view.nearest(collection, np.asarray([[1, 2, 3, 4]], dtype=np.float32), [None], [20])
+                assert [row[1] for row in view.rows(found.slots)] == answer
+            return scanned(segment, more)
+
+        monkeypatch.setattr(SegmentView, "scanned", spied)
+        reader.pack()
+        assert used == [0, 700, 1_400]
+        assert [scan.rows for scan in reader._scans if scan is not None] == [2_000]
+        assert (await records.query([[1, 2, 3, 4]], n_results=20)).columns[0].ids == answer
+
+
 async def test_what_was_packed_meanwhile_is_not_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another thread may end to pack while a reader looks at what is packed."""
     async with engine_at(tmp_path, UNWATCHED) as engine, compactor_at(tmp_path, UNWATCHED) as compactor:
@@ -467,7 +497,7 @@ async def test_what_was_packed_meanwhile_is_not_forgotten(tmp_path: Path, monkey
         assert not reader.is_to_be_packed
 
 
-def raising_memory_error(*_: object) -> None:
+def raising_memory_error(*_: object, **__: object) -> None:
     raise MemoryError
 
 

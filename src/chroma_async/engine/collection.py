@@ -25,7 +25,7 @@ from chroma_async.engine.open_readers import OpenReaders
 from chroma_async.engine.row_cache import BaseRows, RowCache
 from chroma_async.engine.search import Neighbours, SearchTarget, search
 from chroma_async.errors import FormatError, ResourceLimitError, StorageCorrupt, UnavailableError
-from chroma_async.index.scan import Scan, TailScan
+from chroma_async.index.scan import BLOCK_ROWS, Scan, TailScan
 from chroma_async.model import Collection, HnswConfiguration, Lsn, Mask, Slots, Vectors
 from chroma_async.projections.fold import fold_entry
 from chroma_async.projections.manifest import Manifest
@@ -53,6 +53,9 @@ LEVEL_INTERVAL_SECONDS: Final = 5.0
 
 FOLD_AT_HAND_BYTES: Final = 256 * 2**10
 """Entries of more bytes are not folded by a read that must not wait."""
+
+PACKED_AT_ONCE_ROWS: Final = 4 * BLOCK_ROWS
+"""Rows that are packed, in a sixth of a second, before searches use them."""
 
 COLUMNS_AT_HAND_ROWS: Final = 1_024
 """Of more rows that were folded the columns are not made by a read that must not wait."""
@@ -617,9 +620,8 @@ class CollectionReader:
                 )
             base = load_base(self._directory, manifest, before, tables)
             if packed:
-                with self._packing:
-                    for segment in _to_be_packed(base):
-                        segment.scanned()
+                for segment in _to_be_packed(base):
+                    self._pack(segment)
             folded: Memtable | None = None
             if self._is_read and self._memtable.through < manifest.applied:
                 folded = _empty_memtable(base)
@@ -653,16 +655,24 @@ class CollectionReader:
         Raises:
             StorageCorrupt: vectors are damaged; this base's are not packed any more.
         """
-        base = self._base
         try:
-            for segment in _to_be_packed(base)[:1]:
-                with self._packing:
-                    segment.scanned()
+            for segment in _to_be_packed(self._base)[:1]:
+                self._pack(segment)
         except BaseException:
             self._gave_up_packing = True
             raise
+        self._use_packed()
+
+    def _pack(self, segment: SegmentView) -> None:
+        """Pack a segment's rows; searches use those that are packed while others follow."""
+        while not segment.is_packed:
+            with self._packing:
+                segment.scanned(PACKED_AT_ONCE_ROWS)
+            self._use_packed()
+
+    def _use_packed(self) -> None:
         with self._lock:
-            if self._base is base:
+            if not self._is_packed:
                 self._take_scans()
                 self._image = self._base_image = None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, partial
 from typing import Final
 
@@ -55,6 +55,9 @@ then nearly all queries are settled; with nothing more a third of them was."""
 
 CHUNK_ROWS: Final = 8_192
 """Rows that are compared at a time when a segment is read from the disk."""
+
+SLICE_ROWS: Final = 2_048
+"""The same of rows that follow one another, which are compared where they are, and read twice."""
 
 TAIL_QUERIES: Final = 32
 """Queries that are compared with the tail by one matrix product."""
@@ -228,12 +231,24 @@ class _TailRest(Struct, frozen=True, eq=False):
 
 def _rank(space: Space, query: Vectors, fetch: Fetch, rows: Slots, owners: Slots, count: int) -> Neighbours:
     """The nearest `count` of these rows, by exact distances."""
+    chunks = (rows[start : start + CHUNK_ROWS] for start in range(0, len(rows), CHUNK_ROWS))
+    return _ranked(space, query, ((fetch(chunk), owners.take(chunk)) for chunk in chunks), count)
+
+
+def _rank_all(space: Space, query: Vectors, vectors: Vectors, owners: Slots, count: int) -> Neighbours:
+    """The nearest `count` of all rows, shape (rows, ndim), where they are: to copy them takes as long as to compare them."""
+    starts = range(0, len(vectors), SLICE_ROWS)
+    chunks = ((vectors[start : start + SLICE_ROWS], owners[start : start + SLICE_ROWS]) for start in starts)
+    return _ranked(space, query, chunks, count)
+
+
+def _ranked(space: Space, query: Vectors, chunks: Iterable[tuple[Vectors, Slots]], count: int) -> Neighbours:
+    """The nearest `count` of rows that come as vectors, shape (n, ndim), and their slots, shape (n,)."""
     parts = [NOTHING]
-    for start in range(0, len(rows), CHUNK_ROWS):
-        chunk = rows[start : start + CHUNK_ROWS]
-        values = distances(space, query, fetch(chunk))
+    for vectors, owners in chunks:
+        values = distances(space, query, vectors)
         best = _smallest(values, count)
-        slots, values = owners[chunk[best]], values[best]
+        slots, values = owners.take(best), values.take(best)
         order = np.lexsort((slots, values))
         parts.append(Neighbours(slots[order], values[order]))
     return parts[-1] if len(parts) <= 2 else _nearest(parts, count)
@@ -546,8 +561,11 @@ class _SegmentSearch:
         return _rank(self._space, query, self._fetch, rows, self._segment.owners, count)
 
     def _read_all(self, query: Vectors, allowed: Mask | None, count: int, first: int = 0) -> Neighbours:
-        rows = np.arange(first, self._segment.rows) if allowed is None else first + np.flatnonzero(allowed[first:])
-        return self._rank(query, rows, count)
+        if allowed is not None:
+            return self._rank(query, first + np.flatnonzero(allowed[first:]), count)
+        segment = self._segment
+        segment.check_from(first)
+        return _rank_all(self._space, query, segment.vectors[first:], segment.owners[first:], count)
 
     def _scan_together(
         self, queries: Vectors, counts: Sequence[int], chosen: Sequence[_Chosen], scanned: Sequence[int]

@@ -140,6 +140,11 @@ class SegmentView(Struct, frozen=True, eq=False, dict=True):
         if self.guard is not None:
             self.guard.check(rows)
 
+    def check_from(self, first: int) -> None:
+        """The same of all rows from `first` on."""
+        if self.guard is not None:
+            self.guard.check_from(first)
+
     @property
     def is_packed(self) -> bool:
         """Whether the rows from `scan_first` on are packed, all of them."""
@@ -149,11 +154,13 @@ class SegmentView(Struct, frozen=True, eq=False, dict=True):
         """Whether a scan of this segment has all of them."""
         return scan is not None and scan.rows >= self.rows - self.scan_first
 
-    def scanned(self) -> Scan:
-        """Pack the rows from `scan_first` on, if they are not. For one thread at a time."""
-        if self.guard is not None:
-            self.guard.check_from(self.scan_first)
-        return self.scan.extend(self.vectors[self.scan_first :])
+    def scanned(self, more: int | None = None) -> Scan:
+        """Pack the rows from `scan_first` on, or so many more of them, if they are not. For one thread at a time."""
+        rows = self.rows - self.scan_first
+        if more is not None:
+            rows = min(rows, self.scan.rows + more)
+        self.check(np.arange(self.scan_first + self.scan.rows, self.scan_first + rows))
+        return self.scan.extend(self.vectors[self.scan_first :], beyond=rows)
 
 
 class Base(Struct, frozen=True, eq=False):
