@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import Any, Final, cast
 
 from chroma_async.server.life import Life
+from chroma_async.server.loads import Said
 from chroma_async.server.tls import HANDSHAKE_SECONDS, ServerContext
 from chroma_async.server.transport import HeldTransport
 
@@ -23,8 +24,10 @@ PAUSE_SECONDS: Final = 0.0003
 
 FEW: Final = 8
 
-PATIENCE_SECONDS: Final = 0.1
-"""The same for one that has much less to do. It has to be woken, and on a busy machine to wait for a processor."""
+PATIENCE_SECONDS: Final = 0.25
+"""The same for one that has much less to do. It has to be woken, and on a busy machine to wait for a processor: beside an
+ingest stream for a tenth of a second now and then. Whose connection went to the worker of the stream instead would wait for
+seconds, until that has packed what the other one has packed already."""
 
 LOOK_SECONDS: Final = 0.001
 """Between looks whether somebody has taken the connection; uvloop knows no part of a millisecond."""
@@ -65,8 +68,8 @@ class FairServer:
         self._life = life
         self._listening = listening
         self._is_closing = False
-        self._absent: int | None = None
-        """What somebody has to do who did not come: until that changes, nobody is waited for so long again."""
+        self._absent: Said | None = None
+        """What somebody has said who did not come: until it says something else, it is not waited for so long again."""
         self._readable: asyncio.Future[None] | None = None
         self._accepting = asyncio.create_task(self._accept(), name="chroma_async.accept")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from chroma_async.engine.lock import is_compacted
-from chroma_async.server.loads import Loads
+from chroma_async.server.loads import Loads, Said
 
 LIVE_PATH: Final = "/livez"
 READY_PATH: Final = "/readyz"
@@ -62,11 +62,11 @@ class Life:
     def ahead(self) -> int:
         """How much more this process has to do than the one that has least; below 1: none has less."""
         least = self.least
-        return 0 if least is None else self._load - least
+        return 0 if least is None else self._load - least.load
 
     @property
-    def least(self) -> int | None:
-        """How much that one has to do; None: there is no other one."""
+    def least(self) -> Said | None:
+        """What that one has said; None: there is no other one."""
         return None if self._loads is None else self._loads.least()
 
     def not_ready(self) -> str | None:

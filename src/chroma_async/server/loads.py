@@ -1,6 +1,7 @@
 """What each worker has to do, in memory that all of them share: so a connection can be left to who has less.
 
-A file without a name, of one number for each worker, which every worker maps. A number is written and read whole.
+A file without a name, of one number for each worker, which every worker maps. A number is written and read whole: what the
+worker has to do, and how often it has said so.
 """
 
 from __future__ import annotations
@@ -11,12 +12,22 @@ import sys
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
-from typing import IO, Final
+from typing import IO, Final, NamedTuple
 
 ABSENT: Final = 0
 """Of a worker that takes no connections. What others have is written one higher."""
 
 _NUMBER_BYTES: Final = 4
+_TIMES: Final = 1 << 16
+"""A number is so many times how often it was written, plus what was written: this is one more than either can be."""
+
+
+class Said(NamedTuple):
+    """What a worker has to do, and how often (going round) it has said something: an equal one is of a worker that has taken
+    no connection meanwhile, nor lost one."""
+
+    load: int
+    times: int
 
 
 @contextmanager
@@ -49,14 +60,15 @@ class Loads:
 
     def show(self, load: int) -> None:
         """Say how much this worker has to do."""
-        self._numbers[self._own] = load + 1
+        times = (self._numbers[self._own] // _TIMES + 1) % _TIMES
+        self._numbers[self._own] = times * _TIMES + min(load + 1, _TIMES - 1)
 
     def leave(self) -> None:
         """Say that this worker takes no more connections."""
         self._numbers[self._own] = ABSENT
 
-    def least(self) -> int | None:
-        """Return how much the one of the others has to do that has least; None: no other takes connections."""
-        own = self._own
-        present = (number - 1 for place, number in enumerate(self._numbers) if place != own and number != ABSENT)
+    def least(self) -> Said | None:
+        """Return what the one of the others has said that has least to do; None: no other takes connections."""
+        others = (number for place, number in enumerate(self._numbers) if place != self._own)
+        present = (Said(number % _TIMES - 1, number // _TIMES) for number in others if number % _TIMES != ABSENT)
         return min(present, default=None)
