@@ -9,7 +9,9 @@ from contextlib import contextmanager
 import pytest
 from starlette.types import Receive, Scope, Send
 
+from chroma_async.engine.search_times import SearchTimes
 from chroma_async.server import accept
+from chroma_async.server import life as life_module
 from chroma_async.server.life import Life
 from chroma_async.server.listen import listen
 from chroma_async.server.loads import Loads, forget_load, loads_file
@@ -169,6 +171,27 @@ async def test_stop_while_a_connection_is_left_to_another_worker_is_in_order(
                     await asyncio.sleep(0.001)
                 stop.set()
                 await serving
+
+
+async def test_who_takes_a_stream_is_ready_for_no_searches_of_others_until_it_has_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And is left alone for some seconds more, in which it makes itself ready."""
+    monkeypatch.setattr(life_module, "AFTERWARDS_SECONDS", 0.05)
+    searches = SearchTimes()
+    with loads_file(2) as file:
+        life, other = Life(loads=Loads(file, 2, 0), searches=searches), Life(loads=Loads(file, 2, 1))
+        other.count(connections=1)
+        life.count(streams=2)
+        assert (life.ahead, searches.heeds_others) == (31, False)
+        life.count(streams=-1)
+        assert (life.ahead, searches.heeds_others) == (15, False)
+        life.count(streams=-1)
+        assert (life.ahead, searches.heeds_others) == (15, True)
+        async with asyncio.timeout(20):
+            while other.ahead < 1:
+                await asyncio.sleep(0.01)
+        assert life.ahead == -1
 
 
 def test_load_of_who_died_is_forgotten() -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from chroma_async.engine.compactor import Compactor
 from chroma_async.engine.engine import Engine, open_engine
 from chroma_async.engine.lock import FileCompactorLock
+from chroma_async.engine.search_times import SearchTimes
 from chroma_async.model import DEFAULT_DATABASE, DEFAULT_TENANT, Collection
 from chroma_async.protocol import (
     AddRecords,
@@ -146,9 +147,11 @@ async def delete_collection(engine: Engine, name: str = "things") -> None:
 
 
 @asynccontextmanager
-async def engine_at(path: Path, settings: EngineSettings = TINY) -> AsyncIterator[Engine]:
+async def engine_at(
+    path: Path, settings: EngineSettings = TINY, *, searches: SearchTimes | None = None
+) -> AsyncIterator[Engine]:
     """An engine that compacts nothing by itself."""
-    async with open_engine(path, settings, compact=False) as engine:
+    async with open_engine(path, settings, compact=False, searches=searches) as engine:
         yield engine
 
 

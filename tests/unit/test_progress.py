@@ -25,8 +25,9 @@ from tests.support.manifests import manifest_of
 
 from chroma_async.engine import Engine, open_engine
 from chroma_async.engine import collection as collection_module
-from chroma_async.engine.collection import LEVEL_SECONDS, READ_SECONDS, NotAtHand, Wanted
+from chroma_async.engine.collection import LEVEL_INTERVAL_SECONDS, LEVEL_SECONDS, READ_SECONDS, NotAtHand, Wanted
 from chroma_async.engine.compactor import COLLECTIONS
+from chroma_async.engine.search_times import SEARCH_TIMES_BYTES, SearchTimes
 from chroma_async.errors import InvalidArgumentError, MalformedRequestError, NotFoundError
 from chroma_async.index.scan import Scan, ScanBuilder
 from chroma_async.projections.records import RecordTables
@@ -34,6 +35,7 @@ from chroma_async.projections.store import RECORDS_FILE
 from chroma_async.projections.view import SegmentView
 from chroma_async.protocol import AddRecords, DeleteRecords, FlushCollection, FlushDatabase, WireRequest
 from chroma_async.protocol.results import FlushResult, WriteResult
+from chroma_async.server.shared_file import shared_file
 from chroma_async.settings import EngineSettings
 
 pytestmark = pytest.mark.anyio
@@ -382,7 +384,7 @@ async def test_base_of_what_is_not_read_now_is_taken_and_packed_later(tmp_path: 
         with reader.view() as view:  # of an instant before what follows
             reader._viewed_at -= READ_SECONDS
             reader._read_at -= READ_SECONDS
-            reader._searched_at -= READ_SECONDS
+            reader._searched.forget()
             await engine._trimmed_bytes()
             before = reader.manifest.version
             await add(engine, collection.id, 20, 10)
@@ -472,6 +474,40 @@ async def test_searches_use_the_rows_that_are_packed_while_others_follow(
         assert used == [0, 700, 1_400]
         assert [scan.rows for scan in reader._scans if scan is not None] == [2_000]
         assert (await records.query([[1, 2, 3, 4]], n_results=20)).columns[0].ids == answer
+
+
+@pytest.mark.parametrize("is_shared", [True, False])
+async def test_what_another_worker_searches_is_made_ready(tmp_path: Path, is_shared: bool) -> None:
+    """A client that connected anew beside a stream came to a worker that had packed nothing, and waited for seconds."""
+    with shared_file("searches", SEARCH_TIMES_BYTES) as file:
+        tables = [SearchTimes(file if is_shared else None) for _ in range(2)]
+        async with (
+            engine_at(tmp_path, UNWATCHED, searches=tables[0]) as one,
+            engine_at(tmp_path, UNWATCHED, searches=tables[1]) as other,
+            compactor_at(tmp_path, UNWATCHED) as compactor,
+        ):
+            collection = await create_collection(one)
+            reader = other.follower.sink(collection.id)
+
+            async def grow(first: int) -> None:
+                await add(one, collection.id, first, 100)
+                await other.follower.catch_up()
+                await settle(compactor)
+                await other._trimmed_bytes()
+                await other._refresh_readers()
+
+            await grow(0)
+            assert (reader.manifest.rows, reader.pending_entries) == (0, 0)
+            await Records(one, collection.id).query([[1, 2, 3, 4]])
+            await grow(100)
+            assert (reader.manifest.rows, reader.pending_entries) == (200 * is_shared, 0)
+            assert sum(scan.rows for scan in reader._scans if scan is not None) == 200 * is_shared
+            one.follower.sink(collection.id)._searched.forget()
+            reader._renewed_at -= LEVEL_INTERVAL_SECONDS
+            await grow(200)
+            assert (reader.manifest.rows, reader.pending_entries) == (0, 0)
+            found = await Records(other, collection.id).query([[1, 2, 3, 4]], n_results=400)
+            assert len(found.columns[0].ids) == 300
 
 
 async def test_what_was_packed_meanwhile_is_not_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

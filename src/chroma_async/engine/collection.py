@@ -24,6 +24,7 @@ from chroma_async.core.where import DocumentTest, FieldTest, Missing, Where, eva
 from chroma_async.engine.open_readers import OpenReaders
 from chroma_async.engine.row_cache import BaseRows, RowCache
 from chroma_async.engine.search import Neighbours, SearchTarget, search
+from chroma_async.engine.search_times import SearchTime, SearchTimes
 from chroma_async.errors import FormatError, ResourceLimitError, StorageCorrupt, UnavailableError
 from chroma_async.index.scan import BLOCK_ROWS, Scan, TailScan
 from chroma_async.model import Collection, HnswConfiguration, Lsn, Mask, Slots, Vectors
@@ -97,11 +98,13 @@ class CollectionReader:
         position: Callable[[], Lsn] = lambda: Lsn(0),
         share: Share = run_in_turn,
         row_cache: RowCache | None = None,
+        searched: SearchTime | None = None,
     ) -> None:
         """`freed`: the log has freed the entries through this LSN, so that only the files have them.
 
         `position` gives the LSN through which all entries were offered. `share` runs the parts of a large search.
-        `row_cache` keeps rows of results; None: nothing does.
+        `row_cache` keeps rows of results; None: nothing does. `searched` says when the collection was searched last, here
+        or by whoever else has it.
         """
         self._row_cache = RowCache(0) if row_cache is None else row_cache
         self._base_rows = self._row_cache.of_new_base()
@@ -129,7 +132,8 @@ class CollectionReader:
         self._base_image: Image | None = None
         self._seen = Seen(version=0, applied=Lsn(0))
         self._behind = False
-        self._read_at = self._viewed_at = self._searched_at = self._renewed_at = -math.inf
+        self._searched = SearchTimes().of(directory.name) if searched is None else searched
+        self._read_at = self._viewed_at = self._renewed_at = -math.inf
         self._closed = False
         self._goes_ahead = False
         """Whether a thread folds and packs ahead of the next read."""
@@ -269,7 +273,7 @@ class CollectionReader:
         self._opened.touch(self)
         self._viewed_at = time.monotonic()
         if search:
-            self._searched_at = self._viewed_at
+            self._searched.note()
         wanted, position = Wanted(columns, newest or not tail, tail, search), self._position()
         if at_hand:
             with self._view_at_hand(wanted) as held:
@@ -354,13 +358,14 @@ class CollectionReader:
     def trim(self) -> int:
         """Forget entries that the tables hold by now; return the bytes of those that remain.
 
-        Nothing is opened for that which nobody reads, nor kept level: the next read opens what there is then.
+        Nothing is opened for that which nobody reads, nor kept level: the next read opens what there is then. What other
+        workers search is opened, and kept level from afar.
         """
         if self._pending:
             now = time.monotonic()
-            if not self._base.manifest.version:
+            if not self._base.manifest.version and not self._is_searched:
                 self._forget_applied()
-            elif now - self._viewed_at >= LEVEL_SECONDS:
+            elif now - max(self._viewed_at, self._searched.latest) >= LEVEL_SECONDS:
                 if self.release():
                     self._forget_applied()
             elif self._is_recent(self._viewed_at) or now - self._renewed_at >= LEVEL_INTERVAL_SECONDS:
@@ -476,7 +481,7 @@ class CollectionReader:
 
     def _refresh(self, tables: RecordTables) -> None:
         try:
-            self._renew(tables, packed=self._is_recent(self._searched_at))
+            self._renew(tables, packed=self._is_searched)
         except StorageCorrupt:
             if tables.is_newest():
                 raise
@@ -565,6 +570,11 @@ class CollectionReader:
         """Whether somebody will probably read soon. For nobody the tail is not folded, which takes time and memory."""
         return self._is_recent(self._read_at)
 
+    @property
+    def _is_searched(self) -> bool:
+        """Whether somebody will probably search soon, here or at another worker."""
+        return self._is_recent(self._searched.latest)
+
     @staticmethod
     def _is_recent(moment: float) -> bool:
         return time.monotonic() - moment < READ_SECONDS
@@ -647,7 +657,7 @@ class CollectionReader:
     @property
     def is_to_be_packed(self) -> bool:
         """Whether rows are to be packed, since the collection was searched lately and will be again."""
-        return not self._is_packed and not self._gave_up_packing and self._is_recent(self._searched_at)
+        return not self._is_packed and not self._gave_up_packing and self._is_searched
 
     def pack(self) -> None:
         """Pack the rows of a segment of the base. Searches go on with what is packed, and compare the others.

@@ -39,6 +39,7 @@ from chroma_async.engine.open_readers import OpenReaders
 from chroma_async.engine.progress import Progress, vectors_due
 from chroma_async.engine.reads import PacedRunner
 from chroma_async.engine.row_cache import RowCache
+from chroma_async.engine.search_times import SearchTimes
 from chroma_async.engine.status import CollectionStatus, DirectoryStatus, status_of
 from chroma_async.engine.streams import Queues
 from chroma_async.engine.writer import Decision, Proposal, Writer
@@ -66,7 +67,13 @@ class Engine:
     """All parts of one process, put together. Made by `open_engine`; belongs to one event loop."""
 
     def __init__(
-        self, directory: Path, log: LogStore, workers: Workers, settings: EngineSettings, seams: Seams | None = None
+        self,
+        directory: Path,
+        log: LogStore,
+        workers: Workers,
+        settings: EngineSettings,
+        seams: Seams | None = None,
+        searches: SearchTimes | None = None,
     ) -> None:
         self.directory = directory
         self.settings = settings
@@ -77,6 +84,7 @@ class Engine:
         collections = directory / COLLECTIONS
         self.open_readers = OpenReaders()
         row_cache = RowCache(settings.row_cache_bytes)
+        searches = SearchTimes() if searches is None else searches
         self.follower: Follower[CollectionReader] = Follower(
             log,
             lambda name: CollectionReader(
@@ -86,6 +94,7 @@ class Engine:
                 lambda: self.follower.position,
                 workers.share,
                 row_cache,
+                searches.of(name),
             ),
         )
         clock = self.seams.clock
@@ -365,11 +374,16 @@ def _nothing() -> None:
 
 @asynccontextmanager
 async def open_engine(
-    path: Path | None, settings: EngineSettings | None = None, *, compact: bool = True
+    path: Path | None,
+    settings: EngineSettings | None = None,
+    *,
+    compact: bool = True,
+    searches: SearchTimes | None = None,
 ) -> AsyncGenerator[Engine]:
     """Open a data directory; None: a temporary one that is gone afterwards. Any number of processes may have it open.
 
-    With `compact`, this process compacts in the background whenever no other one does.
+    With `compact`, this process compacts in the background whenever no other one does. `searches` is shared by processes
+    among which nobody chooses, so that what one of them is asked the others are ready for.
 
     Raises:
         FormatError: the directory is not ours, or of a newer release.
@@ -386,7 +400,7 @@ async def open_engine(
         stack.push_async_callback(log.close)
         workers = ThreadWorkers(settings.reader_threads, "chroma_async.reader")
         stack.callback(workers.close)
-        engine = Engine(directory, log, workers, settings, seams)
+        engine = Engine(directory, log, workers, settings, seams, searches)
         stack.push_async_callback(engine.close)
         await engine.start()
         if compact:

@@ -20,6 +20,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from chroma_async.engine.search_times import SearchTimes
 from chroma_async.errors import FormatError, LogCorrupt, LogHole, StorageCorrupt
 from chroma_async.server.loads import Loads
 from chroma_async.server.memory import give_back
@@ -43,11 +44,12 @@ logger = logging.getLogger("chroma_async.server")
 
 
 class Orders(msgspec.Struct, frozen=True):
-    """All that a child process needs to know. `socket`, `lifeline`, `status` and `loads` are numbers of descriptors.
+    """All that a child process needs to know. `socket`, `lifeline`, `status`, `loads` and `searches` are numbers of
+    descriptors.
 
     `name` is one that no other child has at the same time, and its replacement inherits, as it does `place`, a worker's
     among the workers; `metrics` is the directory in which all of them count, `loads` the file in which workers say what they
-    have to do, None where there is only one.
+    have to do, `searches` the one in which they say what is searched, None where there is only one worker.
     """
 
     role: Role
@@ -56,6 +58,7 @@ class Orders(msgspec.Struct, frozen=True):
     lifeline: int
     status: int
     loads: int | None = None
+    searches: int | None = None
     name: str = ""
     place: int = 0
     metrics: str | None = None
@@ -66,11 +69,16 @@ class Orders(msgspec.Struct, frozen=True):
     @property
     def descriptors(self) -> tuple[int, ...]:
         """Those that the child works with."""
-        return self.socket, self.lifeline, self.status, *(() if self.loads is None else (self.loads,))
+        shared = (number for number in (self.loads, self.searches) if number is not None)
+        return self.socket, self.lifeline, self.status, *shared
 
     def open_loads(self) -> Loads | None:
         """What workers have to do, as the one of these orders sees it; None where it is the only one."""
         return None if self.loads is None else Loads(self.loads, self.server.workers, self.place)
+
+    def open_searches(self) -> SearchTimes:
+        """When collections were searched last, by any worker."""
+        return SearchTimes(self.searches)
 
     def to_argument(self) -> str:
         return msgspec.json.encode(self).decode()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from chroma_async.engine.lock import is_compacted
+from chroma_async.engine.search_times import SearchTimes
 from chroma_async.server.loads import Loads, Said
 
 LIVE_PATH: Final = "/livez"
@@ -27,17 +28,30 @@ ABSENCE_SECONDS: Final = 10.0
 STREAM_LOAD: Final = 16
 """An ingest stream keeps a process as busy as so many connections do."""
 
+AFTERWARDS_SECONDS: Final = 10.0
+"""So long a process is taken for busy when its last stream has ended: it makes itself ready for what others are asked."""
+
 Reason = Callable[[], str | None]
 """Says why a part is not ready, None when it is."""
 
 
 class Life:
-    """The state of one process. `reasons` are asked in turn; `loads`: what those have to do that share its socket."""
+    """The state of one process. `reasons` are asked in turn; `loads`: what those have to do that share its socket;
+    `searches`: what they are asked. While it takes an ingest stream it makes itself ready for none of that.
+    """
 
-    def __init__(self, *reasons: Reason, draining: asyncio.Event | None = None, loads: Loads | None = None) -> None:
+    def __init__(
+        self,
+        *reasons: Reason,
+        draining: asyncio.Event | None = None,
+        loads: Loads | None = None,
+        searches: SearchTimes | None = None,
+    ) -> None:
         self.draining = draining or asyncio.Event()
         self.connections = self.streams = 0
-        """Those that are open. An ingest stream keeps the process busy for as long as it lasts."""
+        """Those that are open. An ingest stream keeps the process busy for as long as it lasts, and some seconds more."""
+        self._afterwards: asyncio.TimerHandle | None = None
+        self._searches = searches
         self._loads = loads
         self._reasons = reasons
 
@@ -45,8 +59,23 @@ class Life:
         """Add to what is open, or take from it."""
         self.connections += connections
         self.streams += streams
+        if streams:
+            self._note_streams()
         if self._loads is not None:
             self._loads.show(self._load)
+
+    def _note_streams(self) -> None:
+        if self._searches is not None:
+            self._searches.heeds_others = not self.streams
+        if self._afterwards is not None:
+            self._afterwards.cancel()
+            self._afterwards = None
+        if not self.streams:
+            self._afterwards = asyncio.get_running_loop().call_later(AFTERWARDS_SECONDS, self._end_afterwards)
+
+    def _end_afterwards(self) -> None:
+        self._afterwards = None
+        self.count()
 
     def leave(self) -> None:
         """Take no more connections."""
@@ -56,7 +85,8 @@ class Life:
 
     @property
     def _load(self) -> int:
-        return self.connections + STREAM_LOAD * self.streams
+        streams = self.streams or int(self._afterwards is not None)
+        return self.connections + STREAM_LOAD * streams
 
     @property
     def ahead(self) -> int:

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import mmap
 import os
-import sys
-import tempfile
-from collections.abc import Generator
-from contextlib import contextmanager, suppress
-from typing import IO, Final, NamedTuple
+from contextlib import AbstractContextManager
+from typing import Final, NamedTuple
+
+from chroma_async.server.shared_file import shared_file
 
 ABSENT: Final = 0
 """Of a worker that takes no connections. What others have is written one higher."""
@@ -30,20 +29,9 @@ class Said(NamedTuple):
     times: int
 
 
-@contextmanager
-def loads_file(workers: int) -> Generator[int]:
-    """The descriptor of a file for so many workers, none of which is there yet. In memory, where the system has such."""
-    with _file() as file:
-        file.write(bytes(workers * _NUMBER_BYTES))
-        file.flush()
-        yield file.fileno()
-
-
-def _file() -> IO[bytes]:
-    if sys.platform == "linux" and hasattr(os, "memfd_create"):
-        with suppress(OSError):  # a sandbox may not allow it
-            return os.fdopen(os.memfd_create("chroma-async-loads"), "w+b")
-    return tempfile.TemporaryFile(prefix="chroma-async-loads-")
+def loads_file(workers: int) -> AbstractContextManager[int]:
+    """The descriptor of a file for so many workers, none of which is there yet."""
+    return shared_file("loads", workers * _NUMBER_BYTES)
 
 
 def forget_load(descriptor: int, place: int) -> None:

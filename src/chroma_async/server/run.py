@@ -17,6 +17,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from chroma_async.engine.directory import prepare_directory
+from chroma_async.engine.search_times import SEARCH_TIMES_BYTES
 from chroma_async.errors import FormatError
 from chroma_async.seams import SystemFiles
 from chroma_async.server.begin import BEGIN, Begin, fork, preload
@@ -25,6 +26,7 @@ from chroma_async.server.listen import ListenError, inherited, listen, listen_un
 from chroma_async.server.loads import forget_load, loads_file
 from chroma_async.server.logs import configure_logs
 from chroma_async.server.memory import keep_blocks
+from chroma_async.server.shared_file import shared_file
 from chroma_async.server.shared_metrics import metrics_directory
 from chroma_async.server.supervisor import Child, GaveUp, NeverBegan, RestartPolicy, Supervisor
 from chroma_async.server.tls import TlsError, tls_context
@@ -79,6 +81,7 @@ def run_server(
             status=-1,
             metrics=stack.enter_context(metrics_directory()) if server.metrics else None,
             loads=stack.enter_context(loads_file(server.workers)) if server.workers > 1 else None,
+            searches=stack.enter_context(shared_file("searches", SEARCH_TIMES_BYTES)) if server.workers > 1 else None,
             engine=engine,
             server=server,
             auth=auth,

@@ -56,11 +56,13 @@ async def work(duty: Duty) -> None:
     serve = serve_by(orders.server.http_server)
     sys.setswitchinterval(SWITCH_SECONDS)
     settings = replace(orders.engine, brief_seconds=BRIEF_SECONDS)
-    async with open_engine(Path(orders.path), settings, compact=False) as engine:
+    searches = orders.open_searches()
+    async with open_engine(Path(orders.path), settings, compact=False, searches=searches) as engine:
         life = Life(
             lambda: None if engine.is_ready else "the engine is not open",
             CompactorWatch(Path(orders.path)),
             loads=orders.open_loads(),
+            searches=searches,
         )
         metrics = None if orders.metrics is None else MetricsPage.shared(orders.metrics)
         provider = tracer_provider()
