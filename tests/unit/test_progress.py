@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,8 +28,16 @@ from tests.support.manifests import manifest_of
 
 from chroma_async.engine import Engine, open_engine
 from chroma_async.engine import collection as collection_module
-from chroma_async.engine.collection import LEVEL_INTERVAL_SECONDS, LEVEL_SECONDS, READ_SECONDS, NotAtHand, Wanted
-from chroma_async.engine.compactor import COLLECTIONS
+from chroma_async.engine.collection import (
+    LEVEL_INTERVAL_SECONDS,
+    LEVEL_SECONDS,
+    READ_SECONDS,
+    CollectionReader,
+    NotAtHand,
+    Wanted,
+)
+from chroma_async.engine.compactor import COLLECTIONS, Compactor
+from chroma_async.engine.open_readers import STALE_TICKS
 from chroma_async.engine.search_times import SEARCH_TIMES_BYTES, SearchTimes
 from chroma_async.errors import InvalidArgumentError, MalformedRequestError, NotFoundError
 from chroma_async.index.scan import Scan, ScanBuilder
@@ -384,7 +395,7 @@ async def test_base_of_what_is_not_read_now_is_taken_and_packed_later(tmp_path: 
         with reader.view() as view:  # of an instant before what follows
             reader._viewed_at -= READ_SECONDS
             reader._read_at -= READ_SECONDS
-            reader._searched.forget()
+            reader._searched.here = -math.inf
             await engine._trimmed_bytes()
             before = reader.manifest.version
             await add(engine, collection.id, 20, 10)
@@ -479,35 +490,104 @@ async def test_searches_use_the_rows_that_are_packed_while_others_follow(
 @pytest.mark.parametrize("is_shared", [True, False])
 async def test_what_another_worker_searches_is_made_ready(tmp_path: Path, is_shared: bool) -> None:
     """A client that connected anew beside a stream came to a worker that had packed nothing, and waited for seconds."""
+    async with two_workers(tmp_path, is_shared=is_shared) as (one, other, compactor):
+        collection = await create_collection(one)
+        reader = other.follower.sink(collection.id)
+
+        async def grow(first: int) -> None:
+            await add(one, collection.id, first, 100)
+            await other.follower.catch_up()
+            await settle(compactor)
+            await a_second_later(other, reader)
+
+        await grow(0)
+        assert (reader.manifest.rows, reader.pending_entries) == (0, 0)
+        await Records(one, collection.id).query([[1, 2, 3, 4]])
+        await a_second_later(other, reader)
+        assert reader.manifest.rows == 100 * is_shared
+        await grow(100)
+        assert (reader.manifest.rows, reader.pending_entries) == (200 * is_shared, 0)
+        assert sum(scan.rows for scan in reader._scans if scan is not None) == 200 * is_shared
+        for _ in range(2 * STALE_TICKS):
+            await other._release_stale()
+            reader._readied_at -= LEVEL_INTERVAL_SECONDS
+            await other._make_ready()
+        assert reader.manifest.rows == 200 * is_shared
+        found = await Records(other, collection.id).query([[1, 2, 3, 4]], n_results=400)
+        assert len(found.columns[0].ids) == 200
+
+
+async def test_worker_with_a_stream_makes_itself_ready_afterwards_and_forgets_nothing_meanwhile(tmp_path: Path) -> None:
+    async with two_workers(tmp_path, is_shared=True) as (one, other, compactor):
+        collection = await create_collection(one)
+        reader, searches = other.follower.sink(collection.id), other.searches
+        await add(one, collection.id, 0, 100)
+        await settle(compactor)
+        await Records(one, collection.id).query([[1, 2, 3, 4]])
+        searches.heeds_others = False
+        await a_second_later(other, reader)
+        assert reader.manifest.rows == 0
+        searches.heeds_others = True  # all entries are applied and forgotten by now
+        await a_second_later(other, reader)
+        assert (reader.manifest.rows, reader.pending_entries) == (100, 0)
+        searches.heeds_others = False
+        await add(other, collection.id, 100, 100)
+        await settle(compactor)
+        await a_second_later(other, reader)
+        assert (reader.manifest.rows, reader.pending_entries) == (100, 0)
+        searches.heeds_others = True
+        await a_second_later(other, reader)
+        assert sum(scan.rows for scan in reader._scans if scan is not None) == 200
+
+
+async def test_first_query_does_not_wait_for_what_is_packed_for_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with two_workers(tmp_path, is_shared=True) as (one, other, compactor):
+        collection = await create_collection(one)
+        reader = other.follower.sink(collection.id)
+        await add(one, collection.id, 0, 100)
+        await settle(compactor)
+        await Records(one, collection.id).query([[1, 2, 3, 4]])
+        monkeypatch.setattr(ScanBuilder, "extend", raising_memory_error)
+        await other.follower.catch_up()
+        await other._make_ready()
+        assert (reader.manifest.rows, reader.is_to_be_packed) == (100, True)
+        assert len((await Records(other, collection.id).query([[1, 2, 3, 4]])).columns[0].ids) == 10
+
+
+async def test_what_others_search_closes_nothing_that_is_read_here(tmp_path: Path) -> None:
+    async with two_workers(tmp_path, is_shared=True) as (one, other, compactor):
+        collection = await create_collection(one)
+        await add(one, collection.id, 0, 100)
+        await settle(compactor)
+        await Records(one, collection.id).query([[1, 2, 3, 4]])
+        other.open_readers._open_max = 1
+        await a_second_later(other, other.follower.sink(collection.id))
+        assert other.follower.sink(collection.id).manifest.rows == 0
+
+
+@asynccontextmanager
+async def two_workers(path: Path, *, is_shared: bool) -> AsyncIterator[tuple[Engine, Engine, Compactor]]:
+    """Two engines that share when collections were searched, or do not, and a compactor."""
     with shared_file("searches", SEARCH_TIMES_BYTES) as file:
-        tables = [SearchTimes(file if is_shared else None) for _ in range(2)]
+        one, other = (SearchTimes(file if is_shared else None) for _ in range(2))
         async with (
-            engine_at(tmp_path, UNWATCHED, searches=tables[0]) as one,
-            engine_at(tmp_path, UNWATCHED, searches=tables[1]) as other,
-            compactor_at(tmp_path, UNWATCHED) as compactor,
+            engine_at(path, UNWATCHED, searches=one) as first,
+            engine_at(path, UNWATCHED, searches=other) as second,
+            compactor_at(path, UNWATCHED) as compactor,
         ):
-            collection = await create_collection(one)
-            reader = other.follower.sink(collection.id)
+            yield first, second, compactor
 
-            async def grow(first: int) -> None:
-                await add(one, collection.id, first, 100)
-                await other.follower.catch_up()
-                await settle(compactor)
-                await other._trimmed_bytes()
-                await other._refresh_readers()
 
-            await grow(0)
-            assert (reader.manifest.rows, reader.pending_entries) == (0, 0)
-            await Records(one, collection.id).query([[1, 2, 3, 4]])
-            await grow(100)
-            assert (reader.manifest.rows, reader.pending_entries) == (200 * is_shared, 0)
-            assert sum(scan.rows for scan in reader._scans if scan is not None) == 200 * is_shared
-            one.follower.sink(collection.id)._searched.forget()
-            reader._renewed_at -= LEVEL_INTERVAL_SECONDS
-            await grow(200)
-            assert (reader.manifest.rows, reader.pending_entries) == (0, 0)
-            found = await Records(other, collection.id).query([[1, 2, 3, 4]], n_results=400)
-            assert len(found.columns[0].ids) == 300
+async def a_second_later(engine: Engine, reader: CollectionReader) -> None:
+    """What an engine does each second, were it the one in which readers are made ready."""
+    await engine.follower.catch_up()
+    reader._readied_at -= LEVEL_INTERVAL_SECONDS
+    await engine._release_stale()
+    await engine._trimmed_bytes()
+    await engine._make_ready()
+    await engine._refresh_readers()
 
 
 async def test_what_was_packed_meanwhile_is_not_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

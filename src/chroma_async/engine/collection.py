@@ -44,7 +44,7 @@ RECORDS_AT_HAND_MAX: Final = 256
 
 READ_SECONDS: Final = 10.0
 """A collection that was read so lately is expected to be read again soon: for that entries are folded, and where it was
-searched, rows packed."""
+searched, here or at another worker, rows packed."""
 
 LEVEL_SECONDS: Final = 300.0
 """Of one that was read so lately a new base is kept open, beside writes; opening a large one anew takes a second."""
@@ -56,7 +56,7 @@ FOLD_AT_HAND_BYTES: Final = 256 * 2**10
 """Entries of more bytes are not folded by a read that must not wait."""
 
 PACKED_AT_ONCE_ROWS: Final = 4 * BLOCK_ROWS
-"""Rows that are packed, in a sixth of a second, before searches use them."""
+"""Rows that are packed, in a fourth of a second, before searches use them."""
 
 COLUMNS_AT_HAND_ROWS: Final = 1_024
 """Of more rows that were folded the columns are not made by a read that must not wait."""
@@ -133,7 +133,7 @@ class CollectionReader:
         self._seen = Seen(version=0, applied=Lsn(0))
         self._behind = False
         self._searched = SearchTimes().of(directory.name) if searched is None else searched
-        self._read_at = self._viewed_at = self._renewed_at = -math.inf
+        self._read_at = self._viewed_at = self._renewed_at = self._readied_at = -math.inf
         self._closed = False
         self._goes_ahead = False
         """Whether a thread folds and packs ahead of the next read."""
@@ -358,21 +358,41 @@ class CollectionReader:
     def trim(self) -> int:
         """Forget entries that the tables hold by now; return the bytes of those that remain.
 
-        Nothing is opened for that which nobody reads, nor kept level: the next read opens what there is then. What other
-        workers search is opened, and kept level from afar.
+        Nothing is opened for that which nobody reads, nor kept level: the next read opens what there is then.
         """
         if self._pending:
             now = time.monotonic()
-            if not self._base.manifest.version and not self._is_searched:
+            if not self._base.manifest.version:
                 self._forget_applied()
-            elif now - max(self._viewed_at, self._searched.latest) >= LEVEL_SECONDS:
+            elif now - max(self._viewed_at, self._searched.anywhere) >= LEVEL_SECONDS:
                 if self.release():
                     self._forget_applied()
-            elif self._is_recent(self._viewed_at) or now - self._renewed_at >= LEVEL_INTERVAL_SECONDS:
+            elif self._is_recent(self._viewed_at) or (
+                now - self._viewed_at < LEVEL_SECONDS and now - self._renewed_at >= LEVEL_INTERVAL_SECONDS
+            ):
                 self.refresh()
             else:
                 self._forget_applied()
         return self.pending_bytes
+
+    @property
+    def is_to_be_ready(self) -> bool:
+        """Whether another worker is asked for what this one is not: its next client may come here, and finds this open."""
+        return (
+            self._is_recent(self._searched.heeded)
+            and not self._is_recent(self._viewed_at)
+            and time.monotonic() - self._readied_at >= LEVEL_INTERVAL_SECONDS
+            and self._opened.has_room
+        )
+
+    def make_ready(self) -> None:
+        """Take the newest base, for whoever comes; its rows are packed afterwards.
+
+        Raises:
+            StorageCorrupt, sqlite3.DatabaseError: as `view`.
+        """
+        self._readied_at = time.monotonic()
+        self.refresh()
 
     def _forget_applied(self) -> None:
         """Forget entries that were applied, without their base: whoever reads next loads one that holds them."""
@@ -480,8 +500,10 @@ class CollectionReader:
                 fold_entry(self._memtable, lsn, payload, tables)
 
     def _refresh(self, tables: RecordTables) -> None:
+        """Of a base that is packed the next one is packed before it is taken: only what is new is left to be."""
+        is_packed = self._is_packed and bool(self._base.manifest.version)
         try:
-            self._renew(tables, packed=self._is_searched)
+            self._renew(tables, packed=is_packed and self._is_searched)
         except StorageCorrupt:
             if tables.is_newest():
                 raise
@@ -572,8 +594,8 @@ class CollectionReader:
 
     @property
     def _is_searched(self) -> bool:
-        """Whether somebody will probably search soon, here or at another worker."""
-        return self._is_recent(self._searched.latest)
+        """Whether somebody will probably search soon, who searches here or at another worker now."""
+        return self._is_recent(self._searched.heeded)
 
     @staticmethod
     def _is_recent(moment: float) -> bool:
@@ -675,7 +697,7 @@ class CollectionReader:
 
     def _pack(self, segment: SegmentView) -> None:
         """Pack a segment's rows; searches use those that are packed while others follow."""
-        while not segment.is_packed:
+        while not segment.is_packed and not self._closed:
             with self._packing:
                 segment.scanned(PACKED_AT_ONCE_ROWS)
             self._use_packed()

@@ -84,7 +84,7 @@ class Engine:
         collections = directory / COLLECTIONS
         self.open_readers = OpenReaders()
         row_cache = RowCache(settings.row_cache_bytes)
-        searches = SearchTimes() if searches is None else searches
+        self.searches = SearchTimes() if searches is None else searches
         self.follower: Follower[CollectionReader] = Follower(
             log,
             lambda name: CollectionReader(
@@ -94,7 +94,7 @@ class Engine:
                 lambda: self.follower.position,
                 workers.share,
                 row_cache,
-                searches.of(name),
+                self.searches.of(name),
             ),
         )
         clock = self.seams.clock
@@ -330,6 +330,12 @@ class Engine:
                 await self._attempt(reader.trim)
         return self._unapplied_bytes()
 
+    async def _make_ready(self) -> None:
+        """Open what other workers are asked."""
+        for reader in list(self.follower.sinks().values()):
+            if reader.is_to_be_ready:
+                await self._attempt(reader.make_ready)
+
     def _note_watermarks(self) -> None:
         """Tell the metrics how far everything has come; once a second."""
         readers = self.follower.sinks().values()
@@ -363,6 +369,7 @@ class Engine:
                     _ = self.writer.limit  # looks whether it is over, and says so
                     await self._release_stale()
                     await self._trimmed_bytes()
+                    await self._make_ready()
                     self._note_watermarks()
             except Exception:
                 logger.exception("follow.failed")

@@ -33,6 +33,11 @@ class OpenReaders:
         self._newest: Releasable | None = None
         self._ticks = 0
 
+    @property
+    def has_room(self) -> bool:
+        """Whether one may be opened that nobody reads here: those that somebody reads are not closed for it."""
+        return len(self._used) < self._open_max // 2
+
     def touch(self, reader: Releasable) -> None:
         """Note a read. It may close what was not read for longest."""
         if reader is self._newest:

@@ -57,7 +57,10 @@ CHUNK_ROWS: Final = 8_192
 """Rows that are compared at a time when a segment is read from the disk."""
 
 SLICE_ROWS: Final = 2_048
-"""The same of rows that follow one another, which are compared where they are, and read twice."""
+"""The same of rows that follow one another, which are compared where they are (and, by cosine, read twice)."""
+
+SLICE_SHARE: Final = 8
+"""They are so many times as many as are wanted: of each slice all that are wanted may be kept, and are sorted in the end."""
 
 TAIL_QUERIES: Final = 32
 """Queries that are compared with the tail by one matrix product."""
@@ -237,8 +240,9 @@ def _rank(space: Space, query: Vectors, fetch: Fetch, rows: Slots, owners: Slots
 
 def _rank_all(space: Space, query: Vectors, vectors: Vectors, owners: Slots, count: int) -> Neighbours:
     """The nearest `count` of all rows, shape (rows, ndim), where they are: to copy them takes as long as to compare them."""
-    starts = range(0, len(vectors), SLICE_ROWS)
-    chunks = ((vectors[start : start + SLICE_ROWS], owners[start : start + SLICE_ROWS]) for start in starts)
+    size = min(max(SLICE_ROWS, SLICE_SHARE * count), CHUNK_ROWS)
+    starts = range(0, len(vectors), size)
+    chunks = ((vectors[start : start + size], owners[start : start + size]) for start in starts)
     return _ranked(space, query, chunks, count)
 
 

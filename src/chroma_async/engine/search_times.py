@@ -12,19 +12,18 @@ import time
 import zlib
 from typing import Final
 
-PLACES: Final = 1_024
-"""Collections that share a place are taken for searched when one of them is, which costs memory and time, nothing else."""
+PLACES: Final = 8_192
+"""Collections that share a place are taken for searched when one of them is."""
 
 SEARCH_TIMES_BYTES: Final = 8 * PLACES
 
 
 class SearchTimes:
-    """Moments, by the clock that all processes of a machine have in common, in the memory of one process or of several."""
+    """Moments, by the clock that all processes of a machine have in common, which some of them share."""
 
     def __init__(self, descriptor: int | None = None) -> None:
-        """`descriptor`: of a file of `SEARCH_TIMES_BYTES`, zeros to begin with; None: nobody else has this table."""
-        room = bytearray(SEARCH_TIMES_BYTES) if descriptor is None else mmap.mmap(descriptor, SEARCH_TIMES_BYTES)
-        self.moments = memoryview(room).cast("d")
+        """`descriptor`: of a file of `SEARCH_TIMES_BYTES`, zeros to begin with; None: this process is alone."""
+        self.moments = None if descriptor is None else memoryview(mmap.mmap(descriptor, SEARCH_TIMES_BYTES)).cast("d")
         self.heeds_others = True
         """Whether this process makes itself ready for what others are asked. One that has much else to do need not."""
 
@@ -33,22 +32,30 @@ class SearchTimes:
 
 
 class SearchTime:
-    """When one collection was searched last. Any thread may use it: a moment is read and written whole."""
+    """When one collection was searched last. Any thread may use it: a moment is read and written whole.
+
+    Moments are those of `time.monotonic`; -inf: it never was.
+    """
 
     def __init__(self, times: SearchTimes, place: int) -> None:
         self._times = times
         self._place = place
-        self._own = 0.0
+        self.here = -math.inf
+        """In this process."""
 
     def note(self) -> None:
         """Note that it is searched now, in this process."""
-        self._own = self._times.moments[self._place] = time.monotonic()
-
-    def forget(self) -> None:
-        """Take it for one that was never searched."""
-        self._own = self._times.moments[self._place] = 0.0
+        self.here = time.monotonic()
+        if self._times.moments is not None:
+            self._times.moments[self._place] = self.here
 
     @property
-    def latest(self) -> float:
-        """The moment, of `time.monotonic`; -inf: it never was."""
-        return (self._times.moments[self._place] if self._times.heeds_others else self._own) or -math.inf
+    def anywhere(self) -> float:
+        """In any process."""
+        moments = self._times.moments
+        return self.here if moments is None else moments[self._place] or -math.inf
+
+    @property
+    def heeded(self) -> float:
+        """In any process whose searches this one makes itself ready for."""
+        return self.anywhere if self._times.heeds_others else self.here

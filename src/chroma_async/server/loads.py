@@ -22,11 +22,12 @@ _TIMES: Final = 1 << 16
 
 
 class Said(NamedTuple):
-    """What a worker has to do, and how often (going round) it has said something: an equal one is of a worker that has taken
-    no connection meanwhile, nor lost one."""
+    """What the worker at a place has to do, and how often (going round) it has said something. While an equal one is read
+    it has said nothing else: it has taken no connection, nor lost one."""
 
     load: int
     times: int
+    place: int
 
 
 def loads_file(workers: int) -> AbstractContextManager[int]:
@@ -57,6 +58,8 @@ class Loads:
 
     def least(self) -> Said | None:
         """Return what the one of the others has said that has least to do; None: no other takes connections."""
-        others = (number for place, number in enumerate(self._numbers) if place != self._own)
-        present = (Said(number % _TIMES - 1, number // _TIMES) for number in others if number % _TIMES != ABSENT)
+        others = ((place, number) for place, number in enumerate(self._numbers) if place != self._own)
+        present = (
+            Said(number % _TIMES - 1, number // _TIMES, place) for place, number in others if number % _TIMES != ABSENT
+        )
         return min(present, default=None)
