@@ -41,6 +41,7 @@ from chroma_async.engine.open_readers import STALE_TICKS
 from chroma_async.engine.search_times import SEARCH_TIMES_BYTES, SearchTimes
 from chroma_async.errors import InvalidArgumentError, MalformedRequestError, NotFoundError
 from chroma_async.index.scan import Scan, ScanBuilder
+from chroma_async.model import Collection
 from chroma_async.projections.records import RecordTables
 from chroma_async.projections.store import RECORDS_FILE
 from chroma_async.projections.view import SegmentView
@@ -431,10 +432,7 @@ async def test_base_of_what_is_not_read_now_is_taken_and_packed_later(tmp_path: 
 async def test_searches_do_not_wait_for_rows_to_be_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A thread packs them, a segment at a time; until then they are compared. What fails is not tried again and again."""
     settings = replace(UNWATCHED, segment_rows_max=1_500)
-    async with engine_at(tmp_path, settings) as engine, compactor_at(tmp_path, settings) as compactor:
-        collection = await create_collection(engine)
-        await add(engine, collection.id, 0, 4_000)
-        await settle(compactor)
+    collection = await at_rest(tmp_path, settings, 4_000)
     async with engine_at(tmp_path, settings) as engine:
         records, reader = Records(engine, collection.id), engine.follower.sink(collection.id)
         answers = [(await records.query([[1, 2, 3, 4]], n_results=20)).columns[0].ids]
@@ -463,10 +461,7 @@ async def test_searches_use_the_rows_that_are_packed_while_others_follow(
     """A segment of half a million rows takes seconds; they find the same all the while."""
     settings = replace(UNWATCHED, segment_rows_max=2_500)
     monkeypatch.setattr(collection_module, "PACKED_AT_ONCE_ROWS", 700)
-    async with engine_at(tmp_path, settings) as engine, compactor_at(tmp_path, settings) as compactor:
-        collection = await create_collection(engine)
-        await add(engine, collection.id, 0, 2_000)
-        await settle(compactor)
+    collection = await at_rest(tmp_path, settings, 2_000)
     async with engine_at(tmp_path, settings) as engine:
         records, reader = Records(engine, collection.id), engine.follower.sink(collection.id)
         answer = (await records.query([[1, 2, 3, 4]], n_results=20)).columns[0].ids
@@ -565,6 +560,15 @@ async def test_what_others_search_closes_nothing_that_is_read_here(tmp_path: Pat
         other.open_readers._open_max = 1
         await a_second_later(other, other.follower.sink(collection.id))
         assert other.follower.sink(collection.id).manifest.rows == 0
+
+
+async def at_rest(path: Path, settings: EngineSettings, records: int) -> Collection:
+    """A collection of so many records, all applied, which nobody has open."""
+    async with engine_at(path, settings) as engine, compactor_at(path, settings) as compactor:
+        collection = await create_collection(engine)
+        await add(engine, collection.id, 0, records)
+        await settle(compactor)
+        return collection
 
 
 @asynccontextmanager

@@ -75,10 +75,11 @@ class VectorGuard:
         if self._left:
             self._check_blocks(np.unique(rows // self._block_rows))
 
-    def check_from(self, first: int) -> None:
-        """Check the blocks of all rows from `first` on; see `check`."""
+    def check_from(self, first: int, beyond: int | None = None) -> None:
+        """Check the blocks of the rows from `first` on, those before `beyond` or all; see `check`."""
         if self._left:
-            self._check_blocks(np.arange(first // self._block_rows, len(self._unchecked)))
+            beyond = len(self._vectors) if beyond is None else beyond
+            self._check_blocks(np.arange(first // self._block_rows, -(-beyond // self._block_rows)))
 
     def _check_blocks(self, blocks: npt.NDArray[np.int64]) -> None:
         for block in blocks[self._unchecked[blocks]].tolist():

@@ -140,10 +140,10 @@ class SegmentView(Struct, frozen=True, eq=False, dict=True):
         if self.guard is not None:
             self.guard.check(rows)
 
-    def check_from(self, first: int) -> None:
-        """The same of all rows from `first` on."""
+    def check_from(self, first: int, beyond: int | None = None) -> None:
+        """The same of the rows from `first` on, those before `beyond` or all."""
         if self.guard is not None:
-            self.guard.check_from(first)
+            self.guard.check_from(first, beyond)
 
     @property
     def is_packed(self) -> bool:
@@ -159,7 +159,7 @@ class SegmentView(Struct, frozen=True, eq=False, dict=True):
         rows = self.rows - self.scan_first
         if more is not None:
             rows = min(rows, self.scan.rows + more)
-        self.check(np.arange(self.scan_first + self.scan.rows, self.scan_first + rows))
+        self.check_from(self.scan_first + self.scan.rows, self.scan_first + rows)
         return self.scan.extend(self.vectors[self.scan_first :], beyond=rows)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import sys
 from contextlib import AbstractContextManager
 from typing import Final, NamedTuple
 
@@ -37,7 +38,14 @@ def loads_file(workers: int) -> AbstractContextManager[int]:
 
 def forget_load(descriptor: int, place: int) -> None:
     """Note that the worker of a place is gone: it could not say so itself."""
-    os.pwrite(descriptor, bytes(_NUMBER_BYTES), place * _NUMBER_BYTES)
+    offset = place * _NUMBER_BYTES
+    number = int.from_bytes(os.pread(descriptor, _NUMBER_BYTES, offset), sys.byteorder)
+    os.pwrite(descriptor, _absent(number).to_bytes(_NUMBER_BYTES, sys.byteorder), offset)
+
+
+def _absent(number: int) -> int:
+    """The number of a worker that takes no connections. How often it was written stays: its replacement goes on."""
+    return number // _TIMES * _TIMES + ABSENT
 
 
 class Loads:
@@ -54,7 +62,7 @@ class Loads:
 
     def leave(self) -> None:
         """Say that this worker takes no more connections."""
-        self._numbers[self._own] = ABSENT
+        self._numbers[self._own] = _absent(self._numbers[self._own])
 
     def least(self) -> Said | None:
         """Return what the one of the others has said that has least to do; None: no other takes connections."""
