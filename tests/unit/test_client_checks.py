@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from enum import Enum
@@ -108,12 +109,32 @@ def test_a_reserved_field_is_refused() -> None:
         ({"a": [1, {}]}, "metadatas[1]['a'][1] must be a str, int, float, bool"),
         ({"a": [1, "x"]}, "metadatas[1]['a']: a list in metadata must have items, all of one type. got=[1, 'x']"),
         ({"a": []}, "metadatas[1]['a']: a list in metadata must have items"),
+        ({"a": math.nan}, "metadatas[1]['a'] must be a finite number; leave out what is not known. got=nan"),
+        ({"a": np.float32("inf")}, "metadatas[1]['a'] must be a finite number"),
+        ({"a": [1.5, -math.inf]}, "metadatas[1]['a'][1] must be a finite number"),
+        ({"a": "half \ud83d"}, "metadatas[1]['a'] is not a valid text: surrogates not allowed at character 5"),
+        ({"\ud83d": 1}, "a field's name in metadatas[1] is not a valid text"),
     ],
     ids=str,
 )
 def test_the_odd_metadata_of_a_batch_is_named(second: Any, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         checked_metadatas([{"fine": 1}, second])
+
+
+def test_none_deletes_a_field_only_where_there_may_be_one() -> None:
+    assert checked_metadatas([{"a": None, "b": 1}]) == [{"a": None, "b": 1}]
+    with pytest.raises(ValueError, match=re.escape("metadatas[0]['a'] must not be None here: leave the field out")):
+        checked_metadatas([{"b": 1, "a": None}], nones_allowed=False)
+
+
+@pytest.mark.parametrize(
+    "check", [checked_ids, checked_read_ids, lambda texts: checked_texts(texts, "documents", nones_allowed=True)]
+)
+def test_half_a_surrogate_pair_is_no_text(check: Callable[[list[str]], Any]) -> None:
+    assert check(["ä", "\U0001f600"])
+    with pytest.raises(ValueError, match=r"\[1\] is not a valid text: surrogates not allowed at character 1"):
+        check(["a", "b\udc80"])
 
 
 def test_a_batch_may_have_records_without_metadata() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from chroma_async import EmbeddingFunction, register_embedding_function, wrap
 from chroma_async.client.colours import AsyncCaller, Caller
-from chroma_async.client.configuration import chosen_function, to_input, to_update
+from chroma_async.client.configuration import chosen_function, new_function, to_input, to_update
 from chroma_async.client.embedding import DEFAULT_EMBEDDING, default_space, describe, query_target, rebuild, require_same
 from chroma_async.protocol.collection_json import HnswInput
 
@@ -152,6 +152,27 @@ def test_what_cannot_change_is_refused() -> None:
     with pytest.raises(ValueError, match="the index is hnsw; there is no spann to change"):
         to_update({"spann": {"ef_search": 5}})
     assert to_update(None) is None
+
+
+@pytest.mark.parametrize("stored", [None, {"type": "legacy"}, {"type": "known", "name": "model-of-this-test", "config": {}}])
+def test_a_collection_keeps_its_embedding_function_but_may_be_told_its_parameters(stored: Any) -> None:
+    function = Model(3)
+    assert new_function({"embedding_function": function}, stored) is function
+    assert new_function({"hnsw": {"ef_search": 5}}, stored) is None
+    assert new_function(None, stored) is None
+
+
+@pytest.mark.parametrize("function", [wrap(len, name="other"), len, DEFAULT_EMBEDDING], ids=str)
+def test_vectors_of_two_models_do_not_come_into_one_collection_by_a_change(function: Any) -> None:
+    stored = {"type": "known", "name": "model", "config": {}}
+    with pytest.raises(ValueError, match="can't be exchanged: vectors of two models don't compare"):
+        new_function({"embedding_function": function}, stored)
+
+
+def test_a_described_embedding_function_is_built() -> None:
+    function = wrap(len, name="described")
+    assert chosen_function(DEFAULT_EMBEDDING, {"embedding_function": describe(function)}) is function
+    assert chosen_function(DEFAULT_EMBEDDING, {"embedding_function": {"type": "legacy"}}) is DEFAULT_EMBEDDING
 
 
 @pytest.mark.parametrize("function", ["text", 5, Model, object()], ids=str)

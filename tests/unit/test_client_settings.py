@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import ssl
 from pathlib import Path
 
@@ -26,6 +28,19 @@ def test_settings_of_chromas_inside_are_accepted() -> None:
     assert settings.allow_reset
     assert settings.persist_directory == "d"
     assert settings == Settings(allow_reset=True, is_persistent=True, persist_directory="d")
+
+
+def test_settings_are_read_as_they_were_given() -> None:
+    settings = Settings(anonymized_telemetry=False, allow_reset=True)
+    for same in (settings, copy.deepcopy(settings), pickle.loads(pickle.dumps(settings))):
+        assert same.anonymized_telemetry is False
+        assert same["anonymized_telemetry"] is False
+        assert same.require("allow_reset") is True
+        assert same.environment is None
+    with pytest.raises(ValueError, match="the setting environment is needed"):
+        settings.require("environment")
+    with pytest.raises(AttributeError, match="no attribute 'allow_resett'"):
+        _ = settings.allow_resett
 
 
 def test_settings_that_would_keep_data_nowhere_are_refused() -> None:

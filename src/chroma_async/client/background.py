@@ -32,6 +32,9 @@ class BackgroundLoop:
         self._thread: int | None = None
         self._process = os.getpid()
 
+    def __reduce__(self) -> str:
+        raise TypeError("a client, and what belongs to it, can't be copied or pickled; make another one")
+
     def call(self, function: Callable[..., Awaitable[T]], *arguments: Any) -> T:
         """Run the async function in the loop, and wait for its result."""
         return self._running_portal().call(function, *arguments)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import binascii
-import math
 from collections.abc import Callable, Mapping
 from datetime import date, time
 from typing import Any, Final, cast, get_args
@@ -12,7 +11,7 @@ import numpy as np
 import orjson
 import pybase64
 
-from chroma_async.client.checks import checked_metadata
+from chroma_async.client.checks import checked_metadata, checked_utf8
 from chroma_async.client.lines import Vector
 from chroma_async.model import Operation
 
@@ -53,12 +52,10 @@ def to_text(value: Any, name: str) -> str:
     """Return a document, a URI or an id."""
     if not isinstance(value, str):
         raise BadLine(f"{name} must be a text. got={_shown(value)}")
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            raise BadLine(f"{name} is not a valid text: {error.reason} at character {error.start}") from error
-    return str(value)
+    try:
+        return str(checked_utf8(value, name))
+    except ValueError as error:
+        raise BadLine(str(error)) from error
 
 
 def to_operation(value: Any) -> Operation:
@@ -129,21 +126,10 @@ def to_object(value: Any) -> Any:
 
 def to_json(fields: Mapping[str, Any]) -> bytes:
     """Return checked metadata as JSON."""
-    for name, item in fields.items():
-        _require_finite(name, item)
     try:
         return orjson.dumps(fields)
     except TypeError as error:
         raise BadLine(f"metadata can't be sent as JSON: {error}") from error
-
-
-def _require_finite(name: str, value: Any) -> None:
-    """JSON has no NaN; orjson would write null, which deletes a field."""
-    if isinstance(value, float) and not math.isfinite(value):
-        raise BadLine(f"metadata[{name!r}] must be a finite number. got={value}")
-    if isinstance(value, list):
-        for item in cast("list[object]", value):
-            _require_finite(name, item)
 
 
 def to_plain(value: Any) -> Any:

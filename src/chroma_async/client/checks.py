@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeGuard, cast, get_args
@@ -11,10 +12,13 @@ import numpy as np
 
 from chroma_async.errors import DuplicateIDError
 from chroma_async.model import STAGES, Lsn, Stage
-from chroma_async.protocol.validation import LSN_MAX, WAIT_SECONDS_MAX
+from chroma_async.protocol.validation import LSN_MAX, U32_MAX, WAIT_SECONDS_MAX
 from chroma_async.settings import Missing
 
 PLAIN: Final = frozenset({str, bool, int, float})
+EXACT: Final = frozenset({bool, int})
+"""Plain types of which each value can be sent."""
+
 EXAMPLES_MAX: Final = 5
 
 COMPARISONS: Final = ("$gt", "$gte", "$lt", "$lte")
@@ -85,6 +89,22 @@ def _require_texts(values: Sequence[Any], name: str) -> None:
     for position, value in enumerate(values):
         if not isinstance(value, str):
             raise ValueError(f"{name}[{position}] must be a text; str(...) makes one. got={value!r}")
+        if not value.isascii():
+            checked_utf8(value, f"{name}[{position}]")
+
+
+def checked_utf8(text: str, name: str) -> str:
+    """Return a text that UTF-8 can say: others have half of a surrogate pair, mostly from bytes that were decoded wrongly.
+
+    Raises:
+        ValueError: where the first such half is.
+    """
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{name} is not a valid text: {error.reason} at character {error.start}") from error
+    return text
 
 
 def checked_name(value: Any, name: str = "name") -> str:
@@ -95,7 +115,7 @@ def checked_name(value: Any, name: str = "name") -> str:
     """
     if not isinstance(value, str):
         raise ValueError(f"{name} must be a text. got={value!r}")
-    return value
+    return checked_utf8(value, name)
 
 
 def _repeated(ids: Sequence[str]) -> list[str]:
@@ -114,26 +134,33 @@ def checked_texts(value: Any, name: str, *, nones_allowed: bool) -> list[str | N
         if not isinstance(text, str) and not (text is None and nones_allowed):
             allowed = "a text or None" if nones_allowed else "a text"
             raise ValueError(f"{name}[{position}] must be {allowed}. got={_kind(text)}")
+        if text is not None and not text.isascii():
+            checked_utf8(text, f"{name}[{position}]")
     return texts
 
 
-def checked_metadatas(value: Any) -> list[dict[str, Any] | None] | None:
+def checked_metadatas(value: Any, *, nones_allowed: bool = True) -> list[dict[str, Any] | None] | None:
     """Return the metadata of a batch with plain values; numpy's scalars and subclasses of str, int, float are converted."""
     metadatas = listed(value, "metadatas")
     if metadatas is None:
         return None
-    return [checked_metadata(item, f"metadatas[{position}]") for position, item in enumerate(metadatas)]
+    names = (f"metadatas[{position}]" for position in range(len(metadatas)))
+    return [checked_metadata(item, name, nones_allowed=nones_allowed) for item, name in zip(metadatas, names, strict=True)]
 
 
-def checked_metadata(value: Any, name: str = "metadata") -> dict[str, Any] | None:
-    """Return one metadata dictionary with plain values."""
+def checked_metadata(value: Any, name: str = "metadata", *, nones_allowed: bool = True) -> dict[str, Any] | None:
+    """Return one metadata dictionary with plain values, of which None deletes a field where that is allowed."""
     if value is None:
         return None
     if not _is_mapping(value):
         raise ValueError(f"{name} must be a dict or None. got={_kind(value)}")
     if not value:
         raise ValueError(f"{name} must not be an empty dict; None means no metadata")
-    return {_field_name(key, name): _field_value(item, f"{name}[{key!r}]") for key, item in value.items()}
+    fields = {_field_name(key, name): _field_value(item, name, key) for key, item in value.items()}
+    if not nones_allowed and None in fields.values():
+        key = next(key for key, item in fields.items() if item is None)
+        raise ValueError(f"{name}[{key!r}] must not be None here: leave the field out")
+    return fields
 
 
 def _is_mapping(value: Any) -> TypeGuard[Mapping[Any, Any]]:
@@ -149,12 +176,13 @@ def _field_name(key: Any, name: str) -> str:
         raise ValueError(f"the fields of {name} must be texts. got={key!r}")
     if key == DOCUMENT_KEY:
         raise ValueError(f"{name}: the field {DOCUMENT_KEY} is reserved; pass documents=...")
-    return key
+    return key if key.isascii() else checked_utf8(key, f"a field's name in {name}")
 
 
-def _field_value(value: Any, name: str) -> Any:
-    if value is None or type(value) in PLAIN:
+def _field_value(value: Any, metadata: str, key: str) -> Any:
+    if value is None or type(value) in EXACT:
         return value
+    name = f"{metadata}[{key!r}]"
     if isinstance(value, list | tuple | np.ndarray):
         items = cast("list[Any]", value.tolist() if isinstance(value, np.ndarray) else list(cast("Iterable[Any]", value)))
         plain_items = [plain(item, f"{name}[{position}]") for position, item in enumerate(items)]
@@ -165,14 +193,24 @@ def _field_value(value: Any, name: str) -> Any:
 
 
 def plain(value: Any, name: str) -> str | bool | int | float:
-    """Return a scalar as exactly a str, bool, int or float."""
+    """Return a scalar as exactly a str, bool, int or float.
+
+    Raises:
+        ValueError: it is none, or one that JSON can't say: for a number that is not finite, null would be sent.
+    """
     if type(value) in PLAIN:
-        return cast("str | bool | int | float", value)
+        return _sayable(cast("str | bool | int | float", value), name)
     item: Any = cast("Any", value).item() if isinstance(value, np.generic) else value
     for kind, convert in _CONVERSIONS.items():
         if isinstance(item, kind):
-            return convert(item)
+            return _sayable(convert(item), name)
     raise ValueError(f"{name} must be a str, int, float, bool or a list of one of these. got={_kind(item)}")
+
+
+def _sayable(value: str | bool | float, name: str) -> str | bool | int | float:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{name} must be a finite number; leave out what is not known. got={value}")
+    return checked_utf8(value, name) if isinstance(value, str) else value
 
 
 _CONVERSIONS: Final[Mapping[type, Callable[[Any], str | bool | int | float]]] = {
@@ -254,7 +292,7 @@ def checked_where_document(where: Any, name: str = "where_document") -> dict[str
         raise _unknown(key, here, (*DOCUMENT_OPERATORS, *LOGIC))
     if not isinstance(value, str) or not value:
         raise ValueError(f"{here} takes a text with at least one character. got={value!r}")
-    return {key: value}
+    return {key: checked_utf8(value, here)}
 
 
 def _only_entry(where: Any, name: str) -> tuple[str, Any]:
@@ -294,12 +332,14 @@ def checked_include(include: Any, allowed: Sequence[str]) -> list[str]:
 
 
 def checked_count(value: Any, name: str, minimum: int) -> int:
-    """Return a whole number that is at least `minimum`."""
+    """Return a whole number that is at least `minimum`, and no more than 32 bits hold."""
     count: Any = cast("Any", value).item() if isinstance(value, np.integer) else value
     if isinstance(count, bool) or not isinstance(count, int):
         raise ValueError(f"{name} must be a whole number. got={count!r}")
     if count < minimum:
         raise ValueError(f"{name} must be at least {minimum}. got={count}")
+    if count > U32_MAX:
+        raise ValueError(f"{name} must be at most {U32_MAX}. got={count}")
     return count
 
 

@@ -8,8 +8,16 @@ from typing import Any, Final, TypedDict, TypeVar, cast
 
 import msgspec
 
-from chroma_async.client.embedding import EmbeddingArgument, checked_function, default_space, describe, name_of
-from chroma_async.model import JsonObject, Space
+from chroma_async.client.embedding import (
+    EmbeddingArgument,
+    EmbeddingCallable,
+    checked_function,
+    default_space,
+    describe,
+    name_of,
+    rebuild,
+)
+from chroma_async.model import Space
 from chroma_async.protocol.collection_json import ConfigurationInput, ConfigurationUpdate
 from chroma_async.protocol.explain import reason
 
@@ -39,13 +47,25 @@ class CollectionConfiguration(TypedDict, total=False):
     embedding_function: Any
 
 
+def configured_function(configuration: Mapping[str, Any] | None) -> EmbeddingCallable | None:
+    """Return the embedding function in a configuration; the description of one, as `configuration_json` has it, is built.
+
+    Raises:
+        ValueError: it is none, or can't be built here.
+    """
+    value = _checked(configuration).get("embedding_function")
+    if isinstance(value, Mapping):
+        return rebuild(cast("Mapping[str, Any]", value))
+    return cast("EmbeddingCallable | None", checked_function(value))
+
+
 def chosen_function(given: EmbeddingArgument, configuration: Mapping[str, Any] | None) -> EmbeddingArgument:
     """Return the embedding function of a new collection: the argument's, or the configuration's.
 
     Raises:
         ValueError: two different ones.
     """
-    configured = checked_function(cast("EmbeddingArgument", _checked(configuration).get("embedding_function")))
+    configured = configured_function(configuration)
     if configured is None:
         return checked_function(given)
     given_name = name_of(given)
@@ -81,8 +101,26 @@ def to_input(
     return _converted({**parts, "embedding_function": described}, ConfigurationInput)
 
 
-def to_update(configuration: Mapping[str, Any] | None) -> ConfigurationUpdate | None:
-    """Return what `modify` changes of the configuration.
+def new_function(configuration: Mapping[str, Any] | None, stored: Mapping[str, Any] | None) -> EmbeddingCallable | None:
+    """Return the embedding function that `modify` gives to a collection, or None.
+
+    Raises:
+        ValueError: it is none, or another one than the collection was made with, whose vectors it has.
+    """
+    function = configured_function(configuration)
+    stored_name = None if stored is None else stored.get("name")
+    if function is not None and stored_name is not None and name_of(function) != stored_name:
+        raise ValueError(
+            "the embedding function of a collection can't be exchanged: vectors of two models don't compare. Make another "
+            f"collection. given={name_of(function)!r} stored={stored_name!r}"
+        )
+    return function
+
+
+def to_update(
+    configuration: Mapping[str, Any] | None, function: EmbeddingCallable | None = None
+) -> ConfigurationUpdate | None:
+    """Return what `modify` changes of the configuration; `function` is the embedding function in it.
 
     Raises:
         ValueError: an option that is unknown, can't change after creation, or is of a wrong type.
@@ -92,8 +130,7 @@ def to_update(configuration: Mapping[str, Any] | None) -> ConfigurationUpdate | 
     parts = _index_parts(configuration)
     if "spann" in parts:
         raise ValueError("the index is hnsw; there is no spann to change in the configuration")
-    described: JsonObject | None = describe(checked_function(configuration.get("embedding_function")))
-    return _converted({**parts, "embedding_function": described}, ConfigurationUpdate)
+    return _converted({**parts, "embedding_function": describe(function)}, ConfigurationUpdate)
 
 
 def _index_parts(configuration: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:

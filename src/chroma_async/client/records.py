@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from chroma_async.client.cells import to_json, to_text
+from chroma_async.client.cells import to_json
 from chroma_async.client.checks import checked_ids, checked_metadatas, checked_texts, listed
 from chroma_async.client.lines import Lines
 from chroma_async.client.vectors import to_matrix
@@ -54,8 +54,10 @@ class Records:
         return Inputs(self.documents, self.images, self.uris)
 
 
-def checked_records(ids: Any, embeddings: Any, metadatas: Any, documents: Any, images: Any, uris: Any) -> Records:
-    """Return the records of a write.
+def checked_records(
+    ids: Any, embeddings: Any, metadatas: Any, documents: Any, images: Any, uris: Any, *, nones_allowed: bool = True
+) -> Records:
+    """Return the records of a write; `nones_allowed`: None in metadata deletes a field.
 
     Raises:
         ValueError: a list is empty, of another length than the ids, or has an item of a wrong type.
@@ -64,7 +66,7 @@ def checked_records(ids: Any, embeddings: Any, metadatas: Any, documents: Any, i
     records = Records(
         ids=checked_ids(ids),
         vectors=None if embeddings is None else to_matrix(embeddings, "embeddings"),
-        metadatas=checked_metadatas(metadatas),
+        metadatas=checked_metadatas(metadatas, nones_allowed=nones_allowed),
         documents=checked_texts(documents, "documents", nones_allowed=embeddings is not None),
         images=listed_images(images, "images"),
         uris=checked_texts(uris, "uris", nones_allowed=True),
@@ -96,12 +98,8 @@ def to_lines(records: Records, operation: Operation, vectors: Vectors | None) ->
     """Return the records of a write as lines of a stream.
 
     Raises:
-        ValueError: a text that is none in UTF-8, or a number in the metadata that JSON can't say.
+        ValueError: a number in the metadata that JSON can't say.
     """
-    for name, texts in (("an id", records.ids), ("a document", records.documents), ("a URI", records.uris)):
-        for text in texts or ():
-            if text is not None:
-                to_text(text, name)
     metadatas = records.metadatas
     return Lines(
         ids=records.ids,

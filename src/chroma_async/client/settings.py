@@ -115,8 +115,8 @@ class _Fields:
 class Settings(_Fields):
     """Settings under Chroma's names, `Settings(allow_reset=True, chroma_client_auth_provider="token", ...)`.
 
-    Settings of Chroma that concern only its own inside, such as telemetry, are accepted and change nothing. The process
-    environment and `.env` files are not read.
+    Settings of Chroma that concern only its own inside, such as telemetry, are accepted and change nothing; they are read as
+    they were given, else as None. The process environment and `.env` files are not read.
 
     Raises:
         ValueError: a name that neither Chroma nor we know; the message names the nearest known one. Or a database of Chroma
@@ -135,6 +135,27 @@ class Settings(_Fields):
                 "chroma_db_impl is of Chroma before 0.4; use PersistentClient(path), or is_persistent with persist_directory"
             )
         super().__init__(**{name: value for name, value in values.items() if name in known})
+        object.__setattr__(self, "_without_effect", {name: values[name] for name in values.keys() - known})
+
+    def __getattr__(self, name: str) -> Any:
+        if name in WITHOUT_EFFECT:
+            return self.__dict__.get("_without_effect", {}).get(name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __getitem__(self, name: str) -> Any:
+        """Return a setting by its name, as Chroma's components read them."""
+        return getattr(self, name)
+
+    def require(self, name: str) -> Any:
+        """Return a setting that must be there.
+
+        Raises:
+            ValueError: it is None.
+        """
+        value = self[name]
+        if value is None:
+            raise ValueError(f"the setting {name} is needed")
+        return value
 
     @property
     def means_http(self) -> bool:

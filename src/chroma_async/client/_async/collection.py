@@ -19,6 +19,7 @@ from chroma_async.client.checks import (
     checked_lsn,
     checked_metadata,
     checked_missing,
+    checked_name,
     checked_optional_count,
     checked_read_ids,
     checked_stage,
@@ -28,7 +29,7 @@ from chroma_async.client.checks import (
     checked_where_document,
 )
 from chroma_async.client.colours import AsyncCaller
-from chroma_async.client.configuration import to_update
+from chroma_async.client.configuration import new_function, to_update
 from chroma_async.client.embedding import (
     DEFAULT_EMBEDDING,
     HOW_TO_PASS,
@@ -223,7 +224,7 @@ class AsyncCollection:
             InvalidArgumentError: the vectors have another dimension than the collection's.
             NotFoundError: the collection was deleted.
         """
-        records = checked_records(ids, embeddings, metadatas, documents, images, uris)
+        records = checked_records(ids, embeddings, metadatas, documents, images, uris, nones_allowed=False)
         vectors = await self._vectors(records)
         return await self._transport.send(self._write(AddRecords, records, vectors, wait, wait_seconds, idempotency_key))
 
@@ -621,21 +622,22 @@ class AsyncCollection:
         """Rename the collection, replace its metadata as a whole, or change its configuration; None leaves a part alone.
 
         Raises:
-            ValueError: an option that can't change after creation, such as the distance.
+            ValueError: an option that can't change after creation, such as the distance, or which embedding function it is.
             UniqueConstraintError: the name is taken.
         """
         if metadata is not None and "hnsw:space" in metadata:
             raise ValueError("the distance of a collection can't change; leave hnsw:space out")
+        function = new_function(configuration, self._model.embedding_function)
         call = ModifyCollection(
             tenant=self.tenant,
             database=self.database,
             collection_id=self._model.id,
-            new_name=name,
+            new_name=None if name is None else checked_name(name, "name"),
             new_metadata=checked_metadata(metadata),
-            new_configuration=to_update(configuration),
+            new_configuration=to_update(configuration, function),
         )
         await self._transport.send(call)
-        self._remember(call, (configuration or {}).get("embedding_function"))
+        self._remember(call, function)
 
     def watch(
         self,

@@ -294,7 +294,7 @@ class ClientAPI(Connectable):
                 tenant=self.tenant,
                 database=self.database,
                 name=checked_name(name),
-                metadata=checked_metadata(metadata),
+                metadata=checked_metadata(metadata, nones_allowed=False),
                 configuration=to_input(configuration, function, metadata),
                 schema=described_schema,
                 get_or_create=get_or_create,
