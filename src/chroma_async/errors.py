@@ -176,11 +176,10 @@ class GoneError(ChromaError):
 
 
 class NotYetVisibleError(ChromaError):
-    """A read named an LSN (`min_lsn`) that the log did not reach in the time it had."""
+    """A read named an LSN (`min_lsn`) that the log did not reach in the time it had; `wait_seconds` gives it more."""
 
     wire_name = "NotYetVisibleError"
     status = 504
-    retryable = True
 
 
 class InvalidHTTPVersion(ChromaError):
@@ -216,6 +215,10 @@ class UnavailableError(ChromaError):
 
     status = 503
     retryable = True
+
+
+class DirectoryReplacedError(UnavailableError):
+    """Another directory is where the server's data was: moved away, removed, or restored from a backup. Restart it."""
 
 
 class InsufficientStorageError(ChromaError):

@@ -15,7 +15,14 @@ import aiosqlite
 import anyio
 import pytest
 
-from chroma_async.errors import FormatError, InsufficientStorageError, LogCorrupt, LogTruncated, ResourceLimitError
+from chroma_async.errors import (
+    DirectoryReplacedError,
+    FormatError,
+    InsufficientStorageError,
+    LogCorrupt,
+    LogTruncated,
+    ResourceLimitError,
+)
 from chroma_async.model import CollectionId, Lsn
 from chroma_async.wal import NewEntry, SqliteLog
 from chroma_async.wal.turns import FileLock, SharedLsn
@@ -59,6 +66,28 @@ def sql(directory: Path, statement: str) -> list[tuple[object, ...]]:
 
 async def payloads(log: SqliteLog) -> list[bytes | None]:
     return [found.payload async for found in log.read(after=Lsn(0))]
+
+
+async def test_a_log_that_was_moved_away_or_replaced_takes_nothing_until_it_is_back(tmp_path: Path) -> None:
+    here, away = tmp_path / "data", tmp_path / "away"
+    log = await SqliteLog.open(here)
+    await log.append([entry(b"1")], after=Lsn(0))
+    here.rename(away)
+    with pytest.raises(DirectoryReplacedError, match="beneath this process: restart it"):
+        await log.append([entry(b"lost")], after=Lsn(1))
+    assert not here.exists()
+    other = await SqliteLog.open(here)
+    for refused in (log.append([entry(b"lost")], after=Lsn(1)), log.note_applied(A, through=Lsn(1)), log.tidy()):
+        with pytest.raises(DirectoryReplacedError):
+            await refused
+    await other.append([entry(b"other")], after=Lsn(0))
+    assert await payloads(other) == [b"other"]
+    await other.close()
+    here.rename(tmp_path / "other")
+    away.rename(here)
+    await log.append([entry(b"2")], after=Lsn(1))
+    assert await payloads(log) == [b"1", b"2"]
+    await log.close()
 
 
 async def test_several_processes_append_at_once_and_lose_nothing(tmp_path: Path) -> None:

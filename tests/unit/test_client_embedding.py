@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+from functools import reduce
 from typing import Any
 
 import pytest
@@ -12,7 +13,9 @@ from chroma_async import EmbeddingFunction, register_embedding_function, wrap
 from chroma_async.client.colours import AsyncCaller, Caller
 from chroma_async.client.configuration import chosen_function, new_function, to_input, to_update
 from chroma_async.client.embedding import DEFAULT_EMBEDDING, default_space, describe, query_target, rebuild, require_same
+from chroma_async.errors import MalformedRequestError
 from chroma_async.protocol.collection_json import HnswInput
+from chroma_async.protocol.embedding_function import check_embedding_function
 
 
 def plain(texts: list[str]) -> list[list[float]]:
@@ -140,8 +143,9 @@ def test_a_configuration_with_mistakes_is_refused(configuration: Any, reason: st
 
 
 def test_a_part_that_is_none_is_pointed_out_and_ignored_as_chroma_does() -> None:
-    with pytest.warns(UserWarning, match="'index' is no part of a configuration, and is ignored"):
+    with pytest.warns(UserWarning, match="'index' is no part of a configuration, and is ignored") as told:
         assert to_input({"index": {}}, None, None) is None
+    assert told[0].filename == __file__
     with pytest.warns(UserWarning, match=r"'ef_search'.*; did you mean {'hnsw': {'ef_search': \.\.\.}}\?"):
         to_update({"ef_search": 5})
 
@@ -220,3 +224,18 @@ def test_a_sync_caller_runs_both_kinds() -> None:
     assert caller.call(lambda texts: plain_async(texts), ["x"]) == [[1.0]]
     caller.close()
     caller.close()
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (reduce(lambda inner, _: {"a": [inner]}, range(40), {}), "config: nested too deeply, expected 64 levels at most"),
+        ({"a": 2**64}, "can't be stored as JSON: Integer exceeds 64-bit range"),
+        ({"a": "half \ud83d"}, "can't be stored as JSON: str is not valid UTF-8"),
+    ],
+    ids=["deep", "large", "no text"],
+)
+def test_a_description_that_cannot_be_stored_is_refused(config: Any, reason: str) -> None:
+    check_embedding_function({"type": "known", "name": "a", "config": {"a": [{"b": [1]}]}})
+    with pytest.raises(MalformedRequestError, match=reason):
+        check_embedding_function({"type": "known", "name": "a", "config": config})

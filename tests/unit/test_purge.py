@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
+import time
+from collections.abc import Generator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +26,15 @@ from tests.support.engines import (
 from tests.support.manifests import manifest_of
 
 from chroma_async.cli.commands import app
+from chroma_async.engine import compactor as compactor_module
 from chroma_async.engine import open_engine
+from chroma_async.engine.engine import Engine
 from chroma_async.engine.purge import purge
-from chroma_async.errors import FormatError
+from chroma_async.errors import FormatError, UnavailableError
+from chroma_async.model import CollectionId
 from chroma_async.protocol import PurgeCollection
 from chroma_async.protocol.results import PurgeResult
+from chroma_async.wal import LOG_FILE, SqliteLog
 
 pytestmark = pytest.mark.anyio
 
@@ -218,6 +226,130 @@ async def test_a_purge_waits_for_who_reads_an_old_instant(filled: Filled) -> Non
         assert held.image.live == len(KEPT) + len(REPLACED)
         await asyncio.to_thread(view.__exit__, None, None, None)
         assert (await asked).done
+
+
+@contextmanager
+def reading(path: Path, table: str) -> Generator[None]:
+    """Read an old instant of an SQLite file until the end."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("BEGIN")
+        connection.execute(f"SELECT count(*) FROM {table}").fetchone()
+        yield
+
+
+def sizes(directory: Path) -> dict[str, int]:
+    files = [path for path in directory.rglob("*") if path.is_file() and not path.name.endswith("-shm")]
+    return {str(path.relative_to(directory)): path.stat().st_size for path in files}
+
+
+async def ask(engine: Engine, collection_id: str) -> None:
+    """Ask for a purge, and wait for no answer."""
+    await engine.dispatch(PurgeCollection(**PATH, collection_id=collection_id, wait_seconds=0))
+
+
+@pytest.mark.parametrize("journal", ["empty", "filled"])
+async def test_a_purge_that_waits_for_a_reader_writes_nothing_and_delays_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, journal: str
+) -> None:
+    monkeypatch.setattr(compactor_module, "PURGE_AGAIN_SECONDS_MIN", 0.0)
+    async with engine_at(tmp_path) as engine, compactor_at(tmp_path) as compactor:
+        records = Records(engine, (await create_collection(engine)).id)
+        other = Records(engine, (await create_collection(engine, "other")).id)
+        await records.add(["a", "b"], np.eye(2, 3), documents=["first document", "second document"])
+        await records.delete(["a"])
+        await settle(compactor)
+        if journal == "empty":
+            await compactor.tidy()
+        directory, manifest = tmp_path / "collections" / records.id, manifest_of(tmp_path, records.id)
+        with reading(directory / "records.sqlite3", "records"):
+            await ask(engine, records.id)
+            await compactor.step()
+            before, begun = sizes(directory), time.monotonic()
+            for number in range(3):
+                await other.add([f"{number}"], np.eye(1, 3))
+                await compactor.step()
+                assert manifest_of(tmp_path, other.id).live == number + 1
+            assert time.monotonic() - begun < 5
+            assert sizes(directory) == before
+            assert journal == "filled" or before["records.sqlite3-wal"] < 8192
+            assert manifest_of(tmp_path, records.id) == manifest
+        await settle(compactor)
+        assert manifest_of(tmp_path, records.id).purge is not None
+        assert not found_in(tmp_path, b"first document")
+
+
+async def test_a_purge_is_postponed_twice_as_long_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compactor_module, "PURGE_AGAIN_SECONDS_MIN", 0.01)
+    monkeypatch.setattr(compactor_module, "PURGE_AGAIN_SECONDS_MAX", 0.03)
+    async with engine_at(tmp_path) as engine, compactor_at(tmp_path) as compactor:
+        records = Records(engine, (await create_collection(engine)).id)
+        await records.add(["a"], np.eye(1, 3))
+        await settle(compactor)
+        with reading(tmp_path / "collections" / records.id / "records.sqlite3", "records"):
+            await ask(engine, records.id)
+            pauses: list[float] = []
+            for _ in range(4):
+                await compactor.step()
+                again_at, pause = compactor._purge_again[CollectionId(records.id)]
+                pauses.append(pause)
+                await asyncio.sleep(max(0.0, again_at - time.monotonic()))
+            assert pauses == [0.01, 0.02, 0.03, 0.03]
+        await settle(compactor)
+        assert not compactor._purge_again
+
+
+async def test_a_purge_waits_for_who_reads_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who writes meanwhile waits for little of it."""
+    monkeypatch.setattr(compactor_module, "PURGE_AGAIN_SECONDS_MIN", 0.0)
+    async with engine_at(tmp_path) as engine, compactor_at(tmp_path) as compactor:
+        records = Records(engine, (await create_collection(engine)).id)
+        await records.add(["a"], np.eye(1, 3))
+        with reading(tmp_path / LOG_FILE, "entries"):
+            await ask(engine, records.id)
+            begun = time.monotonic()
+            await compactor.step()
+            await compactor.step()
+            assert time.monotonic() - begun < 5
+            assert manifest_of(tmp_path, records.id).purge is None
+        await settle(compactor)
+        assert manifest_of(tmp_path, records.id).purge is not None
+
+
+async def test_a_log_that_somebody_reads_does_not_grow_from_attempt_to_attempt(tmp_path: Path) -> None:
+    async with engine_at(tmp_path) as engine:
+        await Records(engine, (await create_collection(engine)).id).add(["a"], np.eye(1, 3))
+        log = await SqliteLog.open(tmp_path, durability="off", create=False)
+        with reading(tmp_path / LOG_FILE, "entries"):
+            found: list[int] = []
+            for _ in range(3):
+                with pytest.raises(UnavailableError, match="somebody reads the log"):
+                    await log.scrub()
+                found.append(await log.size_bytes())
+            assert len(set(found)) == 1
+        await log.scrub()
+        await log.close()
+
+
+async def test_nothing_is_left_of_a_collection_that_is_deleted_while_its_purge_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compactor_module, "PURGE_AGAIN_SECONDS_MIN", 0.0)
+    async with engine_at(tmp_path) as engine, compactor_at(tmp_path) as compactor:
+        kept = Records(engine, (await create_collection(engine, "kept")).id)
+        records = Records(engine, (await create_collection(engine)).id)
+        await records.add(["a"], np.eye(1, 3))
+        await kept.add(["a"], np.eye(1, 3))
+        await ask(engine, records.id)
+        await settle(compactor)
+        with reading(tmp_path / "collections" / records.id / "records.sqlite3", "records"):
+            await ask(engine, records.id)
+            await settle(compactor)
+        await delete_collection(engine)
+        await ask(engine, kept.id)
+        await settle(compactor)
+        assert not compactor._purges
+        assert not compactor._purge_again
+        assert compactor._purged == {kept.id: 1}
 
 
 def test_a_collection_that_was_never_written_to_is_purged_too(tmp_path: Path) -> None:

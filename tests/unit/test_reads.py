@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.support.engines import Records, compactor_at, create_collection, engine_at, settle
+from tests.support.engines import TINY, Records, compactor_at, create_collection, engine_at, settle
 
-from chroma_async.engine.collection import FOLD_AT_HAND_BYTES, RECORDS_AT_HAND_MAX, CollectionReader, NotAtHand
+from chroma_async.core.where import DocumentTest, Missing
+from chroma_async.engine.collection import FOLD_AT_HAND_BYTES, RECORDS_AT_HAND_MAX, CollectionReader, NotAtHand, View
 from chroma_async.engine.compactor import Compactor
 from chroma_async.engine.reads import Kind, PacedRunner
+from chroma_async.model import Mask
 from chroma_async.seams import ThreadWorkers
 
 pytestmark = pytest.mark.anyio
@@ -35,6 +39,37 @@ async def where_it_ran(runner: PacedRunner, seconds: float = 0.0, kind: Kind | N
         return "loop" if threading.current_thread() is threading.main_thread() else "thread"
 
     return await runner.run(read, kind, count)
+
+
+async def test_a_read_with_many_filters_ends_when_its_caller_has_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tests, began = 0, threading.Event()
+
+    def test_document(view: View, test: DocumentTest, missing: Missing) -> Mask:
+        nonlocal tests
+        tests += 1
+        began.set()
+        time.sleep(0.005)
+        return view.image.alive.copy()
+
+    monkeypatch.setattr(View, "_test_document", test_document)
+    filters = {"$and": [{"$not_contains": f"word {number}"} for number in range(2_000)]}
+    async with engine_at(tmp_path, replace(TINY, brief_seconds=0.0)) as engine:
+        records = Records(engine, (await create_collection(engine)).id)
+        await records.add(["a"], VECTORS[:1], documents=["text"])
+        for ask in (lambda: records.get(where_document=filters), lambda: records.query(VECTORS[:1], where_document=filters)):
+            tests = 0
+            began.clear()
+            task = asyncio.create_task(ask())
+            assert await asyncio.to_thread(began.wait, 30)
+            task.cancel()
+            await asyncio.wait({task})
+            assert await records.count() == 1
+            told = tests
+            await asyncio.sleep(0.1)
+            assert tests <= told + 2
+            assert tests < 1_000
 
 
 async def test_a_kind_of_read_moves_to_threads_while_it_takes_long_and_back(workers: ThreadWorkers) -> None:

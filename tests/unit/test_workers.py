@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 import weakref
@@ -10,7 +11,7 @@ from functools import partial
 
 import pytest
 
-from chroma_async.seams import InlineWorkers, ThreadWorkers, workers
+from chroma_async.seams import InlineWorkers, NobodyWaits, ThreadWorkers, require_wanted, while_wanted, workers
 
 WAIT_SECONDS = 30.0
 
@@ -22,6 +23,45 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadWorkers]:
     pool = ThreadWorkers(2, "test")
     yield pool
     pool.close()
+
+
+@pytest.mark.anyio
+async def test_a_function_that_nobody_waits_for_any_more_is_not_begun(threads: ThreadWorkers) -> None:
+    held, begun = threading.Event(), list[int]()
+    holding = [asyncio.create_task(threads.run(held.wait)) for _ in range(2)]
+    waiting = [asyncio.create_task(threads.run(partial(begun.append, number))) for number in range(4)]
+    await asyncio.sleep(0.05)
+    waiting[1].cancel()
+    waiting[2].cancel()
+    await asyncio.sleep(0)
+    held.set()
+    await asyncio.gather(*holding, waiting[0], waiting[3])
+    assert sorted(begun) == [0, 3]
+
+
+@pytest.mark.anyio
+async def test_work_that_asks_is_given_up_when_nobody_waits_for_it(threads: ThreadWorkers) -> None:
+    steps, began, ended = 0, threading.Event(), threading.Event()
+
+    def work() -> None:
+        nonlocal steps
+        try:
+            while True:
+                require_wanted()
+                steps += 1
+                began.set()
+                time.sleep(0.001)
+        finally:
+            ended.set()
+
+    task = asyncio.create_task(threads.run(work))
+    assert await asyncio.to_thread(began.wait, WAIT_SECONDS)
+    task.cancel()
+    assert await asyncio.to_thread(ended.wait, WAIT_SECONDS)
+    assert steps
+    require_wanted()  # what has no caller is wanted
+    with pytest.raises(NobodyWaits), while_wanted(lambda: False):
+        require_wanted()
 
 
 def test_each_piece_is_run_once_and_the_outcomes_are_in_order(threads: ThreadWorkers) -> None:

@@ -22,9 +22,10 @@ from tests.support.engines import (
     settle,
 )
 
-from chroma_async.core.events import author_of
+from chroma_async.core.events import TenantCreated, author_of
 from chroma_async.engine.author import AUTHOR
 from chroma_async.engine.engine import Engine
+from chroma_async.engine.writer import Append, Decision, Proposal
 from chroma_async.errors import (
     InternalError,
     InvalidArgumentError,
@@ -116,6 +117,54 @@ async def test_a_bad_call_fails_alone(tmp_path: Path) -> None:
         assert failures == [InvalidDimensionException, NotFoundError, UniqueConstraintError, InvalidArgumentError]
         assert sum(log.appends) == 39
         assert await records.count() == 400
+
+
+async def test_a_call_that_turns_out_to_be_impossible_fails_alone(tmp_path: Path) -> None:
+    """Whatever its decision, its encoding or the catalog raises: nothing was appended yet, so nothing is unknown."""
+    log = CountingLog()
+    async with engine_on(log, tmp_path) as engine:
+        records = Records(engine, (await create_collection(engine)).id)
+
+        def decide_badly(catalog: object) -> Decision[None]:
+            raise TypeError("a bug")
+
+        unstorable = TenantCreated("half \ud83d")
+
+        def decide_what_the_catalog_cannot_store(catalog: object) -> Decision[None]:
+            return Decision([Append(unstorable, b"", None)], lambda lsn: None)
+
+        outcomes = await asyncio.gather(
+            put(records, 1),
+            engine.writer.submit(Proposal(decide_badly)),
+            put(records, 2),
+            engine.writer.submit(Proposal(decide_what_the_catalog_cannot_store)),
+            put(records, 3),
+            return_exceptions=True,
+        )
+        assert [type(outcome) for outcome in outcomes[1:4:2]] == [TypeError, UnicodeEncodeError]
+        assert outcomes[::2] == [None, None, None]
+        assert engine.writer.refusal is None
+        await put(records, 4)
+        assert await records.count() == 40
+        assert engine.follower.catalog.tenant(unstorable.name) is None
+
+
+async def test_what_fails_before_an_append_fails_the_calls_that_met_it_and_no_later_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = CountingLog()
+    async with engine_on(log, tmp_path) as engine:
+        records = Records(engine, (await create_collection(engine)).id)
+
+        def fail() -> None:
+            monkeypatch.undo()
+            raise ValueError("nobody knows why")
+
+        monkeypatch.setattr(log, "exclusive", fail)
+        with pytest.raises(UnavailableError, match=r"not made, and may be sent again.*nobody knows why"):
+            await put(records, 1)
+        await put(records, 2)
+        assert await records.count() == 10
 
 
 async def test_only_the_first_of_two_dimensions_in_one_transaction_is_taken(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def checked_ids(value: Any) -> list[str]:
     ids = listed(value, "ids")
     if ids is None:
         raise ValueError("ids must be given")
-    _require_texts(ids, "ids")
+    ids = _texts(ids, "ids")
     if "" in ids:
         raise ValueError(f"an id must have at least one character. place=ids[{ids.index('')}]")
     if len(set(ids)) != len(ids):
@@ -80,17 +80,17 @@ def checked_read_ids(value: Any) -> list[str] | None:
     """
     if value is None or (isinstance(value, list | tuple) and not value):
         return None if value is None else []
-    ids = cast("list[str]", listed(value, "ids"))
-    _require_texts(ids, "ids")
-    return ids
+    return _texts(cast("list[Any]", listed(value, "ids")), "ids")
 
 
-def _require_texts(values: Sequence[Any], name: str) -> None:
+def _texts(values: Sequence[Any], name: str) -> list[str]:
+    """Return texts as exactly str; numpy's are a class of their own."""
     for position, value in enumerate(values):
         if not isinstance(value, str):
             raise ValueError(f"{name}[{position}] must be a text; str(...) makes one. got={value!r}")
         if not value.isascii():
             checked_utf8(value, f"{name}[{position}]")
+    return [str.__str__(value) for value in values]
 
 
 def checked_utf8(text: str, name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Mapping
 from typing import Any, Final, TypedDict, TypeVar, cast
@@ -21,6 +22,7 @@ from chroma_async.model import Space
 from chroma_async.protocol.collection_json import ConfigurationInput, ConfigurationUpdate
 from chroma_async.protocol.explain import reason
 
+PACKAGE: Final = __name__.partition(".")[0]
 PARTS: Final = ("hnsw", "spann", "embedding_function")
 
 StructT = TypeVar("StructT", bound=msgspec.Struct)
@@ -139,9 +141,18 @@ def _index_parts(configuration: Mapping[str, Any] | None) -> dict[str, dict[str,
         if name not in PARTS:
             hint = f"did you mean {{'hnsw': {{{name!r}: ...}}}}?" if name in HnswOptions.__annotations__ else ""
             parts = hint or f"its parts are {', '.join(PARTS)}"
-            warnings.warn(f"{name!r} is no part of a configuration, and is ignored; {parts}", UserWarning, stacklevel=3)
+            message = f"{name!r} is no part of a configuration, and is ignored; {parts}"
+            warnings.warn(message, UserWarning, stacklevel=_level_of_caller())
     found = {name: given[name] for name in ("hnsw", "spann") if given.get(name) is not None}
     return {name: dict(_checked(part, f"configuration[{name!r}]")) for name, part in found.items()}
+
+
+def _level_of_caller() -> int:
+    """How many frames above the one that asks the caller of this package is."""
+    frame, level = inspect.currentframe(), 0
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == PACKAGE:
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def _checked(value: Any, name: str = "configuration") -> Mapping[str, Any]:

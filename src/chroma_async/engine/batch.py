@@ -20,6 +20,7 @@ from chroma_async.engine.search import Neighbours
 from chroma_async.errors import ChromaError
 from chroma_async.model import Collection, Mask, Vectors
 from chroma_async.protocol.results import QueryResult
+from chroma_async.seams import NobodyWaits, while_wanted
 
 BATCH_QUERIES_MAX: Final = 64
 
@@ -49,6 +50,7 @@ class QueryJob(Struct, frozen=True, eq=False):
 
 
 Outcome = QueryResult | Exception
+Waiting = tuple[QueryJob, asyncio.Future[QueryResult]]
 
 
 class QueryBatcher:
@@ -56,7 +58,7 @@ class QueryBatcher:
 
     def __init__(self, runner: ReadRunner) -> None:
         self._runner = runner
-        self._waiting: list[tuple[QueryJob, asyncio.Future[QueryResult]]] = []
+        self._waiting: list[Waiting] = []
         self._running: asyncio.Task[None] | None = None
 
     async def run(self, job: QueryJob) -> QueryResult:
@@ -72,7 +74,7 @@ class QueryBatcher:
             while self._waiting:
                 batch = self._take()
                 try:
-                    outcomes = await self._search([job for job, _ in batch])
+                    outcomes = await self._search(batch)
                 except Exception as error:
                     outcomes = [error] * len(batch)
                 for (_, future), outcome in zip(batch, outcomes, strict=True):
@@ -80,14 +82,16 @@ class QueryBatcher:
         finally:
             self._running = None
 
-    async def _search(self, jobs: Sequence[QueryJob]) -> list[Outcome]:
+    async def _search(self, batch: Sequence[Waiting]) -> list[Outcome]:
+        jobs, wanted = [job for job, _ in batch], [_is_wanted(future) for _, future in batch]
         kind: Kind | None = "query by document" if any(job.tests_documents for job in jobs) else "query"
         if not all(job.may_be_brief for job in jobs):
             kind = None
         count = sum(len(job.queries) for job in jobs)
-        return await self._runner.run(lambda at_hand: _search(jobs, at_hand=at_hand), kind, count)
+        return await self._runner.run(lambda at_hand: _search(jobs, wanted, at_hand=at_hand), kind, count)
 
-    def _take(self) -> list[tuple[QueryJob, asyncio.Future[QueryResult]]]:
+    def _take(self) -> list[Waiting]:
+        self._waiting = [(job, future) for job, future in self._waiting if not future.done()]  # nobody waits for the others
         size, count = 0, 0
         for job, _ in self._waiting:
             size += len(job.queries)
@@ -100,17 +104,21 @@ class QueryBatcher:
 
 def search_alone(job: QueryJob) -> QueryResult:
     """Answer one query, in this thread."""
-    (outcome,) = _search([job], at_hand=False)
+    (outcome,) = _search([job], [lambda: True], at_hand=False)
     if isinstance(outcome, Exception):
         raise outcome
     return outcome
 
 
-def _search(jobs: Sequence[QueryJob], *, at_hand: bool) -> list[Outcome]:
-    """Choose, search all vectors at once, finish; a job that fails does so alone."""
+def _is_wanted(future: asyncio.Future[QueryResult]) -> Callable[[], bool]:
+    return lambda: not future.cancelled()
+
+
+def _search(jobs: Sequence[QueryJob], wanted: Sequence[Callable[[], bool]], *, at_hand: bool) -> list[Outcome]:
+    """Choose, search all vectors at once, finish; a job that fails, or that nobody waits for, does so alone."""
     columns = any(job.needs_columns for job in jobs)
     with jobs[0].reader.view(columns=columns, at_hand=at_hand, tail=jobs[0].needs_tail, search=True) as view:
-        chosen = [_attempt(job.choose, view) for job in jobs]
+        chosen = [_attempt(job.choose, view, is_wanted) for job, is_wanted in zip(jobs, wanted, strict=True)]
         able = [position for position, mask in enumerate(chosen) if not isinstance(mask, Exception)]
         found = _search_together(view, [jobs[position] for position in able], [chosen[position] for position in able])
         outcomes: list[Outcome] = [mask if isinstance(mask, Exception) else RuntimeError() for mask in chosen]
@@ -119,10 +127,11 @@ def _search(jobs: Sequence[QueryJob], *, at_hand: bool) -> list[Outcome]:
         return outcomes
 
 
-def _attempt(choose: Callable[[View], Mask | None], view: View) -> Mask | Exception | None:
+def _attempt(choose: Callable[[View], Mask | None], view: View, is_wanted: Callable[[], bool]) -> Mask | Exception | None:
     try:
-        return choose(view)
-    except ChromaError as error:
+        with while_wanted(is_wanted):
+            return choose(view)
+    except (ChromaError, NobodyWaits) as error:
         return error
 
 

@@ -21,6 +21,7 @@ from chroma_async.core.memtable import Memtable, Row, Tail
 from chroma_async.core.operators import DOCUMENT_OPERATORS, turned_around
 from chroma_async.core.planner import SCAN_BYTES_MAX
 from chroma_async.core.where import DocumentTest, FieldTest, Missing, Where, evaluate, matches
+from chroma_async.engine.failures import FailureLog
 from chroma_async.engine.open_readers import OpenReaders
 from chroma_async.engine.row_cache import BaseRows, RowCache
 from chroma_async.engine.search import Neighbours, SearchTarget, search
@@ -33,7 +34,7 @@ from chroma_async.projections.manifest import Manifest
 from chroma_async.projections.records import TRIGRAM, RecordTables, StoredRow
 from chroma_async.projections.store import CHECK_AT_OPEN_BYTES, RECORDS_FILE
 from chroma_async.projections.view import EMPTY_BASE, Base, SegmentView, load_base
-from chroma_async.seams import Share, run_in_turn
+from chroma_async.seams import Share, require_wanted, run_in_turn
 from chroma_async.seams.limits import FULL, READ_ONLY, limit_error
 
 PIN_ATTEMPTS: Final = 20
@@ -60,6 +61,9 @@ PACKED_AT_ONCE_ROWS: Final = 4 * BLOCK_ROWS
 
 COLUMNS_AT_HAND_ROWS: Final = 1_024
 """Of more rows that were folded the columns are not made by a read that must not wait."""
+
+AGAIN_SECONDS: Final = 5.0
+"""Until the newest base is taken ahead of reads once more, after that has failed."""
 
 logger = logging.getLogger("chroma_async.engine")
 
@@ -133,7 +137,8 @@ class CollectionReader:
         self._seen = Seen(version=0, applied=Lsn(0))
         self._behind = False
         self._searched = SearchTimes().of(directory.name) if searched is None else searched
-        self._read_at = self._viewed_at = self._renewed_at = self._readied_at = -math.inf
+        self._read_at = self._viewed_at = self._renewed_at = self._readied_at = self._again_at = -math.inf
+        self._failures = FailureLog(logger, directory)
         self._closed = False
         self._goes_ahead = False
         """Whether a thread folds and packs ahead of the next read."""
@@ -180,8 +185,8 @@ class CollectionReader:
 
     @property
     def is_behind(self) -> bool:
-        """Whether the base is an older one than readers have seen published; `refresh` is due."""
-        return self._behind
+        """Whether the base is an older one than readers have seen published; `refresh` is due, and has not failed lately."""
+        return self._behind and time.monotonic() >= self._again_at
 
     def newest_pending_through(self, lsn: Lsn) -> Lsn:
         """LSN of the newest entry up to this one that may not be applied yet; 0: all are."""
@@ -266,6 +271,7 @@ class CollectionReader:
             NotAtHand: only with `at_hand`: it takes files that are not open, a lock that another thread holds, to fold
                 many entries, or to compare rows that are not packed yet.
             StorageCorrupt: a file of the collection is damaged.
+            OSError: one can't be opened now, whatever is in it.
             sqlite3.DatabaseError: its tables are, or can't be opened.
         """
         if self._refusal is not None:
@@ -386,11 +392,7 @@ class CollectionReader:
         )
 
     def make_ready(self) -> None:
-        """Take the newest base, for whoever comes; its rows are packed afterwards.
-
-        Raises:
-            StorageCorrupt, sqlite3.DatabaseError: as `view`.
-        """
+        """Take the newest base, for whoever comes; its rows are packed afterwards."""
         self._readied_at = time.monotonic()
         self.refresh()
 
@@ -433,15 +435,20 @@ class CollectionReader:
             return None  # whoever reads will be told
 
     def refresh(self) -> None:
-        """Take the newest base. Views go on with the one before meanwhile, unless entries beyond that were forgotten.
-
-        Raises:
-            StorageCorrupt, sqlite3.DatabaseError: as `view`.
-        """
+        """Take the newest base. Views go on with the one before meanwhile, unless entries beyond that were forgotten."""
         self._opened.touch(self)
-        with self._instant() as tables:
+        with self._in_background(), self._instant() as tables:
             if tables is not None:
                 self._refresh(tables)
+
+    @contextmanager
+    def _in_background(self) -> Generator[None]:
+        """Do what is done ahead of reads. What keeps it from being done is logged: whoever reads meets it, and is told."""
+        try:
+            yield
+        except (StorageCorrupt, sqlite3.DatabaseError, UnicodeDecodeError, OSError) as error:
+            self._again_at = time.monotonic() + AGAIN_SECONDS
+            self._failures.note(f"refresh.failed collection={self._directory.name}", error)
 
     @contextmanager
     def _instant(self) -> Generator[RecordTables | None]:
@@ -470,11 +477,14 @@ class CollectionReader:
             self._lock.release()
 
     def fold_ahead(self) -> None:
-        """Fold and pack what has come since the last read, so that the next one need not. Reads wait for one entry at most.
+        """Fold and pack what has come since the last read, so that the next one need not.
 
-        Raises:
-            StorageCorrupt, sqlite3.DatabaseError: as `view`.
+        Reads wait for one entry at most.
         """
+        with self._in_background():
+            self._fold_ahead()
+
+    def _fold_ahead(self) -> None:
         self._goes_ahead = True
         try:
             with self._instant() as tables:
@@ -684,16 +694,16 @@ class CollectionReader:
     def pack(self) -> None:
         """Pack the rows of a segment of the base. Searches go on with what is packed, and compare the others.
 
-        Raises:
-            StorageCorrupt: vectors are damaged; this base's are not packed any more.
+        When that fails, as with damaged vectors, this base's are not packed any more.
         """
-        try:
-            for segment in _to_be_packed(self._base)[:1]:
-                self._pack(segment)
-        except BaseException:
-            self._gave_up_packing = True
-            raise
-        self._use_packed()
+        with self._in_background():
+            try:
+                for segment in _to_be_packed(self._base)[:1]:
+                    self._pack(segment)
+            except BaseException:
+                self._gave_up_packing = True
+                raise
+            self._use_packed()
 
     def _pack(self, segment: SegmentView) -> None:
         """Pack a segment's rows; searches use those that are packed while others follow."""
@@ -899,6 +909,7 @@ class View:
         return np.flatnonzero(self.image.alive if mask is None else mask)
 
     def _test(self, leaf: FieldTest | DocumentTest, missing: Missing) -> Mask:
+        require_wanted()  # of a thousand tests of long documents each may take long
         return self._test_field(leaf, missing) if isinstance(leaf, FieldTest) else self._test_document(leaf, missing)
 
     def _test_field(self, test: FieldTest, missing: Missing) -> Mask:

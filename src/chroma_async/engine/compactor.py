@@ -71,8 +71,9 @@ TEXT_LAG_MAX: Final = 262_144
 TEXT_STORES_MAX: Final = 16
 """Collections whose full-text index is looked at in one step."""
 
-PURGE_AGAIN_SECONDS: Final = 1.0
-"""After a purge that met somebody who reads."""
+PURGE_AGAIN_SECONDS_MIN: Final = 1.0
+PURGE_AGAIN_SECONDS_MAX: Final = 30.0
+"""After a purge that met somebody who reads, each time twice as long."""
 
 PAUSE_SECONDS_MIN: Final = 0.25
 PAUSE_SECONDS_MAX: Final = 5.0
@@ -190,7 +191,8 @@ class Compactor:
         self._purges: dict[CollectionId, tuple[int, Lsn]] = {}
         """Asked for, and not known to be done: the number of the newest, and the LSN through which to apply before it."""
         self._purged: dict[CollectionId, int] = {}
-        self._purge_again_at = 0.0
+        self._purge_again: dict[CollectionId, tuple[float, float]] = {}
+        """Collections whose purge met somebody who reads: when to try again, and after which pause that will be."""
         self._synced = False
         self._stopping = False
         self._limit: LimitError | None = None
@@ -205,9 +207,10 @@ class Compactor:
 
     async def run(self) -> None:
         """Work until cancelled; wait for the lock first."""
-        while not self.lock.try_acquire():
+        while not await self._patiently(self._try_lock):
             await self._seams.clock.sleep(self._settings.lock_interval_seconds)
         try:
+            logger.info("compactor.started")
             await self._patiently(self.take_over)
             idle_steps, is_tidy = 0, False
             while True:
@@ -219,6 +222,10 @@ class Compactor:
                 await self._seams.clock.sleep(self._pause_seconds(busy))
         finally:
             await self._stop()
+
+    async def _try_lock(self) -> bool:
+        self._log.require_in_place()
+        return self.lock.try_acquire()
 
     def _rest(self, at_rest: bool) -> None:
         """Note whether there has been nothing to do for a while; if so, let graphs catch up with what has come."""
@@ -266,7 +273,6 @@ class Compactor:
 
     async def take_over(self) -> None:
         """Begin as the holder of the lock: know the log, sweep what a predecessor left."""
-        logger.info("compactor.started")
         self._follower = self._new_follower()
         self._ledger = Ledger(retention_of(self._settings))
         for weight in await self._log.weights():
@@ -362,17 +368,20 @@ class Compactor:
 
     @contextmanager
     def _guarded(self, collection_id: CollectionId) -> Generator[None]:
-        """Leave a damaged collection alone for a while: the others go on, and it is tried again."""
+        """Leave a collection alone for a while that is damaged or may not be read: the others go on. It is tried again."""
         try:
             yield
-        except (StorageCorrupt, FormatError, sqlite3.DatabaseError, UnicodeDecodeError) as error:
+        except (StorageCorrupt, FormatError, sqlite3.DatabaseError, UnicodeDecodeError, PermissionError) as error:
             if isinstance(error, sqlite3.OperationalError) and _code_of(error) not in DAMAGE_CODES:
+                raise
+            if limit_error(error, self._root.parent) is not None:
                 raise
             self._damaged[collection_id] = self._seams.clock.monotonic() + DAMAGED_SECONDS
             store = self._stores.pop(collection_id, None)
             if store is not None:
                 store.close()
-            logger.error("collection.damaged collection=%s reason=%s", collection_id, error)
+            what = "unreadable" if isinstance(error, PermissionError) else "damaged"
+            logger.error("collection.%s collection=%s reason=%s", what, collection_id, error)
 
     def _is_left_alone(self, collection_id: CollectionId) -> bool:
         return self._damaged.get(collection_id, 0.0) > self._seams.clock.monotonic()
@@ -381,6 +390,7 @@ class Compactor:
 
     async def step(self) -> bool:
         """Do what there is to do, once; say whether there was something."""
+        self._log.require_in_place()  # what it writes and removes, it does by name
         await self._follower.catch_up()
         self._synced = False
         self._notice_configurations()
@@ -439,8 +449,6 @@ class Compactor:
         The manifest says so at last, after the log's part, so that a successor knows what is left to do. While somebody
         reads an old instant of the tables or the log, it is tried again later.
         """
-        if self._seams.clock.monotonic() < self._purge_again_at:
-            return False
         due = [item for item, (_, asked) in self._purges.items() if self._may_purge(item, asked)]
         if due:
             await self._sync_entries()  # a receipt must not outlive what was asked
@@ -455,14 +463,15 @@ class Compactor:
                     else:
                         done[collection_id] = purge
             except UnavailableError as error:
-                self._purge_later(error)
+                self._purge_later(collection_id, error)
         if not done:
             return False
         try:
             await self._erase({collection_id: purge.applied for collection_id, purge in done.items()})
             await self._log.scrub()
         except UnavailableError as error:
-            self._purge_later(error)
+            for collection_id in done:
+                self._purge_later(collection_id, error)
             return False
         for collection_id, purge in done.items():
             with self._guarded(collection_id):
@@ -472,13 +481,15 @@ class Compactor:
                 logger.info("collection.purged collection=%s dropped_vectors=%d", collection_id, purge.dropped_vectors)
         return True
 
-    def _purge_later(self, reason: UnavailableError) -> None:
-        self._purge_again_at = self._seams.clock.monotonic() + PURGE_AGAIN_SECONDS
-        logger.debug("purge.postponed reason=%s", reason)
+    def _purge_later(self, collection_id: CollectionId, reason: UnavailableError) -> None:
+        _, before = self._purge_again.get(collection_id, (0.0, PURGE_AGAIN_SECONDS_MIN / 2))
+        pause = min(2 * before, PURGE_AGAIN_SECONDS_MAX)
+        self._purge_again[collection_id] = self._seams.clock.monotonic() + pause, pause
+        logger.debug("purge.postponed collection=%s again_seconds=%g reason=%s", collection_id, pause, reason)
 
     def _may_purge(self, collection_id: CollectionId, asked: Lsn) -> bool:
-        if self._follower.catalog.collection(collection_id) is None:
-            self._purges.pop(collection_id)
+        again_at, _ = self._purge_again.get(collection_id, (0.0, 0.0))
+        if self._seams.clock.monotonic() < again_at or self._follower.catalog.collection(collection_id) is None:
             return False
         backlog = self._follower.sinks().get(collection_id)
         waits = backlog is not None and bool(backlog.entries) and backlog.entries[0][0] <= asked
@@ -499,6 +510,7 @@ class Compactor:
 
     def _note_purged(self, collection_id: CollectionId, number: int) -> None:
         self._purged[collection_id] = number
+        self._purge_again.pop(collection_id, None)
         if self._purges[collection_id][0] <= number:
             del self._purges[collection_id]
 
@@ -537,8 +549,12 @@ class Compactor:
             await self._work(partial(self._remove, collection_id))
             self._erased[collection_id] = self._follower.position
             self._deleted.discard(collection_id)
-            self._graph_again.pop(collection_id, None)
             self._grown.discard(collection_id)
+            self._graph_again.pop(collection_id, None)
+            self._damaged.pop(collection_id, None)
+            self._purges.pop(collection_id, None)
+            self._purged.pop(collection_id, None)
+            self._purge_again.pop(collection_id, None)
         return bool(gone)
 
     def _remove(self, collection_id: CollectionId) -> None:
@@ -765,19 +781,21 @@ class Compactor:
                 await self._seams.clock.sleep(PAUSE_SECONDS_MAX)  # it is the one that is built: nothing else is meanwhile
                 self._unindexed.add(collection.id)
                 return
-            self._try_again(collection.id)
+            self._try_again(collection.id, error)
         else:
             self._graph_again.pop(collection.id, None)
         finally:
             self._indexing.pop(collection.id, None)
 
-    def _try_again(self, collection_id: CollectionId) -> None:
+    def _try_again(self, collection_id: CollectionId, error: Exception) -> None:
         """Say that a graph has failed, and try again later."""
         _, before = self._graph_again.get(collection_id, (0.0, GRAPH_AGAIN_SECONDS_MIN / 2))
         pause = min(2 * before, GRAPH_AGAIN_SECONDS_MAX)
         self._graph_again[collection_id] = self._seams.clock.monotonic() + pause, pause
         self._unindexed.add(collection_id)
-        logger.exception("graph.failed collection=%s reads=exact again_seconds=%g", collection_id, pause)
+        foreseen = isinstance(error, StorageCorrupt | PermissionError)
+        message = "graph.failed collection=%s reads=exact again_seconds=%g reason=%s"
+        logger.error(message, collection_id, pause, error, exc_info=None if foreseen else error)
 
     def _build_graph(self, store: CollectionStore, collection: Collection) -> bool:
         def is_wanted() -> bool:

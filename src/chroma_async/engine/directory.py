@@ -45,7 +45,7 @@ def prepare_directory(path: Path, files: Files, *, allow_network: bool = False, 
     if path.exists() and not path.is_dir():
         raise FormatError(f"the data path is a file; name a directory. path={path}")
     if not path.exists():
-        path.mkdir(parents=True, exist_ok=True)
+        _make(path)
         files.sync_directory(path.parent)
     if not allow_network:
         _refuse_network(path, mounts)
@@ -54,10 +54,10 @@ def prepare_directory(path: Path, files: Files, *, allow_network: bool = False, 
     if marker.exists():
         _check(path, marker.read_bytes())
         _refuse_without_log(path)
-        _check_writable(path)
+        check_writable(path)
         return
     _refuse_foreign(path)
-    _check_writable(path)
+    check_writable(path)
     aside = path / f"{VERSION_FILE}.{os.getpid()}.{threading.get_ident()}"
     files.write(aside, [msgspec.json.encode(VersionRecord(FORMAT))])
     files.sync(aside)
@@ -90,6 +90,13 @@ def _check(path: Path, raw: bytes) -> None:
             "the directory was written by a newer release; upgrade chroma_async to open it. "
             f"path={path} format={record.format} known={FORMAT}"
         )
+
+
+def _make(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(error.errno, f"the data directory can't be made: {error.strerror}", str(path)) from error
 
 
 def _refuse_network(path: Path, mounts: Path) -> None:
@@ -128,7 +135,12 @@ def _refuse_foreign(path: Path) -> None:
         )
 
 
-def _check_writable(path: Path) -> None:
+def check_writable(path: Path) -> None:
+    """Check that files of a directory can be opened, for which SQLite makes others beside them.
+
+    Raises:
+        PermissionError: it is on a read-only file system, or this process may not write to it.
+    """
     if is_read_only(path):
         raise PermissionError(
             "the data directory is on a read-only file system; mount it writable, or restore a backup elsewhere to read it. "

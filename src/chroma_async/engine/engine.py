@@ -26,7 +26,7 @@ from chroma_async.engine.batch import QueryBatcher
 from chroma_async.engine.collection import CollectionReader
 from chroma_async.engine.compactor import COLLECTIONS, COMPACTOR_THREADS, Compactor
 from chroma_async.engine.directory import prepare_directory
-from chroma_async.engine.failures import read_error
+from chroma_async.engine.failures import FailureLog, read_error
 from chroma_async.engine.feed import Feeds
 from chroma_async.engine.follower import Follower
 from chroma_async.engine.fsync import IntervalFsync
@@ -43,7 +43,7 @@ from chroma_async.engine.search_times import SearchTimes
 from chroma_async.engine.status import CollectionStatus, DirectoryStatus, status_of
 from chroma_async.engine.streams import Queues
 from chroma_async.engine.writer import Decision, Proposal, Writer
-from chroma_async.errors import InternalError, RateLimitError, StorageCorrupt, UnavailableError
+from chroma_async.errors import DirectoryReplacedError, InternalError, RateLimitError, StorageCorrupt, UnavailableError
 from chroma_async.metrics import Metrics
 from chroma_async.model import DEFAULT_DATABASE, DEFAULT_DATABASE_ID, DEFAULT_TENANT, CollectionId, Lsn
 from chroma_async.protocol import Call
@@ -56,6 +56,9 @@ R = TypeVar("R")
 
 ROOM_WAIT_SECONDS: Final = 10.0
 """How long a write waits for the compactor before the client is asked to come back later."""
+
+DISPLACED_SECONDS: Final = 5.0
+"""Until a compactor whose directory was replaced looks whether it is back."""
 
 INDEXER_NICENESS: Final = 5
 """Of the threads that build graphs: nobody waits for a graph, while a long tail slows down every read."""
@@ -76,6 +79,7 @@ class Engine:
         searches: SearchTimes | None = None,
     ) -> None:
         self.directory = directory
+        self._failures = FailureLog(logger, directory)
         self.settings = settings
         self.seams = seams or Seams()
         self.workers = workers
@@ -210,7 +214,8 @@ class Engine:
                 raise
             if isinstance(meant, InternalError):
                 await self._check_not_deleted(call)
-                logger.exception("read.failed call=%s", type(call).__name__)
+                collection = getattr(call, "collection_id", "-")
+                self._failures.note(f"read.failed call={type(call).__name__} collection={collection}", error)
             raise meant from error
 
     def answer_here(self, call: Call[R]) -> tuple[R] | None:
@@ -310,31 +315,24 @@ class Engine:
     async def _refresh_readers(self) -> None:
         for reader in list(self.follower.sinks().values()):
             if reader.is_behind:
-                await self._attempt(reader.refresh)
+                await self.workers.run(reader.refresh)
             if reader.has_much_to_fold:
-                await self._attempt(reader.fold_ahead)
+                await self.workers.run(reader.fold_ahead)
             if reader.is_to_be_packed:
-                await self._attempt(reader.pack)
-
-    async def _attempt(self, work: Callable[[], object]) -> None:
-        """Do a reader's work in a thread; when its files are damaged, whoever reads is told."""
-        try:
-            await self.workers.run(work)
-        except (StorageCorrupt, sqlite3.DatabaseError):
-            logger.exception("refresh.failed")
+                await self.workers.run(reader.pack)
 
     async def _trimmed_bytes(self) -> int:
         """Bytes of entries that wait, after those were forgotten that the base holds by now."""
         for reader in list(self.follower.sinks().values()):
             if reader.pending_bytes:
-                await self._attempt(reader.trim)
+                await self.workers.run(reader.trim)
         return self._unapplied_bytes()
 
     async def _make_ready(self) -> None:
         """Open what other workers are asked."""
         for reader in list(self.follower.sinks().values()):
             if reader.is_to_be_ready:
-                await self._attempt(reader.make_ready)
+                await self.workers.run(reader.make_ready)
 
     def _note_watermarks(self) -> None:
         """Tell the metrics how far everything has come; once a second."""
@@ -371,8 +369,8 @@ class Engine:
                     await self._trimmed_bytes()
                     await self._make_ready()
                     self._note_watermarks()
-            except Exception:
-                logger.exception("follow.failed")
+            except Exception as error:
+                self._failures.note("follow.failed", error)
 
 
 def _nothing() -> None:
@@ -452,12 +450,15 @@ async def _compact(directory: Path, settings: EngineSettings, seams: Seams, *, a
         stack.callback(workers.close)
         indexers = ThreadWorkers(1, "chroma_async.indexer", niceness=INDEXER_NICENESS)
         stack.callback(indexers.close)
+        failures = FailureLog(logger, directory)
         while True:
             lock = FileCompactorLock(directory)
             try:
                 await Compactor(directory, log, lock, workers, settings, seams, indexers, apart=apart).run()
-            except Exception:
-                logger.exception("compactor.failed restart_seconds=1")
+            except DirectoryReplacedError:  # the log has said so
+                await seams.clock.sleep(DISPLACED_SECONDS)
+            except Exception as error:
+                failures.note("compactor.failed restart_seconds=1", error)
                 await seams.clock.sleep(1.0)
 
 

@@ -236,7 +236,7 @@ def _explained(error: Exception, directory: Path) -> Exception:
         return gone(str(error))
     meant = read_error(error, directory)
     if isinstance(meant, InternalError):
-        logger.exception("feed.failed", exc_info=error)
+        logger.error("feed.failed reason=%r", meant.message)
     return meant or error
 
 

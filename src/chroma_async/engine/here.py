@@ -124,7 +124,7 @@ class Here:
                 raise AnsweredElsewhere
             try:
                 return (_run(cast("Coroutine[Any, Any, R]", HANDLERS[type(call)](self, call))),)
-            except (StorageCorrupt, sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            except (StorageCorrupt, sqlite3.DatabaseError, UnicodeDecodeError, OSError) as error:
                 raise AnsweredElsewhere from error
         return None
 

@@ -25,8 +25,6 @@ T = TypeVar("T")
 Group = tuple[Operation, Sequence[int]]
 """An operation, and the lines that it is for: ascending positions."""
 
-NO_METADATA = CheckedMetadatas([], {})
-
 
 def group_lines(operations: Sequence[Operation], ids: Sequence[str]) -> list[Group]:
     """Return groups which, carried out one after the other, have the effect of the lines; in none an id comes twice."""

@@ -6,7 +6,9 @@ compactor's lock, since it publishes.
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import sqlite3
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -19,7 +21,7 @@ import numpy as np
 
 from chroma_async.core.catalog import Catalog
 from chroma_async.engine.compactor import COLLECTIONS
-from chroma_async.engine.directory import VERSION_FILE, check_version
+from chroma_async.engine.directory import VERSION_FILE, check_version, check_writable
 from chroma_async.engine.lock import FileCompactorLock
 from chroma_async.errors import FormatError, LogCorrupt, LogError, StorageCorrupt
 from chroma_async.index.hnsw import checksum
@@ -42,6 +44,7 @@ from chroma_async.projections.view import (
     vector_guard,
 )
 from chroma_async.seams import SystemFiles
+from chroma_async.seams.limits import limit_error
 from chroma_async.settings import EngineSettings
 from chroma_async.wal import LOG_FILE, check_log
 
@@ -107,10 +110,12 @@ def verify(directory: Path, *, repair: bool = False, report: Report | None = Non
 
     Raises:
         FormatError: it is no data directory, or of a newer release; or it is to be repaired, and a process compacts it.
-        OSError: something can't be read.
+        OSError: something can't be read, or the directory not be written to.
+        ResourceLimitError, InsufficientStorageError: the machine lacks something.
     """
     with ExitStack() as stack:
         check_version(directory)
+        check_writable(directory)
         if repair:
             stack.enter_context(compacting_alone(directory))
         progress = _Progress(report, size_of(directory))
@@ -153,10 +158,26 @@ def _verify_log(directory: Path, progress: _Progress) -> tuple[Finding, Mapping[
     try:
         size = path.stat().st_size
         freed = check_log(directory).freed
-    except (LogError, *DAMAGE, OSError) as error:
+    except (LogError, *DAMAGE, FileNotFoundError) as error:
+        _check_reachable(path, error)
         return Finding(LOG_FILE, "lost", str(error)), {}
     progress.add(size)
     return Finding(LOG_FILE, "whole", size_bytes=size), freed
+
+
+def _check_reachable(path: Path, error: Exception) -> None:
+    """See that what an error says of a database is damage: why SQLite can't open one, it does not say.
+
+    Raises:
+        ResourceLimitError, InsufficientStorageError: the machine lacks something.
+        PermissionError: this process may not open it.
+    """
+    limit = limit_error(error, path.parent)
+    if limit is not None:
+        raise limit from error
+    is_unopened = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF == sqlite3.SQLITE_CANTOPEN
+    if is_unopened and path.exists() and not os.access(path, os.R_OK | os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path)) from error
 
 
 def _verify_collection(
@@ -197,7 +218,8 @@ def _catalog(directory: Path) -> Catalog | None:
         with closing(sqlite3.connect(uri, uri=True, timeout=10.0)) as connection:
             rows = connection.execute("SELECT key, value FROM catalog").fetchall()
         return Catalog.from_rows({k: value for k, value in rows if isinstance(k, str) and isinstance(value, bytes)})
-    except (LogCorrupt, sqlite3.DatabaseError, ValueError, KeyError):
+    except (LogCorrupt, sqlite3.DatabaseError, ValueError, KeyError) as error:
+        _check_reachable(directory / LOG_FILE, error)
         return None
 
 
@@ -233,7 +255,7 @@ class _Collection(msgspec.Struct):
                 problem = tables.problem()
                 self.progress.add(path.stat().st_size)
                 if problem is not None:
-                    yield self._finding(path, "mendable" if _rows_are_whole(tables) else "lost", problem)
+                    yield self._finding(path, "mendable" if _rows_are_whole(tables, path) else "lost", problem)
                 else:
                     yield self._finding(path, "whole" if tables.is_summed() else "unsummed")
                 with tables.transaction():
@@ -243,6 +265,7 @@ class _Collection(msgspec.Struct):
                         yield self._finding(path, "lost", reason)
                     yield from self._files(tables, manifest)
         except DAMAGE as error:
+            _check_reachable(path, error)
             yield self._finding(path, "lost", str(error))
 
     def _finding(self, path: Path, state: State, reason: str = "") -> Finding:
@@ -314,12 +337,13 @@ def _disagreement(base: Base, tables: RecordTables) -> str | None:
     return None
 
 
-def _rows_are_whole(tables: RecordTables) -> bool:
+def _rows_are_whole(tables: RecordTables, path: Path) -> bool:
     """Whether all records and the manifest can be read and match their checksums: then indexes can be made again."""
     try:
         with tables.transaction():
             return sum(1 for _ in tables.every_row()) == tables.manifest().live
-    except DAMAGE:
+    except DAMAGE as error:
+        _check_reachable(path, error)
         return False
 
 
@@ -332,6 +356,7 @@ def _mended(folder: Path, findings: Sequence[Finding]) -> list[Finding]:
             store.heal_tables()
             store.heal()
     except DAMAGE as error:
+        _check_reachable(folder / RECORDS_FILE, error)
         logger.warning("repair.failed path=%s reason=%s", folder, error)
         return list(findings)
     return [
@@ -371,12 +396,13 @@ def rebuild(
 
 
 def _rebuild(directory: Path, collection: Collection, settings: EngineSettings) -> Rebuilt:
-    graphs = 0
+    graphs, folder = 0, directory / COLLECTIONS / collection.id
     try:
-        with closing(CollectionStore(directory / COLLECTIONS / CollectionId(collection.id), SystemFiles())) as store:
+        with closing(CollectionStore(folder, SystemFiles())) as store:
             store.rebuild()
             while store.build_graphs(collection.hnsw, rows_min=settings.graph_rows_min, threads=settings.index_threads):
                 graphs = sum(segment.graph is not None for segment in store.manifest.segments)
     except DAMAGE as error:
+        _check_reachable(folder / RECORDS_FILE, error)
         return Rebuilt(collection, graphs, str(error))
     return Rebuilt(collection, graphs)

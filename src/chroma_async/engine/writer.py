@@ -88,14 +88,15 @@ class Repeats(Protocol[R_co]):
 
 
 class OutcomeUnknown(Exception):
-    """An append failed, and whether its entries are in the log can't be told; the cause is the driver's error."""
+    """An append failed, and whether its entries are in the log, or safe, can't be told; the cause is what it met."""
 
 
 class Writer:
     """Owns the appending side of a process's log.
 
     What the machine lacks (room, handles, memory) fails the calls that met it, and no later ones: each group tries anew, so
-    writing resumes by itself. What nobody can explain stops the writer for good.
+    writing resumes by itself. So does whatever else happens before an append. What is unexplained from there on stops the
+    writer for good.
     """
 
     def __init__(
@@ -220,7 +221,8 @@ class Writer:
             elif isinstance(error, ChromaError):
                 self._fail(group, error)
             else:
-                self._stop_writing(group, error)
+                logger.exception("write.failed")
+                self._fail(group, UnavailableError(f"the write was not made, and may be sent again. reason={error!r}"))
         else:
             if size or self._limit is None:
                 self._note_limit(None)
@@ -253,8 +255,16 @@ class Writer:
             else:
                 answers.append((proposal, answer))
         if any(not isinstance(answer, ChromaError) for _, answer in answers):
-            await self._log.sync()  # who wrote it may not have fsynced it
+            await self._sync()  # who wrote it may not have fsynced it
         return answers + (await self._append_new(new) if new else [])
+
+    async def _sync(self) -> None:
+        try:
+            await self._log.sync()
+        except (InsufficientStorageError, ResourceLimitError):
+            raise
+        except Exception as error:
+            raise OutcomeUnknown from error
 
     async def _append_new(self, group: Sequence[Proposal[Any]]) -> list[tuple[Proposal[Any], Any]]:
         while True:
@@ -265,9 +275,7 @@ class Writer:
                         await proposal.prepare()
                     except Exception as error:
                         return [(proposal, error)]  # alone in its group; nothing was appended, so nothing is unknown
-            draft = _Draft(self._follower.catalog.fork(), self._follower.position, self._clock.now_ns())
-            for proposal in group:
-                draft.add(proposal)
+            draft = self._drafted(group)
             if not draft.entries:
                 return draft.answers()
             try:
@@ -279,11 +287,32 @@ class Writer:
                 raise  # the log knows that it kept nothing
             except Exception as error:
                 raise OutcomeUnknown from error
-            self._appended()
-            self._metrics.append_entries.observe(len(draft.entries))
-            self._metrics.committed_lsn.set(first + len(draft.entries) - 1)
-            self._follower.accept(first, [(entry.collection, entry.payload) for entry in draft.entries], draft.catalog)
+            try:
+                self._appended()
+                self._metrics.append_entries.observe(len(draft.entries))
+                self._metrics.committed_lsn.set(first + len(draft.entries) - 1)
+                self._follower.accept(first, [(entry.collection, entry.payload) for entry in draft.entries], draft.catalog)
+            except Exception as error:
+                raise OutcomeUnknown from error
             return draft.answers()
+
+    def _drafted(self, group: Sequence[Proposal[Any]]) -> _Draft:
+        """The transaction of a group.
+
+        Proposals that turn out to be impossible only when they are carried out fail alone, too: what they may have changed
+        of the catalog by then is thrown away with the draft.
+        """
+        failures: dict[int, Exception] = {}
+        while True:
+            draft = _Draft(self._follower.catalog.fork(), self._follower.position, self._clock.now_ns())
+            for number, proposal in enumerate(group):
+                try:
+                    draft.add(proposal, failures.get(number))
+                except Exception as error:
+                    failures[number] = error
+                    break
+            else:
+                return draft
 
     def _fail(self, group: Sequence[Proposal[Any]], error: ChromaError) -> None:
         for proposal in group:
@@ -323,11 +352,18 @@ class _Draft:
         self._now_ns = now_ns
         self._answers: list[tuple[Proposal[Any], Any]] = []
 
-    def add(self, proposal: Proposal[Any]) -> None:
-        """Let a proposal in, or note why not."""
+    def add(self, proposal: Proposal[Any], failure: Exception | None = None) -> None:
+        """Let a proposal in, or note why not; one is known to fail.
+
+        Raises:
+            Exception: it can't be carried out, and the draft is of no use any more.
+        """
+        if failure is not None:
+            self._answers.append((proposal, failure))
+            return
         try:
             decision = proposal.decide(self.catalog)
-        except ChromaError as error:
+        except Exception as error:  # it has changed nothing
             self._answers.append((proposal, error))
             return
         for append in decision.appends:

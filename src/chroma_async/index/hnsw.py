@@ -37,6 +37,7 @@ from chroma_async.index.crowds import CROWDED_ROWS, crowded_rows
 from chroma_async.index.distance import distances
 from chroma_async.index.usearch import Index
 from chroma_async.model import HnswConfiguration, Slots, Space, Vectors
+from chroma_async.seams.files import opened
 from chroma_async.seams.limits import free_bytes
 
 METRICS: Final[dict[Space, str]] = {"l2": "l2sq", "ip": "ip", "cosine": "cos"}
@@ -99,9 +100,11 @@ class GraphBuilder:
 
         Raises:
             StorageCorrupt: it can't be read.
+            OSError: see `opened`.
         """
-        beside = decode_trailer(memoryview(_mapped(path)))
-        index: Any = cast("Any", Index).restore(str(path), view=False, enable_key_lookups=False)
+        mapped = _mapped(path)
+        beside = decode_trailer(memoryview(mapped))
+        index: Any = cast("Any", Index).restore(mapped, view=False, enable_key_lookups=False)
         if index is None:
             raise StorageCorrupt(f"graph file can't be read. path={path}")
         index.expansion_add = max(1, configuration.ef_construction)
@@ -208,15 +211,12 @@ def checksum(path: Path) -> int:
     """CRC-32 of a file.
 
     Raises:
-        StorageCorrupt: it is not there.
+        StorageCorrupt, OSError: see `opened`.
     """
     value = 0
-    try:
-        with path.open("rb") as file:
-            while chunk := file.read(CHECKSUM_CHUNK):
-                value = crc32(chunk, value)
-    except OSError as error:
-        raise StorageCorrupt(f"file can't be read. path={path} reason={error}") from error
+    with opened(path) as file:
+        while chunk := file.read(CHECKSUM_CHUNK):
+            value = crc32(chunk, value)
     return value
 
 
@@ -231,6 +231,7 @@ class GraphFile:
 
         Raises:
             StorageCorrupt: it is missing or damaged.
+            OSError: see `opened`.
         """
         self._mapped = _mapped(path)
         if crc32(self._mapped) != crc:
@@ -304,7 +305,7 @@ class GraphFile:
 
 def _mapped(path: Path) -> mmap.mmap:
     try:
-        with path.open("rb") as file:
+        with opened(path) as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except (OSError, ValueError) as error:
+    except ValueError as error:  # it is empty
         raise StorageCorrupt(f"graph file can't be mapped. path={path} reason={error}") from error

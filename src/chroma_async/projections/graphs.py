@@ -108,7 +108,11 @@ def _next_coding(graph: GraphBuilder, vectors: Vectors, configuration: HnswConfi
 
 
 def is_whole(directory: Path, segment: SegmentRef, graph: GraphRef) -> bool:
-    """Whether a graph's file is there as it was written."""
+    """Whether a graph's file is there as it was written.
+
+    Raises:
+        OSError: it can't be told now; see `opened`.
+    """
     try:
         return checksum(graph_path(directory, segment, graph.file)) == graph.crc
     except StorageCorrupt:

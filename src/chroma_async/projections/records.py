@@ -27,8 +27,12 @@ from chroma_async.errors import StorageCorrupt, UnavailableError
 from chroma_async.model import Slots
 from chroma_async.projections.manifest import Manifest, decode_manifest, encode_manifest
 from chroma_async.seams.databases import copy_database
+from chroma_async.seams.limits import limit_error
 
 BUSY_SECONDS: Final = 10.0
+BRIEF_SECONDS: Final = 0.25
+"""So long a purge waits for who reads: as most do, for milliseconds. For others it is postponed."""
+
 JOURNAL_BYTES_MAX: Final = 16 * 2**20
 SPARE_PAGES: Final = 64
 SPARE_SHARE: Final = 8
@@ -159,12 +163,20 @@ class RecordTables:
         Outside a transaction. False: somebody was reading, so that the journal is as long as before.
         """
         pages, free = self._number("PRAGMA page_count"), self._number("PRAGMA freelist_count")
-        self._connection.execute("PRAGMA busy_timeout = 0")
-        if free > max(SPARE_PAGES, pages // SPARE_SHARE):
-            self._connection.execute("PRAGMA incremental_vacuum").fetchall()
-        busy = self._number("PRAGMA wal_checkpoint(TRUNCATE)")
-        self._connection.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
-        return not busy
+        with self._waiting(0):
+            if free > max(SPARE_PAGES, pages // SPARE_SHARE):
+                self._connection.execute("PRAGMA incremental_vacuum").fetchall()
+            return not self._number("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def check_unread(self) -> None:
+        """See that `scrub` will be able to empty the journal, before anything is written for it. Outside a transaction.
+
+        Raises:
+            UnavailableError: somebody reads the tables.
+        """
+        self._empty_journal()
+        self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")  # one page: an empty journal shows no reader
+        self._empty_journal()
 
     def scrub(self) -> None:
         """Leave no bytes in the file or its journal but those of what the tables hold. Outside a transaction.
@@ -174,9 +186,22 @@ class RecordTables:
         """
         self.rebuild_indexes()  # the text index keeps trigrams of what was deleted until it merges
         self._connection.execute("VACUUM")
-        busy = self._number("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._empty_journal()
+
+    def _empty_journal(self) -> None:
+        with self._waiting(BRIEF_SECONDS):
+            busy = self._number("PRAGMA wal_checkpoint(TRUNCATE)")
         if busy:
             raise UnavailableError(f"somebody reads the collection; stop that and try again. path={self._path}")
+
+    @contextmanager
+    def _waiting(self, seconds: float) -> Generator[None]:
+        """Wait so long, at most, for others who use the file."""
+        self._connection.execute(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
+        try:
+            yield
+        finally:
+            self._connection.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
 
     def copy_to(self, path: Path, progress: Callable[[int], None]) -> None:
         """Copy the instant of the transaction that is open into a new file; see `copy_database`."""
@@ -303,6 +328,9 @@ class RecordTables:
 
         It reads everything, and holds the writer's turn while it compares the trigrams. Without patience it leaves that
         out when the turn is taken: by a compactor, which has checked the tables before.
+
+        Raises:
+            sqlite3.OperationalError: the machine lacks something.
         """
         try:
             found = self._connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
@@ -318,6 +346,8 @@ class RecordTables:
             if self._trigrams_are_comparable():
                 self._check_trigrams(patient=patient)
         except (StorageCorrupt, sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            if limit_error(error, self._path.parent) is not None:
+                raise
             return str(error)
         return None
 

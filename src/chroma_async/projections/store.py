@@ -449,9 +449,11 @@ class CollectionStore:
 
         Raises:
             StorageCorrupt: records or vectors are damaged.
-            UnavailableError: somebody reads the tables, so that their journal can't be emptied.
+            UnavailableError: somebody reads the tables, so that their journal can't be emptied. Where somebody did from the
+                beginning, nothing was rewritten.
         """
         with self.lock:
+            self.tables.check_unread()
             before = self.manifest.rows
             while self._rewrite_first_with_traces():
                 pass

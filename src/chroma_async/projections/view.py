@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import mmap
+import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +26,7 @@ from chroma_async.index.scan import BLOCK_ROWS, Scan, ScanBuilder
 from chroma_async.model import Mask, Slots, Vectors
 from chroma_async.projections.blocks import VectorGuard
 from chroma_async.projections.manifest import Manifest, PieceRef, SegmentRef
+from chroma_async.seams.files import opened
 
 NO_SLOT: Final = -1
 
@@ -228,6 +230,7 @@ def load_base(directory: Path, manifest: Manifest, before: Base, tables: StoredR
     Raises:
         StorageCorrupt: a vector file is missing or damaged, or so are records that columns must be made from; or another
             file is gone since it was replaced meanwhile: there is a newer manifest.
+        OSError: a file can't be opened or mapped now, whatever is in it.
         sqlite3.OperationalError: a file is missing, and the tables are gone by now.
     """
     before = before if len(before.pieces) == len(before.manifest.pieces) else EMPTY_BASE
@@ -263,15 +266,12 @@ def map_file(path: Path) -> memoryview:
     """Return the bytes of a file, mapped, not read.
 
     Raises:
-        StorageCorrupt: it is not there.
+        StorageCorrupt, OSError: see `opened`.
     """
-    try:
-        with path.open("rb") as file:
-            if path.stat().st_size == 0:
-                return memoryview(b"")
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    except OSError as error:
-        raise StorageCorrupt(f"file can't be read. path={path} reason={error}") from error
+    with opened(path) as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            return memoryview(b"")
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 def _load_pieces(directory: Path, refs: Sequence[PieceRef], before: Base, tables: StoredRecords) -> tuple[ColumnPiece, ...]:
@@ -294,6 +294,7 @@ def load_piece(directory: Path, ref: PieceRef) -> ColumnPiece:
 
     Raises:
         StorageCorrupt: it is missing or damaged, or not the one that the manifest means.
+        OSError: see `opened`.
     """
     path = directory / COLUMNS / ref.file
     buffer = map_file(path)
@@ -316,6 +317,7 @@ def map_segment(directory: Path, ref: SegmentRef, dimension: int) -> tuple[Vecto
 
     Raises:
         StorageCorrupt: a file is missing, or shorter than the manifest says.
+        OSError: see `opened`.
     """
     folder = directory / SEGMENTS / str(ref.number)
     vectors = map_file(folder / VECTORS_FILE)

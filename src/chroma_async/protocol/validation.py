@@ -289,7 +289,10 @@ def normalise_value(value: object) -> object:
     if isinstance(value, bool):
         return value
     if isinstance(value, int):
-        return float(value) if _exceeds_int64(value) else value
+        try:
+            return float(value) if _exceeds_int64(value) else value
+        except OverflowError as error:
+            raise InvalidArgumentError("metadata values must be numbers that float64 can hold") from error
     if isinstance(value, float) and not math.isfinite(value):
         raise InvalidArgumentError(f"metadata values must be finite numbers. got={value}")
     if isinstance(value, list | tuple):

@@ -5,13 +5,24 @@ from msgspec import Struct, field
 from chroma_async.seams.clock import Clock, SystemClock
 from chroma_async.seams.entropy import Entropy, SeededEntropy, SystemEntropy
 from chroma_async.seams.files import Files, SystemFiles
-from chroma_async.seams.workers import InlineWorkers, Share, ThreadWorkers, Workers, give_way, run_in_turn
+from chroma_async.seams.workers import (
+    InlineWorkers,
+    NobodyWaits,
+    Share,
+    ThreadWorkers,
+    Workers,
+    give_way,
+    require_wanted,
+    run_in_turn,
+    while_wanted,
+)
 
 __all__ = [
     "Clock",
     "Entropy",
     "Files",
     "InlineWorkers",
+    "NobodyWaits",
     "Seams",
     "SeededEntropy",
     "Share",
@@ -21,7 +32,9 @@ __all__ = [
     "ThreadWorkers",
     "Workers",
     "give_way",
+    "require_wanted",
     "run_in_turn",
+    "while_wanted",
 ]
 
 

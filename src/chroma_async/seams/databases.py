@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from chroma_async.errors import StorageCorrupt
+from chroma_async.seams.limits import limit_error
 
 _PAGES: Final = 512
 """Copied at a time, 2 to 4 MB: how often progress is told."""
@@ -41,11 +42,14 @@ def check_database(path: Path) -> None:
 
     Raises:
         StorageCorrupt: SQLite finds it damaged.
+        sqlite3.OperationalError: the machine lacks something.
     """
     try:
         with closing(open_unchanging(path)) as connection:
             found = connection.execute("PRAGMA quick_check(1)").fetchone()
     except sqlite3.DatabaseError as error:
+        if limit_error(error, path.parent) is not None:
+            raise
         raise StorageCorrupt(f"database is damaged. path={path} reason={error}") from error
     if found is None or found[0] != "ok":
         raise StorageCorrupt(f"database is damaged. path={path} reason={found and found[0]!r}")

@@ -2,15 +2,46 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Final, Protocol
 
 from chroma_async.errors import StorageCorrupt
 
 Buffer = bytes | bytearray | memoryview
+
+_IS_DAMAGE: Final = frozenset(
+    {
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.EIO,
+        errno.EBADMSG,
+        getattr(errno, "EUCLEAN", errno.EIO),  # Linux: what the file system has noted is damaged
+    }
+)
+"""What keeps a file from being read for good. All else, such as want of handles or memory, says nothing of the file."""
+
+
+@contextmanager
+def opened(path: Path) -> Generator[BinaryIO]:
+    """Open a file that has to be there, to be read or mapped inside.
+
+    Raises:
+        StorageCorrupt: it is not there, or the disk can't read it.
+        OSError: the machine lacks something, or this process may not read it. The file may be whole.
+    """
+    try:
+        with path.open("rb") as file:
+            yield file
+    except OSError as error:
+        if error.errno not in _IS_DAMAGE:
+            raise
+        raise StorageCorrupt(f"file can't be read. path={path} reason={error}") from error
 
 
 class Files(Protocol):

@@ -53,6 +53,9 @@ knows what of the file is on disk then."""
 _SMALL_BYTES: Final = 2**20
 """Free space with which a failed write of SQLite counts as for want of it."""
 
+_CONNECTION_HANDLES: Final = 3
+"""Of the database, its journal, and what SQLite shares with other processes."""
+
 _SAID: Final = {
     FULL: "no room on the disk: free some, and try again; reads go on, and nothing of this write was kept",
     READ_ONLY: "the data directory is on a file system that is read-only now: mount it writable, and try again; reads go on",
@@ -158,10 +161,16 @@ def _at_file_size_limit() -> str | None:
 
 
 def _no_handles() -> bool:
+    """Whether there are not as many as a connection of SQLite takes."""
+    taken: list[int] = []
     try:
-        os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+        while len(taken) < _CONNECTION_HANDLES:
+            taken.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
     except OSError as error:
         return error.errno in (errno.EMFILE, errno.ENFILE)
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
     return False
 
 

@@ -7,11 +7,11 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache, partial
 from queue import SimpleQueue
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 T = TypeVar("T")
 
@@ -26,7 +26,11 @@ class Workers(Protocol):
     """Runs blocking functions elsewhere."""
 
     async def run(self, function: Callable[[], T]) -> T:
-        """Return what the function returns. A cancelled caller gives up the answer; the function runs to its end."""
+        """Return what the function returns.
+
+        A cancelled caller gives up the answer. A function that waits for a thread by then is not begun; one that has begun
+        runs to its end, unless it asks `require_wanted`.
+        """
         ...
 
     def share(self, pieces: Sequence[Callable[[], T]]) -> list[T]:
@@ -36,6 +40,37 @@ class Workers(Protocol):
     def close(self) -> None:
         """Wait for running functions, take no new ones."""
         ...
+
+
+class NobodyWaits(Exception):
+    """Work was given up, since whoever asked for it has gone."""
+
+
+class _Asked(threading.local):
+    is_wanted: Callable[[], bool] | None = None
+
+
+_asked: Final = _Asked()
+
+
+@contextmanager
+def while_wanted(is_wanted: Callable[[], bool]) -> Generator[None]:
+    """What this thread does inside may be given up as soon as this says no, which it may be asked at any time."""
+    before, _asked.is_wanted = _asked.is_wanted, is_wanted
+    try:
+        yield
+    finally:
+        _asked.is_wanted = before
+
+
+def require_wanted() -> None:
+    """Go on only while somebody waits for what this thread does.
+
+    Raises:
+        NobodyWaits: nobody does.
+    """
+    if _asked.is_wanted is not None and not _asked.is_wanted():
+        raise NobodyWaits
 
 
 def give_way(niceness: int) -> None:
@@ -166,8 +201,11 @@ def _processors() -> int:
 
 def _run_for(loop: asyncio.AbstractEventLoop, future: asyncio.Future[T], function: Callable[[], T]) -> None:
     """Run a function in this thread and hand its outcome to the loop; nobody wants it when the loop has ended."""
+    if future.cancelled():
+        return
     try:
-        outcome, error = function(), None
+        with while_wanted(lambda: not future.cancelled()):
+            outcome, error = function(), None
     except BaseException as raised:
         outcome, error = None, raised
     with suppress(RuntimeError):

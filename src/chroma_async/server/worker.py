@@ -60,6 +60,7 @@ async def work(duty: Duty) -> None:
     async with open_engine(Path(orders.path), settings, compact=False, searches=searches) as engine:
         life = Life(
             lambda: None if engine.is_ready else "the engine is not open",
+            lambda: engine.writer.refusal,
             CompactorWatch(Path(orders.path)),
             loads=orders.open_loads(),
             searches=searches,

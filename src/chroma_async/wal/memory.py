@@ -177,6 +177,9 @@ class MemoryLog:
                 yield _verified(self.state.image, lsn)
                 after = Lsn(lsn)
 
+    def require_in_place(self) -> None:
+        """It has no place."""
+
     def barrier(self) -> Lsn:
         self._check_open()
         return Lsn(self.state.image.newest)

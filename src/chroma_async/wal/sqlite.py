@@ -35,7 +35,7 @@ import anyio
 import anyio.to_thread
 from msgspec import Struct
 
-from chroma_async.errors import FormatError, LogCorrupt, LogError, LogHole, UnavailableError
+from chroma_async.errors import DirectoryReplacedError, FormatError, LogCorrupt, LogError, LogHole, UnavailableError
 from chroma_async.model import CollectionId, Lsn
 from chroma_async.seams.limits import limit_error
 from chroma_async.wal.checks import (
@@ -74,6 +74,9 @@ _CHECKPOINT_PAGES: Final = 4000
 _JOURNAL_BYTES_MAX: Final = 64 * 2**20
 _BUSY_SECONDS: Final = 10.0
 """Waiting for who does not take turns: a shell with the sqlite3 program, another program's backup."""
+
+_SCRUB_SECONDS: Final = 0.25
+"""Waiting for who reads, while writers wait for the turn: most read for milliseconds."""
 
 _READ_BYTES: Final = 8 * 2**20
 _READ_ROWS: Final = 1024
@@ -278,6 +281,8 @@ class SqliteLog:
         self._holds = Holds()
         self._seen = Lsn(0)
         self._closed = False
+        self._place = _place_of(directory / FILE)
+        self._is_displaced = False
         self._durable_inode = 0
         """Of the journal whose name in the directory is on disk too."""
 
@@ -433,6 +438,18 @@ class SqliteLog:
         self._check_open()
         return Lsn(max(self._seen, self._shared.get()))
 
+    def require_in_place(self) -> None:
+        """See `LogStore.require_in_place`."""
+        is_displaced = _place_of(self._directory / FILE) != self._place
+        if is_displaced != self._is_displaced:
+            self._is_displaced = is_displaced
+            logger.log(logging.ERROR if is_displaced else logging.INFO, "log.%s", "replaced" if is_displaced else "is_back")
+        if is_displaced:
+            raise DirectoryReplacedError(
+                "the data directory was moved away, removed or restored beneath this process: restart it, and stop a server "
+                f"before its directory is restored. file={FILE}"
+            )
+
     @asynccontextmanager
     async def exclusive(self) -> AsyncGenerator[None]:
         """See `LogStore.exclusive`. May be nested. Tasks that are started inside it write as its holder does."""
@@ -442,8 +459,10 @@ class SqliteLog:
             return
         async with self._queue:
             self._check_open()
+            self.require_in_place()
             turn = await self._file_lock.acquire()
             try:
+                self.require_in_place()  # the wait may have been long
                 if self._shared.is_about_to_change:  # somebody was killed between a commit and telling of it
                     await self._in_transaction(self._publish_newest)
                 with self._holds.entered():
@@ -598,11 +617,7 @@ class SqliteLog:
 
         async def truncate() -> bool:
             await self._forget_deleted()
-            await self._writer.execute_fetchall("PRAGMA busy_timeout = 0")
-            try:
-                return not await _number(self._writer, "PRAGMA wal_checkpoint(TRUNCATE)")
-            finally:
-                await self._writer.execute_fetchall(f"PRAGMA busy_timeout = {int(_BUSY_SECONDS * 1000)}")
+            return await self._empty_journal(0)
 
         async with self.exclusive():
             return await self._in_transaction(truncate)
@@ -621,14 +636,24 @@ class SqliteLog:
         """See `LogStore.scrub`."""
         self._check_open()
 
-        async def vacuum() -> int:
+        async def vacuum() -> bool:
             await self._forget_deleted()
+            if not await self._empty_journal(_SCRUB_SECONDS):  # before all is written anew
+                return False
             await self._writer.execute("VACUUM")
-            return await _number(self._writer, "PRAGMA wal_checkpoint(TRUNCATE)")
+            return await self._empty_journal(_SCRUB_SECONDS)
 
         async with self.exclusive():
-            if await self._in_transaction(vacuum):
+            if not await self._in_transaction(vacuum):
                 raise UnavailableError(f"somebody reads the log; stop that and try again. file={FILE}")
+
+    async def _empty_journal(self, wait_seconds: float) -> bool:
+        """Move SQLite's journal into the file and empty it, in a turn. False: somebody reads it for longer than that."""
+        await self._writer.execute_fetchall(f"PRAGMA busy_timeout = {int(wait_seconds * 1000)}")
+        try:
+            return not await _number(self._writer, "PRAGMA wal_checkpoint(TRUNCATE)")
+        finally:
+            await self._writer.execute_fetchall(f"PRAGMA busy_timeout = {int(_BUSY_SECONDS * 1000)}")
 
     async def _forget_deleted(self) -> None:
         """Forget what was noted of collections that are gone, also from the entries."""
@@ -684,6 +709,15 @@ class SqliteLog:
     def _check_open(self) -> None:
         if self._closed:
             raise RuntimeError("the log is closed: open it again")
+
+
+def _place_of(path: Path) -> tuple[int, int] | None:
+    """Which file there is, by device and inode; None: there is none."""
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return status.st_dev, status.st_ino
 
 
 async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:

@@ -98,6 +98,8 @@ class LogStore(Protocol):
     15. `history` never skips: of a collection it raises `LogTruncated` when anything after the position was freed, in
         the same instant as it reads; of all collections it gives freed entries without payload, as `read` does.
     16. After `close`, every call raises `RuntimeError`, but another `close`.
+    17. `require_in_place` raises `DirectoryReplacedError` while another log, or none, is where this one was opened, and so
+        does whatever needs `exclusive`: its holder would be alone with a log that nobody else sees.
     """
 
     @property
@@ -128,6 +130,8 @@ class LogStore(Protocol):
     def read(self, *, after: Lsn, through: Lsn | None = None) -> AsyncIterator[Entry]: ...
 
     def barrier(self) -> Lsn: ...
+
+    def require_in_place(self) -> None: ...
 
     def exclusive(self) -> AbstractAsyncContextManager[None]: ...
 
