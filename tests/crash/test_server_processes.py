@@ -40,11 +40,11 @@ CREATE = b'{"name": "docs", "get_or_create": true}'
 class Server:
     """A server on a free port, started by the command line."""
 
-    def __init__(self, directory: Path, *options: str, command: list[str] = COMMAND) -> None:
-        self._log = directory / "server.log"
+    def __init__(self, directory: Path, *options: str, port: int = 0, command: list[str] = COMMAND) -> None:
+        self._log = directory / f"server-{port}.log"
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                [*command, "run", "--path", str(directory / "data"), "--port", "0", *options],
+                [*command, "run", "--path", str(directory / "data"), "--port", str(port), *options],
                 stdout=subprocess.PIPE,
                 stderr=log,
                 start_new_session=True,
@@ -89,8 +89,8 @@ def start_either(request: pytest.FixtureRequest, start: Callable[..., Server]) -
 def start(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     started: list[Server] = []
 
-    def start_server(*options: str, command: list[str] = COMMAND) -> Server:
-        started.append(Server(tmp_path, *options, command=command))
+    def start_server(*options: str, port: int = 0, command: list[str] = COMMAND) -> Server:
+        started.append(Server(tmp_path, *options, port=port, command=command))
         return started[-1]
 
     yield start_server
@@ -191,6 +191,65 @@ def test_stopped_server_accepts_nobody(start: Callable[..., Server]) -> None:
     assert server.stop() == 0
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", server.port), timeout=5)
+
+
+def is_refused(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    except ConnectionRefusedError:
+        return True
+    except ConnectionResetError:  # between the two
+        return False
+    return False
+
+
+@pytest.mark.parametrize("http_server", ["hypercorn", "uvicorn"])
+def test_connections_are_refused_while_a_request_goes_on(start_either: Callable[..., Server], http_server: str) -> None:
+    """The parent and the compactor had kept the socket: clients hung in it until the server was gone."""
+    server = start_either("--workers", "2", "--server", http_server)
+    os.kill(server.pids("compactor")[0], signal.SIGKILL)  # its successor has no more of the socket
+    assert eventually(lambda: len(server.pids("compactor")) == 2)
+    with begin_request(server.port) as connection:
+        server.process.send_signal(signal.SIGINT)
+        assert eventually(lambda: is_refused(server.port), seconds=5)
+        assert server.process.poll() is None
+        assert eventually(lambda: "requests.wait connections=1 seconds_max=25" in server.log())
+        connection.sendall(CREATE[5:])
+        assert read_answer(connection).startswith(b"HTTP/1.1 200")
+    assert server.process.wait(30) == 0
+    assert server.log().count("requests.wait") == 1
+    assert "ERROR" not in server.log()
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_the_server_at_once(start: Callable[..., Server], second: signal.Signals) -> None:
+    server = start("--workers", "2")
+    with begin_request(server.port):
+        server.process.send_signal(signal.SIGINT)
+        time.sleep(0.1)
+        server.process.send_signal(signal.SIGINT)  # the same Ctrl-C
+        time.sleep(1)
+        assert server.process.poll() is None
+        assert "server.hurry" not in server.log()
+        began = time.monotonic()
+        server.process.send_signal(second)
+        assert server.process.wait(30) == 1
+        assert time.monotonic() - began < 3
+    assert f"server.hurry signal={second.name}" in server.log()
+    assert not any(is_running(pid) for pid in server.seen)
+
+
+def test_a_server_waits_for_the_address_until_orphans_have_left_it(start: Callable[..., Server]) -> None:
+    server = start("--workers", "1", "--drain-seconds", "2")
+    with begin_request(server.port) as connection:
+        server.process.kill()
+        server.process.wait()
+        successor = start("--workers", "1", port=server.port)
+        assert "address.wait" in successor.log()
+        assert answers(successor.url)
+        connection.sendall(CREATE[5:])
+        assert read_answer(connection).startswith(b"HTTP/1.1 200")
+    assert successor.stop() == 0
 
 
 def test_killed_worker_is_replaced_while_the_other_answers(start_either: Callable[..., Server]) -> None:

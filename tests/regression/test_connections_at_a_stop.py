@@ -3,7 +3,8 @@
 A proxy that opens a connection for each request got some errors whenever the server behind it was restarted. Three things
 could happen: accepting was cancelled when a connection was there already; a connection without a request counted as an idle
 one; and a request that arrived between the decision to close and the closing hung until the graceful timeout. A connection
-now has a second for its first request, and one with a request is not closed.
+now has a second for its first request, and one with a request is not closed. Those that wait when a server stops listening
+are accepted.
 """
 
 from __future__ import annotations
@@ -65,6 +66,23 @@ async def test_connection_without_a_request_yet_may_send_it(listening: socket.so
     writer.close()
     async with asyncio.timeout(5):
         await serving
+
+
+async def test_connections_that_wait_to_be_accepted_are_answered(listening: socket.socket, server: HttpServer) -> None:
+    stop = asyncio.Event()
+    serving = asyncio.create_task(serve_by(server)(app, ServerSettings(), os.dup(listening.fileno()), stop))
+    await asyncio.sleep(0.2)
+    clients = [socket.create_connection(listening.getsockname()) for _ in range(CLIENTS)]  # without a turn of the loop
+    stop.set()
+    for client in clients:
+        client.sendall(REQUEST)
+    listening.close()
+    async with asyncio.timeout(5):
+        await serving
+    for client in clients:
+        with client:
+            client.settimeout(1)
+            assert client.recv(100).startswith(b"HTTP/1.1 204")
 
 
 async def test_connection_that_never_sends_anything_does_not_hold_the_server(

@@ -7,6 +7,7 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,18 @@ def test_socket_that_replaced_ours_is_not_removed(tmp_path: Path) -> None:
     path = tmp_path / "s"
     with listen_unix(path):
         path.unlink()
+        with socket.socket(socket.AF_UNIX) as other:
+            other.bind(str(path))
+    assert path.exists()
+
+
+def test_socket_that_was_made_when_ours_was_closed_is_not_removed(tmp_path: Path) -> None:
+    """Nobody listens any more while a server answers its last requests, and its successor may begin."""
+    path = tmp_path / "s"
+    with listen_unix(path) as bound:
+        bound.close()
+        path.unlink()
+        time.sleep(0.02)  # for a later time of the next one, which may get the same inode
         with socket.socket(socket.AF_UNIX) as other:
             other.bind(str(path))
     assert path.exists()

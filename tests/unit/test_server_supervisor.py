@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 
 import pytest
 
 from chroma_async.server.child import Orders
 from chroma_async.server.listen import ListenError, listen, url_of
-from chroma_async.server.supervisor import RestartPolicy
+from chroma_async.server.supervisor import ONE_STOP_SECONDS, Asked, RestartPolicy
 from chroma_async.settings import EngineSettings, ServerSettings
 
 
@@ -24,6 +25,38 @@ def test_pauses_grow_up_to_a_limit_while_a_child_keeps_dying() -> None:
 def test_child_that_keeps_dying_is_given_up() -> None:
     assert RestartPolicy(quick_deaths_max=3).delay(2) is not None
     assert RestartPolicy(quick_deaths_max=3).delay(3) is None
+
+
+class Signals:
+    """What was asked for by signals, at times of ours."""
+
+    def __init__(self) -> None:
+        self._now = 0.0
+        self.asked = Asked(lambda: self._now)
+
+    def send(self, number: signal.Signals, after_seconds: float = 0.0) -> tuple[bool, bool]:
+        self._now += after_seconds
+        self.asked.note(number)
+        return self.asked.stop.is_set(), self.asked.hurry.is_set()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_hurries_and_one_that_came_twice_does_not(number: signal.Signals) -> None:
+    signals = Signals()
+    assert signals.send(signal.SIGINT) == (True, False)
+    assert signals.send(number, ONE_STOP_SECONDS / 2) == (True, False)
+    assert signals.send(number, ONE_STOP_SECONDS) == (True, True)
+
+
+def test_the_end_of_a_terminal_hurries_nobody() -> None:
+    signals = Signals()
+    signals.send(signal.SIGTERM)
+    assert signals.send(signal.SIGHUP, 10 * ONE_STOP_SECONDS) == (True, False)
+
+
+def test_only_workers_are_given_the_listening_socket() -> None:
+    assert 7 in Orders(role="worker", path="", socket=7, lifeline=8, status=9).descriptors
+    assert 7 not in Orders(role="compactor", path="", socket=7, lifeline=8, status=9).descriptors
 
 
 def test_orders_reach_a_child_as_they_were_given() -> None:

@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import Any, Final, cast
 
 from chroma_async.server.life import Life
+from chroma_async.server.listen import LISTEN_BACKLOG
 from chroma_async.server.loads import Said
 from chroma_async.server.tls import HANDSHAKE_SECONDS, ServerContext
 from chroma_async.server.transport import HeldTransport
@@ -67,19 +68,26 @@ class FairServer:
         self._handshakes: set[asyncio.Task[None]] = set()
         self._life = life
         self._listening = listening
+        self._listening.setblocking(False)
         self._is_closing = False
+        self._last: list[socket.socket] = []
+        """Connections that waited when this was closed."""
         self._absent: Said | None = None
         """What somebody has said who did not come: until it says something else, it is not waited for so long again."""
         self._readable: asyncio.Future[None] | None = None
         self._accepting = asyncio.create_task(self._accept(), name="chroma_async.accept")
 
     def close(self) -> None:
-        """Accept no more. A connection that has been accepted is not given up.
+        """Accept those that wait, and then no more. A connection that has been accepted is not given up.
 
         The loop forgets the socket at once: who called this may close it.
         """
         self._is_closing = True
         self._life.leave()
+        if self._tls is None:  # else they are closed: they would not have the time for a handshake
+            with suppress(OSError):
+                while len(self._last) < LISTEN_BACKLOG:
+                    self._last.append(self._listening.accept()[0])
         if self._readable is not None:
             asyncio.get_running_loop().remove_reader(self._listening)
             _settle(self._readable)
@@ -92,7 +100,6 @@ class FairServer:
 
     async def _accept(self) -> None:
         loop = asyncio.get_running_loop()
-        self._listening.setblocking(False)
         self._life.count()
         while not self._is_closing:
             await self._until_readable(loop)
@@ -105,14 +112,20 @@ class FairServer:
             except OSError:  # the client left already, or there are no descriptors for now
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
-            connection.setblocking(False)
             if self._tls is None:
-                with suppress(OSError):
-                    await loop.connect_accepted_socket(self._make, connection)
+                await self._begin(connection)
             else:
+                connection.setblocking(False)
                 handshake = asyncio.create_task(self._shake_hands(connection, self._tls))
                 self._handshakes.add(handshake)
                 handshake.add_done_callback(self._handshakes.discard)
+        for connection in self._last:
+            await self._begin(connection)
+
+    async def _begin(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        with suppress(OSError):
+            await asyncio.get_running_loop().connect_accepted_socket(self._make, connection)
 
     async def _has_turn(self, loop: asyncio.AbstractEventLoop) -> bool:
         """Leave the connection that waits to one that has less to do; return whether it has not taken it in time."""

@@ -50,15 +50,19 @@ def execute(orders: Orders) -> int:
         os.set_inheritable(descriptor, True)
     command = (sys.executable, "-P", "-m", "chroma_async.server.begin", orders.to_argument())
     actions = ((os.POSIX_SPAWN_OPEN, _STDIN, os.devnull, os.O_RDONLY, 0), (os.POSIX_SPAWN_DUP2, _STDERR, _STDOUT))
-    return os.posix_spawn(
-        sys.executable,
-        command,
-        os.environ,
-        file_actions=actions,
-        setpgroup=0,
-        setsigmask=(),
-        setsigdef=STOPPING_SIGNALS,
-    )
+    try:
+        return os.posix_spawn(
+            sys.executable,
+            command,
+            os.environ,
+            file_actions=actions,
+            setpgroup=0,
+            setsigmask=(),
+            setsigdef=STOPPING_SIGNALS,
+        )
+    finally:
+        for descriptor in orders.descriptors:  # the next child may have others
+            os.set_inheritable(descriptor, False)
 
 
 GC_THRESHOLDS: Final = (50_000, 20, 50)

@@ -70,7 +70,8 @@ class Orders(msgspec.Struct, frozen=True):
     def descriptors(self) -> tuple[int, ...]:
         """Those that the child works with."""
         shared = (number for number in (self.loads, self.searches) if number is not None)
-        return self.socket, self.lifeline, self.status, *shared
+        listening = (self.socket,) if self.role == "worker" else ()  # nobody else keeps it open when workers close it
+        return *listening, self.lifeline, self.status, *shared
 
     def open_loads(self) -> Loads | None:
         """What workers have to do, as the one of these orders sees it; None where it is the only one."""

@@ -7,6 +7,7 @@ else is still answered, so that whoever sends requests here can turn elsewhere f
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,8 @@ STREAM_LOAD: Final = 16
 
 AFTERWARDS_SECONDS: Final = 10.0
 """So long a process is taken for busy when its last stream has ended: it makes itself ready for what others are asked."""
+
+logger = logging.getLogger("chroma_async.server")
 
 Reason = Callable[[], str | None]
 """Says why a part is not ready, None when it is."""
@@ -82,6 +85,11 @@ class Life:
         if self._loads is not None:
             self._loads.leave()
             self._loads = None
+
+    def note_wait(self, idle: int, seconds_max: float) -> None:
+        """Log what a stop waits for, if there is something: connections that are in the midst of requests."""
+        if self.connections > idle:
+            logger.info("requests.wait connections=%d seconds_max=%g", self.connections - idle, seconds_max)
 
     @property
     def _load(self) -> int:

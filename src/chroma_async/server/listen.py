@@ -24,11 +24,16 @@ class ListenError(Exception):
     """The address can't be listened on; the message says why and what to change."""
 
 
+class AddressTaken(ListenError):
+    """Somebody listens there, which may be over soon."""
+
+
 def listen(host: str, port: int) -> socket.socket:
     """Return a socket that listens on `host` and `port`; port 0 takes a free one.
 
     Raises:
-        ListenError: the host is unknown, the port is taken, or listening is not permitted.
+        AddressTaken: the port is taken.
+        ListenError: the host is unknown, or listening is not permitted.
     """
     try:
         family, kind, protocol, _, address = _resolve(host, port)
@@ -43,7 +48,8 @@ def listen(host: str, port: int) -> socket.socket:
         bound.listen(LISTEN_BACKLOG)
     except OSError as error:
         bound.close()
-        raise ListenError(f"{_reason(error)} host={host!r} port={port} ({error.strerror})") from error
+        kind_of_error = AddressTaken if error.errno == errno.EADDRINUSE else ListenError
+        raise kind_of_error(f"{_reason(error)} host={host!r} port={port} ({error.strerror})") from error
     return bound
 
 
@@ -52,7 +58,8 @@ def listen_unix(path: Path) -> Generator[socket.socket]:
     """A unix socket that owner and group may connect to. It is removed at the end; one that nobody listens on, before.
 
     Raises:
-        ListenError: another server listens there, something else is there, or it can't be made.
+        AddressTaken: another server listens there.
+        ListenError: something else is there, or it can't be made.
     """
     _remove_stale(path)
     bound = socket.socket(socket.AF_UNIX)
@@ -90,16 +97,17 @@ def _remove_stale(path: Path) -> None:
             if error.errno != errno.ECONNREFUSED:
                 raise ListenError(f"can't tell whose socket it is; remove it. path={str(path)!r} ({error})") from error
         else:
-            raise ListenError(f"another server listens there; choose another --unix-socket. path={str(path)!r}")
+            raise AddressTaken(f"another server listens there; choose another --unix-socket. path={str(path)!r}")
     path.unlink(missing_ok=True)
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def _identity(path: Path) -> tuple[int, int, int] | None:
+    """What no other socket at the path has, even if it has the same inode: that of one that was removed is used again."""
     try:
         found = path.lstat()
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    return found.st_dev, found.st_ino, found.st_mtime_ns
 
 
 def inherited() -> socket.socket | None:

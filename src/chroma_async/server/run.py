@@ -9,7 +9,8 @@ import logging
 import os
 import resource
 import socket
-from collections.abc import Generator
+import time
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -22,19 +23,24 @@ from chroma_async.errors import FormatError
 from chroma_async.seams import SystemFiles
 from chroma_async.server.begin import BEGIN, Begin, fork, preload
 from chroma_async.server.child import STOPPING_SIGNALS, Orders, Role, reason_of
-from chroma_async.server.listen import ListenError, inherited, listen, listen_unix, url_of
+from chroma_async.server.listen import AddressTaken, ListenError, inherited, listen, listen_unix, url_of
 from chroma_async.server.loads import forget_load, loads_file
 from chroma_async.server.logs import configure_logs
 from chroma_async.server.memory import keep_blocks
 from chroma_async.server.shared_file import shared_file
 from chroma_async.server.shared_metrics import metrics_directory
-from chroma_async.server.supervisor import Child, GaveUp, NeverBegan, RestartPolicy, Supervisor
+from chroma_async.server.supervisor import Asked, Child, GaveUp, NeverBegan, RestartPolicy, Supervisor
 from chroma_async.server.tls import TlsError, tls_context
 from chroma_async.server.tracing import TracingError, check_tracing
 from chroma_async.settings import AuthSettings, EngineSettings, HttpServer, ServerSettings
 
 EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1
+
+TAKEN_SECONDS: Final = 5.0
+"""How long a server that starts waits for its address: workers whose parent was killed need a moment to notice and leave."""
+
+_TAKEN_LOOK_SECONDS: Final = 0.1
 
 logger = logging.getLogger("chroma_async.supervisor")
 
@@ -87,7 +93,7 @@ def run_server(
             auth=auth,
         )
         try:
-            orderly = asyncio.run(_supervise(orders, begin, url_of(bound, scheme)))
+            orderly = asyncio.run(_supervise(orders, begin, url_of(bound, scheme), bound.close))
         except NeverBegan as error:
             raise StartError(str(error)) from error
         except GaveUp as error:
@@ -102,20 +108,32 @@ def _listening(server: ServerSettings) -> Generator[socket.socket]:
     with ExitStack() as stack:
         try:
             taken = inherited()
-            if taken is not None:
-                bound = stack.enter_context(taken)
-            elif server.unix_socket is not None:
-                bound = stack.enter_context(listen_unix(Path(server.unix_socket)))
-            else:
-                bound = stack.enter_context(listen(server.host, server.port))
+            bound = _bind(server, stack) if taken is None else stack.enter_context(taken)
         except ListenError as error:
             raise StartError(str(error)) from error
         yield bound
 
 
+def _bind(server: ServerSettings, stack: ExitStack) -> socket.socket:
+    """Listen, as soon as nobody else does."""
+    end = None
+    while True:
+        try:
+            if server.unix_socket is not None:
+                return stack.enter_context(listen_unix(Path(server.unix_socket)))
+            return stack.enter_context(listen(server.host, server.port))
+        except AddressTaken:
+            if end is None:
+                logger.warning("address.wait seconds_max=%g reason='somebody listens there'", TAKEN_SECONDS)
+                end = time.monotonic() + TAKEN_SECONDS
+            elif time.monotonic() >= end:
+                raise
+            time.sleep(_TAKEN_LOOK_SECONDS)
+
+
 def _check_server(name: HttpServer) -> None:
     if name == "uvicorn" and not all(map(importlib.util.find_spec, ("uvicorn", "httptools"))):
-        raise StartError("uvicorn is not installed: pip install 'chroma-async[uvicorn]', or choose another --server")
+        raise StartError("uvicorn is not installed: pip install 'chroma-async[server,uvicorn]', or choose another --server")
 
 
 def _check_tls(server: ServerSettings) -> str:
@@ -138,9 +156,8 @@ def _check_access(auth: AuthSettings, server: ServerSettings) -> None:
         except AuthConfigError as error:
             raise StartError(str(error)) from error
     if access is None and server.unix_socket is None and not _is_loopback(server.host):
-        logger.warning(
-            "auth.none host=%s reason='whoever reaches the port may do everything; see docs/auth.md'", server.host
-        )
+        reason = "whoever reaches the port may do everything; --auth-... options say whom to let in"
+        logger.warning("auth.none host=%s reason=%r", server.host, reason)
 
 
 def _is_loopback(host: str) -> bool:
@@ -164,11 +181,11 @@ def check_directory(path: Path, *, allow_network: bool = False) -> None:
         raise StartError(reason_of(error, str(path))) from error
 
 
-async def _supervise(orders: Orders, begin: Begin, url: str) -> bool:
-    stop = asyncio.Event()
+async def _supervise(orders: Orders, begin: Begin, url: str, release: Callable[[], None]) -> bool:
+    asked = Asked()
     loop = asyncio.get_running_loop()
     for number in STOPPING_SIGNALS:
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, asked.note, number)
     policy = RestartPolicy()
 
     def child(role: Role, name: str, place: int = 0) -> Child:
@@ -181,10 +198,9 @@ async def _supervise(orders: Orders, begin: Begin, url: str) -> bool:
         return Child(role, lambda status: begin(replace(own, status=status)), policy, ended)
 
     workers = [child("worker", f"worker-{number}", number) for number in range(orders.server.workers)]
-    supervisor = Supervisor(
-        workers, child("compactor", "compactor"), orders.server.drain_seconds + orders.server.graceful_seconds
-    )
-    return await supervisor.run(stop, lambda: _print_welcome(orders, url))
+    stop_seconds = orders.server.drain_seconds + orders.server.graceful_seconds
+    supervisor = Supervisor(workers, child("compactor", "compactor"), stop_seconds, release)
+    return await supervisor.run(asked, lambda: _print_welcome(orders, url))
 
 
 def _print_welcome(orders: Orders, url: str) -> None:

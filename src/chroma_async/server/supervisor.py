@@ -18,6 +18,9 @@ from chroma_async.server.child import EXIT_HOPELESS, READY
 _KILL_AFTER_SECONDS: Final = 5.0
 _ENDING_SECONDS: Final = 0.005
 
+ONE_STOP_SECONDS: Final = 0.5
+"""Signals so soon after the first belong to it: one Ctrl-C reaches a program by its terminal and by what runs it."""
+
 logger = logging.getLogger("chroma_async.supervisor")
 
 
@@ -42,6 +45,25 @@ class RestartPolicy(Struct, frozen=True):
         if quick_deaths >= self.quick_deaths_max:
             return None
         return min(self.delay_seconds * 2.0**quick_deaths, self.delay_seconds_max) if quick_deaths else 0.0
+
+
+class Asked:
+    """What signals have asked for: to stop, and by a second SIGINT or SIGTERM to stop at once."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.stop = asyncio.Event()
+        self.hurry = asyncio.Event()
+        self._clock = clock
+        self._first_at = 0.0
+
+    def note(self, number: signal.Signals) -> None:
+        """Take a signal."""
+        if not self.stop.is_set():
+            self._first_at = self._clock()
+            self.stop.set()
+        elif number != signal.SIGHUP and self._clock() - self._first_at >= ONE_STOP_SECONDS and not self.hurry.is_set():
+            logger.warning("server.hurry signal=%s", number.name)
+            self.hurry.set()
 
 
 class Child:
@@ -121,14 +143,18 @@ class Child:
             os.close(descriptor)
         return "" if line == READY else line.decode(errors="replace")
 
-    async def stop(self, seconds: float) -> None:
-        """Ask the process to end, and kill it if it has not after `seconds`; `keep_running` then returns."""
+    def ask_to_end(self) -> None:
+        """Ask the process to end, and begin no other: `keep_running` returns when it is gone."""
         self._stopping.set()
         self._send(signal.SIGTERM)
-        try:
-            await asyncio.wait_for(self._gone.wait(), seconds)
-        except TimeoutError:
-            logger.error("%s.kill pid=%d waited_seconds=%g", self.name, self._pid, seconds)
+
+    async def end(self, seconds: float, hurry: asyncio.Event) -> None:
+        """Wait until the process, which was asked to, has ended; kill it after `seconds`, or at `hurry`."""
+        began = time.monotonic()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(_any(self._gone, hurry), seconds)
+        if not self._gone.is_set():
+            logger.error("%s.kill pid=%d waited_seconds=%.1f", self.name, self._pid, time.monotonic() - began)
             self.killed = True
             self._send(signal.SIGKILL)
             await self._gone.wait()
@@ -140,16 +166,18 @@ class Child:
 
 
 class Supervisor:
-    """Keeps workers and the compactor running until told to stop."""
+    """Keeps workers and the compactor running until told to stop; then calls `release`, as no worker begins any more."""
 
-    def __init__(self, workers: Sequence[Child], compactor: Child, stop_seconds: float) -> None:
+    def __init__(self, workers: Sequence[Child], compactor: Child, stop_seconds: float, release: Callable[[], None]) -> None:
         self._workers = workers
         self._compactor = compactor
-        self._patience_seconds = stop_seconds + _KILL_AFTER_SECONDS
+        self._stop_seconds = stop_seconds
+        self._release = release
         self._stopping = asyncio.Event()
 
-    async def run(self, stop: asyncio.Event, on_ready: Callable[[], None]) -> bool:
-        """Run until `stop`; return whether every child ended by itself. `on_ready` is called once, when all are at work.
+    async def run(self, asked: Asked, on_ready: Callable[[], None]) -> bool:
+        """Run until asked to stop; return whether all children ended by themselves. `on_ready` is called once, when all are
+        at work.
 
         Raises:
             NeverBegan, GaveUp: a child can't be kept running; the others were stopped.
@@ -158,13 +186,13 @@ class Supervisor:
         keepers = [asyncio.create_task(worker.keep_running()) for worker in self._workers]
         keepers.append(asyncio.create_task(self._keep_compactor()))
         announcing = asyncio.create_task(_announce(children, on_ready))
-        stopping = asyncio.create_task(stop.wait())
+        stopping = asyncio.create_task(asked.stop.wait())
         try:
             await asyncio.wait({stopping, *keepers}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             stopping.cancel()
             announcing.cancel()
-            await self._stop()
+            await self._stop(asked.hurry)
         await asyncio.gather(*keepers)
         return not any(child.killed for child in children)
 
@@ -174,12 +202,17 @@ class Supervisor:
         if not self._stopping.is_set():
             await self._compactor.keep_running()
 
-    async def _stop(self) -> None:
+    async def _stop(self, hurry: asyncio.Event) -> None:
         """Workers first: a write that waits for the compactor to catch up can still be answered."""
-        logger.info("server.stop")
+        logger.info("server.stop seconds_max=%g hint='a second signal ends it at once'", self._stop_seconds)
         self._stopping.set()
-        await asyncio.gather(*(worker.stop(self._patience_seconds) for worker in self._workers))
-        await self._compactor.stop(self._patience_seconds)
+        for worker in self._workers:
+            worker.ask_to_end()
+        self._release()
+        patience_seconds = self._stop_seconds + _KILL_AFTER_SECONDS
+        await asyncio.gather(*(worker.end(patience_seconds, hurry) for worker in self._workers))
+        self._compactor.ask_to_end()
+        await self._compactor.end(patience_seconds, hurry)
 
 
 async def _announce(children: Sequence[Child], on_ready: Callable[[], None]) -> None:
@@ -204,9 +237,11 @@ def _poll(pid: int) -> int | None:
 
 async def _any(*events: asyncio.Event) -> None:
     waiting = [asyncio.create_task(event.wait()) for event in events]
-    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-    for task in waiting:
-        task.cancel()
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in waiting:
+            task.cancel()
 
 
 async def _read(descriptor: int) -> bytes:

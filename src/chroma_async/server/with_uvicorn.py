@@ -47,6 +47,12 @@ class Connection(HttpToolsProtocol):
     def _config(self) -> Config:
         return cast("Config", self.config)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether it is in the midst of no request."""
+        cycle = cast("Any", self.cycle)
+        return cycle is None or cycle.response_complete
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(cast("asyncio.Transport", HeldTransport(transport, self.loop)))
         self._config.life.count(connections=1)
@@ -95,7 +101,7 @@ class Connection(HttpToolsProtocol):
         ABORT.set(self.transport.abort)
         super().on_headers_complete()
 
-        if self._config.life.draining.is_set():
+        if self._config.life.draining.is_set() or self._config.stop.is_set():
             self.cycle.keep_alive = False
 
     def on_message_complete(self) -> None:
@@ -121,6 +127,12 @@ class Server(uvicorn.Server):
         config = cast("Config", self.config)
         self.servers = [cast("Any", FairServer(make, listening, config.life, config.tls)) for listening in sockets]
         self.started = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        connections = cast("set[Connection]", self.server_state.connections)
+        idle = sum(connection.is_idle for connection in connections)
+        cast("Config", self.config).life.note_wait(idle, cast("float", self.config.timeout_graceful_shutdown))
+        await super().shutdown(sockets)
 
 
 async def serve(
