@@ -12,6 +12,8 @@ from click.testing import CliRunner, Result
 
 from chroma_async.cli.commands import app, run
 from chroma_async.cli.config import MASKED, shown, variable
+from chroma_async.cli.retention import retention_settings
+from chroma_async.settings import EngineSettings
 
 
 def config(*arguments: str, **environment: str) -> Result:
@@ -45,6 +47,17 @@ def test_every_option_of_run_is_there_and_has_a_variable() -> None:
         assert variable(option) == "CHROMA_ASYNC_" + name.upper().replace("-", "_"), option.opts
 
 
+def test_defaults_are_those_that_count() -> None:
+    rows = found()
+    assert rows["sync_interval"] == {"value": EngineSettings().sync_interval_seconds, "source": "default"}
+    assert rows["log_retention"] == {"value": "1MiB", "source": "default"}
+    settings = EngineSettings()
+    assert retention_settings("1MiB") == {
+        "log_retention_bytes": settings.log_retention_bytes,
+        "log_retention_seconds": settings.log_retention_seconds,
+    }
+
+
 def test_secrets_are_masked(tmp_path: Path) -> None:
     token = "abcdefghijklmnopqrstuvwxyz0123456789"
     environment = {"CHROMA_ASYNC_AUTH_TOKEN": token, "CHROMA_ASYNC_AUTH_JWT_JWKS": "https://u:pw@keys.example.org/k?key=s3"}
@@ -68,7 +81,8 @@ def test_urls_lose_what_lets_somebody_in(value: str) -> None:
 
 def test_wrong_options_and_variables_are_told_as_run_does() -> None:
     assert config("--workers", "0").exit_code == 2
-    assert config("--no-such-option").exit_code == 2
+    unknown = config("--no-such-option")
+    assert (unknown.exit_code, " config [OPTIONS]" in unknown.stderr) == (2, True)
     assert config(CHROMA_ASYNC_WORKERS="none").exit_code == 2
 
 

@@ -169,14 +169,19 @@ def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
         ("e.ndjson", b'{"chroma_async_export":1,"name":"xyz"}\n{"id":"a","embedding":"!"}\n{"end":1}\n', "lines=2-2"),
         ("f.ndjson", b'{"chroma_async_export":1,"name":"xyz"}\n{"end":0}\n{"id":"a"}\n', "after the last line"),
         ("g.parquet", b"PAR1", "no whole Parquet file"),
+        ("h.ndjson", b'{"chroma_async_export":1,"name":"xyz"}\n{"id":"a","embedd', "line=2"),
+        ("i.ndjson", b'{"chroma_async_export":1,"name":"xyz"}\n', "was cut off"),
     ):
         (tmp_path / name).write_bytes(content)
         assert reason in refused(1, "import", tmp_path / name, tmp_path / "other")
+        assert not (tmp_path / "other").exists()
     done("export", tmp_path / "data", "films", tmp_path / "films.ndjson")
     line = refused(1, "import", tmp_path / "films.ndjson", tmp_path / "data", "--collection", "space")
     assert "space: file='l2' collection='ip'" in line
     assert "No such file" in refused(2, "import", tmp_path / "nothing.ndjson", tmp_path / "other")
-    assert "or a server with --url" in refused(2, "export", "films", tmp_path / "x.ndjson")
+    assert "or a server with --url." in refused(2, "export", "films", tmp_path / "x.ndjson")
+    both = refused(2, "export", tmp_path / "data", "films", tmp_path / "x.ndjson", "--url", "http://127.0.0.1:1")
+    assert "or a server with --url, not both." in both
     assert "does not exist" in refused(1, "export", tmp_path / "data", "none", tmp_path / "x.ndjson")
     assert not (tmp_path / "x.ndjson").exists()
 

@@ -54,7 +54,7 @@ def test_a_file_is_loaded_into_a_directory_and_a_finished_load_has_nothing_to_do
     assert re.search(r"3,000 lines into docs in [\d.]+ s \([\d,]+ a second\)", first.stdout)
     second = load(file, *place)
     assert second.returncode == 0, second.stderr
-    assert "all 3,000 lines were loaded into docs before; nothing was to do" in second.stdout
+    assert "all 3,000 lines were sent to docs before; nothing was to do" in second.stdout
     with PersistentClient(tmp_path / "data") as client:
         docs = client.get_collection("docs")
         assert docs.count() == 3_000
@@ -86,7 +86,7 @@ def test_a_load_goes_on_after_an_interruption_and_says_so(url: str, tmp_path: Pa
         assert int(told[1].replace(",", "")) <= there < MANY
         second = load(file, *place)
         assert second.returncode == 0, second.stderr
-        assert f"went on after {there:,} lines that were loaded before" in second.stdout
+        assert f"went on after {there:,} lines that were sent before" in second.stdout
         assert f"{MANY - there:,} lines into interrupted" in second.stdout
         assert collection.count() == MANY
         assert "nothing was to do" in load(file, *place).stdout
@@ -100,13 +100,35 @@ def test_bad_lines_are_told_and_the_exit_code_says_so(url: str, tmp_path: Path) 
     assert "line 1: " in done.stderr
     assert "dimension of 2, got 1" in done.stderr
     assert "line 2: the line is no JSON" in done.stderr
-    assert "2 of them were bad" in done.stderr
+    assert "2 lines were bad and passed over" in done.stderr
     stopped = load(file, "--collection", "bad-lines", "--url", url, "--on-error", "stop", "--stream-id", "s")
     assert stopped.returncode == 1
     assert "stopped at a bad line" in stopped.stderr
     assert "line=1" in stopped.stderr
     assert "what comes before line 1 is loaded; the same command goes on there" in stopped.stderr
     assert len(stopped.stderr.splitlines()) == 2
+
+
+def test_bad_lines_are_told_again_by_a_run_that_has_nothing_to_do(tmp_path: Path) -> None:
+    file = tmp_path / "films.csv"
+    file.write_text("key,x,y,year\na,1,1,1999\nb,2,1,abc\nc,,,2001\n")
+    command = (file, "--collection", "films", "--path", tmp_path / "data", "--create")
+    mapping = ("--mapping", "id=key", "--mapping", "embedding=x,y", "--mapping", "metadata=year:int")
+    first, second = load(*command, *mapping), load(*command, *mapping)
+    assert (first.returncode, second.returncode) == (1, 1)
+    assert "all 3 lines were sent to films before; nothing was to do" in second.stdout
+    assert sorted(first.stderr.splitlines()) == sorted(second.stderr.splitlines())
+    assert "2 lines were bad and passed over; lines are counted from 0, without a header" in second.stderr
+    file.write_text("key,x,y,year\na,1,1,1999\nb,2,1,abc\n\n")
+    assert "1 line was bad" in load(*command, *mapping).stderr
+    assert load(*command, *mapping).returncode == 1
+
+
+def test_empty_lines_are_not_bad_in_a_second_run_either(tmp_path: Path) -> None:
+    file = tmp_path / "x.ndjson"
+    file.write_text('{"id": "a", "embedding": [1]}\n\n{"id": "b", "embedding": [2]}\n')
+    command = (file, "--collection", "docs", "--path", tmp_path / "data", "--create")
+    assert [load(*command).returncode for _ in range(2)] == [0, 0]
 
 
 def test_a_mapping_types_and_operations_from_the_command_line(url: str, tmp_path: Path) -> None:
@@ -161,8 +183,9 @@ def test_without_vectors_it_is_said_how_to_embed(url: str, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--path", "a", "--url", "b"), "name a data directory with --path, or a server with --url"),
-        ((), "name a data directory with --path, or a server with --url"),
+        (("--path", "a", "--url", "b"), "name a data directory with --path, or a server with --url, not both."),
+        ((), "name a data directory with --path, or a server with --url."),
+        (("--path", "/nowhere"), "no data directory there; --create makes one"),
         (("--url", "http://127.0.0.1:9", "--mapping", "id"), "--mapping is FIELD=COLUMN"),
         (("--url", "http://127.0.0.1:9", "--mapping", "ident=x"), "unknown field 'ident'"),
         (("--url", "http://127.0.0.1:9", "--header", "x"), "a header is NAME: VALUE"),

@@ -6,13 +6,16 @@ import json
 import socket
 import subprocess
 import sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import click
 import pytest
 from click.testing import CliRunner, Result
 
-from chroma_async.cli.commands import app
+from chroma_async import cli
+from chroma_async.cli.commands import app, version
 from chroma_async.server.run import check_directory
 
 
@@ -66,17 +69,93 @@ def test_version_is_printed() -> None:
     assert result.stdout.startswith("chroma-async ")
 
 
+def test_the_version_is_an_option_too() -> None:
+    assert chroma_async("--version").stdout == chroma_async("version").stdout
+
+
+@pytest.mark.parametrize("group", [[], ["auth"]])
+def test_no_summary_is_cut_off(group: list[str]) -> None:
+    listed = CliRunner(env={"COLUMNS": "80"}).invoke(app, [*group, "--help"], terminal_width=80).stdout
+    assert not [line for line in listed.partition("Commands:")[2].splitlines() if line.endswith("...")]
+
+
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, click.Abort])
+def test_an_interruption_is_one_line(interruption: type[BaseException], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise interruption
+
+    monkeypatch.setattr(version, "callback", interrupt)
+    assert_one_line(chroma_async("version"), 130, "interrupted")
+
+
+def test_an_interruption_while_things_are_imported_ends_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_run", interrupt)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 130
+
+
+def test_without_a_terminal_a_password_is_not_asked_for() -> None:
+    assert_one_line(chroma_async("auth", "user", "alice"), 2, "--stdin")
+
+
+@pytest.mark.parametrize(("writes", "code"), [(True, 0), (False, 1)])
+def test_a_server_that_refuses_writes_is_not_healthy(writes: bool, code: int) -> None:
+    class Health(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = json.dumps({"is_executor_ready": True, "is_log_client_ready": writes}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Health) as server:
+        Thread(target=server.handle_request).start()
+        done = chroma_async("healthcheck", "--url", f"http://127.0.0.1:{server.server_port}")
+    assert done.exit_code == code
+    assert "refuses writes" in done.stderr or done.stdout == "healthy\n"
+
+
 def test_health_of_nobody_is_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     assert_one_line(chroma_async("healthcheck", "--url", f"http://127.0.0.1:{port}"), 1, "no answer", str(port))
 
 
-@pytest.mark.parametrize("command", [["inspect"], ["count"], ["get"]])
-def test_looking_into_a_directory_that_is_not_there_does_not_create_it(command: list[str], tmp_path: Path) -> None:
-    rest = [] if command == ["inspect"] else ["docs"]
-    assert_one_line(chroma_async(*command, tmp_path / "data", *rest), 2, "no data directory")
+@pytest.mark.parametrize(
+    "command",
+    [
+        "inspect {}",
+        "count {} docs",
+        "get {} docs",
+        "add {} docs --id a --embedding [1]",
+        "flush {}",
+        "backup {} {}-2",
+        "export {} docs docs.ndjson",
+        "audit {}",
+        "verify {}",
+        "rebuild {}",
+        "purge {}",
+        "reindex {} docs",
+    ],
+)
+def test_a_directory_that_is_not_there_is_not_created_and_told_alike_by_all(command: str, tmp_path: Path) -> None:
+    path = str(tmp_path / "data")
+    arguments = [word.format(path) for word in command.split()]
+    assert_one_line(chroma_async(*arguments), 2, f"no data directory there. path={path!r}")
     assert not (tmp_path / "data").exists()
+
+
+def test_adding_makes_the_directory_if_asked_to_create(tmp_path: Path) -> None:
+    add = ["add", tmp_path / "new", "docs", "--create", "--id", "a", "--embedding", "[1]"]
+    assert chroma_async(*add).exit_code == 0
+    assert chroma_async("count", tmp_path / "new", "docs").stdout == "1\n"
 
 
 def test_directory_of_somebody_else_is_left_alone(tmp_path: Path) -> None:

@@ -9,6 +9,13 @@ import sys
 
 def main() -> None:
     """Run the command line; where its libraries are not installed, say what to install."""
+    try:
+        _run()
+    except KeyboardInterrupt:  # while things are imported; a command that runs says it itself
+        sys.exit(130)
+
+
+def _run() -> None:
     _bound_threads()
     gc.disable()  # importing makes nothing that could be collected, and looking for it takes a tenth of the time
     try:

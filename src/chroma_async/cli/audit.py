@@ -22,12 +22,16 @@ _NS: int = 10**9
 @click.option("--after", type=click.IntRange(0), default=0, help="Only entries after this LSN.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 def audit(path: Path, collection: str | None, after: int, as_json: bool) -> None:
-    """Print who wrote what, from the log of the data directory PATH, which may be in use.
+    """Print who wrote what, from the log of a data directory.
 
-    The log keeps an entry until it was applied: usually for seconds. A server's --audit-log keeps what this can't show.
+    PATH may be in use. The log keeps an entry until it was applied: usually for seconds. A server's --audit-log keeps what
+    this can't show.
     """
     import asyncio
 
+    from chroma_async.cli.directory import require_directory
+
+    require_directory(path)
     with one_line_errors():
         try:
             lines = asyncio.run(_read(path, collection, after))

@@ -38,7 +38,10 @@ _OPTIONS: Final[Mapping[str, Mapping[str, Any]]] = {
     "auth_jwt_name_claim": {"default": _DEFAULTS.jwt_name_claim, "help": "Claim of a JWT that names the user."},
     "auth_jwt_groups_claim": {"default": _DEFAULTS.jwt_groups_claim, "help": "Claim of a JWT that names the user's groups."},
     "auth_proxy_header": {"metavar": "NAME", "help": "Header in which a trusted proxy names the user."},
-    "audit_log": {"metavar": "FILE", "help": "Append every accepted write to FILE: who, what, when."},
+    "audit_log": {
+        "metavar": "FILE",
+        "help": "Append every accepted write to FILE: who, what, when; needs an --auth- option.",
+    },
 }
 
 
@@ -142,8 +145,9 @@ def token(
     days: float | None,
     stdin: bool,
 ) -> None:
-    """Make a token for NAME: the line of the token file goes to standard output, the token itself to standard error.
+    """Make a token for NAME, and its line for the token file.
 
+    The line goes to standard output, the token itself to standard error.
     `chroma-async auth token ingest --role write >> tokens.jsonl` shows the token once; it is kept nowhere.
     """
     from chroma_async.server.auth.lines import TOKEN_LENGTH_MIN, make_token, token_line
@@ -168,11 +172,16 @@ def token(
     "--cost", type=click.IntRange(5, 17), default=12, show_default=True, help="Cost of bcrypt: each step doubles it."
 )
 def user(name: str, stdin: bool, cost: int) -> None:
-    """Print the line of an htpasswd file for NAME, as `htpasswd -nB NAME` does."""
+    """Print the line of NAME for an htpasswd file.
+
+    `htpasswd -nB NAME` prints the same.
+    """
     from chroma_async.server.auth.basic import htpasswd_line
 
     if stdin:
         password = sys.stdin.readline().rstrip("\n")
+    elif not sys.stdin.isatty():
+        fail("there is no terminal to ask for the password; --stdin reads it from standard input")
     else:
         password = str(click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True))
     try:

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 @click.argument("path", type=click.Path(path_type=Path))
 @click.argument("destination", type=click.Path(path_type=Path))
 def backup(path: Path, destination: Path) -> None:
-    """Back up the data directory PATH, which may be in use, into a new folder of DESTINATION.
+    """Back up a data directory into a new folder of DESTINATION.
 
-    Files that the newest backup in DESTINATION has already are linked to it.
+    PATH is the directory, which may be in use. Files that the newest backup in DESTINATION has already are linked to it.
     """
     from chroma_async.cli.directory import with_engine
 
@@ -41,9 +41,9 @@ def backup(path: Path, destination: Path) -> None:
 @click.argument("path", required=False, type=click.Path(path_type=Path))
 @click.option("--check", is_flag=True, help="Only compare the files of the backup with their checksums.")
 def restore(source: Path, path: Path | None, check: bool) -> None:
-    """Make the data directory PATH, which must be new or empty, from a backup.
+    """Make a data directory from a backup.
 
-    BACKUP is the folder of one, or a place with several: the newest is taken.
+    PATH must be new or empty. BACKUP is the folder of one, or a place with several: the newest is taken.
     """
     from chroma_async.engine.backup_list import read_backup
     from chroma_async.engine.restore import check_backup, find_backup

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar, get_args
 
 import click
+from click.core import ParameterSource
 
 from chroma_async.cli.auth import auth_options, auth_settings
 from chroma_async.cli.config import config_command
@@ -28,6 +29,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 _ENGINE = EngineSettings()
 _SERVER = ServerSettings()
 
+
+_PACKAGE: Final = "chroma-async"
+_VERSION: Final = "chroma-async %(version)s"
 
 _ELSEWHERE: Final = "chroma_async.cli."
 _HOMES: Final = {
@@ -49,6 +53,7 @@ _HOMES: Final = {
 
 
 @click.group(cls=LazyGroup, homes=_HOMES, context_settings={"show_default": True, "max_content_width": 100})
+@click.version_option(package_name=_PACKAGE, message=_VERSION, help="Print the version and exit.")
 def app() -> None:
     """An async-first vector database that speaks Chroma's API."""
 
@@ -97,9 +102,8 @@ def _place(command: F) -> F:
     "--sync-interval",
     "sync_interval_seconds",
     type=Number(0.0, min_open=True),
-    help=f"With --durability interval: seconds that a write may wait for its fsync.  [default: "
-    f"{_ENGINE.sync_interval_seconds}]",
-    show_default=False,
+    default=_ENGINE.sync_interval_seconds,
+    help="With --durability interval: seconds that a write may wait for its fsync.",
 )
 @retention_option
 @click.option(
@@ -131,8 +135,8 @@ def run(
     allow_reset: bool,
     allow_network_file_system: bool,
     durability: Durability,
-    sync_interval_seconds: float | None,
-    log_retention: str | None,
+    sync_interval_seconds: float,
+    log_retention: str,
     missing: Missing | None,
     cors_origin: tuple[str, ...],
     graceful_seconds: float,
@@ -140,7 +144,8 @@ def run(
     **options: Any,
 ) -> None:
     """Serve a data directory until told to stop."""
-    if sync_interval_seconds is not None and durability != "interval":
+    given = click.get_current_context().get_parameter_source("sync_interval_seconds")
+    if given is not ParameterSource.DEFAULT and durability != "interval":
         fail(f"--sync-interval is for --durability interval. durability={durability!r}")
     gc.disable()
     from chroma_async.server.run import StartError, run_server
@@ -149,7 +154,7 @@ def run(
 
     engine = EngineSettings(
         durability=durability,
-        sync_interval_seconds=sync_interval_seconds or _ENGINE.sync_interval_seconds,
+        sync_interval_seconds=sync_interval_seconds,
         allow_reset=allow_reset,
         allow_network_file_system=allow_network_file_system,
         missing=missing,
@@ -181,7 +186,7 @@ def version() -> None:
     """Print the version."""
     import importlib.metadata
 
-    click.echo(f"chroma-async {importlib.metadata.version('chroma-async')}")
+    click.echo(_VERSION % {"version": importlib.metadata.version(_PACKAGE)})
 
 
 @app.command()
@@ -191,7 +196,10 @@ def version() -> None:
 @click.option("--unix-socket", type=click.Path(path_type=Path), help="Unix socket on which it listens.")
 @click.option("--timeout", type=Number(0.1), default=5.0, help="Seconds to wait for an answer.")
 def healthcheck(url: str, unix_socket: Path | None, timeout: float) -> None:
-    """Ask a server whether it can read and write; the exit code is 0 if so."""
+    """Ask a server whether it can read and write.
+
+    The exit code is 0 if so. A server that wants credentials for it is asked only whether it is ready.
+    """
     import httpx
 
     transport = None if unix_socket is None else httpx.HTTPTransport(uds=str(unix_socket))
@@ -204,6 +212,8 @@ def healthcheck(url: str, unix_socket: Path | None, timeout: float) -> None:
         fail(f"no answer. url={url!r} ({error or type(error).__name__})", EXIT_FAILED)
     if not response.is_success:
         fail(f"not healthy. url={url!r} status={response.status_code}", EXIT_FAILED)
+    if b'"is_log_client_ready":false' in response.content.replace(b" ", b""):
+        fail(f"it reads, but refuses writes; its log says why. url={url!r}", EXIT_FAILED)
     click.echo("healthy")
 
 
@@ -253,7 +263,7 @@ def get(path: Path, collection: str, limit: int, offset: int, tenant: str, datab
 @click.option("--embedding", required=True, help="Vector as a JSON list of numbers.")
 @click.option("--document", help="Text of the record.")
 @click.option("--metadata", help="Metadata as a JSON object.")
-@click.option("--create", is_flag=True, help="Create the collection if it is not there.")
+@click.option("--create", is_flag=True, help="Create the collection, and the data directory, if it is not there.")
 @_place
 def add(
     path: Path,
@@ -285,7 +295,7 @@ def add(
         call = AddRecords(**address(found), ids=[record_id], embeddings=batch, documents=[document], metadatas=[fields])
         await engine.dispatch(call)
 
-    with_engine(path, write)
+    with_engine(path, write, create=create)
 
 
 def _parse_json(text: str, kind: type[Any], demand: str) -> Any:

@@ -40,15 +40,15 @@ class Row:
     source: str
 
 
-def effective(run: click.Command, arguments: list[str]) -> list[Row]:
-    """Return what `run` with these arguments, in this environment, would use.
+def effective(run: click.Command, arguments: list[str], command: str) -> list[Row]:
+    """Return what `run` with these arguments, in this environment, would use; a usage error names `command`.
 
     Raises:
         click.ClickException: an argument or a variable is wrong, as it would be for `run`.
     """
     from chroma_async.cli.auth import auth_settings
 
-    with run.make_context("run", list(arguments)) as context:
+    with run.make_context(command, arguments) as context:
         rows = [_row(context, option) for option in run.params]
         named = {str(option.name) for option in run.params}
         rows += _without_option(named | {"cors_origins", "log_retention_bytes", "log_retention_seconds"})
@@ -128,12 +128,15 @@ def config_command(run: click.Command) -> click.Command:
     @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
     @click.argument("options", nargs=-1, type=click.UNPROCESSED)
     def config(as_json: bool, options: tuple[str, ...]) -> None:
-        """Print the settings that `chroma-async run OPTIONS` would use, and where each comes from. Secrets are masked."""
+        """Print the settings that `run OPTIONS` would use.
+
+        Each with where it comes from; secrets are masked.
+        """
         from rich.table import Table
 
         from chroma_async.cli.console import print_table
 
-        rows = effective(run, list(options))
+        rows = effective(run, list(options), click.get_current_context().command_path)
         if as_json:
             found = {row.setting: {"value": row.value, "source": row.source} for row in rows}
             click.echo(json.dumps(found, indent=2, ensure_ascii=True, default=str))

@@ -30,13 +30,20 @@ class Dispatcher(Protocol):
     async def status(self) -> DirectoryStatus: ...
 
 
-def with_engine(path: Path, task: Callable[[Dispatcher], Awaitable[R]], *, compact: bool = False) -> R:
-    """Do something with the engine of an existing data directory; errors end the command with one line.
+def require_directory(path: Path, hint: str = "") -> None:
+    """End the command where there is no data directory; `hint` says what would make one."""
+    with one_line_errors():
+        if not path.is_dir() or not any(path.iterdir()):
+            fail(f"no data directory there{hint}. path={str(path)!r}")
 
-    With `compact`, it compacts meanwhile if nobody else does.
+
+def with_engine(path: Path, task: Callable[[Dispatcher], Awaitable[R]], *, compact: bool = False, create: bool = False) -> R:
+    """Do something with the engine of a data directory; errors end the command with one line.
+
+    With `compact`, it compacts meanwhile if nobody else does. The directory must be there, unless `create`.
     """
-    if not path.is_dir() or not any(path.iterdir()):
-        fail(f"no data directory there; give the --path of a server. path={str(path)!r}")
+    if not create:
+        require_directory(path)
     with one_line_errors():
         return asyncio.run(_with_engine(path, task, compact))
 

@@ -50,10 +50,10 @@ class _Source(Protocol):
 @click.option("--tenant", multiple=True, default=[DEFAULT_TENANT], help="Tenant of a server to take; repeatable.")
 @click.option("--header", multiple=True, help="Header that the server wants, as NAME: VALUE; repeatable.")
 def import_chroma(source: str, path: Path, tenant: tuple[str, ...], header: tuple[str, ...]) -> None:
-    """Take all collections of Chroma 1.x into the data directory PATH.
+    """Take all collections of Chroma 1.x into a data directory.
 
-    PATH_OR_URL is Chroma's data directory, which nobody may have open meanwhile, or the URL of a running server. After an
-    interruption, run it again: what is there already is not written again.
+    It is PATH, made if it is not there. PATH_OR_URL is Chroma's data directory, which nobody may have open meanwhile, or
+    the URL of a running server. After an interruption, run it again: what is there already is not written again.
     """
     from chroma_async.cli.places import in_loop, open_place
 

@@ -8,6 +8,8 @@ from typing import Any, cast
 
 import click
 
+from chroma_async.cli.console import EXIT_INTERRUPTED, fail
+
 
 class LazyGroup(click.Group):
     """Besides commands that are added to it, those of `homes`: the name of each, and where it is (`module:attribute`)."""
@@ -15,6 +17,13 @@ class LazyGroup(click.Group):
     def __init__(self, *args: Any, homes: Mapping[str, str], **options: Any) -> None:
         super().__init__(*args, **options)
         self._homes = homes
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; Ctrl-C that it does not handle itself ends it with one line."""
+        try:
+            return super().invoke(ctx)
+        except (KeyboardInterrupt, click.Abort):
+            fail("interrupted", EXIT_INTERRUPTED)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return all names, in order."""

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 import click
 
-from chroma_async.cli.console import EXIT_FAILED, Number, fail
+from chroma_async.cli.console import EXIT_FAILED, EXIT_INTERRUPTED, Number, fail
 from chroma_async.model import DEFAULT_DATABASE, DEFAULT_TENANT, Operation
 
 if TYPE_CHECKING:
     from chroma_async.client._async.client import AsyncClientAPI
     from chroma_async.client._async.collection import AsyncCollection
     from chroma_async.client.ingest_report import IngestReport
-    from chroma_async.protocol.ingest import LineError
+    from chroma_async.client.sources import Reading
 
-EXIT_INTERRUPTED: Final = 130
 LISTED_MAX: Final = 10
 
 _SAMPLE_BYTES: Final = 2**20
@@ -60,17 +60,38 @@ _FORMATS: Final = ("ndjson", "csv", "tsv", "parquet", "arrow")
 @click.option("--tenant", default=DEFAULT_TENANT, help="Tenant of the collection.")
 @click.option("--database", default=DEFAULT_DATABASE, help="Database of the collection.")
 def load(file: Path, path: Path | None, url: str | None, header: tuple[str, ...], create: bool, **options: Any) -> None:
-    """Load FILE (NDJSON, CSV, TSV, Parquet, Arrow) into a collection of a data directory or a server.
+    """Load a FILE into a collection, each line once.
 
-    Every line is written once: after Ctrl-C, a crash or an error run the command again, and it goes on where it ended.
+    FILE is NDJSON, CSV, TSV, Parquet or Arrow; the collection is one of a data directory or of a server. After Ctrl-C, a
+    crash or an error run the command again, and it goes on where it ended.
     """
+    from chroma_async.cli.directory import require_directory
+
     if (path is None) == (url is None):
-        fail("name a data directory with --path, or a server with --url.")
-    if path is not None and not create and (not path.is_dir() or not any(path.iterdir())):
-        fail(f"no data directory there; give the --path of a server, or --create. path={str(path)!r}")
+        fail("name a data directory with --path, or a server with --url" + (", not both." if url else "."))
+    if path is not None and not create:
+        require_directory(path, "; --create makes one")
     mapping = _parsed_mapping(options["mapping"])
-    report, stream_id = _run(file, lambda: _client(path, url, header, options), mapping, create, options)
-    _tell(file, report, stream_id, options)
+    bad = _BadLines()
+    report, stream_id = _run(file, lambda: _client(path, url, header, options), mapping, create, options, bad)
+    _tell(file, report, stream_id, options, bad)
+
+
+@dataclass(slots=True)
+class _BadLines:
+    """The bad lines of the file that are known: how many, and whether some of them lacked a vector only."""
+
+    count: int = 0
+    to_embed: bool = False
+
+    def add(self, line: int, message: str) -> None:
+        """Print the first ones as they come; the number of all is told at the end."""
+        from chroma_async.client.lines import NO_EMBEDDING
+
+        self.count += 1
+        self.to_embed |= message == NO_EMBEDDING
+        if self.count <= LISTED_MAX:
+            click.echo(f"line {line}: {message}", err=True)
 
 
 def _parsed_mapping(texts: tuple[str, ...]) -> dict[str, Any]:
@@ -101,7 +122,7 @@ def _client(path: Path | None, url: str | None, headers: tuple[str, ...], option
 
 
 def _run(
-    file: Path, client_of: Any, mapping: dict[str, Any], create: bool, options: dict[str, Any]
+    file: Path, client_of: Any, mapping: dict[str, Any], create: bool, options: dict[str, Any], bad: _BadLines
 ) -> tuple[IngestReport, str]:
     """Load the file; on Ctrl-C say how far it came, and end."""
     from chroma_async.cli.places import in_loop
@@ -110,7 +131,7 @@ def _run(
 
     known: dict[str, Any] = {}
 
-    async def work() -> tuple[IngestReport, str]:
+    async def work() -> tuple[IngestReport, str, Reading]:
         reading = checked_reading(mapping, options["op"], options["file_format"], options["delimiter"])
         async with client_of() as client:
             collection = await _collection(client, create, options)
@@ -118,15 +139,17 @@ def _run(
             known["stream"] = stream = collection.ingest(
                 stream_id=stream_id,
                 on_error=options["on_error"],
-                on_line_error=lambda error: _tell_line(known, error),
+                on_line_error=lambda error: bad.add(error.line, error.message),
                 embedding_concurrency=options["embedding_concurrency"],
                 retry_seconds=options["retry_seconds"],
                 progress=True,
             )
-            return await ingest_source(stream, file, reading), stream_id
+            return await ingest_source(stream, file, reading), stream_id, reading
 
     try:
-        return in_loop(work)
+        report, stream_id, reading = in_loop(work)
+        _look_for_bad_lines(file, reading, report.began, options, bad)
+        return report, stream_id
     except ImportError as error:
         fail(str(error))
     except KeyboardInterrupt:
@@ -151,11 +174,20 @@ async def _collection(client: AsyncClientAPI, create: bool, options: dict[str, A
     return await client.get_collection(options["collection"], embedding_function=function)
 
 
-def _tell_line(known: dict[str, Any], error: LineError) -> None:
-    """Print the first bad lines as they come; the number of the others is told at the end."""
-    known["told"] = known.get("told", 0) + 1
-    if known["told"] <= LISTED_MAX:
-        click.echo(f"line {error.line}: {error.message}", err=True)
+def _look_for_bad_lines(file: Path, reading: Reading, count: int, options: dict[str, Any], bad: _BadLines) -> None:
+    """Find those of the first `count` lines, sent by earlier runs, that can be seen to be bad in the file itself."""
+    from chroma_async.client.lines import BLANK, NO_EMBEDDING, without_vectors
+    from chroma_async.client.sources import open_source
+
+    begin = 0
+    with open_source(file, reading, 0) as source:
+        while begin < count and (lines := next(source.items, None)) is not None:
+            if not options["embed"]:
+                lines.require_vectors(without_vectors(lines), NO_EMBEDDING)
+            for place, fault in sorted(lines.faults.items()):
+                if fault != BLANK and begin + place < count:
+                    bad.add(begin + place, fault)
+            begin += len(lines)
 
 
 def _stream_id(file: Path, collection: AsyncCollection, mapping: dict[str, Any], options: dict[str, Any]) -> str:
@@ -178,23 +210,22 @@ def _stream_id(file: Path, collection: AsyncCollection, mapping: dict[str, Any],
     return f"load-{digest.hexdigest()[:32]}"
 
 
-def _tell(file: Path, report: IngestReport, stream_id: str, options: dict[str, Any]) -> None:
+def _tell(file: Path, report: IngestReport, stream_id: str, options: dict[str, Any], bad: _BadLines) -> None:
     name = options["collection"]
     if report.began and not report.lines:
         click.echo(
-            f"{file}: all {report.position:,} lines were loaded into {name} before; nothing was to do. "
+            f"{file}: all {report.position:,} lines were sent to {name} before; nothing was to do. "
             f"Another --stream-id loads them again. stream_id={stream_id}"
         )
-        return
-    if report.began:
-        click.echo(f"went on after {report.began:,} lines that were loaded before. stream_id={stream_id}")
-    click.echo(
-        f"{file}: {report.lines:,} lines into {name} in {report.seconds:.1f} s ({report.lines_per_second:,.0f} a second)"
-    )
-    if report.bad_lines:
-        from chroma_async.client.lines import NO_EMBEDDING
-
-        click.echo(f"{report.bad_lines:,} of them were bad and passed over; lines are counted from 0", err=True)
-        if not options["embed"] and NO_EMBEDDING in {error.message for error in report.errors}:
+    else:
+        if report.began:
+            click.echo(f"went on after {report.began:,} lines that were sent before. stream_id={stream_id}")
+        click.echo(
+            f"{file}: {report.lines:,} lines into {name} in {report.seconds:.1f} s ({report.lines_per_second:,.0f} a second)"
+        )
+    if bad.count:
+        told = "1 line was" if bad.count == 1 else f"{bad.count:,} lines were"
+        click.echo(f"{told} bad and passed over; lines are counted from 0, without a header", err=True)
+        if not options["embed"] and bad.to_embed:
             click.echo("--embed embeds documents that have no embedding", err=True)
         raise SystemExit(EXIT_FAILED)

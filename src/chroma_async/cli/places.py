@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from chroma_async.cli.console import fail, one_line_errors
-from chroma_async.cli.directory import address
+from chroma_async.cli.directory import address, require_directory
 from chroma_async.errors import RateLimitError
 from chroma_async.model import Collection
 from chroma_async.protocol import Call, GetRecords
@@ -79,12 +79,12 @@ class Server:
 def open_place(path: Path | None, url: str | None, headers: Sequence[str] = (), *, create: bool = False) -> _Opener:
     """Return what opens a place: a directory, which must exist unless `create`, or the server at a URL; not both."""
     if (path is None) == (url is None):
-        fail("name a data directory, or a server with --url.")
+        fail("name a data directory, or a server with --url" + (", not both." if url else "."))
     if url is not None:
         return _server(url, headers)
     assert path is not None
-    if not create and (not path.is_dir() or not any(path.iterdir())):
-        fail(f"no data directory there; give the --path of a server. path={str(path)!r}")
+    if not create:
+        require_directory(path)
     return _directory(path, compact=create)
 
 

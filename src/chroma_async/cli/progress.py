@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 @click.option("--tenant", multiple=True, help="Tenant to look into; repeatable.  [default: all]", show_default=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with LSNs and sizes of each collection in full.")
 def inspect(path: Path, tenant: tuple[str, ...], as_json: bool) -> None:
-    """List the collections of the data directory PATH, which may be in use, and how far each has come.
+    """List collections, and how far each has come.
+
+    PATH is the data directory, which may be in use.
 
     Committed entries are in the log; applied ones in the tables too; vectors in graphs are searched by them, the others are
     scanned.
@@ -79,9 +81,10 @@ def _cells(row: CollectionStatus) -> tuple[str, ...]:
 @click.option("--tenant", default=DEFAULT_TENANT, help="Tenant of the collection.")
 @click.option("--database", default=DEFAULT_DATABASE, help="Database of the collection.")
 def flush(path: Path, collection: str | None, wait: Stage, wait_seconds: float, tenant: str, database: str) -> None:
-    """Fsync the log of the data directory PATH, and wait until COLLECTION, or all of a database, has applied what it holds.
+    """Fsync the log, and wait until what it holds is applied.
 
-    The directory may be in use; where nobody compacts it, this command does. The exit code is 0 when all has come so far.
+    It waits for COLLECTION of the data directory PATH, or for all of a database. The directory may be in use; where nobody
+    compacts it, this command does. The exit code is 0 when all has come so far.
     """
     from chroma_async.cli.directory import address, get_collection, with_engine
     from chroma_async.protocol import FlushCollection, FlushDatabase

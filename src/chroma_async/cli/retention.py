@@ -14,7 +14,11 @@ _BYTES: Final = {
 _PART: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]+)")
 
 
-def _checked(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+DEFAULT: Final = "1MiB"
+"""What `EngineSettings` have."""
+
+
+def _checked(context: click.Context, parameter: click.Parameter, value: str) -> str:
     try:
         retention_settings(value)
     except ValueError as error:
@@ -46,18 +50,15 @@ def parse_retention(text: str) -> tuple[int | None, float | None]:
     return size, seconds
 
 
-def retention_settings(text: str | None) -> dict[str, Any]:
-    """Return what the option means for `EngineSettings`; None: the default."""
-    if text is None:
-        return {}
+def retention_settings(text: str) -> dict[str, Any]:
+    """Return what the option means for `EngineSettings`."""
     size, seconds = parse_retention(text)
     return {"log_retention_bytes": size, "log_retention_seconds": seconds}
 
 
 retention_option = click.option(
     "--log-retention",
+    default=DEFAULT,
     callback=_checked,
-    help="How much of what was applied stays in the log for feeds of changes: a time, a size, both (7d,1GB), or off.  "
-    "[default: 1MiB]",
-    show_default=False,
+    help="How much of what was applied stays in the log for feeds of changes: a time, a size, both (7d,1GB), or off.",
 )

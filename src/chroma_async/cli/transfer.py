@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -45,9 +46,9 @@ def export_collection(
     tenant: str,
     database: str,
 ) -> None:
-    """Write COLLECTION of the data directory PATH, or of a server, to FILE.
+    """Write a collection to FILE.
 
-    It is Parquet if it ends with .parquet, else NDJSON.
+    COLLECTION is one of the data directory PATH, or of a server. FILE is Parquet if it ends with .parquet, else NDJSON.
     """
     from chroma_async.cli.directory import address
     from chroma_async.cli.exchange import Definition, new_file
@@ -89,9 +90,9 @@ def import_collection(
     tenant: str,
     database: str,
 ) -> None:
-    """Read an exported FILE into the data directory PATH, or into a server.
+    """Read an exported FILE into a collection.
 
-    The collection is made if it is not there. After an interruption, run it again.
+    It is one of the data directory PATH, or of a server, and made if it is not there. After an interruption, run it again.
     """
     from chroma_async.cli.exchange import open_file
     from chroma_async.cli.places import in_loop, open_place
@@ -102,10 +103,12 @@ def import_collection(
         done = 0
         with open_file(file) as source:
             name = collection or source.definition.name
+            pages = source.pages()
+            first = next(pages, None)  # before anything is made: nothing is left of a file that has no page
             async with place as opened:
                 target = await target_for(opened, source.definition, tenant, database, name)
                 with progress_bar() as report:
-                    for columns, position, total in source.pages():
+                    for columns, position, total in chain(() if first is None else (first,), pages):
                         await write(target, columns)
                         done += len(columns.ids)
                         report("importing", position, total)

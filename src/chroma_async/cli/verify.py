@@ -17,16 +17,18 @@ from chroma_async.model import DEFAULT_DATABASE, DEFAULT_TENANT, Precision, Spac
 @click.option("--repair", is_flag=True, help="Make anew what follows from other files; no process may work on PATH.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON, every file of it.")
 def verify(path: Path, repair: bool, as_json: bool) -> None:
-    """Read every file of the data directory PATH, which may be in use, and compare it with its checksums.
+    """Compare every file of a data directory with its checksums.
 
-    The exit code is 0 when nothing is damaged (any more), else 1.
+    PATH may be in use. The exit code is 0 when nothing is damaged (any more), else 1.
     """
     import msgspec
     from rich.table import Table
 
+    from chroma_async.cli.directory import require_directory
     from chroma_async.engine.verify import HELP
     from chroma_async.engine.verify import verify as verify_directory
 
+    require_directory(path)
     with one_line_errors(), progress_bar() as report:
         verdict = verify_directory(path, repair=repair, report=report)
     if as_json:
@@ -52,12 +54,15 @@ def verify(path: Path, repair: bool, as_json: bool) -> None:
 @click.argument("path", type=click.Path(path_type=Path))
 @click.argument("collections", nargs=-1)
 def rebuild(path: Path, collections: tuple[str, ...]) -> None:
-    """Make all indexes and derived files of COLLECTIONS (names or ids; none: all) anew, from their records and vectors.
+    """Make indexes and derived files anew.
 
-    No process may work on the data directory PATH meanwhile.
+    They follow from the records and vectors of COLLECTIONS (names or ids; none: all). No process may work on the data
+    directory PATH meanwhile.
     """
+    from chroma_async.cli.directory import require_directory
     from chroma_async.engine.verify import rebuild as rebuild_collections
 
+    require_directory(path)
     with one_line_errors(), progress_bar() as report:
         done = rebuild_collections(path, collections, report=report)
     for item in done:
@@ -74,17 +79,19 @@ def rebuild(path: Path, collections: tuple[str, ...]) -> None:
 @click.argument("collections", nargs=-1)
 @click.option("--json", "as_json", is_flag=True, help="Print the receipt as JSON.")
 def purge(path: Path, collections: tuple[str, ...], as_json: bool) -> None:
-    """Remove every trace of deleted and replaced records of COLLECTIONS (names or ids; none: all) from the disk.
+    """Remove deleted and replaced records from the disk.
 
-    Files that hold any are written anew, the log's too. Backups are files of their own. The data directory PATH may be in
-    use: then the process that compacts it does this.
+    Of COLLECTIONS (names or ids; none: all) every trace of them. Files that hold any are written anew, the log's too.
+    Backups are files of their own. The data directory PATH may be in use: then the process that compacts it does this.
     """
     import asyncio
 
     import msgspec
 
+    from chroma_async.cli.directory import require_directory
     from chroma_async.engine.purge import purge as purge_directory
 
+    require_directory(path)
     with one_line_errors(), progress_bar() as report:
         receipt = asyncio.run(purge_directory(path, collections, report=report))
     if as_json:
@@ -115,13 +122,14 @@ def reindex(
     tenant: str,
     database: str,
 ) -> None:
-    """Build the index of COLLECTION in the data directory PATH anew with other parameters, and wait for it.
+    """Build an index anew with other parameters, and wait for it.
 
-    The directory may be in use: queries go on by the old index until the new one takes its place at once.
+    It is that of COLLECTION in the data directory PATH. The directory may be in use: queries go on by the old index until
+    the new one takes its place at once.
     """
     import asyncio
 
-    from chroma_async.cli.directory import get_collection
+    from chroma_async.cli.directory import get_collection, require_directory
     from chroma_async.engine import open_engine
     from chroma_async.engine.directory import check_version
     from chroma_async.protocol import FlushCollection, ReindexCollection
@@ -143,6 +151,7 @@ def reindex(
             while (await engine.dispatch(flush)).waiting:
                 continue
 
+    require_directory(path)
     with one_line_errors():
         check_version(path)
         asyncio.run(work())
