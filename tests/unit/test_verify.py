@@ -12,9 +12,11 @@ from click.testing import CliRunner
 from tests.damage.case import NAMES, SETTINGS, answers_of, make_template
 from tests.support.engines import compactor_at, delete_collection, engine_at, settle
 
+from chroma_async import PersistentClient
 from chroma_async.cli.commands import app
 from chroma_async.engine.lock import FileCompactorLock
 from chroma_async.engine.verify import verify
+from chroma_async.errors import GoneError
 
 
 def run(*arguments: object) -> tuple[int, str]:
@@ -118,3 +120,36 @@ def test_collections_that_are_deleted_while_they_are_looked_at_are_not_called_lo
     assert len(seen) >= 2
     assert [(finding.path, finding.state) for finding in verdict.findings if finding.collection] == []
     assert verdict.is_whole
+
+
+def test_an_applied_entry_that_feeds_alone_want_is_let_go_of(tmp_path: Path) -> None:
+    """Nothing is lost with it but a change that feeds have not been told yet; backups go on then."""
+    directory, backups = tmp_path / "data", tmp_path / "backups"
+    with PersistentClient(directory) as client:
+        for name in ("told", "other"):
+            made = client.create_collection(name, embedding_function=None)
+            made.add(["a"], [[1.0, 2.0]], documents=[f"text of {name}"])
+            made.flush(wait="indexed")
+    log = directory / "log.sqlite3"
+    content = log.read_bytes()
+    assert content.count(b"text of told") == 1
+    log.write_bytes(content.replace(b"text of told", b"Text of told"))
+
+    code, output = run("verify", str(directory))
+    assert code == 1
+    assert "mendable" in output
+    assert "lost" not in output
+    code, output = run("backup", str(directory), str(backups))
+    assert code == 1
+    assert "verify --repair" in output
+
+    assert run("verify", str(directory), "--repair")[0] == 0
+    assert run("verify", str(directory))[0] == 0
+    assert run("backup", str(directory), str(backups))[0] == 0
+    with PersistentClient(directory) as client:
+        told, other = [client.get_collection(name, embedding_function=None) for name in ("told", "other")]
+        assert told.get()["documents"] == ["text of told"]
+        with pytest.raises(GoneError), told.watch(after=1) as changes:
+            next(iter(changes))
+        with other.watch(after=0) as changes:
+            assert next(iter(changes)).ids == ["a"]

@@ -46,7 +46,7 @@ from chroma_async.projections.view import (
 from chroma_async.seams import SystemFiles
 from chroma_async.seams.limits import limit_error
 from chroma_async.settings import EngineSettings
-from chroma_async.wal import LOG_FILE, check_log
+from chroma_async.wal import LOG_FILE, check_log, let_go_of
 
 Report = Callable[[str, int, int], None]
 """Told what is being done, how many bytes of it are done, and how many there are."""
@@ -59,8 +59,9 @@ State = Literal["whole", "unsummed", "mendable", "mended", "lost"]
 HELP: Final[dict[State, str]] = {
     "whole": "it matches its checksums",
     "unsummed": "release 0.1.0 wrote it, without checksums; the compactor adds them when it starts next",
-    "mendable": "damaged or missing; it follows from other files: run verify --repair, or let the compactor heal it",
-    "mended": "it was damaged, and was made anew from other files",
+    "mendable": "damaged or missing; it follows from other files, or is kept for feeds only: run verify --repair, or let "
+    "the compactor heal it",
+    "mended": "it was damaged, and was made anew from other files, or let go of",
     "lost": "damaged, and the only copy: restore it from a backup",
 }
 
@@ -120,7 +121,7 @@ def verify(directory: Path, *, repair: bool = False, report: Report | None = Non
             stack.enter_context(compacting_alone(directory))
         progress = _Progress(report, size_of(directory))
         findings = [Finding(VERSION_FILE, "whole", size_bytes=(directory / VERSION_FILE).stat().st_size)]
-        logged, freed = _verify_log(directory, progress)
+        logged, freed = _verify_log(directory, progress, repair=repair)
         findings.append(logged)
         for collection in _known_collections(directory):
             found = _verify_collection(directory, collection, progress, freed)
@@ -153,16 +154,21 @@ def size_of(directory: Path) -> int:
     return total
 
 
-def _verify_log(directory: Path, progress: _Progress) -> tuple[Finding, Mapping[CollectionId, Lsn]]:
+def _verify_log(directory: Path, progress: _Progress, *, repair: bool) -> tuple[Finding, Mapping[CollectionId, Lsn]]:
     path = directory / LOG_FILE
     try:
         size = path.stat().st_size
-        freed = check_log(directory).freed
+        found = check_log(directory)
+        if found.spoiled and repair:
+            let_go_of(directory, found.spoiled)
     except (LogError, *DAMAGE, FileNotFoundError) as error:
         _check_reachable(path, error)
         return Finding(LOG_FILE, "lost", str(error)), {}
     progress.add(size)
-    return Finding(LOG_FILE, "whole", size_bytes=size), freed
+    if found.spoiled:
+        reason = f"entries that are kept for feeds are damaged. lsn={found.spoiled[0]} entries={len(found.spoiled)}"
+        return Finding(LOG_FILE, "mended" if repair else "mendable", reason, size_bytes=size), found.freed
+    return Finding(LOG_FILE, "whole", size_bytes=size), found.freed
 
 
 def _check_reachable(path: Path, error: Exception) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -18,12 +18,16 @@ from chroma_async.wal.sqlite import FILE, FORMAT
 
 
 class LogCopy(Struct, frozen=True):
-    """What a copy holds: all through `lsn`, the catalog's rows of that instant, and per collection the newest freed LSN."""
+    """What a copy holds: all through `lsn`, the catalog's rows of that instant, and per collection the newest freed LSN.
+
+    `spoiled`: entries that do not match their checksums, and are kept for feeds only: what they said was applied.
+    """
 
     identity: str
     lsn: Lsn
     rows: Mapping[str, bytes]
     freed: Mapping[CollectionId, Lsn]
+    spoiled: tuple[Lsn, ...] = ()
 
 
 def copy_log(directory: Path, destination: Path, progress: Callable[[int], None]) -> LogCopy:
@@ -40,7 +44,13 @@ def copy_log(directory: Path, destination: Path, progress: Callable[[int], None]
         source.execute("SELECT identity FROM log").fetchone()
         copy_database(source, destination / FILE, progress)
     with closing(open_unchanging(destination / FILE)) as copy:
-        return _read_checked(copy)
+        checked = _read_checked(copy)
+    if checked.spoiled:
+        raise LogCorrupt(
+            "entries of the log that are kept for feeds are damaged, nothing else; stop the server, and let go of them: "
+            f"chroma-async verify --repair. lsn={checked.spoiled[0]} entries={len(checked.spoiled)}"
+        )
+    return checked
 
 
 def check_log(directory: Path) -> LogCopy:
@@ -66,22 +76,53 @@ def check_log(directory: Path) -> LogCopy:
 def _read_checked(copy: sqlite3.Connection) -> LogCopy:
     identity = str(copy.execute("SELECT identity FROM log").fetchone()[0])
     newest, oldest = copy.execute("SELECT newest, oldest FROM bounds").fetchone()
-    expected, freed = oldest, dict[CollectionId, Lsn]()
+    expected, freed, spoiled = oldest, _freed(copy), list[Lsn]()
+    applied = dict(freed)
     entries = copy.execute("SELECT lsn, crc, collection, time_ns, operation_id, payload FROM entries ORDER BY lsn")
     for lsn, crc, collection, time_ns, operation_id, payload in entries:
         if lsn != expected:
             raise LogHole(f"entries are missing in the middle of the log: restore it. after={expected - 1} next={lsn}")
-        if checksum(lsn, collection, time_ns, operation_id, payload) != crc:
+        if checksum(lsn, collection, time_ns, operation_id, payload) == crc:
+            pass
+        elif payload is not None and lsn <= applied.get(collection, 0):
+            spoiled.append(lsn)
+        else:
             raise LogCorrupt(f"an entry does not match its checksum: restore the log. lsn={lsn}")
         if payload is None and collection is not None:
-            freed[CollectionId(collection)] = Lsn(lsn)
+            freed[collection] = Lsn(max(lsn, freed.get(collection, 0)))
         expected += 1
-    if copy.execute("SELECT count(*) FROM sqlite_master WHERE name = 'freed'").fetchone()[0]:
-        for collection, lsn in copy.execute("SELECT collection, lsn FROM freed"):
-            freed[CollectionId(collection)] = Lsn(max(lsn, freed.get(CollectionId(collection), 0)))
     if expected != newest + 1:
         raise LogHole(f"entries are missing at the end of the log: restore it. after={expected - 1} newest={newest}")
-    return LogCopy(identity, Lsn(newest), _rows(copy), freed)
+    return LogCopy(identity, Lsn(newest), _rows(copy), freed, tuple(spoiled))
+
+
+def _freed(copy: sqlite3.Connection) -> dict[CollectionId, Lsn]:
+    """Through which LSN each collection's entries were applied, and may be freed; release 0.1.0 kept no account of it."""
+    if not copy.execute("SELECT count(*) FROM sqlite_master WHERE name = 'freed'").fetchone()[0]:
+        return {}
+    return {CollectionId(collection): Lsn(lsn) for collection, lsn in copy.execute("SELECT collection, lsn FROM freed")}
+
+
+def let_go_of(directory: Path, spoiled: Sequence[Lsn]) -> None:
+    """Free the payloads of entries that are spoiled. Feeds that have not come so far begin anew."""
+    with closing(sqlite3.connect(directory / FILE, isolation_level=None, timeout=10.0)) as connection:
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("BEGIN IMMEDIATE")
+        for lsn in spoiled:
+            beside = connection.execute(
+                "SELECT collection, time_ns, operation_id FROM entries WHERE lsn = ?", (lsn,)
+            ).fetchone()
+            collection, time_ns, operation_id = beside
+            connection.execute(
+                "UPDATE entries SET payload = NULL, crc = ? WHERE lsn = ?",
+                (checksum(lsn, collection, time_ns, operation_id, None), lsn),
+            )
+            connection.execute(
+                "INSERT INTO truncated VALUES (?, ?) "
+                "ON CONFLICT (collection) DO UPDATE SET lsn = excluded.lsn WHERE excluded.lsn > lsn",
+                (collection, lsn),
+            )
+        connection.execute("COMMIT")
 
 
 def _rows(copy: sqlite3.Connection) -> dict[str, bytes]:
