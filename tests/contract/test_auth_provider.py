@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import statistics
 import time
 from pathlib import Path
@@ -60,7 +61,7 @@ async def test_what_was_revoked_counts_no_more_and_the_generation_says_so(case: 
     assert not found.identity.grants
 
 
-@pytest.mark.parametrize("spoil", ["gone", "nonsense", "binary", "unreadable"])
+@pytest.mark.parametrize("spoil", ["gone", "nonsense", "binary", "unreadable", "pipe"])
 async def test_file_that_cannot_be_read_refuses_what_was_right_before(case: Case, spoil: str) -> None:
     for file in case.files:
         before = case.provider.generation
@@ -71,6 +72,9 @@ async def test_file_that_cannot_be_read_refuses_what_was_right_before(case: Case
             file.write_text("{nonsense")
         elif spoil == "binary":
             file.write_bytes(b"\xff\xfe\x00")
+        elif spoil == "pipe":
+            file.unlink()
+            os.mkfifo(file)
         else:
             file.unlink()
             file.mkdir()
@@ -80,6 +84,8 @@ async def test_file_that_cannot_be_read_refuses_what_was_right_before(case: Case
                 ask()
         if file.is_dir():
             file.rmdir()
+        elif spoil == "pipe":
+            file.unlink()
         file.write_bytes(kept)
         case.clock.now += 2
         assert case.provider.generation != before

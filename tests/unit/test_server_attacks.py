@@ -15,10 +15,14 @@ from typing import Any
 
 import httpx
 import pytest
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import StreamEnded, StreamReset
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chroma_async.engine import open_engine
 from chroma_async.server.app import create_app
+from chroma_async.server.with_hypercorn import Http2
 from chroma_async.server.worker import serve_by
 from chroma_async.settings import EngineSettings, HttpServer, ServerSettings
 
@@ -142,6 +146,108 @@ async def test_what_is_merely_unusual_is_still_served(name: HttpServer) -> None:
     assert witness.seen == [(b"/old", b""), (b"/chunks", b"z"), (b"/twice", b"")]
 
 
+GET = b"GET /first HTTP/1.1\r\nHost: x\r\n"
+UNCLEAR = {
+    "length twice": POST + b"Content-Length: 0\r\nContent-Length: 0\r\n\r\n",
+    "length twice, apart": POST + b"Content-Length: 0\r\nX: y\r\ncontent-length: 0\r\n\r\n",
+    "list of one length": POST + b"Content-Length: 0, 0\r\n\r\n",
+    "line that goes on": GET + b"X: y\r\n z\r\n\r\n",
+    "line that goes on behind a tabulator": GET + b"X: y\r\n\tz\r\n\r\n",
+    "line feed alone": GET + b"X: y\nZ: z\r\n\r\n",
+    "line feed alone at the end": GET + b"\n",
+    "line feeds alone": GET.replace(b"\r", b"") + b"\n",
+}
+
+
+@pytest.mark.parametrize("case", UNCLEAR)
+@pytest.mark.parametrize("name", ["hypercorn", "uvicorn"])
+async def test_heads_that_parsers_join_are_refused(name: HttpServer, case: str) -> None:
+    witness = Witness()
+    async with serving(name, witness) as port:
+        answer = await exchange(port, UNCLEAR[case] + SMUGGLED)
+    assert witness.seen == []
+    assert answer.startswith(b"HTTP/1.1 400 "), answer
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+# ---- HTTP/2
+
+SECRET = "hunter2"
+BEGUN = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+
+@pytest.mark.parametrize("settings", [b"AAMAAABkAAQAAP__", b"AAAA", b"AAEAAAABAAF_____", b"AAT_____", b""])
+async def test_nobody_is_upgraded_to_http_2(settings: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """A proxy that passes `Upgrade` on would let streams through that it has never looked at."""
+    witness = Witness()
+    head = GET + b"Connection: close, Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nAuthorization: Bearer hunter2\r\n"
+    async with serving("hypercorn", witness) as port:
+        answer = await exchange(port, head + b"HTTP2-Settings: " + settings + b"\r\n\r\n" + BEGUN)
+        preface = await exchange(port, b"PRI * HTTP/2.0\r\nHost: x\r\nUpgrade: h2c\r\n\r\n")
+    assert witness.seen[0] == (b"/first", b"")
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b"101" not in answer[:12] + preface[:12]
+    assert SECRET not in caplog.text
+    assert "Traceback" not in caplog.text
+
+
+UNREADABLE = {
+    "path that is not ASCII": [(":method", "GET"), (":path", "/é")],
+    "method that is not ASCII": [(":method", "GÉT"), (":path", "/first")],
+    "tunnel": [(":method", "CONNECT")],
+    "tunnel in small letters": [(":method", "connect"), (":path", "/first")],
+}
+
+
+@pytest.mark.parametrize("case", UNREADABLE)
+async def test_unreadable_request_of_http_2_ends_its_stream_only(case: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    witness = Witness()
+    config = H2Configuration(client_side=True, validate_outbound_headers=False, normalize_outbound_headers=False)
+    client = H2Connection(config)
+    client.initiate_connection()
+    rest = [(":authority", "a"), ("authorization", f"Bearer {SECRET}")]
+    scheme = [(":scheme", "http")]
+    bad = UNREADABLE[case]
+    client.send_headers(1, [*bad, *(scheme if len(bad) > 1 else []), *rest])
+    client.send_data(1, b"x" * 1_000, end_stream=True)
+    client.send_headers(3, [(":method", "POST"), (":path", "/second"), *scheme, *rest])
+    client.send_data(3, b"y", end_stream=True)
+    outcome: dict[int, str] = {}
+    async with serving("hypercorn", witness) as port, asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(client.data_to_send())
+        while len(outcome) < 2 and (data := await reader.read(65536)):
+            for event in client.receive_data(data):
+                if isinstance(event, StreamEnded | StreamReset):
+                    outcome[event.stream_id or 0] = type(event).__name__
+        writer.close()
+    assert outcome == {1: "StreamReset", 3: "StreamEnded"}
+    assert witness.seen == [(b"/second", b"y")]
+    assert caplog.messages.count("request.unreadable client=127.0.0.1") == 1
+    assert SECRET not in caplog.text
+    assert "Traceback" not in caplog.text
+
+
+async def test_client_that_begins_with_http_2_and_asks_nothing_is_let_go() -> None:
+    async with serving("hypercorn", Witness()) as port, asyncio.timeout(5):  # which keeps idle connections for 2 seconds
+        await exchange(port, BEGUN + b"\0\0\0\4\0\0\0\0\0")
+
+
+async def test_what_ends_a_connection_is_logged_without_what_it_received(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(*_: object) -> None:
+        raise LookupError(SECRET) from ValueError(SECRET)
+
+    monkeypatch.setattr(Http2, "_handle_events", fail)
+    async with serving("hypercorn", Witness()) as port:
+        await exchange(port, BEGUN + b"\0\0\0\4\0\0\0\0\0")
+    assert [message for message in caplog.messages if "connection.failed error=LookupError place=fail:" in message]
+    assert SECRET not in caplog.text
+    assert "Traceback" not in caplog.text
+
+
 @pytest.fixture
 async def client() -> AsyncIterator[httpx.AsyncClient]:
     """A real engine with one collection, `/docs`, of one record."""
@@ -216,6 +322,8 @@ JSON_BOMBS = {
     "deep list": b'{"ids":' + b"[" * DEEP + b"]" * DEEP + b"}",
     "deep object": b'{"where":' + b'{"a":' * DEEP + b"1" + b"}" * DEEP + b"}",
     "deep list without an end": b'{"ids":' + b"[" * DEEP,
+    "deep list beside a field that is there twice": b'{"ids":["a"],"ids":["b"],"x":' + b"[" * 1_000 + b"]" * 1_000 + b"}",
+    "long integer beside a field that is there twice": b'{"ids":["a"],"ids":["b"],"x":' + b"1" * 5_000 + b"}",
     "deep filter": b'{"where":' + b'{"$and":[{"n":1},' * 5_000 + b'{"n":1}' + b"]}" * 5_000 + b"}",
     "deep filter below the parser's limit": b'{"where":' + b'{"$and":[{"n":1},' * 400 + b'{"n":1}' + b"]}" * 400 + b"}",
     "deep filter of documents": b'{"where_document":'

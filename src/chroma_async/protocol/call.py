@@ -178,7 +178,7 @@ def decode_body(cls: type[Call[Any]], body: bytes) -> Mapping[str, Any]:
     """Return the fields in the body of a request.
 
     Raises:
-        InvalidArgumentError: it is not JSON.
+        InvalidArgumentError: it is not JSON, or too deep.
         MalformedRequestError: it is no object, or gives a field of the call twice.
     """
     try:
@@ -197,7 +197,11 @@ def _refuse_duplicates(cls: type[Call[Any]], body: bytes) -> None:
     quoted = _quoted_fields(cls).findall(body)
     if len(quoted) == len(set(quoted)):
         return
-    names = [name for name, _ in cast("list[tuple[str, Any]]", json.loads(body, object_pairs_hook=_Pairs))]
+    try:
+        decoded = cast("list[tuple[str, Any]]", json.loads(body, object_pairs_hook=_Pairs, parse_int=float))
+    except RecursionError:
+        raise InvalidArgumentError("Failed to parse the request body as JSON: it is nested too deeply") from None
+    names = [name for name, _ in decoded]
     for name in cls.__struct_fields__:
         if names.count(name) > 1:
             raise MalformedRequestError(f"{PREFIX}duplicate field `{name}`")

@@ -5,23 +5,31 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any, Final, cast
 from urllib.parse import unquote
 
 import h11
 import hypercorn.asyncio.run as hypercorn_run
+import hypercorn.protocol as hypercorn_protocol
+from h2.errors import ErrorCodes
+from h2.events import DataReceived, RequestReceived
+from h2.events import Event as H2Event
+from h2.exceptions import ProtocolError
 from hypercorn.asyncio import serve as hypercorn_serve  # pyright: ignore[reportUnknownVariableType]
 from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
+from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.protocol.h11 import H11Protocol
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chroma_async.server.abort import ABORT
 from chroma_async.server.accept import FIRST_REQUEST_SECONDS, HEAD_BYTES_MAX, READ_BYTES, FairServer, Serve, start_server
-from chroma_async.server.heads import AMBIGUOUS, is_ambiguous
+from chroma_async.server.heads import AMBIGUOUS, is_ambiguous, is_unclear
 from chroma_async.server.life import Life
 from chroma_async.server.observe import plain as as_logged
 from chroma_async.server.plain import Exchange, plain_request, scope_of
@@ -129,7 +137,10 @@ class Connection(TCPServer):
     async def run(self) -> None:
         if self.writer.get_extra_info("socket") is not None:  # else its client has left already
             ABORT.set(self.writer.transport.abort)
-            await super().run()
+            try:
+                await super().run()
+            except Exception as error:
+                _log_failure(error)
 
     def close_soon(self) -> None:
         self._closing = self.loop.create_task(self._close_idle())
@@ -201,16 +212,83 @@ class Connection(TCPServer):
     async def protocol_send(self, event: Event) -> None:
         if isinstance(event, Updated):
             self._is_idle = event.idle
-            self.had_request = True
+            self.had_request = self.had_request or not event.idle
             if self._is_over:
                 return  # idle again, after the answer to a request whose sender is gone: there is nothing to wait for
         await super().protocol_send(event)
 
 
-def connect(*arguments: Any) -> TCPServer:
-    """Make a connection: ours for our servers. Others that this process serves by Hypercorn keep Hypercorn's own."""
-    ours = any(isinstance(argument, Settings) for argument in arguments)
-    return Connection(*arguments) if ours else TCPServer(*arguments)
+def _log_failure(error: BaseException) -> None:
+    """Log what ended a connection: its kind and place. Its message and chain may hold what was received."""
+    while isinstance(error, BaseExceptionGroup):
+        error = cast("BaseException", error.exceptions[0])
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    logger.error("connection.failed error=%s place=%s:%s", type(error).__name__, place.name, place.lineno)
+
+
+class Requests(h11.Connection):
+    """The requests of a connection over HTTP/1, without those that could be read in two ways, and without `Upgrade`.
+
+    A proxy that passes `Upgrade: h2c` on knows nothing of the streams that would follow, and of the headers in them.
+    """
+
+    def next_event(self) -> Any:
+        if self.their_state is h11.IDLE and is_unclear(self.trailing_data[0]):
+            raise h11.RemoteProtocolError(AMBIGUOUS.decode())
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            headers = [header for header in event.headers if header[0] != b"upgrade"]
+            if len(headers) < len(event.headers):
+                version = event.http_version
+                return h11.Request(method=event.method, target=event.target, headers=headers, http_version=version)
+        return event
+
+
+class Http1(H11Protocol):
+    """HTTP/1, and how clients begin with HTTP/2."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.connection = Requests(h11.SERVER, max_incomplete_event_size=self.config.h11_max_incomplete_size)
+
+
+class Http2(H2Protocol):
+    """HTTP/2. A request that Hypercorn can't read costs its stream only, not all others of the connection."""
+
+    async def initiate(self, headers: list[Header] | None = None, settings: bytes | None = None) -> None:
+        await super().initiate(headers, settings)
+        await self.send(Updated(idle=True))  # else a client that begins and asks nothing would stay for ever
+
+    async def _handle_events(self, events: list[H2Event]) -> None:
+        for event in events:
+            if isinstance(event, RequestReceived) and not _is_readable(event):
+                self._refuse(event)
+            elif isinstance(event, DataReceived) and event.stream_id not in self.streams:  # it was refused, or is answered
+                self.connection.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+            else:
+                await super()._handle_events([event])
+        await self._flush()
+
+    def _refuse(self, event: RequestReceived) -> None:
+        logger.info("request.unreadable client=%s", self.client and self.client[0])
+        with suppress(ProtocolError):  # the client has ended it already
+            self.connection.reset_stream(event.stream_id, ErrorCodes.PROTOCOL_ERROR)
+
+
+def _is_readable(event: RequestReceived) -> bool:
+    """Whether a request has a path, both that and its method are ASCII, and it asks for no tunnel."""
+    fields = dict(event.headers)
+    method, path = fields[b":method"], fields.get(b":path", b"")
+    return path != b"" and path.isascii() and method.isascii() and method.upper() != b"CONNECT"
+
+
+def _chosen(ours: type[Any], theirs: type[Any]) -> Callable[..., Any]:
+    """Make one of ours for our servers. Others that this process serves by Hypercorn keep Hypercorn's own."""
+
+    def make(*arguments: Any) -> Any:
+        return (ours if any(isinstance(argument, Settings) for argument in arguments) else theirs)(*arguments)
+
+    return make
 
 
 class AsyncioOfHypercorn:
@@ -296,7 +374,9 @@ async def serve(
     """Serve until `stop` is set, and finish the requests that have begun, within the graceful timeout."""
     life = life or Life(draining=stop)
     app = Front(app, life.draining)
-    cast("Any", hypercorn_run).TCPServer = connect
+    cast("Any", hypercorn_run).TCPServer = _chosen(Connection, TCPServer)
+    cast("Any", hypercorn_protocol).H11Protocol = _chosen(Http1, H11Protocol)
+    cast("Any", hypercorn_protocol).H2Protocol = _chosen(Http2, H2Protocol)
     cast("Any", hypercorn_run).asyncio = AsyncioOfHypercorn()
     _LIFE.set(life)  # for the task that follows
     config = _config(app, settings, descriptor, stop)
@@ -306,6 +386,7 @@ async def serve(
     stopping.cancel()
     for timer in list(config.idle):
         timer.end()
+    life.note_wait(len(config.idle), config.graceful_timeout)
     # Hypercorn waits for connections without a limit on some versions of Python: a client that stops halfway through its
     # request would keep us here for ever.
     done, _ = await asyncio.wait({serving}, timeout=config.graceful_timeout + _CLOSE_SECONDS)

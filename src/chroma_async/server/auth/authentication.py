@@ -7,7 +7,7 @@ import hashlib
 import logging
 import secrets
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from contextvars import Context
 from functools import partial
@@ -24,7 +24,7 @@ from chroma_async.server.answers import answer_at_once, answer_unread, error_res
 from chroma_async.server.auth.identity import IDENTITY, Identity
 from chroma_async.server.auth.provider import CannotDecide, Credential, Provider, Rejected, Scheme
 from chroma_async.server.auth.rules import PUBLIC_PATHS
-from chroma_async.server.auth.throttle import Slot, Throttle
+from chroma_async.server.auth.throttle import BUCKETS, Slot, Throttle
 from chroma_async.server.forwarded import PEER
 from chroma_async.server.observe import IDENTITY as IDENTITY_IN_SCOPE
 from chroma_async.server.observe import RENEW, REQUEST_ID
@@ -34,6 +34,7 @@ VERIFYING_THREADS: Final = 2
 REMEMBERED_MAX: Final = 10_000
 SLOW_SECONDS: Final = 1.0
 WAITING_MAX: Final = 256
+WAITING_PER_SOURCE_MAX: Final = 64
 CREDENTIAL_BYTES_MAX: Final = 8_192 + 64
 TOKEN_HEADER: Final = b"x-chroma-token"
 AUTHORIZATION: Final = b"authorization"
@@ -59,8 +60,8 @@ class Authenticator:
     without being verified again, the provider says; afterwards, that it was right once lets it pass the crowd of wrong ones.
 
     One that costs something to verify is verified in a thread: once, however often it comes at the same time, and to its end
-    whether or not its sender waits. The throttle bounds how many there are. One that costs nothing is verified at once, and
-    who sends too many wrong ones waits for the answer.
+    whether or not its sender waits. The throttle bounds how many there are. One that costs nothing is verified at once,
+    whatever else comes, and who sends too many wrong ones waits for the answer.
     """
 
     def __init__(
@@ -85,7 +86,8 @@ class Authenticator:
         self._remembered: OrderedDict[bytes, _Remembered] = OrderedDict()
         self._pending: dict[bytes, asyncio.Task[Identity]] = {}
         self.throttle = Throttle()
-        self._waiting = 0
+        self._waiting: Counter[str] = Counter()
+        """How many requests of each source wait for being refused."""
         challenges = dict.fromkeys(provider.challenge for provider in providers if provider.challenge)
         self._challenge = ", ".join(challenges)
 
@@ -172,27 +174,33 @@ class Authenticator:
         reasons: list[str] = []
         undecided: CannotDecide | None = None
         providers = self._by_scheme.get(credential.scheme, [])
-        slot: Slot = (source, "")
+        user = ""
         for provider in providers:
             try:
                 if not provider.is_slow:
-                    self._check_patience(was_right)
                     await self._prepare(provider, credential)
                     return self._keep(key, self._decide(provider, credential))
-                slot = (source, provider.slot(credential))
+                slot = (source, self._bucket(provider.slot(credential)))
                 return await self._verify_in_thread(provider, credential, key, slot, was_right)
             except Rejected as error:
                 reasons.append(f"{provider.name}: {error}")
+                user = user or error.user
             except CannotDecide as error:
                 undecided = error
         if undecided is not None:
             raise _cannot_decide(undecided)
         self._remembered.pop(key, None)
+        was_free = not any(provider.is_slow for provider in providers)
+        if was_free and self._is_crowded(source):
+            raise _TooMany(1)
         reason = "; ".join(reasons) or f"no provider takes {credential.scheme}"
-        logger.warning("auth.fail source=%s user=%r reason=%r", source, slot[1], reason)
-        if not any(provider.is_slow for provider in providers):
-            await self._slow_down(slot)
+        logger.warning("auth.fail source=%s user=%r reason=%r", source, user, reason)
+        if was_free:
+            await self._slow_down(source)
         raise AuthorizationError("wrong credentials")
+
+    def _bucket(self, name: str) -> int:
+        return hashlib.blake2b(name.encode(), key=self._key, digest_size=1).digest()[0] % BUCKETS
 
     async def _verify_in_thread(
         self, provider: Provider, credential: Credential, key: bytes, slot: Slot, was_right: bool
@@ -201,7 +209,7 @@ class Authenticator:
         if pending is None:
             wait = 0 if was_right else self.throttle.wait_seconds(slot, self._now())
             if wait:
-                logger.info("auth.slow source=%s user=%r wait_seconds=%d", *slot, wait)
+                logger.info("auth.slow source=%s wait_seconds=%d", slot[0], wait)
                 raise _TooMany(wait)
             self.throttle.begin(slot, self._now())
             pending = self._pending[key] = asyncio.create_task(self._attempt(provider, credential, key, slot))
@@ -252,21 +260,23 @@ class Authenticator:
 
     # ---- guessers of what costs nothing to verify
 
-    def _check_patience(self, was_right: bool) -> None:
-        """While as many guessers are kept waiting as may be, only credentials that were right before are looked at."""
-        if self._waiting >= WAITING_MAX and not was_right:
-            raise _TooMany(1)
+    def _is_crowded(self, source: str) -> bool:
+        """Whether as many are kept waiting as may be: further ones are refused at once, and without a line in the log."""
+        return self._waiting[source] >= WAITING_PER_SOURCE_MAX or self._waiting.total() >= WAITING_MAX
 
-    async def _slow_down(self, slot: Slot) -> None:
+    async def _slow_down(self, source: str) -> None:
         """Keep who sends too many wrong credentials waiting for the answer."""
+        slot: Slot = (source, None)
         wait = self.throttle.wait_seconds(slot, self._now())
         self.throttle.fail(slot, self._now())
         if wait:
-            self._waiting += 1
+            self._waiting[source] += 1
             try:
                 await asyncio.sleep(SLOW_SECONDS)
             finally:
-                self._waiting -= 1
+                self._waiting[source] -= 1
+                if not self._waiting[source]:
+                    del self._waiting[source]
 
     # ---- refusals
 

@@ -45,10 +45,9 @@ class BasicProvider:
 
     def slot(self, credential: Credential) -> str:
         try:
-            name, _ = _parts(credential.value)
+            return _parts(credential.value)[0]
         except Rejected:
             return ""
-        return name if name in self._users.current() else ""
 
     async def prepare(self, credential: Credential) -> None:
         return
@@ -58,7 +57,7 @@ class BasicProvider:
         name, password = _parts(credential.value)
         stored = users.get(name)
         if not _matches(password, stored or _anothers(users)) or stored is None:
-            raise Rejected("wrong password" if stored is not None else "unknown user")
+            raise Rejected("unknown user") if stored is None else Rejected("wrong password", name)
         return Verified(Identity(name, self._roles.current().of(name), self.name), REMEMBER_SECONDS, slides=True)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +25,7 @@ _SETTLED_NS: Final = 100_000_000
 
 logger = logging.getLogger("chroma_async.auth")
 
-Stamp = tuple[int, int, int, int]
+Stamp = tuple[int, ...]
 
 
 class WatchedFile(Generic[T]):
@@ -93,11 +94,14 @@ class WatchedFile(Generic[T]):
 
     def _stat(self) -> Stamp:
         found = self.path.stat()
-        settled = 0 if time.time_ns() - found.st_mtime_ns > _SETTLED_NS else time.monotonic_ns()
-        return found.st_mtime_ns, found.st_size, found.st_ino, settled
+        changed_at = max(found.st_mtime_ns, found.st_ctime_ns)  # whoever writes can set the first one back
+        settled = 0 if time.time_ns() - changed_at > _SETTLED_NS else time.monotonic_ns()
+        return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_dev, found.st_ino, settled
 
     def _read(self) -> str:
-        with self.path.open("rb") as file:
+        with open(self.path, "rb", opener=_open_at_once) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ValueError("not a regular file")
             data = file.read(BYTES_MAX + 1)
         if len(data) > BYTES_MAX:
             raise ValueError(f"the file is larger than {BYTES_MAX} bytes")
@@ -108,6 +112,11 @@ class WatchedFile(Generic[T]):
             logger.error("auth.unreadable refused=all reason=%s", failure)
         self._stamp, self._digest, self._value, self._failure = None, b"", None, failure
         self.generation += 1
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file without waiting: that of a pipe would wait for somebody to write into it."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 class FixedValue(Generic[T]):

@@ -35,6 +35,9 @@ FETCH_SECONDS: Final = 5.0
 STALE_SECONDS: Final = 86_400.0
 """How long keys that can't be fetched again go on to count."""
 
+_UNUSABLE: Final = (TypeError, ValueError, OverflowError, RecursionError)
+"""What is raised for a token of the wrong form, beside errors of the library's own."""
+
 
 logger = logging.getLogger("chroma_async.auth")
 
@@ -179,7 +182,7 @@ class JwtProvider:
             raise Rejected(f"no name in the claim {self._name_claim!r}") from None
         known = [item for item in cast("list[object]", groups) if isinstance(item, str)] if isinstance(groups, list) else []
         identity = Identity(cast("str", name), self._roles.current().of(cast("str", name), known), self.name)
-        return Verified(identity, min(REMEMBER_SECONDS, max(0.0, float(claims["exp"]) - time.time())))
+        return Verified(identity, min(REMEMBER_SECONDS, max(0.0, claims["exp"] - time.time())))
 
     def _header(self, value: bytes) -> dict[str, Any]:
         """What a token says of how it was signed; nothing of it is believed before the signature was verified."""
@@ -189,7 +192,7 @@ class JwtProvider:
             raise Rejected("the token is too long")
         try:
             header = jwt.get_unverified_header(value.decode("ascii"))
-        except (jwt.PyJWTError, TypeError, ValueError) as error:
+        except (jwt.PyJWTError, *_UNUSABLE) as error:
             raise Rejected(type(error).__name__) from None
         if header.get("alg") not in self._algorithms:
             raise Rejected("signed with another algorithm than the pinned ones")
@@ -203,7 +206,7 @@ class JwtProvider:
         if key.algorithm not in (None, header["alg"]):
             raise Rejected("the key is for another algorithm")
         try:
-            return jwt.decode(
+            claims = jwt.decode(
                 value.decode("ascii"),
                 key=key.value,
                 algorithms=[header["alg"]],
@@ -212,7 +215,8 @@ class JwtProvider:
                 leeway=LEEWAY_SECONDS,
                 options={"require": ["exp", "iss", "aud"]},
             )
-        except (jwt.PyJWTError, TypeError, ValueError) as error:
+            return {**claims, "exp": float(claims["exp"])}
+        except (jwt.PyJWTError, *_UNUSABLE) as error:
             raise Rejected(type(error).__name__) from None
 
 

@@ -17,7 +17,11 @@ class AuthConfigError(Exception):
 
 class Rejected(Exception):
     """The credential is none that the provider knows. The message says why, for the log: never to the caller, and never with
-    the credential in it."""
+    the credential in it. `user` is whom it is for, if there is such a user."""
+
+    def __init__(self, reason: str, user: str = "") -> None:
+        super().__init__(reason)
+        self.user = user
 
 
 class CannotDecide(Exception):
@@ -89,5 +93,5 @@ class Provider(Protocol):
         ...
 
     def slot(self, credential: Credential) -> str:
-        """Return what wrong credentials of one source are counted by: a name that is known, or nothing."""
+        """Return the name that wrong credentials of one source are counted by, whether or not there is such a user."""
         ...

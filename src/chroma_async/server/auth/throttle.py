@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from typing import Final
 
 from msgspec import Struct
@@ -14,10 +14,15 @@ FREE_FAILURES: Final = 10
 FAILURES_PER_SECOND: Final = 1.0
 PENDING_MAX: Final = 64
 PENDING_PER_SLOT_MAX: Final = 4
+PENDING_PER_SOURCE_MAX: Final = 16
 SLOTS_MAX: Final = 10_000
 
-Slot = tuple[str, str]
-"""A source, and the user that it tries to be: none for all users that there are not."""
+BUCKETS: Final = 64
+"""Into which the names that a source presents are put, by a secret hash. Whether there is such a user changes nothing: else
+whoever has used up the allowance of those that there are not would see by a fresh one who there is."""
+
+Slot = tuple[str, int | None]
+"""A source, and the bucket of the name that it presents; None: credentials without a name."""
 
 
 class _Account(Struct):
@@ -30,14 +35,16 @@ class Throttle:
     """Says whether a credential that costs something to verify may be verified now.
 
     Each slot has an allowance of wrong credentials, which grows again with time. One that has used it up is told to wait, so
-    a guesser of one user's password shuts out nobody but that user, from that address, until the guessing ends. The oldest
-    slots are forgotten when there are too many; then what is pending at once, in all and per slot, is what bounds the work.
+    a guesser of one user's password shuts out nobody but that user and those of the same bucket, from that address, until
+    the guessing ends. The oldest slots are forgotten when there are too many; then what is pending at once, in all, per
+    source and per slot, is what bounds the work.
     """
 
     def __init__(self, slots_max: int = SLOTS_MAX) -> None:
         self._accounts: OrderedDict[Slot, _Account] = OrderedDict()
         self._slots_max = slots_max
         self._pending = 0
+        self._pending_of: Counter[str] = Counter()
 
     def __len__(self) -> int:
         return len(self._accounts)
@@ -45,7 +52,7 @@ class Throttle:
     def wait_seconds(self, slot: Slot, now: float) -> int:
         """Return the whole seconds that a slot has to wait before it may try again; 0: it may try now."""
         account = self._accounts.get(slot)
-        if self._pending >= PENDING_MAX:
+        if self._pending >= PENDING_MAX or self._pending_of[slot[0]] >= PENDING_PER_SOURCE_MAX:
             return 1
         if account is None:
             return 0
@@ -60,12 +67,16 @@ class Throttle:
         account = self._account(slot, now)
         account.pending += 1
         self._pending += 1
+        self._pending_of[slot[0]] += 1
 
     def end(self, slot: Slot, now: float, *, wrong: bool) -> None:
         """Count how an attempt that had begun came out."""
         account = self._account(slot, now)
         account.pending = max(0, account.pending - 1)
         self._pending -= 1
+        self._pending_of[slot[0]] -= 1
+        if not self._pending_of[slot[0]]:
+            del self._pending_of[slot[0]]
         if wrong:
             self._fail(account, now)
 
