@@ -453,3 +453,10 @@ async def test_updates_of_documents_are_embedded_and_others_are_not(client: Asyn
     found = await everything(collection)
     assert found["a"][:2] == ([6, 1], "sixsix")
     assert found["b"] == ([7, 1], "seven..", {"x": 1}, None)
+
+
+async def test_a_stream_of_a_closed_client_fails_at_once(make_client: AsyncClientAPI) -> None:
+    async with make_client as client:
+        collection = await client.create_collection(f"closed-{uuid4()}", embedding_function=None)
+    with pytest.raises(RuntimeError, match="closed"):
+        await collection.ingest().__aenter__()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 from uuid import UUID, uuid4
 
 import numpy as np
@@ -369,3 +370,12 @@ async def test_a_closed_client_says_so(client: AsyncClientAPI) -> None:
     await client.aclose()
     with pytest.raises(RuntimeError, match="closed"):
         await client.heartbeat()
+
+
+@pytest.mark.parametrize("key", ["", "a\nb", "a b", "ü", "x" * 256, 7])
+async def test_what_is_no_key_is_refused_before_anything_is_sent(docs: AsyncCollection, key: Any) -> None:
+    for write in (docs.add, docs.upsert, docs.update):
+        with pytest.raises(ValueError, match="1 to 255 visible ASCII"):
+            await write(["a"], [[1, 2]], idempotency_key=key)
+    with pytest.raises(ValueError, match="1 to 255 visible ASCII"):
+        await docs.delete(["a"], idempotency_key=key)

@@ -284,3 +284,12 @@ def test_how_missing_fields_count_is_said_in_every_filtered_call(
         transport.close()
     assert [request.json.get("missing") for request in server.requests] == [sent, sent]
     assert [request.json["missing_default"] for request in server.requests] == ["exclude", "exclude"]
+
+
+def test_a_read_that_the_server_has_waited_for_is_not_sent_again() -> None:
+    with RawServer(fault(504, "NotYetVisibleError", "not in time")) as server:
+        assert isinstance(refused(server, Heartbeat()), errors.NotYetVisibleError)
+    assert len(server.requests) == 1
+    with RawServer(fault(504, "Gateway Timeout", "a proxy's")) as server:
+        refused(server, Heartbeat())
+    assert len(server.requests) == 3

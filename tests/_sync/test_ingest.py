@@ -452,3 +452,10 @@ def test_updates_of_documents_are_embedded_and_others_are_not(client: ClientAPI)
     found = everything(collection)
     assert found["a"][:2] == ([6, 1], "sixsix")
     assert found["b"] == ([7, 1], "seven..", {"x": 1}, None)
+
+
+def test_a_stream_of_a_closed_client_fails_at_once(make_client: ClientAPI) -> None:
+    with make_client as client:
+        collection = client.create_collection(f"closed-{uuid4()}", embedding_function=None)
+    with pytest.raises(RuntimeError, match="closed"):
+        collection.ingest().__enter__()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 from uuid import UUID, uuid4
 
 import numpy as np
@@ -366,3 +367,12 @@ def test_a_closed_client_says_so(client: ClientAPI) -> None:
     client.close()
     with pytest.raises(RuntimeError, match="closed"):
         client.heartbeat()
+
+
+@pytest.mark.parametrize("key", ["", "a\nb", "a b", "ü", "x" * 256, 7])
+def test_what_is_no_key_is_refused_before_anything_is_sent(docs: Collection, key: Any) -> None:
+    for write in (docs.add, docs.upsert, docs.update):
+        with pytest.raises(ValueError, match="1 to 255 visible ASCII"):
+            write(["a"], [[1, 2]], idempotency_key=key)
+    with pytest.raises(ValueError, match="1 to 255 visible ASCII"):
+        docs.delete(["a"], idempotency_key=key)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -184,3 +184,38 @@ async def test_an_ingest_that_is_cancelled_ends_at_once_and_goes_on_later() -> N
             assert stream.position > 0
             await stream.add("last", [1.0, 2.0])
         assert await collection.count() == stream.position + 1
+
+
+def test_an_embedded_client_says_that_it_lives_in_one_event_loop(tmp_path: Path) -> None:
+    client = AsyncPersistentClient(tmp_path)
+    assert asyncio.run(client.count_collections()) == 0
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="the event loop that opened it"):
+            asyncio.run(client.count_collections())
+    asyncio.run(client.aclose())
+
+
+async def test_an_embedded_client_is_not_used_from_another_thread_s_event_loop() -> None:
+    async with AsyncEphemeralClient() as client:
+        for work in (client.count_collections, client.aclose):
+            with pytest.raises(RuntimeError, match="the event loop that opened it"):
+                await asyncio.to_thread(lambda work=work: asyncio.run(work()))
+        assert await client.count_collections() == 0
+
+
+async def test_an_ingest_that_fails_closes_its_source() -> None:
+    closed: list[str] = []
+
+    async def rows() -> AsyncIterator[dict[str, object]]:
+        try:
+            for number in range(100_000):
+                yield {"id": f"i{number}", "embedding": [1.0] * (2 if number < 10 else 3)}
+        finally:
+            await asyncio.sleep(0)
+            closed.append("rows")
+
+    async with AsyncEphemeralClient() as client:
+        collection = await client.create_collection("failing", embedding_function=None)
+        with pytest.raises(errors.InvalidArgumentError):
+            await collection.ingest_from(rows(), on_error="stop")
+        assert closed == ["rows"]

@@ -136,3 +136,9 @@ def test_closing_ends_the_background_threads() -> None:
         client.create_collection("brief")
         assert threading.active_count() > before
     wait_for_threads(before)
+
+
+def test_a_directory_that_can_t_be_made_is_named_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match=r"the data directory can't be made: Not a directory: .*file.data"):
+        PersistentClient(tmp_path / "file" / "data")

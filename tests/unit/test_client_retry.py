@@ -42,3 +42,14 @@ def test_retry_after_is_a_number_or_a_date() -> None:
     assert asked_wait_seconds("Tue, 01 Jan 2030 12:00:30 GMT", now) == 30.0
     assert asked_wait_seconds("Tue, 01 Jan 2030 11:00:00 GMT", now) == 0.0
     assert asked_wait_seconds("soon") is None
+
+
+@pytest.mark.parametrize("zone", ["GMT", "-0000", "+0000", ""])
+def test_a_date_without_a_zone_is_in_utc(zone: str) -> None:
+    now = datetime(2030, 1, 1, 12, 0, 0, tzinfo=UTC)
+    assert asked_wait_seconds(f"Tue, 01 Jan 2030 12:00:30 {zone}".strip(), now) == 30.0
+
+
+@pytest.mark.parametrize("date", ["Wed, 99 Oct 99999 07:28:00 GMT", "Tue, 01 Jan 2030 12:00:30 +999999999999999999"])
+def test_an_impossible_date_says_nothing(date: str) -> None:
+    assert asked_wait_seconds(date) is None

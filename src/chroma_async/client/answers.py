@@ -52,16 +52,16 @@ def read_result(call: Call[R], response: httpx.Response) -> R:
 
 def read_failure(response: httpx.Response, *, safe_to_repeat: bool) -> Failure:
     """Return the failure that an answer outside 2xx means."""
-    status = response.status_code
+    spoken = _spoken(response.content)
+    has_waited = spoken is not None and spoken[0] == errors.NotYetVisibleError.wire_name  # as long as it was asked to
     return Failure(
-        error=_error(response),
-        repeatable=may_repeat(status, safe_to_repeat),
+        error=_error(response, spoken),
+        repeatable=may_repeat(response.status_code, safe_to_repeat) and not has_waited,
         asked_seconds=asked_wait_seconds(response.headers.get("retry-after")),
     )
 
 
-def _error(response: httpx.Response) -> errors.ChromaError:
-    spoken = _spoken(response.content)
+def _error(response: httpx.Response, spoken: tuple[str, str] | None) -> errors.ChromaError:
     if spoken is not None:
         return errors.from_wire(spoken[0], response.status_code, spoken[1])
     if response.status_code in PLAIN_STATUSES:

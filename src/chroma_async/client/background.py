@@ -59,7 +59,7 @@ class BackgroundLoop:
         """In a forked child there is no loop, only its remains: mark the portal as stopped, so that nobody waits for it."""
         portal, self._portal = self._portal, None
         if portal is not None:
-            with suppress(StopIteration):
+            with suppress(StopIteration, RuntimeError):  # a loop in debug mode asks which thread this is
                 portal.stop().send(None)
         self._stack = None
 
@@ -99,5 +99,5 @@ def _close_all() -> None:
         loop.close()
 
 
-_before_threads_are_joined: Callable[[Callable[[], None]], object] = getattr(threading, "_register_atexit", atexit.register)
-_before_threads_are_joined(_close_all)
+before_threads_are_joined: Callable[[Callable[[], None]], object] = getattr(threading, "_register_atexit", atexit.register)
+before_threads_are_joined(_close_all)

@@ -11,6 +11,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any, Self, TypeVar
+from weakref import WeakKeyDictionary
 
 import anyio
 import anyio.lowlevel
@@ -25,29 +26,37 @@ __all__ = [
     "Caller",
     "Connectable",
     "Lock",
-    "async_current_loop",
     "async_sleep",
-    "current_loop",
+    "running_loop",
     "sleep",
 ]
 
 async_sleep = anyio.sleep
 sleep = time.sleep
 
-AsyncLock = anyio.Lock
-Lock = threading.Lock
-
 T = TypeVar("T")
 
 
-async def async_current_loop() -> object:
-    """Something that differs from event loop to event loop; connections can't be used in another one than their own."""
-    return anyio.lowlevel.current_token()
+def running_loop() -> object:
+    """The event loop that runs in this thread; connections can't be used in another one than their own."""
+    token = anyio.lowlevel.current_token()
+    return getattr(token, "native_token", token)
 
 
-def current_loop() -> object:
-    """Threads share connections."""
-    return None
+class AsyncLock:
+    """A lock among the tasks of an event loop; those of another one don't wait for it."""
+
+    def __init__(self) -> None:
+        self._locks: WeakKeyDictionary[object, anyio.Lock] = WeakKeyDictionary()
+
+    async def __aenter__(self) -> None:
+        await self._locks.setdefault(running_loop(), anyio.Lock()).acquire()
+
+    async def __aexit__(self, *_: object) -> None:
+        self._locks[running_loop()].release()
+
+
+Lock = threading.Lock
 
 
 class AsyncCaller:

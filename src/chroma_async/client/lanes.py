@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,6 +16,8 @@ import anyio
 import anyio.from_thread
 import anyio.to_thread
 from anyio.abc import TaskGroup
+
+from chroma_async.client.background import BackgroundLoop, before_threads_are_joined
 
 __all__ = [
     "AsyncFeed",
@@ -160,7 +164,29 @@ class AsyncSignal:
         return self._event.is_set()
 
 
-Signal = threading.Event
+class Signal(threading.Event):
+    """The same for threads. Before those are joined at the end of the interpreter, all signals are set for good."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        _signals.add(self)
+
+    def clear(self) -> None:
+        if not _ending.is_set():
+            super().clear()
+
+
+_signals: Final[weakref.WeakSet[Signal]] = weakref.WeakSet()
+_ending: Final = threading.Event()
+
+
+def _set_all() -> None:
+    _ending.set()
+    for signal in list(_signals):
+        signal.set()
+
+
+before_threads_are_joined(_set_all)
 
 
 class AsyncFeed:
@@ -190,6 +216,8 @@ class AsyncFeed:
     ) -> None:
         self._ahead.stop()
         await self._lanes.__aexit__(kind, error, traceback)
+        if inspect.isasyncgen(self._iterator):
+            await self._iterator.aclose()
 
     async def _read(self) -> None:
         read = functools.partial(self._ahead.fill, self._source, self._tell)
@@ -245,8 +273,6 @@ class Feed:
 
 def _of_async(source: Any) -> Iterator[Any]:
     """The items of an async iterable, which is run in an event loop of its own."""
-    from chroma_async.client.background import BackgroundLoop
-
     loop = BackgroundLoop()
     iterator = aiter(source)
 

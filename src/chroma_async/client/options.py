@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from chroma_async.client.address import API_PATHS, DEFAULT_HOST, DEFAULT_PORT, Address, parse_address
+from chroma_async.client.checks import checked_name
 from chroma_async.client.settings import Settings
 from chroma_async.settings import EngineSettings
 
@@ -36,7 +37,7 @@ def server_address(host: str, port: int | str, ssl: bool, settings: Settings) ->
         )
     chosen_host = settings.chroma_server_host if host == DEFAULT_HOST and settings.chroma_server_host else host
     chosen_port = settings.chroma_server_http_port if int(port) == DEFAULT_PORT else port
-    return parse_address(chosen_host, chosen_port or port, ssl or settings.chroma_server_ssl_enabled)
+    return parse_address(checked_name(chosen_host, "host"), chosen_port or port, ssl or settings.chroma_server_ssl_enabled)
 
 
 def chosen_timeout(timeout: float | httpx.Timeout | None) -> httpx.Timeout:

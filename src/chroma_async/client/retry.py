@@ -51,6 +51,7 @@ def asked_wait_seconds(retry_after: str | None, now: datetime | None = None) -> 
         pass
     try:
         date = parsedate_to_datetime(retry_after)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
+    date = date if date.tzinfo else date.replace(tzinfo=UTC)  # "-0000", or no zone: HTTP knows only UTC
     return max(0.0, (date - (now or datetime.now(UTC))).total_seconds())

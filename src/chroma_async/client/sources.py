@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import csv
 import gzip
+import inspect
 import os
 import sys
 import zlib
@@ -127,11 +128,16 @@ def _items(source: Any, reading: Reading, skip: int) -> Iterator[Lines]:
 
 
 async def _async_items(source: Any, reading: Reading, skip: int) -> Any:
-    async for item in source:
-        for lines in as_runs(item, reading):
-            for rest in _after(lines, skip):
-                yield rest
-            skip = max(0, skip - len(lines))
+    items = aiter(source)
+    try:
+        async for item in items:
+            for lines in as_runs(item, reading):
+                for rest in _after(lines, skip):
+                    yield rest
+                skip = max(0, skip - len(lines))
+    finally:
+        if inspect.isasyncgen(items):
+            await items.aclose()
 
 
 def _after(lines: Lines, skip: int) -> Iterator[Lines]:

@@ -443,7 +443,8 @@ class SqliteLog:
         is_displaced = _place_of(self._directory / FILE) != self._place
         if is_displaced != self._is_displaced:
             self._is_displaced = is_displaced
-            logger.log(logging.ERROR if is_displaced else logging.INFO, "log.%s", "replaced" if is_displaced else "is_back")
+            event = "log.replaced path=%s" if is_displaced else "log.is_back path=%s"
+            logger.log(logging.ERROR if is_displaced else logging.INFO, event, self._directory)
         if is_displaced:
             raise DirectoryReplacedError(
                 "the data directory was moved away, removed or restored beneath this process: restart it, and stop a server "

@@ -23,6 +23,7 @@ from chroma_async.client.checks import (
 from chroma_async.client.colours import AsyncCaller, AsyncConnectable, AsyncLock
 from chroma_async.client.configuration import chosen_function, to_input
 from chroma_async.client.embedding import DEFAULT_EMBEDDING, EmbeddingArgument, require_same
+from chroma_async.client.headers import checked_headers
 from chroma_async.client.options import (
     chosen_limits,
     chosen_timeout,
@@ -79,7 +80,8 @@ class AsyncClientAPI(AsyncConnectable):
     """What every client offers, however it reaches its engine; `chroma_async` has the constructors.
 
     Connecting asks who the caller is, and whether tenant and database exist, as Chroma's clients do. A client may be used by
-    many tasks or threads at once. Close it, or use it as a context manager.
+    many tasks or threads at once. An engine in this process stays in the event loop that opened it; a server is reached from
+    any number of loops, by connections of their own. Close it, or use it as a context manager.
 
     `missing` says whether `$ne`, `$nin`, `$not_contains` and `$not_regex` match records that lack the field or the document:
     "exclude" or "include". Without it the engine's setting or the server's option counts, and else records are excluded.
@@ -586,7 +588,7 @@ def _http_transport(
 
     return AsyncHttpTransport(
         server_address(host, port, ssl, settings),
-        headers=headers,
+        headers=checked_headers(headers),
         timeout=chosen_timeout(timeout),
         retry=RetryPolicy(retries=retries),
         limits=chosen_limits(limits, settings),

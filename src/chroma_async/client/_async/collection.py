@@ -38,6 +38,7 @@ from chroma_async.client.embedding import (
     query_target,
     resolve,
 )
+from chroma_async.client.headers import checked_key
 from chroma_async.client.ingest_options import LINGER_SECONDS, RETRY_SECONDS, Embedder, IngestOptions, checked_reading
 from chroma_async.client.ingest_report import IngestReport, LineErrorCallback
 from chroma_async.client.records import WHAT_TO_PASS, Inputs, Records, checked_records, listed_images
@@ -291,7 +292,7 @@ class AsyncCollection:
             uris=records.uris,
             wait=checked_stage(wait),
             wait_seconds=checked_wait_seconds(wait_seconds),
-            idempotency_key=idempotency_key,
+            idempotency_key=checked_key(idempotency_key),
         )
 
     async def delete(
@@ -327,7 +328,7 @@ class AsyncCollection:
             missing_default=MISSING_DEFAULT,
             wait=checked_stage(wait),
             wait_seconds=checked_wait_seconds(wait_seconds),
-            idempotency_key=idempotency_key,
+            idempotency_key=checked_key(idempotency_key),
         )
         return to_delete_result(await self._transport.send(call))
 

@@ -15,7 +15,8 @@ from msgspec.structs import replace
 from chroma_async.client._async.http_feed import AsyncHttpFeed, opened_feed
 from chroma_async.client.address import Address
 from chroma_async.client.answers import Failure, explain_silence, read_failure, read_result
-from chroma_async.client.colours import AsyncLock, async_current_loop, async_sleep
+from chroma_async.client.colours import async_sleep
+from chroma_async.client.pool import AsyncPools
 from chroma_async.client.retry import RetryPolicy
 from chroma_async.client.session import Session
 from chroma_async.client.split import encoded_parts
@@ -36,6 +37,7 @@ class AsyncHttpTransport:
 
     A request is sent again when nothing of it had left (no connection), when the server refused it (429), and, for calls
     that are safe to repeat, when the connection broke or a hop answered 502, 503 or 504; `RetryPolicy` says how often.
+    A read whose `min_lsn` our server has waited for in vain is not: that would wait again.
     Writes of records are safe to repeat where the server says that it keeps their keys, as ours does. Those whose body would
     pass 40 MiB travel in several requests.
     """
@@ -56,15 +58,12 @@ class AsyncHttpTransport:
         self._retry = retry
         self._limits = limits
         self._verify = verify
-        self._lock = AsyncLock()
-        self._pool: httpx.AsyncClient | None = None
-        self._pool_loop: object = None
-        self._closed = False
+        self._pools = AsyncPools(self._connections)
         self._server_keeps_keys = False
         self.session = Session()
 
     async def open(self) -> None:
-        await self._opened()
+        await self._pools.own()
 
     async def send(self, call: Call[R]) -> R:
         """Return the result of the call; of the last part, if a write had to be cut.
@@ -80,7 +79,7 @@ class AsyncHttpTransport:
 
     async def open_feed(self, call: WatchCall) -> AsyncHttpFeed:
         """Open a feed, as `send` answers a call, but without trying again: whoever follows it does that."""
-        pool = await self._opened()
+        pool = await self._pools.own()
         request = call.encode()
         timeout = _patient(self._timeout, call.choice().heartbeat_seconds)
         opening = pool.build_request(
@@ -91,14 +90,10 @@ class AsyncHttpTransport:
         except httpx.RequestError as error:
             failure = explain_silence(error, self._address, timeout, safe_to_repeat=True)
             raise failure.error from error
-        return await opened_feed(response, partial(explain_silence, address=self._address, timeout=timeout))
+        return await opened_feed(pool, response, partial(explain_silence, address=self._address, timeout=timeout))
 
     async def aclose(self) -> None:
-        self._closed = True
-        async with self._lock:
-            pool, self._pool = self._pool, None
-        if pool is not None:
-            await pool.aclose()
+        await self._pools.aclose()
 
     async def _send_part(self, call: Call[R], request: WireRequest) -> R:
         attempt = 0
@@ -116,34 +111,22 @@ class AsyncHttpTransport:
             attempt += 1
 
     async def _attempt(self, call: Call[R], request: WireRequest) -> httpx.Response | Failure:
-        pool = await self._opened()
+        pool = await self._pools.own()
         headers = {"Content-Type": request.content_type} if call.route.has_body else {}
         if request.idempotency_key is not None:
             headers[KEY_HEADER] = request.idempotency_key
         safe_to_repeat = call.safe_to_repeat or (call.takes_key and self._server_keeps_keys)
         url = self._address.url(call.route, request)
         timeout = _extended(self._timeout, call.patience_seconds)
+        sending = pool.build_request(call.route.method, url, content=request.body or None, headers=headers, timeout=timeout)
         try:
-            response = await pool.request(
-                call.route.method, url, content=request.body or None, headers=headers, timeout=timeout
-            )
+            response = await pool.send(sending)
         except httpx.RequestError as error:
             return explain_silence(error, self._address, timeout, safe_to_repeat=safe_to_repeat)
         self._server_keeps_keys = self._server_keeps_keys or OPERATIONS_HEADER in response.headers
         return response if response.is_success else read_failure(response, safe_to_repeat=safe_to_repeat)
 
-    async def _opened(self) -> httpx.AsyncClient:
-        loop = await async_current_loop()
-        if self._pool is not None and self._pool_loop == loop:
-            return self._pool
-        async with self._lock:
-            if self._closed:
-                raise RuntimeError("this client is closed; open another one")
-            if self._pool is None or self._pool_loop != loop:
-                self._pool, self._pool_loop = self._new_pool(), loop
-            return self._pool
-
-    def _new_pool(self) -> httpx.AsyncClient:
+    def _connections(self) -> httpx.AsyncClient:
         socket = self._address.unix_socket
         transport = None if socket is None else httpx.AsyncHTTPTransport(uds=socket, limits=self._limits)
         return httpx.AsyncClient(

@@ -10,6 +10,7 @@ import httpx
 import orjson
 
 from chroma_async.client.answers import Failure, read_failure
+from chroma_async.client.pool import AsyncPool
 from chroma_async.errors import ServerUnreachableError
 from chroma_async.protocol.changes import LOG_HEADER, Change
 from chroma_async.protocol.ingest import NDJSON
@@ -24,7 +25,8 @@ class Explain(Protocol):
 class AsyncHttpFeed:
     """Reads changes off a response. Lines end with a line feed and nothing else: texts may hold other line separators."""
 
-    def __init__(self, response: httpx.Response, explain: Explain) -> None:
+    def __init__(self, pool: AsyncPool, response: httpx.Response, explain: Explain) -> None:
+        self._pool = pool
         self._response = response
         self._explain = explain
         self._pieces: AsyncIterator[bytes] = response.aiter_bytes()
@@ -70,23 +72,23 @@ class AsyncHttpFeed:
             self._begun.append(rest)
 
     async def aclose(self) -> None:
-        await self._response.aclose()
+        await self._pool.let_go(self._response)
 
 
-async def opened_feed(response: httpx.Response, explain: Explain) -> AsyncHttpFeed:
+async def opened_feed(pool: AsyncPool, response: httpx.Response, explain: Explain) -> AsyncHttpFeed:
     """Return the feed that a response is.
 
     Raises:
         ChromaError: it is none: the server, or a hop before it, refused.
     """
     if response.is_success and response.headers.get("content-type", "").startswith(NDJSON):
-        return AsyncHttpFeed(response, explain)
+        return AsyncHttpFeed(pool, response, explain)
     try:
         await response.aread()
     except httpx.RequestError as error:
         raise explain(error, safe_to_repeat=True).error from error
     finally:
-        await response.aclose()
+        await pool.let_go(response)
     if response.is_success:
         raise ServerUnreachableError(f"this is no feed of changes; check host and port. body={response.text[:80]!r}")
     raise read_failure(response, safe_to_repeat=True).error

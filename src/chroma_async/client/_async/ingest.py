@@ -131,6 +131,7 @@ class AsyncIngestStream:
     async def __aenter__(self) -> Self:
         if self._entered:
             raise RuntimeError("this stream was used; open another one with the same stream_id to go on")
+        await self._transport.open()
         self._entered, self._began_at = True, time.monotonic()
         self._lock, self._embedding, self._encoding = AsyncQuickLock(), AsyncLock(), AsyncLock()
         self._filled, self._ended = AsyncSignal(), AsyncSignal()

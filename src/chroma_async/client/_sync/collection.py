@@ -39,6 +39,7 @@ from chroma_async.client.embedding import (
     query_target,
     resolve,
 )
+from chroma_async.client.headers import checked_key
 from chroma_async.client.ingest_options import LINGER_SECONDS, RETRY_SECONDS, Embedder, IngestOptions, checked_reading
 from chroma_async.client.ingest_report import IngestReport, LineErrorCallback
 from chroma_async.client.records import WHAT_TO_PASS, Inputs, Records, checked_records, listed_images
@@ -292,7 +293,7 @@ class Collection:
             uris=records.uris,
             wait=checked_stage(wait),
             wait_seconds=checked_wait_seconds(wait_seconds),
-            idempotency_key=idempotency_key,
+            idempotency_key=checked_key(idempotency_key),
         )
 
     def delete(
@@ -328,7 +329,7 @@ class Collection:
             missing_default=MISSING_DEFAULT,
             wait=checked_stage(wait),
             wait_seconds=checked_wait_seconds(wait_seconds),
-            idempotency_key=idempotency_key,
+            idempotency_key=checked_key(idempotency_key),
         )
         return to_delete_result(self._transport.send(call))
 

@@ -16,7 +16,8 @@ from msgspec.structs import replace
 from chroma_async.client._sync.http_feed import HttpFeed, opened_feed
 from chroma_async.client.address import Address
 from chroma_async.client.answers import Failure, explain_silence, read_failure, read_result
-from chroma_async.client.colours import Lock, current_loop, sleep
+from chroma_async.client.colours import sleep
+from chroma_async.client.pool import Pools
 from chroma_async.client.retry import RetryPolicy
 from chroma_async.client.session import Session
 from chroma_async.client.split import encoded_parts
@@ -37,6 +38,7 @@ class HttpTransport:
 
     A request is sent again when nothing of it had left (no connection), when the server refused it (429), and, for calls
     that are safe to repeat, when the connection broke or a hop answered 502, 503 or 504; `RetryPolicy` says how often.
+    A read whose `min_lsn` our server has waited for in vain is not: that would wait again.
     Writes of records are safe to repeat where the server says that it keeps their keys, as ours does. Those whose body would
     pass 40 MiB travel in several requests.
     """
@@ -57,15 +59,12 @@ class HttpTransport:
         self._retry = retry
         self._limits = limits
         self._verify = verify
-        self._lock = Lock()
-        self._pool: httpx.Client | None = None
-        self._pool_loop: object = None
-        self._closed = False
+        self._pools = Pools(self._connections)
         self._server_keeps_keys = False
         self.session = Session()
 
     def open(self) -> None:
-        self._opened()
+        self._pools.own()
 
     def send(self, call: Call[R]) -> R:
         """Return the result of the call; of the last part, if a write had to be cut.
@@ -81,7 +80,7 @@ class HttpTransport:
 
     def open_feed(self, call: WatchCall) -> HttpFeed:
         """Open a feed, as `send` answers a call, but without trying again: whoever follows it does that."""
-        pool = self._opened()
+        pool = self._pools.own()
         request = call.encode()
         timeout = _patient(self._timeout, call.choice().heartbeat_seconds)
         opening = pool.build_request(
@@ -92,14 +91,10 @@ class HttpTransport:
         except httpx.RequestError as error:
             failure = explain_silence(error, self._address, timeout, safe_to_repeat=True)
             raise failure.error from error
-        return opened_feed(response, partial(explain_silence, address=self._address, timeout=timeout))
+        return opened_feed(pool, response, partial(explain_silence, address=self._address, timeout=timeout))
 
     def close(self) -> None:
-        self._closed = True
-        with self._lock:
-            pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.close()
+        self._pools.close()
 
     def _send_part(self, call: Call[R], request: WireRequest) -> R:
         attempt = 0
@@ -117,32 +112,22 @@ class HttpTransport:
             attempt += 1
 
     def _attempt(self, call: Call[R], request: WireRequest) -> httpx.Response | Failure:
-        pool = self._opened()
+        pool = self._pools.own()
         headers = {"Content-Type": request.content_type} if call.route.has_body else {}
         if request.idempotency_key is not None:
             headers[KEY_HEADER] = request.idempotency_key
         safe_to_repeat = call.safe_to_repeat or (call.takes_key and self._server_keeps_keys)
         url = self._address.url(call.route, request)
         timeout = _extended(self._timeout, call.patience_seconds)
+        sending = pool.build_request(call.route.method, url, content=request.body or None, headers=headers, timeout=timeout)
         try:
-            response = pool.request(call.route.method, url, content=request.body or None, headers=headers, timeout=timeout)
+            response = pool.send(sending)
         except httpx.RequestError as error:
             return explain_silence(error, self._address, timeout, safe_to_repeat=safe_to_repeat)
         self._server_keeps_keys = self._server_keeps_keys or OPERATIONS_HEADER in response.headers
         return response if response.is_success else read_failure(response, safe_to_repeat=safe_to_repeat)
 
-    def _opened(self) -> httpx.Client:
-        loop = current_loop()
-        if self._pool is not None and self._pool_loop == loop:
-            return self._pool
-        with self._lock:
-            if self._closed:
-                raise RuntimeError("this client is closed; open another one")
-            if self._pool is None or self._pool_loop != loop:
-                self._pool, self._pool_loop = self._new_pool(), loop
-            return self._pool
-
-    def _new_pool(self) -> httpx.Client:
+    def _connections(self) -> httpx.Client:
         socket = self._address.unix_socket
         transport = None if socket is None else httpx.HTTPTransport(uds=socket, limits=self._limits)
         return httpx.Client(

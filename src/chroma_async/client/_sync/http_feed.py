@@ -11,6 +11,7 @@ import httpx
 import orjson
 
 from chroma_async.client.answers import Failure, read_failure
+from chroma_async.client.pool import Pool
 from chroma_async.errors import ServerUnreachableError
 from chroma_async.protocol.changes import LOG_HEADER, Change
 from chroma_async.protocol.ingest import NDJSON
@@ -25,7 +26,8 @@ class Explain(Protocol):
 class HttpFeed:
     """Reads changes off a response. Lines end with a line feed and nothing else: texts may hold other line separators."""
 
-    def __init__(self, response: httpx.Response, explain: Explain) -> None:
+    def __init__(self, pool: Pool, response: httpx.Response, explain: Explain) -> None:
+        self._pool = pool
         self._response = response
         self._explain = explain
         self._pieces: Iterator[bytes] = response.iter_bytes()
@@ -71,23 +73,23 @@ class HttpFeed:
             self._begun.append(rest)
 
     def close(self) -> None:
-        self._response.close()
+        self._pool.let_go(self._response)
 
 
-def opened_feed(response: httpx.Response, explain: Explain) -> HttpFeed:
+def opened_feed(pool: Pool, response: httpx.Response, explain: Explain) -> HttpFeed:
     """Return the feed that a response is.
 
     Raises:
         ChromaError: it is none: the server, or a hop before it, refused.
     """
     if response.is_success and response.headers.get("content-type", "").startswith(NDJSON):
-        return HttpFeed(response, explain)
+        return HttpFeed(pool, response, explain)
     try:
         response.read()
     except httpx.RequestError as error:
         raise explain(error, safe_to_repeat=True).error from error
     finally:
-        response.close()
+        pool.let_go(response)
     if response.is_success:
         raise ServerUnreachableError(f"this is no feed of changes; check host and port. body={response.text[:80]!r}")
     raise read_failure(response, safe_to_repeat=True).error

@@ -132,6 +132,7 @@ class IngestStream:
     def __enter__(self) -> Self:
         if self._entered:
             raise RuntimeError("this stream was used; open another one with the same stream_id to go on")
+        self._transport.open()
         self._entered, self._began_at = True, time.monotonic()
         self._lock, self._embedding, self._encoding = QuickLock(), Lock(), Lock()
         self._filled, self._ended = Signal(), Signal()

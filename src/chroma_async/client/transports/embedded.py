@@ -18,6 +18,7 @@ from chroma_async.settings import EngineSettings
 R = TypeVar("R")
 
 CLOSED = "this client is closed; open another one"
+ELSEWHERE = "an embedded client lives in the event loop that opened it, and ends with it; open another one in this loop"
 
 
 class Engine(Protocol):
@@ -129,10 +130,13 @@ class AsyncEmbeddedTransport:
         return AsyncEmbeddedFeed(await self.send(call))
 
     async def aclose(self) -> None:
+        host = self._host
+        if host is not None and not host.done():
+            self._require_own_loop(host)
         self._closed = True
         self._stop.set()
-        if self._host is not None:
-            await asyncio.shield(self._host)
+        if host is not None and not host.cancelled():
+            await asyncio.shield(host)
 
     async def _opened(self) -> Engine:
         if self._closed:
@@ -141,9 +145,17 @@ class AsyncEmbeddedTransport:
             loop = asyncio.get_running_loop()
             self._engine = loop.create_future()
             self._host = loop.create_task(self._run(self._engine), name="chroma-async-engine")
+        self._require_own_loop(self._engine)
         if self._engine.done() and self._host is not None and self._host.done():
+            if self._host.cancelled():
+                raise RuntimeError(CLOSED)
             await self._host
         return await asyncio.shield(self._engine)
+
+    @staticmethod
+    def _require_own_loop(future: asyncio.Future[Any]) -> None:
+        if future.get_loop() is not asyncio.get_running_loop():
+            raise RuntimeError(ELSEWHERE)
 
     async def _run(self, opened: asyncio.Future[Engine]) -> None:
         """Hold the engine open until told to stop. A failure to open is the opener's to hear, and may be tried again."""
@@ -177,7 +189,6 @@ class EmbeddedTransport:
 
     def send(self, call: Call[R]) -> R:
         engine = self._opened()
-        self._background.check_process()
         call = self.session.reading(call)
         answered = engine.answer_here(call)
         if answered is None:
@@ -195,6 +206,7 @@ class EmbeddedTransport:
         self._background.close()
 
     def _opened(self) -> Engine:
+        self._background.check_process()
         with self._lock:
             if self._closed:
                 raise RuntimeError(CLOSED)
