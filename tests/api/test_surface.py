@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import re
 from pathlib import Path
@@ -153,6 +154,26 @@ def test_modules_of_helpers_are_where_chromas_are() -> None:
     )  # fmt: skip
     assert chromadb.utils.embedding_functions is embedding_functions
     assert isinstance(chromadb.api.types.DefaultEmbeddingFunction(), embedding_functions.DefaultEmbeddingFunction)
+
+
+@pytest.mark.parametrize(
+    ("module", "names"),
+    [
+        ("types", "Collection Database Metadata Tenant UpdateMetadata Vector Where WhereDocument"),
+        (
+            "api.types",
+            "Document Documents Embeddable Embedding Embeddings ID IDs Image Images Include Loadable Metadata Metadatas",
+        ),
+        (
+            "api.types",
+            "OneOrMany PyEmbedding PyEmbeddings QueryResult GetResult Schema Space URI URIs UpdateMetadata Vector Where",
+        ),
+    ],
+)
+def test_names_for_annotations_are_where_chromas_are(module: str, names: str) -> None:
+    for package in ("chromadb", "chroma_async"):
+        found = vars(importlib.import_module(f"{package}.{module}"))
+        assert set(names.split()) - found.keys() == set()
 
 
 def test_embedding_functions_that_are_absent_say_what_to_pass_instead() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,18 @@ Embedding: TypeAlias = npt.NDArray[np.float32] | Sequence[float] | Sequence[int]
 """One vector, shape (ndim,)."""
 Embeddings: TypeAlias = npt.NDArray[np.float32] | Sequence[Embedding]
 """n vectors, shape (n, ndim)."""
+
+PyEmbedding: TypeAlias = Sequence[float] | Sequence[int]
+PyEmbeddings: TypeAlias = Sequence[PyEmbedding]
+Vector: TypeAlias = npt.NDArray[np.float32]
+
+Image: TypeAlias = npt.NDArray[np.generic]
+Images: TypeAlias = list[Image]
+Embeddable: TypeAlias = Documents | Images
+Loadable: TypeAlias = list[Image | None]
+
+T = TypeVar("T")
+OneOrMany: TypeAlias = T | list[T]
 
 MetadataScalar: TypeAlias = str | int | float | bool
 Metadata: TypeAlias = Mapping[str, MetadataScalar | list[MetadataScalar] | None]
