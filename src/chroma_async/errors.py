@@ -220,6 +220,8 @@ class UnavailableError(ChromaError):
 class DirectoryReplacedError(UnavailableError):
     """Another directory is where the server's data was: moved away, removed, or restored from a backup. Restart it."""
 
+    retryable = False
+
 
 class InsufficientStorageError(ChromaError):
     """No room on the server's disk: free some, then send it again. Nothing of the write was kept; reads go on."""

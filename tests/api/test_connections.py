@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,36 @@ async def test_a_call_that_waits_for_a_connection_is_cancelled_at_once() -> None
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.anyio
+async def test_calls_that_were_given_up_in_the_queue_hold_nobody_up() -> None:
+    """Who has left takes no connection when it is its turn: one that was made for nobody would be given up again."""
+    accepted = 0
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal accepted
+        accepted += 1
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            while await reader.readuntil(b"\r\n\r\n"):
+                await asyncio.sleep(0.2)
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 26\r\n\r\n")
+                writer.write(b'{"nanosecond heartbeat":1}')
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        client = few(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", connections=1)
+        first = asyncio.create_task(client.heartbeat())
+        await asyncio.sleep(0.05)
+        waiting = [asyncio.create_task(client.heartbeat()) for _ in range(200)]
+        await asyncio.sleep(0.05)
+        for task in waiting:
+            task.cancel()
+        assert await client.heartbeat() == 1
+        assert await first == 1
+        assert accepted <= 3
+        await client.aclose()
+
+
 def test_forked_children_have_connections_of_their_own(url: str) -> None:
     code = """
 import asyncio, os, sys
@@ -146,6 +177,33 @@ def test_a_read_of_what_never_comes_takes_no_longer_than_it_was_given(url: str) 
         with pytest.raises(errors.NotYetVisibleError):
             collection.get(min_lsn=2**40, wait_seconds=1)
         assert time.monotonic() - began < 2
+
+
+def test_what_a_thread_still_sends_arrives_though_the_main_thread_has_ended(url: str) -> None:
+    code = """
+import sys, threading, time
+from chroma_async import HttpClient, wrap
+
+def embed(texts):
+    time.sleep(0.3)
+    return [[1.0, 2.0]] * len(texts)
+
+collection = HttpClient(sys.argv[1]).create_collection("sent-late", embedding_function=wrap(embed, name="slow"))
+
+def run():
+    with collection.ingest() as stream:
+        for number in range(900):
+            stream.upsert(str(number), documents=str(number))
+    print(collection.count())
+
+threading.Thread(target=run).start()
+time.sleep(0.4)
+"""
+    done = subprocess.run([sys.executable, "-c", code, url], capture_output=True, text=True, timeout=60, check=False)
+    with HttpClient(url) as client:
+        count = client.get_collection("sent-late", embedding_function=None).count()
+    assert count == 900 or "interpreter shutdown" in done.stderr  # never less without a word
+    assert (done.stdout == "900\n") == (count == 900)
 
 
 @pytest.mark.parametrize("end", ["", "raise SystemExit(0)"])

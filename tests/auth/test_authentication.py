@@ -32,6 +32,8 @@ from chroma_async.server.auth.throttle import (
     PENDING_MAX,
     PENDING_PER_SOURCE_MAX,
     SLOTS_MAX,
+    SPRAYED_FREE,
+    SPRAYED_PER_SECOND,
     Throttle,
 )
 from chroma_async.server.auth.tokens import TokenProvider
@@ -461,6 +463,20 @@ async def test_wrong_passwords_from_one_address_leave_room_for_those_from_others
     for number in range(PENDING_PER_SOURCE_MAX):
         throttle.end(("192.0.2.1", number), 0.0, wrong=True)
     assert (throttle._pending, throttle._pending_of) == (0, {})
+
+
+async def test_who_sprays_names_is_slowed_down_whatever_names_they_are() -> None:
+    throttle = Throttle()
+    tried = 0
+    for step in range(10_000):
+        slot, now = ("192.0.2.1", step % BUCKETS), step / 100
+        if not throttle.wait_seconds(slot, now):
+            throttle.begin(slot, now)
+            throttle.end(slot, now, wrong=True)
+            tried += 1
+    assert tried <= SPRAYED_FREE + SPRAYED_PER_SECOND * 100
+    assert throttle.wait_seconds(("192.0.2.1", 7), 100.0) == 1
+    assert throttle.wait_seconds(("192.0.2.2", 7), 100.0) == 0
 
 
 async def test_guesser_waits_longer_than_who_erred_once() -> None:

@@ -77,7 +77,7 @@ async def test_a_view_of_replaced_columns_is_refused(tmp_path: Path, monkeypatch
 async def test_a_view_of_a_replaced_graph_is_refused(tmp_path: Path) -> None:
     async with replaced(tmp_path) as (folder, tables, restore):
         restore("columns")
-        with pytest.raises(StorageCorrupt, match="graph"):
+        with pytest.raises(StorageCorrupt, match="usearch"):
             load_base(folder, tables.manifest(), EMPTY_BASE, tables)
 
 

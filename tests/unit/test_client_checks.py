@@ -109,7 +109,7 @@ def test_a_reserved_field_is_refused() -> None:
         ({"a": [1, {}]}, "metadatas[1]['a'][1] must be a str, int, float, bool"),
         ({"a": [1, "x"]}, "metadatas[1]['a']: a list in metadata must have items, all of one type. got=[1, 'x']"),
         ({"a": []}, "metadatas[1]['a']: a list in metadata must have items"),
-        ({"a": math.nan}, "metadatas[1]['a'] must be a finite number; leave out what is not known. got=nan"),
+        ({"a": math.nan}, "metadatas[1]['a'] must be a finite number; what is not known is left out. got=nan"),
         ({"a": np.float32("inf")}, "metadatas[1]['a'] must be a finite number"),
         ({"a": [1.5, -math.inf]}, "metadatas[1]['a'][1] must be a finite number"),
         ({"a": "half \ud83d"}, "metadatas[1]['a'] is not a valid text: surrogates not allowed at character 5"),

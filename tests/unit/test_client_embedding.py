@@ -166,7 +166,15 @@ def test_a_collection_keeps_its_embedding_function_but_may_be_told_its_parameter
     assert new_function(None, stored) is None
 
 
-@pytest.mark.parametrize("function", [wrap(len, name="other"), len, DEFAULT_EMBEDDING], ids=str)
+def test_a_function_without_a_name_is_taken_but_not_stored_for_a_named_one() -> None:
+    stored = {"type": "known", "name": "model-of-this-test", "config": {}}
+    assert new_function({"embedding_function": plain}, stored) is plain
+    changed = to_update({"embedding_function": plain}, plain)
+    assert changed is not None
+    assert changed.embedding_function is None
+
+
+@pytest.mark.parametrize("function", [wrap(len, name="other"), DEFAULT_EMBEDDING], ids=str)
 def test_vectors_of_two_models_do_not_come_into_one_collection_by_a_change(function: Any) -> None:
     stored = {"type": "known", "name": "model", "config": {}}
     with pytest.raises(ValueError, match="can't be exchanged: vectors of two models don't compare"):

@@ -121,7 +121,7 @@ def collection_of(directory: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("code", LIMITS)
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
 @pytest.mark.parametrize("ending", [".usearch", ".columns", "vectors.f32"])
 def test_what_cannot_be_opened_now_is_neither_dropped_nor_made_anew(
     code: int, ending: str, directory: Path, monkeypatch: pytest.MonkeyPatch
@@ -131,12 +131,31 @@ def test_what_cannot_be_opened_now_is_neither_dropped_nor_made_anew(
     with monkeypatch.context() as patched:
         failing_open(patched, code, ending)
         for work in (store.heal, store.base):
-            if (work, ending) != (store.heal, "vectors.f32"):  # which are not read for that
+            if (work, ending) == (store.base, ".usearch") and code == errno.ENOMEM:
+                assert all(view.graph is None for view in store.base().segments)  # queries are exact meanwhile
+            elif (work, ending) != (store.heal, "vectors.f32"):  # which are not read for that
                 with pytest.raises(OSError, match=os.strerror(code)):
                     work()
     assert contents_of(directory) == before
     store.heal()
     assert contents_of(directory) == before
+    store.close()
+
+
+def test_what_may_not_be_read_and_can_be_made_again_is_done_without_and_then_made_again(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = CollectionStore(collection_of(directory), SystemFiles())
+    files = store.manifest.files()
+    columns = sorted(name for name in files if name.endswith(".columns"))
+    for ending in (".usearch", columns[-1]):
+        with monkeypatch.context() as patched:
+            failing_open(patched, errno.EACCES, ending)
+            base = store.base()
+            assert base.live == 40
+            assert all(view.graph is None for view in base.segments)
+            store.heal()
+        assert not {name for name in store.manifest.files() & files if name.endswith(ending)}
     store.close()
 
 
@@ -172,10 +191,12 @@ async def test_the_compactor_pauses_without_handles_and_says_so_once(
 async def test_the_compactor_leaves_a_collection_alone_that_it_may_not_read(
     directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with monkeypatch.context() as patched:
-        failing_open(patched, errno.EACCES, ".columns")
-        async with compactor_at(directory) as compactor:
-            assert not await compactor.step()
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(CollectionStore, "heal", refuse)
+    async with compactor_at(directory) as compactor:
+        assert not await compactor.step()
     assert [record.getMessage().split()[0] for record in caplog.records] == ["collection.unreadable"]
 
 
@@ -199,12 +220,17 @@ async def test_reads_say_that_handles_are_wanting_and_the_log_says_it_once(
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize(("code", "refusal"), [(errno.EMFILE, ResourceLimitError), (errno.EACCES, InternalError)])
-@pytest.mark.parametrize("ending", [".columns", "vectors.f32", ".usearch"])
+@pytest.mark.parametrize(
+    ("code", "refusal", "ending"),
+    [
+        *((errno.EMFILE, ResourceLimitError, ending) for ending in (".columns", "vectors.f32", ".usearch")),
+        (errno.EACCES, InternalError, "vectors.f32"),
+    ],
+)
 async def test_reads_are_refused_while_a_file_cannot_be_opened(
     code: int, refusal: type[Exception], ending: str, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also those of a thread that answers itself."""
+    """Also those of a thread that answers itself. What can be made again, and may not be read, is done without."""
     name = collection_of(directory).name
     call = CountRecords(tenant=DEFAULT_TENANT, database=DEFAULT_DATABASE, collection_id=name)
     async with engine_at(directory) as engine:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sqlite3
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -30,6 +31,7 @@ from chroma_async.errors import (
     InternalError,
     InvalidArgumentError,
     InvalidDimensionException,
+    LogHole,
     NotFoundError,
     UnavailableError,
     UniqueConstraintError,
@@ -147,6 +149,27 @@ async def test_a_call_that_turns_out_to_be_impossible_fails_alone(tmp_path: Path
         await put(records, 4)
         assert await records.count() == 40
         assert engine.follower.catalog.tenant(unstorable.name) is None
+
+
+@pytest.mark.parametrize(
+    "error", [LogHole("entries are missing"), sqlite3.DatabaseError("malformed")], ids=["hole", "sqlite"]
+)
+async def test_a_log_that_cannot_be_read_on_stops_writes_for_good(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = CountingLog()
+    async with engine_on(log, tmp_path) as engine:
+        records = Records(engine, (await create_collection(engine)).id)
+
+        def fail() -> None:
+            monkeypatch.undo()
+            raise error
+
+        monkeypatch.setattr(log, "exclusive", fail)
+        for _ in range(2):
+            with pytest.raises(UnavailableError, match="writes are refused"):
+                await put(records, 1)
+        assert engine.writer.refusal is not None
 
 
 async def test_what_fails_before_an_append_fails_the_calls_that_met_it_and_no_later_ones(

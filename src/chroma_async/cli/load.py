@@ -179,6 +179,8 @@ def _look_for_bad_lines(file: Path, reading: Reading, count: int, options: dict[
     from chroma_async.client.lines import BLANK, NO_EMBEDDING, without_vectors
     from chroma_async.client.sources import open_source
 
+    if not count or not file.is_file():
+        return
     begin = 0
     with open_source(file, reading, 0) as source:
         while begin < count and (lines := next(source.items, None)) is not None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import atexit
 import concurrent.futures.thread  # noqa: F401  # pyright: ignore[reportUnusedImport] - its hook comes first
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Awaitable, Callable
@@ -64,7 +65,12 @@ class BackgroundLoop:
         self._stack = None
 
     def __del__(self) -> None:
-        """Close in order: what is held would otherwise be cancelled at whatever it does."""
+        """Close in order: what is held would otherwise be cancelled at whatever it does.
+
+        Not when the interpreter has ended: a loop that was begun since threads were joined stands still by then.
+        """
+        if sys.is_finalizing():
+            return
         if threading.get_ident() == self._thread:
             threading.Thread(target=_close_stack, args=(self._stack,)).start()
         else:

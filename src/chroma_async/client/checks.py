@@ -209,7 +209,7 @@ def plain(value: Any, name: str) -> str | bool | int | float:
 
 def _sayable(value: str | bool | float, name: str) -> str | bool | int | float:
     if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{name} must be a finite number; leave out what is not known. got={value}")
+        raise ValueError(f"{name} must be a finite number; what is not known is left out. got={value}")
     return checked_utf8(value, name) if isinstance(value, str) else value
 
 

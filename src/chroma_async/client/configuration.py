@@ -10,8 +10,10 @@ from typing import Any, Final, TypedDict, TypeVar, cast
 import msgspec
 
 from chroma_async.client.embedding import (
+    DEFAULT_NAME,
+    LEGACY,
+    DefaultEmbedding,
     EmbeddingArgument,
-    EmbeddingCallable,
     checked_function,
     default_space,
     describe,
@@ -49,7 +51,7 @@ class CollectionConfiguration(TypedDict, total=False):
     embedding_function: Any
 
 
-def configured_function(configuration: Mapping[str, Any] | None) -> EmbeddingCallable | None:
+def configured_function(configuration: Mapping[str, Any] | None) -> EmbeddingArgument:
     """Return the embedding function in a configuration; the description of one, as `configuration_json` has it, is built.
 
     Raises:
@@ -58,7 +60,7 @@ def configured_function(configuration: Mapping[str, Any] | None) -> EmbeddingCal
     value = _checked(configuration).get("embedding_function")
     if isinstance(value, Mapping):
         return rebuild(cast("Mapping[str, Any]", value))
-    return cast("EmbeddingCallable | None", checked_function(value))
+    return checked_function(value)
 
 
 def chosen_function(given: EmbeddingArgument, configuration: Mapping[str, Any] | None) -> EmbeddingArgument:
@@ -103,7 +105,7 @@ def to_input(
     return _converted({**parts, "embedding_function": described}, ConfigurationInput)
 
 
-def new_function(configuration: Mapping[str, Any] | None, stored: Mapping[str, Any] | None) -> EmbeddingCallable | None:
+def new_function(configuration: Mapping[str, Any] | None, stored: Mapping[str, Any] | None) -> EmbeddingArgument:
     """Return the embedding function that `modify` gives to a collection, or None.
 
     Raises:
@@ -111,18 +113,17 @@ def new_function(configuration: Mapping[str, Any] | None, stored: Mapping[str, A
     """
     function = configured_function(configuration)
     stored_name = None if stored is None else stored.get("name")
-    if function is not None and stored_name is not None and name_of(function) != stored_name:
+    given_name = DEFAULT_NAME if isinstance(function, DefaultEmbedding) else name_of(function)
+    if given_name is not None and stored_name is not None and given_name != stored_name:
         raise ValueError(
             "the embedding function of a collection can't be exchanged: vectors of two models don't compare. Make another "
-            f"collection. given={name_of(function)!r} stored={stored_name!r}"
+            f"collection. given={given_name!r} stored={stored_name!r}"
         )
     return function
 
 
-def to_update(
-    configuration: Mapping[str, Any] | None, function: EmbeddingCallable | None = None
-) -> ConfigurationUpdate | None:
-    """Return what `modify` changes of the configuration; `function` is the embedding function in it.
+def to_update(configuration: Mapping[str, Any] | None, function: EmbeddingArgument = None) -> ConfigurationUpdate | None:
+    """Return what `modify` changes of the configuration; `function` is its embedding function, stored if it has a name.
 
     Raises:
         ValueError: an option that is unknown, can't change after creation, or is of a wrong type.
@@ -132,7 +133,8 @@ def to_update(
     parts = _index_parts(configuration)
     if "spann" in parts:
         raise ValueError("the index is hnsw; there is no spann to change in the configuration")
-    return _converted({**parts, "embedding_function": describe(function)}, ConfigurationUpdate)
+    described = describe(function)
+    return _converted({**parts, "embedding_function": None if described == LEGACY else described}, ConfigurationUpdate)
 
 
 def _index_parts(configuration: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:

@@ -25,11 +25,13 @@ __all__ = [
     "AsyncOutcome",
     "AsyncQuickLock",
     "AsyncSignal",
+    "AsyncWaker",
     "Feed",
     "Lanes",
     "Outcome",
     "QuickLock",
     "Signal",
+    "Waker",
 ]
 
 T = TypeVar("T")
@@ -164,29 +166,38 @@ class AsyncSignal:
         return self._event.is_set()
 
 
-class Signal(threading.Event):
-    """The same for threads. Before those are joined at the end of the interpreter, all signals are set for good."""
+Signal = threading.Event
+
+
+class AsyncWaker(AsyncSignal):
+    """One that the end of the interpreter sets, in the version for threads."""
+
+    is_over = False
+
+
+class Waker(threading.Event):
+    """The same, set before threads are joined at the end of the interpreter: else who waits for it is waited for."""
 
     def __init__(self) -> None:
         super().__init__()
-        _signals.add(self)
+        _wakers.add(self)
 
-    def clear(self) -> None:
-        if not _ending.is_set():
-            super().clear()
+    @property
+    def is_over(self) -> bool:
+        return _ending.is_set()
 
 
-_signals: Final[weakref.WeakSet[Signal]] = weakref.WeakSet()
+_wakers: Final[weakref.WeakSet[Waker]] = weakref.WeakSet()
 _ending: Final = threading.Event()
 
 
-def _set_all() -> None:
+def _wake_all() -> None:
     _ending.set()
-    for signal in list(_signals):
-        signal.set()
+    for waker in list(_wakers):
+        waker.set()
 
 
-before_threads_are_joined(_set_all)
+before_threads_are_joined(_wake_all)
 
 
 class AsyncFeed:

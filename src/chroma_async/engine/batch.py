@@ -73,6 +73,8 @@ class QueryBatcher:
         try:
             while self._waiting:
                 batch = self._take()
+                if not batch:
+                    break
                 try:
                     outcomes = await self._search(batch)
                 except Exception as error:
@@ -119,6 +121,8 @@ def _search(jobs: Sequence[QueryJob], wanted: Sequence[Callable[[], bool]], *, a
     columns = any(job.needs_columns for job in jobs)
     with jobs[0].reader.view(columns=columns, at_hand=at_hand, tail=jobs[0].needs_tail, search=True) as view:
         chosen = [_attempt(job.choose, view, is_wanted) for job, is_wanted in zip(jobs, wanted, strict=True)]
+        if all(isinstance(mask, NobodyWaits) for mask in chosen):
+            raise NobodyWaits  # how long that took says nothing of such queries
         able = [position for position, mask in enumerate(chosen) if not isinstance(mask, Exception)]
         found = _search_together(view, [jobs[position] for position in able], [chosen[position] for position in able])
         outcomes: list[Outcome] = [mask if isinstance(mask, Exception) else RuntimeError() for mask in chosen]

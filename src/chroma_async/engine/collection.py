@@ -437,18 +437,19 @@ class CollectionReader:
     def refresh(self) -> None:
         """Take the newest base. Views go on with the one before meanwhile, unless entries beyond that were forgotten."""
         self._opened.touch(self)
-        with self._in_background(), self._instant() as tables:
+        with self._in_background("refresh.failed"), self._instant() as tables:
+            self._again_at = time.monotonic() + AGAIN_SECONDS
             if tables is not None:
                 self._refresh(tables)
+            self._again_at = -math.inf
 
     @contextmanager
-    def _in_background(self) -> Generator[None]:
+    def _in_background(self, failed: str) -> Generator[None]:
         """Do what is done ahead of reads. What keeps it from being done is logged: whoever reads meets it, and is told."""
         try:
             yield
         except (StorageCorrupt, sqlite3.DatabaseError, UnicodeDecodeError, OSError) as error:
-            self._again_at = time.monotonic() + AGAIN_SECONDS
-            self._failures.note(f"refresh.failed collection={self._directory.name}", error)
+            self._failures.note(f"{failed} collection={self._directory.name}", error)
 
     @contextmanager
     def _instant(self) -> Generator[RecordTables | None]:
@@ -481,7 +482,7 @@ class CollectionReader:
 
         Reads wait for one entry at most.
         """
-        with self._in_background():
+        with self._in_background("fold.failed"):
             self._fold_ahead()
 
     def _fold_ahead(self) -> None:
@@ -696,7 +697,7 @@ class CollectionReader:
 
         When that fails, as with damaged vectors, this base's are not packed any more.
         """
-        with self._in_background():
+        with self._in_background("pack.failed"):
             try:
                 for segment in _to_be_packed(self._base)[:1]:
                     self._pack(segment)

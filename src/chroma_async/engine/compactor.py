@@ -22,7 +22,7 @@ from chroma_async.core.retention import Ledger, Retention
 from chroma_async.core.watermarks import segment_rows
 from chroma_async.engine.follower import Follower
 from chroma_async.engine.lock import CompactorLock
-from chroma_async.errors import FormatError, StorageCorrupt, UnavailableError
+from chroma_async.errors import DirectoryReplacedError, FormatError, StorageCorrupt, UnavailableError
 from chroma_async.model import Collection, CollectionId, HnswConfiguration, Lsn
 from chroma_async.projections.fold import fold_entry
 from chroma_async.projections.graph_process import write_graph_elsewhere
@@ -462,6 +462,8 @@ class Compactor:
                         self._note_purged(collection_id, number)
                     else:
                         done[collection_id] = purge
+            except DirectoryReplacedError:
+                raise
             except UnavailableError as error:
                 self._purge_later(collection_id, error)
         if not done:
@@ -469,6 +471,8 @@ class Compactor:
         try:
             await self._erase({collection_id: purge.applied for collection_id, purge in done.items()})
             await self._log.scrub()
+        except DirectoryReplacedError:
+            raise
         except UnavailableError as error:
             for collection_id in done:
                 self._purge_later(collection_id, error)

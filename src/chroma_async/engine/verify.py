@@ -159,15 +159,20 @@ def _verify_log(directory: Path, progress: _Progress, *, repair: bool) -> tuple[
     try:
         size = path.stat().st_size
         found = check_log(directory)
-        if found.spoiled and repair:
-            let_go_of(directory, found.spoiled)
     except (LogError, *DAMAGE, FileNotFoundError) as error:
         _check_reachable(path, error)
         return Finding(LOG_FILE, "lost", str(error)), {}
     progress.add(size)
     if found.spoiled:
         reason = f"entries that are kept for feeds are damaged. lsn={found.spoiled[0]} entries={len(found.spoiled)}"
-        return Finding(LOG_FILE, "mended" if repair else "mendable", reason, size_bytes=size), found.freed
+        state: State = "mendable"
+        if repair:
+            try:
+                let_go_of(directory, found.spoiled)
+                state = "mended"
+            except sqlite3.DatabaseError as error:  # somebody writes
+                logger.warning("repair.failed path=%s reason=%s", path, error)
+        return Finding(LOG_FILE, state, reason, size_bytes=size), found.freed
     return Finding(LOG_FILE, "whole", size_bytes=size), found.freed
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Generic, Protocol, TypeVar
@@ -18,8 +19,17 @@ from msgspec import Struct, field
 from chroma_async.core.catalog import Catalog, Rows
 from chroma_async.core.events import CatalogEvent, RecordsDeleted, RecordsHead, encode, signed
 from chroma_async.engine.author import AUTHOR
+from chroma_async.engine.failures import FailureLog
 from chroma_async.engine.follower import Follower
-from chroma_async.errors import ChromaError, InsufficientStorageError, LogConflict, ResourceLimitError, UnavailableError
+from chroma_async.errors import (
+    ChromaError,
+    DirectoryReplacedError,
+    InsufficientStorageError,
+    LogConflict,
+    LogError,
+    ResourceLimitError,
+    UnavailableError,
+)
 from chroma_async.metrics import Metrics
 from chroma_async.model import CollectionId, Lsn
 from chroma_async.seams import Clock
@@ -117,6 +127,7 @@ class Writer:
         self._directory = directory
         self._reserve_bytes = disk_reserve_bytes
         self._appended = appended
+        self._failures = FailureLog(logger, directory)
         self._limit: LimitError | None = None
         self._limited_bytes = 0
         self._inbox: list[Proposal[Any]] = []
@@ -144,7 +155,12 @@ class Writer:
 
     @property
     def refusal(self) -> str | None:
-        """Why writes are refused; None while they are not."""
+        """Why writes are refused until somebody does something; None while they are not."""
+        if self._refusal is None:
+            try:
+                self._log.require_in_place()
+            except DirectoryReplacedError as error:
+                return error.message
         return self._refusal
 
     @property
@@ -220,8 +236,10 @@ class Writer:
                 self._fail(group, limit)
             elif isinstance(error, ChromaError):
                 self._fail(group, error)
+            elif isinstance(error, LogError) or type(error) is sqlite3.DatabaseError:
+                self._refuse(group, "the log can't be read on", error)
             else:
-                logger.exception("write.failed")
+                self._failures.note("write.failed", error)
                 self._fail(group, UnavailableError(f"the write was not made, and may be sent again. reason={error!r}"))
         else:
             if size or self._limit is None:

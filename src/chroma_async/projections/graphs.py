@@ -115,5 +115,5 @@ def is_whole(directory: Path, segment: SegmentRef, graph: GraphRef) -> bool:
     """
     try:
         return checksum(graph_path(directory, segment, graph.file)) == graph.crc
-    except StorageCorrupt:
+    except (StorageCorrupt, PermissionError):
         return False

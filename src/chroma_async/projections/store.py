@@ -515,11 +515,11 @@ class CollectionStore:
         for ref in self.manifest.pieces:
             try:
                 load_piece(self.directory, ref)
-            except StorageCorrupt as error:
+            except (StorageCorrupt, PermissionError) as error:
                 self._rebuild_columns(error)
                 return
 
-    def _rebuild_columns(self, reason: StorageCorrupt | None = None) -> None:
+    def _rebuild_columns(self, reason: Exception | None = None) -> None:
         """Make one piece of what the records say, in place of all pieces."""
         with self.tables.transaction():
             piece = self.tables.rebuilt_columns()

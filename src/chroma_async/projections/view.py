@@ -5,6 +5,7 @@ A newer base is made from the one before it: columns, packed rows and graphs tha
 
 from __future__ import annotations
 
+import errno
 import logging
 import mmap
 import os
@@ -35,6 +36,9 @@ SPARE_SHARE: Final = 4
 
 COLUMNS, SEGMENTS = "columns", "segments"
 VECTORS_FILE, SLOTS_FILE = "vectors.f32", "slots.i64"
+
+SPARED: Final = frozenset({errno.EACCES, errno.EPERM, errno.ENOMEM})
+"""A graph that can't be opened for one of these is done without."""
 
 logger = logging.getLogger("chroma_async.projections")
 
@@ -281,7 +285,7 @@ def _load_pieces(directory: Path, refs: Sequence[PieceRef], before: Base, tables
     for ref in refs:
         try:
             pieces.append(loaded.get(ref.file) or load_piece(directory, ref))
-        except StorageCorrupt as error:
+        except (StorageCorrupt, PermissionError) as error:
             if all(ref.file != item.file for item in tables.newest_manifest().pieces):
                 raise
             logger.warning("columns.damaged collection=%s reason=%s reads=from_records", directory.name, error)
@@ -384,7 +388,9 @@ def _load_graph(directory: Path, ref: SegmentRef, old: GraphFile | None, tables:
         return old
     try:
         return GraphFile(path, rows=ref.graph.rows, crc=ref.graph.crc)
-    except StorageCorrupt as error:
+    except (StorageCorrupt, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in SPARED:
+            raise
         if all(ref.graph != item.graph for item in tables.newest_manifest().segments if item.number == ref.number):
             raise
         logger.warning("graph.damaged path=%s reason=%s reads=exact", path, error)

@@ -85,9 +85,13 @@ class FairServer:
         self._is_closing = True
         self._life.leave()
         if self._tls is None:  # else they are closed: they would not have the time for a handshake
-            with suppress(OSError):
-                while len(self._last) < LISTEN_BACKLOG:
+            for _ in range(LISTEN_BACKLOG):
+                try:
                     self._last.append(self._listening.accept()[0])
+                except BlockingIOError:
+                    break
+                except OSError:  # that client has left
+                    continue
         if self._readable is not None:
             asyncio.get_running_loop().remove_reader(self._listening)
             _settle(self._readable)

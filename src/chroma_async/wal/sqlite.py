@@ -713,10 +713,10 @@ class SqliteLog:
 
 
 def _place_of(path: Path) -> tuple[int, int] | None:
-    """Which file there is, by device and inode; None: there is none."""
+    """Which file there is, by device and inode; None: there is none, or it can't be reached."""
     try:
         status = path.stat()
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError:
         return None
     return status.st_dev, status.st_ino
 

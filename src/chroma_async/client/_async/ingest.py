@@ -22,7 +22,7 @@ from chroma_async.client.ingest_options import (
     IngestOptions,
 )
 from chroma_async.client.ingest_report import BadLines, IngestReport, Report, progress_bar
-from chroma_async.client.lanes import AsyncFeed, AsyncLanes, AsyncOutcome, AsyncQuickLock, AsyncSignal
+from chroma_async.client.lanes import AsyncFeed, AsyncLanes, AsyncOutcome, AsyncQuickLock, AsyncSignal, AsyncWaker
 from chroma_async.client.lines import NO_EMBEDDING, Lines, joined, with_vectors, without_vectors
 from chroma_async.client.parts import encode, preferred_type
 from chroma_async.client.records import WHAT_TO_PASS, checked_records, to_lines
@@ -134,7 +134,7 @@ class AsyncIngestStream:
         await self._transport.open()
         self._entered, self._began_at = True, time.monotonic()
         self._lock, self._embedding, self._encoding = AsyncQuickLock(), AsyncLock(), AsyncLock()
-        self._filled, self._ended = AsyncSignal(), AsyncSignal()
+        self._filled, self._ended = AsyncWaker(), AsyncSignal()
         if self._options.stream_id is not None:
             known = await self._patiently(GetIngestPosition(**self._place, stream_id=self._stream_id))
             self._began = self._position = self._next = known.position
@@ -295,6 +295,8 @@ class AsyncIngestStream:
         while True:
             await self._filled.wait()
             self._filled.clear()
+            if self._filled.is_over:
+                return
             parts = self._parts
             if await self._ended.wait(self._options.linger_seconds):
                 return

@@ -728,7 +728,7 @@ class Collection:
         )
         return self._transport.send(call)
 
-    def _remember(self, done: ModifyCollection, function: EmbeddingCallable | None) -> None:
+    def _remember(self, done: ModifyCollection, function: EmbeddingArgument) -> None:
         update = done.new_configuration
         described = None if update is None else update.embedding_function
         self._model = replace(

@@ -23,7 +23,7 @@ from chroma_async.client.ingest_options import (
     IngestOptions,
 )
 from chroma_async.client.ingest_report import BadLines, IngestReport, Report, progress_bar
-from chroma_async.client.lanes import Feed, Lanes, Outcome, QuickLock, Signal
+from chroma_async.client.lanes import Feed, Lanes, Outcome, QuickLock, Signal, Waker
 from chroma_async.client.lines import NO_EMBEDDING, Lines, joined, with_vectors, without_vectors
 from chroma_async.client.parts import encode, preferred_type
 from chroma_async.client.records import WHAT_TO_PASS, checked_records, to_lines
@@ -135,7 +135,7 @@ class IngestStream:
         self._transport.open()
         self._entered, self._began_at = True, time.monotonic()
         self._lock, self._embedding, self._encoding = QuickLock(), Lock(), Lock()
-        self._filled, self._ended = Signal(), Signal()
+        self._filled, self._ended = Waker(), Signal()
         if self._options.stream_id is not None:
             known = self._patiently(GetIngestPosition(**self._place, stream_id=self._stream_id))
             self._began = self._position = self._next = known.position
@@ -296,6 +296,8 @@ class IngestStream:
         while True:
             self._filled.wait()
             self._filled.clear()
+            if self._filled.is_over:
+                return
             parts = self._parts
             if self._ended.wait(self._options.linger_seconds):
                 return
