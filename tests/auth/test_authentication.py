@@ -418,7 +418,7 @@ async def test_ten_thousand_wrong_passwords_neither_fill_memory_nor_starve_right
         assert (await client.get("/x", headers=as_user("bob"))).text == "bob"
     assert set(statuses) == {401, 429}
     assert len(statuses) == 10_000
-    assert statuses.count(401) == verified.verified - 2 <= 2_500
+    assert statuses.count(401) == verified.verified - 2 <= 200
     assert waits >= {"1"}
     assert len(authenticator) == 3
     assert len(authenticator.throttle) <= BUCKETS + 1

@@ -151,14 +151,13 @@ async def test_a_call_that_turns_out_to_be_impossible_fails_alone(tmp_path: Path
         assert engine.follower.catalog.tenant(unstorable.name) is None
 
 
-@pytest.mark.parametrize(
-    "error", [LogHole("entries are missing"), sqlite3.DatabaseError("malformed")], ids=["hole", "sqlite"]
-)
-async def test_a_log_that_cannot_be_read_on_stops_writes_for_good(
-    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@asynccontextmanager
+async def engine_that_fails_once(
+    error: Exception, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[tuple[Engine, Records]]:
+    """An engine with a collection, whose next write meets an error before anything is appended."""
     log = CountingLog()
-    async with engine_on(log, tmp_path) as engine:
+    async with engine_on(log, directory) as engine:
         records = Records(engine, (await create_collection(engine)).id)
 
         def fail() -> None:
@@ -166,6 +165,16 @@ async def test_a_log_that_cannot_be_read_on_stops_writes_for_good(
             raise error
 
         monkeypatch.setattr(log, "exclusive", fail)
+        yield engine, records
+
+
+@pytest.mark.parametrize(
+    "error", [LogHole("entries are missing"), sqlite3.DatabaseError("malformed")], ids=["hole", "sqlite"]
+)
+async def test_a_log_that_cannot_be_read_on_stops_writes_for_good(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with engine_that_fails_once(error, tmp_path, monkeypatch) as (engine, records):
         for _ in range(2):
             with pytest.raises(UnavailableError, match="writes are refused"):
                 await put(records, 1)
@@ -175,15 +184,8 @@ async def test_a_log_that_cannot_be_read_on_stops_writes_for_good(
 async def test_what_fails_before_an_append_fails_the_calls_that_met_it_and_no_later_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    log = CountingLog()
-    async with engine_on(log, tmp_path) as engine:
-        records = Records(engine, (await create_collection(engine)).id)
-
-        def fail() -> None:
-            monkeypatch.undo()
-            raise ValueError("nobody knows why")
-
-        monkeypatch.setattr(log, "exclusive", fail)
+    error = ValueError("nobody knows why")
+    async with engine_that_fails_once(error, tmp_path, monkeypatch) as (_, records):
         with pytest.raises(UnavailableError, match=r"not made, and may be sent again.*nobody knows why"):
             await put(records, 1)
         await put(records, 2)

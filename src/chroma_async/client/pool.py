@@ -138,7 +138,7 @@ class _Errand(Generic[T]):
 
 
 class _Own(Generic[T]):
-    """What one process has of a client: pools by event loop, or one under None."""
+    """What one process has of a client: pools by event loop, or one for all threads."""
 
     def __init__(self) -> None:
         self.process = os.getpid()
