@@ -190,7 +190,7 @@ async def test_restart_between_steps_that_apply_a_few_bytes_each(tmp_path: Path,
         records = Records(engine, (await create_collection(engine)).id)
         for first in range(0, 60, 10):
             await add(records, 10, rows[first : first + 10], first)
-        sizes = [len(payload) for _, payload in engine.follower.sink(records.id)._pending]  # type: ignore[arg-type]
+        sizes = [len(payload) for _, payload in engine.follower.sink(records.id).entries.now()]  # type: ignore[arg-type]
     settings = replace(TINY, apply_bytes_max=sizes[0] + sizes[1] + around)
     waiting: list[int] = []
     for _ in range(7):
@@ -201,7 +201,7 @@ async def test_restart_between_steps_that_apply_a_few_bytes_each(tmp_path: Path,
             check(await ask(again, queries), expected, queries)
             reader = engine.follower.sink(records.id)  # type: ignore[arg-type]
             reader.trim()
-            waiting.append(len(reader._pending))
+            waiting.append(len(reader.entries))
     assert waiting[0] == (5 if around < 0 else 4)
     assert waiting[-1] == 0
 

@@ -21,9 +21,10 @@ from tests.simulation.world import SETTINGS, HeldView, LogKind, Regime, Simulate
 
 from chroma_async.client.watching import Mirror
 from chroma_async.core.where import conjoin, parse_where, parse_where_document
-from chroma_async.engine.collection import CollectionReader, NotAtHand, View
+from chroma_async.engine.collection import CollectionReader
 from chroma_async.engine.compactor import COLLECTIONS
 from chroma_async.engine.invariants import CHECKERS, DirectoryState, read_state
+from chroma_async.engine.read_view import NotAtHand, View
 from chroma_async.errors import ChromaError, GoneError, InternalError, NotFoundError, StorageCorrupt
 from chroma_async.model import CollectionId, JsonObject, Vectors
 from chroma_async.projections.manifest import Manifest
@@ -307,7 +308,7 @@ class History:
         return True
 
     def waits(self, process: SimulatedProcess, collection: Collection) -> bool:
-        return collection.id in process.engine.follower.sinks() and self.reader(process, collection).pending_bytes > 0
+        return collection.id in process.engine.follower.sinks() and self.reader(process, collection).entries.size_bytes > 0
 
     async def write(self) -> None:
         await self.send(self.process(), *self.batch(self.collection()))

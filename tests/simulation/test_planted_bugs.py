@@ -18,10 +18,11 @@ from tests.simulation.world import LogKind, Regime
 
 from chroma_async.core.events import RecordsDeleted
 from chroma_async.core.memtable import Memtable
-from chroma_async.engine.collection import CollectionReader, View
+from chroma_async.engine.collection import CollectionReader
 from chroma_async.engine.compactor import Compactor
 from chroma_async.engine.follower import Follower
 from chroma_async.engine.fsync import IntervalFsync
+from chroma_async.engine.read_view import View
 from chroma_async.model import Lsn
 from chroma_async.projections.store import CollectionStore
 from chroma_async.wal import MemoryLog, SqliteLog
@@ -166,7 +167,7 @@ def older_base_with_a_memtable_that_lacks_entries(patch: Patch) -> None:
             return True
         if newest or not self._base.manifest.version or tables.version() < self._base.manifest.version:
             return False
-        self._drop_applied(tables.manifest().applied)
+        self.entries.drop_through(tables.manifest().applied)
         return True
 
     patch.setattr(CollectionReader, "_suits", wrong)
@@ -203,10 +204,10 @@ def newer_base_under_the_old_memtable(patch: Patch) -> None:
     right = CollectionReader._renew
 
     def wrong(self: CollectionReader, tables: Any, *, packed: bool) -> bool:
-        before = self._memtable
+        before = self._tail
         done = right(self, tables, packed=packed)
         if before.through > 0:
-            self._memtable = before
+            self._tail = before
         return done
 
     patch.setattr(CollectionReader, "_renew", wrong)
@@ -230,9 +231,9 @@ def rows_kept_from_the_base_before(patch: Patch) -> None:
     right = CollectionReader._renew
 
     def wrong(self: CollectionReader, tables: Any, *, packed: bool) -> bool:
-        before = self._base_rows
+        before = self._base.rows
         done = right(self, tables, packed=packed)
-        self._base_rows = before
+        self._base.rows = before
         return done
 
     patch.setattr(CollectionReader, "_renew", wrong)

@@ -17,10 +17,11 @@ from typing import Any, Literal
 from tests.simulation.disk import Fault, ProcessCrashed, SimulatedFiles
 from tests.simulation.logs import Medium, MemoryMedium, SqliteMedium
 
-from chroma_async.engine.collection import CollectionReader, View
+from chroma_async.engine.collection import CollectionReader
 from chroma_async.engine.compactor import Compactor
 from chroma_async.engine.engine import Engine
 from chroma_async.engine.lock import MemoryCompactorLock
+from chroma_async.engine.read_view import View
 from chroma_async.seams import InlineWorkers, Seams, SeededEntropy
 from chroma_async.settings import Durability, EngineSettings
 from chroma_async.wal import LogStore

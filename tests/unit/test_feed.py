@@ -26,9 +26,9 @@ from tests.support.engines import (
 from tests.support.handles import no_handles
 
 from chroma_async.client.watching import Mirror
-from chroma_async.engine.collection import View
 from chroma_async.engine.engine import Engine
 from chroma_async.engine.feed import SNAPSHOT_ROWS, Feed
+from chroma_async.engine.read_view import View
 from chroma_async.errors import (
     GoneError,
     InternalError,

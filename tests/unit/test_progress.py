@@ -28,16 +28,11 @@ from tests.support.manifests import manifest_of
 
 from chroma_async.engine import Engine, open_engine
 from chroma_async.engine import collection as collection_module
-from chroma_async.engine.collection import (
-    LEVEL_INTERVAL_SECONDS,
-    LEVEL_SECONDS,
-    READ_SECONDS,
-    CollectionReader,
-    NotAtHand,
-    Wanted,
-)
+from chroma_async.engine.collection import LEVEL_INTERVAL_SECONDS, CollectionReader, Wanted
 from chroma_async.engine.compactor import COLLECTIONS, Compactor
 from chroma_async.engine.open_readers import STALE_TICKS
+from chroma_async.engine.read_times import LEVEL_SECONDS, READ_SECONDS
+from chroma_async.engine.read_view import NotAtHand
 from chroma_async.engine.search_times import SEARCH_TIMES_BYTES, SearchTimes
 from chroma_async.errors import InvalidArgumentError, MalformedRequestError, NotFoundError
 from chroma_async.index.scan import Scan, ScanBuilder
@@ -306,7 +301,7 @@ async def test_much_that_comes_is_folded_before_the_next_read_asks_for_it(
         last = await add(engine, collection.id, 120, 100)
         assert reader.has_much_to_fold
         await engine._refresh_readers()
-        assert (reader.has_much_to_fold, reader._memtable.through) == (False, last.lsn)
+        assert (reader.has_much_to_fold, reader._tail.memtable.through) == (False, last.lsn)
         vectors = np.random.default_rng(120).standard_normal((100, 4)).astype(np.float32)
         nearest = await records.query(vectors[:5].tolist(), n_results=1)
         assert [list(found.ids) for found in nearest.columns] == [[f"r{row}"] for row in range(120, 125)]
@@ -349,13 +344,13 @@ async def test_what_nobody_has_read_for_a_while_is_let_go_of_and_read_rightly_ag
         await settle(compactor)
         assert await engine._trimmed_bytes() == 0
         assert reader.manifest.version == manifest_of(tmp_path, collection.id).version  # read lately: kept level
-        reader._viewed_at -= LEVEL_SECONDS
+        reader.times.viewed_at -= LEVEL_SECONDS
         await add(engine, collection.id, 20, 10)
         assert await engine._trimmed_bytes() > 0  # nothing of it is applied
         await settle(compactor)
         await add(engine, collection.id, 30, 5)
         await engine._trimmed_bytes()
-        assert (reader.manifest.version, reader.pending_entries) == (0, 1)
+        assert (reader.manifest.version, len(reader.entries)) == (0, 1)
         found = await records.get()
         assert found.columns.ids == [f"r{row}" for row in range(35)]
 
@@ -371,13 +366,13 @@ async def test_what_is_folded_of_a_collection_that_nobody_reads_keeps_no_entries
         await engine._refresh_readers()
         await add(engine, collection.id, 10, 10)
         assert await records.count() == 20
-        assert len(reader._memtable.vectors()[1]) == 10
+        assert len(reader._tail.memtable.vectors()[1]) == 10
         await settle(compactor)
-        reader._viewed_at -= READ_SECONDS
-        reader._read_at -= READ_SECONDS
+        reader.times.viewed_at -= READ_SECONDS
+        reader.times.read_at -= READ_SECONDS
         before = reader.manifest.version
         assert await engine._trimmed_bytes() == 0
-        assert (reader.manifest.version, len(reader._memtable.vectors()[1])) == (before, 0)
+        assert (reader.manifest.version, len(reader._tail.memtable.vectors()[1])) == (before, 0)
         await add(engine, collection.id, 20, 10)
         assert (await records.get()).columns.ids == [f"r{row}" for row in range(30)]
 
@@ -394,9 +389,9 @@ async def test_base_of_what_is_not_read_now_is_taken_and_packed_later(tmp_path: 
         await add(engine, collection.id, 10, 10)
         await settle(compactor)
         with reader.view() as view:  # of an instant before what follows
-            reader._viewed_at -= READ_SECONDS
-            reader._read_at -= READ_SECONDS
-            reader._searched.here = -math.inf
+            reader.times.viewed_at -= READ_SECONDS
+            reader.times.read_at -= READ_SECONDS
+            reader.times.searched.here = -math.inf
             await engine._trimmed_bytes()
             before = reader.manifest.version
             await add(engine, collection.id, 20, 10)
@@ -436,20 +431,20 @@ async def test_searches_do_not_wait_for_rows_to_be_packed(tmp_path: Path, monkey
     async with engine_at(tmp_path, settings) as engine:
         records, reader = Records(engine, collection.id), engine.follower.sink(collection.id)
         answers = [(await records.query([[1, 2, 3, 4]], n_results=20)).columns[0].ids]
-        segments = reader._base.segments
+        segments = reader._base.base.segments
         assert [segment.is_packed for segment in segments] == [False, False, False]
         with monkeypatch.context() as patched:
             patched.setattr(ScanBuilder, "extend", raising_memory_error)
             with pytest.raises(MemoryError):
                 reader.pack()
         assert not reader.is_to_be_packed
-        reader._gave_up_packing = False
+        reader._base.gave_up_packing = False
         for packed in range(3):
             assert [segment.is_packed for segment in segments] == [True] * packed + [False] * (3 - packed)
             assert reader.is_to_be_packed
             await engine._refresh_readers()
             answers.append((await records.query([[1, 2, 3, 4]], n_results=20)).columns[0].ids)
-            assert sum(scan is not None for scan in reader._scans) == packed + 1
+            assert sum(scan is not None for scan in reader._base.scans) == packed + 1
         assert not reader.is_to_be_packed
         assert len(answers[0]) == 20
         assert answers == [answers[0]] * 4
@@ -478,7 +473,7 @@ async def test_searches_use_the_rows_that_are_packed_while_others_follow(
         monkeypatch.setattr(SegmentView, "scanned", spied)
         reader.pack()
         assert used == [0, 700, 1_400]
-        assert [scan.rows for scan in reader._scans if scan is not None] == [2_000]
+        assert [scan.rows for scan in reader._base.scans if scan is not None] == [2_000]
         assert (await records.query([[1, 2, 3, 4]], n_results=20)).columns[0].ids == answer
 
 
@@ -496,13 +491,13 @@ async def test_what_another_worker_searches_is_made_ready(tmp_path: Path, is_sha
             await a_second_later(other, reader)
 
         await grow(0)
-        assert (reader.manifest.rows, reader.pending_entries) == (0, 0)
+        assert (reader.manifest.rows, len(reader.entries)) == (0, 0)
         await Records(one, collection.id).query([[1, 2, 3, 4]])
         await a_second_later(other, reader)
         assert reader.manifest.rows == 100 * is_shared
         await grow(100)
-        assert (reader.manifest.rows, reader.pending_entries) == (200 * is_shared, 0)
-        assert sum(scan.rows for scan in reader._scans if scan is not None) == 200 * is_shared
+        assert (reader.manifest.rows, len(reader.entries)) == (200 * is_shared, 0)
+        assert sum(scan.rows for scan in reader._base.scans if scan is not None) == 200 * is_shared
         for _ in range(2 * STALE_TICKS):
             await other._release_stale()
             reader._readied_at -= LEVEL_INTERVAL_SECONDS
@@ -524,15 +519,15 @@ async def test_worker_with_a_stream_makes_itself_ready_afterwards_and_forgets_no
         assert reader.manifest.rows == 0
         searches.heeds_others = True  # all entries are applied and forgotten by now
         await a_second_later(other, reader)
-        assert (reader.manifest.rows, reader.pending_entries) == (100, 0)
+        assert (reader.manifest.rows, len(reader.entries)) == (100, 0)
         searches.heeds_others = False
         await add(other, collection.id, 100, 100)
         await settle(compactor)
         await a_second_later(other, reader)
-        assert (reader.manifest.rows, reader.pending_entries) == (100, 0)
+        assert (reader.manifest.rows, len(reader.entries)) == (100, 0)
         searches.heeds_others = True
         await a_second_later(other, reader)
-        assert sum(scan.rows for scan in reader._scans if scan is not None) == 200
+        assert sum(scan.rows for scan in reader._base.scans if scan is not None) == 200
 
 
 async def test_first_query_does_not_wait_for_what_is_packed_for_others(
@@ -609,11 +604,11 @@ async def test_what_was_packed_meanwhile_is_not_forgotten(tmp_path: Path, monkey
             return covers(segment, scan)
 
         monkeypatch.setattr(SegmentView, "is_covered", packing)
-        reader._take_scans()
-        assert (reader._scans, reader.is_to_be_packed) == ((None,), True)
+        reader._base.use_packed()
+        assert (reader._base.scans, reader.is_to_be_packed) == ((None,), True)
         monkeypatch.undo()
         await engine._refresh_readers()
-        assert [scan.rows for scan in reader._scans if scan is not None] == [50]
+        assert [scan.rows for scan in reader._base.scans if scan is not None] == [50]
         assert not reader.is_to_be_packed
 
 

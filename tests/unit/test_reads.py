@@ -15,8 +15,9 @@ import pytest
 from tests.support.engines import TINY, Records, compactor_at, create_collection, engine_at, settle
 
 from chroma_async.core.where import DocumentTest, Missing
-from chroma_async.engine.collection import FOLD_AT_HAND_BYTES, RECORDS_AT_HAND_MAX, CollectionReader, NotAtHand, View
+from chroma_async.engine.collection import FOLD_AT_HAND_BYTES, CollectionReader
 from chroma_async.engine.compactor import Compactor
+from chroma_async.engine.read_view import RECORDS_AT_HAND_MAX, NotAtHand, View
 from chroma_async.engine.reads import Kind, PacedRunner
 from chroma_async.model import Mask
 from chroma_async.seams import ThreadWorkers

@@ -52,7 +52,7 @@ def test_bytes_that_wait_are_counted_right_by_two_threads(tmp_path: Path) -> Non
 
     def drop() -> None:
         for applied in range(20_000):
-            reader._drop_applied(Lsn(applied))
+            reader.entries.drop_through(Lsn(applied))
 
     dropping = threading.Thread(target=drop)
     interval = sys.getswitchinterval()
@@ -62,8 +62,8 @@ def test_bytes_that_wait_are_counted_right_by_two_threads(tmp_path: Path) -> Non
         reader.offer(Lsn(lsn), payload)
     dropping.join()
     sys.setswitchinterval(interval)
-    reader._drop_applied(Lsn(20_000))
-    assert reader.pending_bytes == 0
+    reader.entries.drop_through(Lsn(20_000))
+    assert reader.entries.size_bytes == 0
 
 
 async def test_reads_are_whole_while_the_tables_are_made(tmp_path: Path) -> None:
@@ -88,9 +88,9 @@ async def test_view_without_tables_is_not_pinned_over_a_newer_base(tmp_path: Pat
             await settle(compactor)
         assert await records.count() == 5
         reader = engine.follower.sink(CollectionId(records.id))
-        reader._connections.clear()
+        reader._connections.close_idle()
         with monkeypatch.context() as patched:
-            patched.setattr(reader, "_borrow", lambda: None)
+            patched.setattr(reader._connections, "borrow", lambda: None)
             with reader.view() as view:
                 assert [row[1] for row in view.rows(view.slots(None, None, "include"))] == names(5)
 

@@ -14,7 +14,8 @@ from typing import Final, cast
 import numpy as np
 from msgspec import Struct
 
-from chroma_async.engine.collection import CollectionReader, View
+from chroma_async.engine.collection import CollectionReader
+from chroma_async.engine.read_view import View
 from chroma_async.engine.reads import Kind, ReadRunner
 from chroma_async.engine.search import Neighbours
 from chroma_async.errors import ChromaError

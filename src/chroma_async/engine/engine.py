@@ -268,7 +268,7 @@ class Engine:
 
     def _applied(self, readers: Iterable[CollectionReader]) -> Lsn:
         """LSN through which these have applied everything, as far as this process has looked."""
-        waiting = [lsn for reader in readers if (lsn := reader.oldest_pending) is not None]
+        waiting = [lsn for reader in readers if (lsn := reader.entries.oldest) is not None]
         return Lsn(min(waiting) - 1) if waiting else self.follower.position
 
     def runner(self, collection_id: CollectionId) -> PacedRunner:
@@ -290,7 +290,7 @@ class Engine:
     # ---- back-pressure
 
     def _unapplied_bytes(self) -> int:
-        return sum(reader.pending_bytes for reader in self.follower.sinks().values())
+        return sum(reader.entries.size_bytes for reader in self.follower.sinks().values())
 
     async def wait_for_room(self, size_bytes: int) -> None:
         """Wait while too much acknowledged data is not yet applied.
@@ -324,7 +324,7 @@ class Engine:
     async def _trimmed_bytes(self) -> int:
         """Bytes of entries that wait, after those were forgotten that the base holds by now."""
         for reader in list(self.follower.sinks().values()):
-            if reader.pending_bytes:
+            if reader.entries.size_bytes:
                 await self.workers.run(reader.trim)
         return self._unapplied_bytes()
 
@@ -337,14 +337,14 @@ class Engine:
     def _note_watermarks(self) -> None:
         """Tell the metrics how far everything has come; once a second."""
         readers = self.follower.sinks().values()
-        waiting = [reader for reader in readers if reader.pending_entries]
+        waiting = [reader for reader in readers if reader.entries]
         opened = [reader.manifest for reader in readers if reader.manifest.version]
         applied = self._applied(waiting)
         self._lag.note(self.follower.position, applied, self.seams.clock.monotonic())
         self.metrics.committed_lsn.set(self.follower.position)
         self.metrics.applied_lsn.set(applied)
-        self.metrics.unapplied_entries.set(sum(reader.pending_entries for reader in waiting))
-        self.metrics.unapplied_bytes.set(sum(reader.pending_bytes for reader in waiting))
+        self.metrics.unapplied_entries.set(sum(len(reader.entries) for reader in waiting))
+        self.metrics.unapplied_bytes.set(sum(reader.entries.size_bytes for reader in waiting))
         self.metrics.lag_seconds.set(self._lag.seconds)
         due = sum(vectors_due(manifest, self.settings.graph_rows_min) for manifest in opened)
         self.metrics.unindexed_vectors.set(due)

@@ -32,10 +32,11 @@ from chroma_async.core.events import (
 )
 from chroma_async.core.memtable import decode_metadata
 from chroma_async.core.where import matches
-from chroma_async.engine.collection import CollectionReader, View
+from chroma_async.engine.collection import CollectionReader
 from chroma_async.engine.failures import read_error
 from chroma_async.engine.follower import Follower
 from chroma_async.engine.paging import pages, view_of_now
+from chroma_async.engine.read_view import View
 from chroma_async.errors import (
     ChromaError,
     GoneError,

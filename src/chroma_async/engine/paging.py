@@ -7,8 +7,9 @@ from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from typing import TypeVar
 
-from chroma_async.engine.collection import CollectionReader, View
+from chroma_async.engine.collection import CollectionReader
 from chroma_async.engine.follower import Follower
+from chroma_async.engine.read_view import View
 from chroma_async.model import CollectionId, Slots
 from chroma_async.seams import Workers
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Final, Literal, Protocol, TypeVar
 
-from chroma_async.engine.collection import NotAtHand
+from chroma_async.engine.read_view import NotAtHand
 from chroma_async.seams import Workers
 
 T = TypeVar("T")

@@ -68,11 +68,11 @@ def status_of(collection: Collection, reader: CollectionReader, directory: Path)
             manifest, records = view.image.base.manifest, view.image.live
     except Exception as error:
         return CollectionStatus(**known, problem=str(error))
-    waiting = [len(payload) for lsn, payload in reader.pending() if lsn > manifest.applied]
+    waiting = [len(payload) for lsn, payload in reader.entries.now() if lsn > manifest.applied]
     return CollectionStatus(
         **known,
         records=records,
-        committed=max(manifest.applied, reader.newest_pending),
+        committed=max(manifest.applied, reader.entries.newest),
         applied=manifest.applied,
         waiting_entries=len(waiting),
         waiting_bytes=sum(waiting),

@@ -200,7 +200,7 @@ def _verify_collection(
     try:
         if (folder / RECORDS_FILE).exists():
             found = list(_Collection(directory, collection, progress, freed.get(collection.id, Lsn(0))).verify())
-        elif collection.id in freed or (folder.exists() and any((folder / SEGMENTS).glob("*/*"))):
+        elif freed.get(collection.id) or (folder.exists() and any((folder / SEGMENTS).glob("*/*"))):
             found = [Finding(tables, "lost", "missing", collection.name)]
     except FileNotFoundError:
         if _is_known(directory, collection):

@@ -15,10 +15,10 @@ from chroma_async.core.catalog import Catalog
 from chroma_async.core.events import RecordsDeleted, RecordsHead, RecordsWritten, WriteOperation, encode
 from chroma_async.core.where import Where, conjoin, parse_where, parse_where_document
 from chroma_async.engine.batch import QueryJob
-from chroma_async.engine.collection import View
 from chroma_async.engine.handlers.registry import Context, handles, require_collection
 from chroma_async.engine.paging import pages, view_of_now
 from chroma_async.engine.progress import LOOK_SECONDS, lowest
+from chroma_async.engine.read_view import View
 from chroma_async.engine.reads import Kind
 from chroma_async.engine.repeats import KeyedWrite, keyed
 from chroma_async.engine.search import Neighbours
@@ -226,7 +226,7 @@ async def _flush(context: Context, collections: Sequence[Collection], call: Wait
     lsn = context.follower.position
     await context.log.sync()
     wanted = call.wait or "committed"
-    targets = {item.id: context.follower.sink(item.id).newest_pending for item in collections}
+    targets = {item.id: context.follower.sink(item.id).entries.newest for item in collections}
     reached = await context.progress.wait_for_all(targets, wanted, call.patience_seconds)
     behind = [item.name for item in collections if STAGES.index(reached[item.id]) < STAGES.index(wanted)]
     return FlushResult(lsn, lowest(reached.values(), wanted), sorted(behind))
@@ -265,7 +265,7 @@ def is_visible(context: Context, call: Reading, collection_id: CollectionId) -> 
         return True
     if context.follower.position < call.min_lsn:
         return False
-    return not call.is_of_applied or not context.follower.sink(collection_id).newest_pending_through(call.min_lsn)
+    return not call.is_of_applied or not context.follower.sink(collection_id).entries.newest_through(call.min_lsn)
 
 
 async def _until_visible(context: Context, call: Reading, collection: Collection) -> None:
@@ -283,7 +283,7 @@ async def _until_visible(context: Context, call: Reading, collection: Collection
             f"another server at this address). min_lsn={wanted} newest={context.follower.position}"
         )
     if call.is_of_applied:
-        due = context.follower.sink(collection.id).newest_pending_through(wanted)
+        due = context.follower.sink(collection.id).entries.newest_through(wanted)
         rest = max(0.0, deadline - context.seams.clock.monotonic())
         if due and await context.progress.wait(collection.id, due, "applied", rest) == "committed":
             raise NotYetVisibleError(f"the background work did not come to this LSN in time. min_lsn={wanted}")
