@@ -19,7 +19,7 @@ from tests.simulation.world import LogKind, Regime
 from chroma_async.core.events import RecordsDeleted
 from chroma_async.core.memtable import Memtable
 from chroma_async.engine.collection import CollectionReader
-from chroma_async.engine.compactor import Compactor
+from chroma_async.engine.compaction.log_room import LogRoom
 from chroma_async.engine.follower import Follower
 from chroma_async.engine.fsync import IntervalFsync
 from chroma_async.engine.read_view import View
@@ -34,12 +34,12 @@ Patch = pytest.MonkeyPatch
 
 def early_truncation(patch: Patch) -> None:
     """The log is freed to its end, not to what was applied."""
-    right = Compactor._truncate
+    right = LogRoom._truncate
 
-    async def wrong(self: Compactor, collection_id: Any, through: Lsn) -> bool:
-        return await right(self, collection_id, self._follower.position)
+    async def wrong(self: LogRoom, collection_id: Any, through: Lsn) -> bool:
+        return await right(self, collection_id, self._log.barrier())
 
-    patch.setattr(Compactor, "_truncate", wrong)
+    patch.setattr(LogRoom, "_truncate", wrong)
 
 
 def manifest_before_fsync(patch: Patch) -> None:

@@ -26,10 +26,12 @@ from tests.support.engines import (
 from tests.support.manifests import manifest_of
 
 from chroma_async.cli.commands import app
-from chroma_async.engine import compactor as compactor_module
 from chroma_async.engine import open_engine
+from chroma_async.engine.compaction import purges as purges_module
+from chroma_async.engine.compaction.retries import Retries
 from chroma_async.engine.engine import Engine
 from chroma_async.engine.purge import purge
+from chroma_async.engine.verify import verify
 from chroma_async.errors import FormatError, UnavailableError
 from chroma_async.model import CollectionId
 from chroma_async.protocol import PurgeCollection
@@ -251,7 +253,7 @@ async def ask(engine: Engine, collection_id: str) -> None:
 async def test_a_purge_that_waits_for_a_reader_writes_nothing_and_delays_nobody(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, journal: str
 ) -> None:
-    monkeypatch.setattr(compactor_module, "PURGE_AGAIN_SECONDS_MIN", 0.0)
+    monkeypatch.setattr(purges_module, "PURGE_AGAIN_SECONDS_MIN", 0.0)
     async with engine_at(tmp_path) as engine, compactor_at(tmp_path) as compactor:
         records = Records(engine, (await create_collection(engine)).id)
         other = Records(engine, (await create_collection(engine, "other")).id)
@@ -279,8 +281,8 @@ async def test_a_purge_that_waits_for_a_reader_writes_nothing_and_delays_nobody(
 
 
 async def test_a_purge_is_postponed_twice_as_long_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compactor_module, "PURGE_AGAIN_SECONDS_MIN", 0.01)
-    monkeypatch.setattr(compactor_module, "PURGE_AGAIN_SECONDS_MAX", 0.03)
+    monkeypatch.setattr(purges_module, "PURGE_AGAIN_SECONDS_MIN", 0.01)
+    monkeypatch.setattr(purges_module, "PURGE_AGAIN_SECONDS_MAX", 0.03)
     async with engine_at(tmp_path) as engine, compactor_at(tmp_path) as compactor:
         records = Records(engine, (await create_collection(engine)).id)
         await records.add(["a"], np.eye(1, 3))
@@ -288,19 +290,26 @@ async def test_a_purge_is_postponed_twice_as_long_each_time(tmp_path: Path, monk
         with reading(tmp_path / "collections" / records.id / "records.sqlite3", "records"):
             await ask(engine, records.id)
             pauses: list[float] = []
-            for _ in range(4):
+            later = Retries.later
+
+            def noted(self: Retries, collection_id: CollectionId) -> float:
+                pauses.append(later(self, collection_id))
+                return pauses[-1]
+
+            monkeypatch.setattr(Retries, "later", noted)
+            while len(pauses) < 4:
                 await compactor.step()
-                again_at, pause = compactor._purge_again[CollectionId(records.id)]
-                pauses.append(pause)
-                await asyncio.sleep(max(0.0, again_at - time.monotonic()))
+                await asyncio.sleep(0.002)
             assert pauses == [0.01, 0.02, 0.03, 0.03]
-        await settle(compactor)
-        assert not compactor._purge_again
+        async with asyncio.timeout(20):
+            while compactor._purges:
+                await compactor.step()
+        assert not compactor._purges.retries
 
 
 async def test_a_purge_waits_for_who_reads_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who writes meanwhile waits for little of it."""
-    monkeypatch.setattr(compactor_module, "PURGE_AGAIN_SECONDS_MIN", 0.0)
+    monkeypatch.setattr(purges_module, "PURGE_AGAIN_SECONDS_MIN", 0.0)
     async with engine_at(tmp_path) as engine, compactor_at(tmp_path) as compactor:
         records = Records(engine, (await create_collection(engine)).id)
         await records.add(["a"], np.eye(1, 3))
@@ -333,7 +342,7 @@ async def test_a_log_that_somebody_reads_does_not_grow_from_attempt_to_attempt(t
 async def test_nothing_is_left_of_a_collection_that_is_deleted_while_its_purge_waits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compactor_module, "PURGE_AGAIN_SECONDS_MIN", 0.0)
+    monkeypatch.setattr(purges_module, "PURGE_AGAIN_SECONDS_MIN", 0.0)
     async with engine_at(tmp_path) as engine, compactor_at(tmp_path) as compactor:
         kept = Records(engine, (await create_collection(engine, "kept")).id)
         records = Records(engine, (await create_collection(engine)).id)
@@ -348,8 +357,8 @@ async def test_nothing_is_left_of_a_collection_that_is_deleted_while_its_purge_w
         await ask(engine, kept.id)
         await settle(compactor)
         assert not compactor._purges
-        assert not compactor._purge_again
-        assert compactor._purged == {kept.id: 1}
+        assert not compactor._purges.retries
+        assert compactor._purges._done == {kept.id: 1}
 
 
 def test_a_collection_that_was_never_written_to_is_purged_too(tmp_path: Path) -> None:
@@ -360,3 +369,13 @@ def test_a_collection_that_was_never_written_to_is_purged_too(tmp_path: Path) ->
 
     result = asyncio.run(ask())
     assert (result.done, result.records, result.dropped_vectors) == (True, 0, 0)
+
+
+def test_a_directory_is_whole_after_a_purge_of_a_collection_that_was_never_written_to(tmp_path: Path) -> None:
+    async def create() -> None:
+        async with engine_at(tmp_path) as engine:
+            await create_collection(engine)
+
+    asyncio.run(create())
+    assert [item.records for item in asyncio.run(purge(tmp_path)).collections] == [0]
+    assert verify(tmp_path).is_whole

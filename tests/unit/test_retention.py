@@ -241,7 +241,7 @@ async def test_a_collection_that_is_made_while_a_compactor_begins_is_not_taken_f
 
         monkeypatch.setattr(Follower, "start", start_late)
         async with compactor_at(tmp_path, KEEPING) as compactor:
-            assert compactor._erased == {}
+            assert compactor._room._erased == {}
             await settle(compactor)
         assert await made[0].count() == 20
 

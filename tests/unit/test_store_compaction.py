@@ -26,7 +26,7 @@ from tests.support.engines import (
 from tests.support.manifests import manifest_of
 
 from chroma_async import PersistentClient
-from chroma_async.engine import compactor as compactor_module
+from chroma_async.engine.compaction import graphs, stores, text_indexes
 from chroma_async.engine.compactor import IDLE_SECONDS, SETTLE_SECONDS, TEXT_PAUSE_SECONDS, Compactor
 from chroma_async.engine.engine import open_engine
 from chroma_async.engine.lock import FileCompactorLock, MemoryCompactorLock
@@ -250,7 +250,7 @@ async def test_a_store_that_was_closed_for_others_is_not_tidied(tmp_path: Path) 
     async with engine_at(tmp_path) as engine, compactor_at(tmp_path) as compactor:
         await Records(engine, (await create_collection(engine)).id).add(names(3), random_vectors(3))
         await settle(compactor)
-        (store,) = compactor._stores.values()
+        (store,) = compactor._stores.opened()
         with ThreadPoolExecutor(1) as pool, store.lock:
             closing = pool.submit(store.close)
             time.sleep(0.05)
@@ -258,7 +258,6 @@ async def test_a_store_that_was_closed_for_others_is_not_tidied(tmp_path: Path) 
             store.tidy()
         closing.result()
         store.tidy()
-        compactor._stores.clear()
 
 
 async def test_a_graph_of_a_segment_that_is_rewritten_meanwhile_is_given_up(tmp_path: Path) -> None:
@@ -300,7 +299,7 @@ async def test_entries_wait_for_company_only_while_they_are_less_than_a_step(tmp
 
 
 async def test_documents_do_not_wait_for_company_to_be_indexed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compactor_module, "TEXT_CHUNK_DOCUMENTS", 10)
+    monkeypatch.setattr(text_indexes, "TEXT_CHUNK_DOCUMENTS", 10)
     pauses: list[float] = []
     async with engine_at(tmp_path) as engine, compactor_at(tmp_path) as compactor:
         records = Records(engine, (await create_collection(engine)).id)
@@ -339,7 +338,7 @@ async def test_graphs_are_built_after_a_collection_was_deleted_in_the_middle_of_
 
 
 async def test_a_graph_that_failed_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compactor_module, "GRAPH_AGAIN_SECONDS_MIN", 0.2)
+    monkeypatch.setattr(graphs, "GRAPH_AGAIN_SECONDS_MIN", 0.2)
     failures = [RuntimeError("for no known reason"), OSError("of no known number")]
 
     def fails_twice(order: GraphOrder, is_wanted: Callable[[], bool]) -> WrittenGraph | None:
@@ -348,7 +347,7 @@ async def test_a_graph_that_failed_is_tried_again(tmp_path: Path, monkeypatch: p
         return write_graph(order, is_wanted)
 
     settings = EngineSettings(durability="off", graph_rows_min=100)
-    monkeypatch.setattr(compactor_module, "write_graph", fails_twice)
+    monkeypatch.setattr(stores, "write_graph", fails_twice)
     async with engine_at(tmp_path, settings) as engine, compactor_at(tmp_path, settings) as compactor:
         records = Records(engine, (await create_collection(engine)).id)
         await records.add(names(200), random_vectors(200))
@@ -360,7 +359,7 @@ async def test_a_graph_that_failed_is_tried_again(tmp_path: Path, monkeypatch: p
             while manifest_of(tmp_path, records.id).segments[0].graph is None:
                 await asyncio.sleep(0.05)
                 await settle(compactor)
-        assert not compactor._graph_again
+        assert not compactor._graphs.retries
 
 
 async def test_graphs_catch_up_when_nothing_has_come_for_a_while(tmp_path: Path) -> None:
@@ -381,10 +380,10 @@ async def test_graphs_catch_up_when_nothing_has_come_for_a_while(tmp_path: Path)
         ):
             await records.add(names(rows, await records.count()), random_vectors(rows))
             await settle(compactor)
-            compactor._rest(resting)
+            compactor._graphs.rest(resting)
             await compactor.index_now()
             assert covered() == expected
-            compactor._rest(False)
+            compactor._graphs.rest(False)
 
 
 async def test_a_compactor_rests_when_nothing_has_come_for_a_while(tmp_path: Path) -> None:

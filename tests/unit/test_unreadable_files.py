@@ -167,7 +167,7 @@ async def test_the_compactor_pauses_without_handles_and_says_so_once(
     monkeypatch.setattr("chroma_async.engine.compactor.PAUSE_SECONDS_MAX", 0.01)
     caplog.set_level(logging.INFO)
     async with compactor_at(directory) as compactor:
-        compactor._close_stores()
+        compactor._stores.close_idle()
         attempts = 0
 
         async def sweep_again() -> None:
