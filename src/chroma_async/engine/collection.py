@@ -26,6 +26,7 @@ from chroma_async.index.scan import BLOCK_ROWS
 from chroma_async.model import Lsn
 from chroma_async.projections.manifest import Manifest
 from chroma_async.projections.records import RecordTables
+from chroma_async.projections.store import LEFT_ALONE_FILE
 from chroma_async.projections.view import EMPTY_BASE, Base, SegmentView, load_base
 from chroma_async.seams import Share, run_in_turn
 
@@ -203,6 +204,15 @@ class CollectionReader:
     def refuse(self, reason: str) -> None:
         """Answer nothing any more: an entry of this collection is damaged in the log."""
         self._refusal = reason
+
+    def left_alone(self) -> str | None:
+        """Why nothing of this collection is applied for the time being; None: it is."""
+        if self._refusal is not None:
+            return self._refusal
+        try:
+            return (self._directory / LEFT_ALONE_FILE).read_text(errors="replace")
+        except OSError:
+            return None
 
     def close(self) -> None:
         self._closed = True

@@ -246,6 +246,7 @@ class Compactor:
                 with self._stores.guarded(CollectionId(path.name)):
                     store = self._stores.get(CollectionId(path.name))
                     store.heal()
+                    self._stores.note_sound(CollectionId(path.name))
                     self._pass_over(CollectionId(path.name), store.applied)
 
     def _check_log(self) -> None:

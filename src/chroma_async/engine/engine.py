@@ -9,7 +9,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Container, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -289,20 +289,29 @@ class Engine:
 
     # ---- back-pressure
 
-    def _unapplied_bytes(self) -> int:
-        return sum(reader.entries.size_bytes for reader in self.follower.sinks().values())
+    def _unapplied_bytes(self, besides: Container[CollectionId] = ()) -> int:
+        return sum(reader.entries.size_bytes for name, reader in self.follower.sinks().items() if name not in besides)
 
-    async def wait_for_room(self, size_bytes: int) -> None:
-        """Wait while too much acknowledged data is not yet applied.
+    async def wait_for_room(self, collection_id: CollectionId, size_bytes: int) -> None:
+        """Wait while too much acknowledged data is not yet applied. What can't be applied counts for its collection only.
 
         Raises:
             RateLimitError: the compactor did not catch up in time; come back later.
+            StorageCorrupt: of this collection too much waits, since it is damaged.
         """
         room = max(0, self.settings.unapplied_bytes_max - size_bytes)  # of one larger than the limit: it goes alone
         if self._unapplied_bytes() <= room:
             return
         deadline = self.seams.clock.monotonic() + ROOM_WAIT_SECONDS
-        while await self._trimmed_bytes() > room:
+        while True:
+            stuck = await self._stuck()
+            if collection_id in stuck and self.follower.sink(collection_id).entries.size_bytes > room:
+                raise StorageCorrupt(
+                    "its writes can't be applied, and no more may wait for a repair. "
+                    f"unapplied_bytes_max={self.settings.unapplied_bytes_max} reason={stuck[collection_id]}"
+                )
+            if await self._trimmed_bytes(besides=stuck) <= room:
+                return
             if not self._ready:
                 raise UnavailableError("the engine is stopping")
             if self.seams.clock.monotonic() > deadline:
@@ -311,6 +320,15 @@ class Engine:
                     f"unapplied_bytes={self._unapplied_bytes()} max={self.settings.unapplied_bytes_max}"
                 )
             await self.seams.clock.sleep(0.05)
+
+    async def _stuck(self) -> dict[CollectionId, str]:
+        """Collections with entries that are not applied for the time being, and why not."""
+        waiting = {name: reader for name, reader in self.follower.sinks().items() if reader.entries}
+
+        def look() -> dict[CollectionId, str]:
+            return {name: reason for name, reader in waiting.items() if (reason := reader.left_alone()) is not None}
+
+        return await self.workers.run(look)
 
     async def _refresh_readers(self) -> None:
         for reader in list(self.follower.sinks().values()):
@@ -321,12 +339,12 @@ class Engine:
             if reader.is_to_be_packed:
                 await self.workers.run(reader.pack)
 
-    async def _trimmed_bytes(self) -> int:
+    async def _trimmed_bytes(self, besides: Container[CollectionId] = ()) -> int:
         """Bytes of entries that wait, after those were forgotten that the base holds by now."""
         for reader in list(self.follower.sinks().values()):
             if reader.entries.size_bytes:
                 await self.workers.run(reader.trim)
-        return self._unapplied_bytes()
+        return self._unapplied_bytes(besides)
 
     async def _make_ready(self) -> None:
         """Open what other workers are asked."""

@@ -102,7 +102,7 @@ class Here:
     def batcher(self, collection_id: CollectionId) -> InlineBatcher:
         return self._batcher
 
-    async def wait_for_room(self, size_bytes: int) -> None:
+    async def wait_for_room(self, collection_id: CollectionId, size_bytes: int) -> None:
         raise AssertionError("unreachable: reads need no room")
 
     def answer(self, call: Call[R]) -> tuple[R] | None:

@@ -44,6 +44,9 @@ from chroma_async.projections.view import (
 from chroma_async.seams import Files
 
 RECORDS_FILE: Final = "records.sqlite3"
+
+LEFT_ALONE_FILE: Final = "left-alone"
+"""Says why nothing is applied to a collection, as long as that is so. It may be lost: the next attempt writes it again."""
 REWRITE_ROWS_MIN: Final = 1_024
 """A segment of fewer vectors is not worth a file of its own again, unless no segment becomes larger."""
 

@@ -94,11 +94,12 @@ class Graphs:
         collection = self._collection(collection_id)
         self._due.discard(collection_id)
         if collection is not None and self._stores.exists(collection_id):
-            self._stores.pinned.add(collection_id)
+            self._stores.pin(collection_id)
             self._tasks[collection_id] = asyncio.create_task(self._build_all(collection))
 
     def _due_now(self) -> set[CollectionId]:
-        return {collection_id for collection_id in self._due if self.retries.is_due(collection_id)}
+        stores, retries = self._stores, self.retries
+        return {item for item in self._due if retries.is_due(item) and not stores.is_left_alone(item)}
 
     async def build_all_now(self) -> None:
         """Build all graphs that are due, and wait for them."""
@@ -148,7 +149,7 @@ class Graphs:
 
     def _done_with(self, collection_id: CollectionId) -> None:
         self._tasks.pop(collection_id, None)
-        self._stores.pinned.discard(collection_id)
+        self._stores.unpin(collection_id)
 
     # ---- ending
 

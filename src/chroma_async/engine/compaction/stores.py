@@ -6,7 +6,7 @@ import logging
 import sqlite3
 import threading
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +14,7 @@ from chroma_async.errors import FormatError, StorageCorrupt
 from chroma_async.model import CollectionId, Lsn
 from chroma_async.projections.graph_process import write_graph_elsewhere
 from chroma_async.projections.graphs import write_graph
-from chroma_async.projections.store import RECORDS_FILE, CollectionStore
+from chroma_async.projections.store import LEFT_ALONE_FILE, RECORDS_FILE, CollectionStore
 from chroma_async.seams import Seams
 from chroma_async.seams.limits import limit_error
 
@@ -43,8 +43,9 @@ class OpenStores:
         self._write_graph = write_graph_elsewhere if apart else write_graph
         self._stores: dict[CollectionId, CollectionStore] = {}
         self._lock = threading.Lock()
-        self.pinned: set[CollectionId] = set()
-        """Stores that somebody works on beside the steps: they stay open."""
+        self._pinned: set[CollectionId] = set()
+        self._stale: set[CollectionId] = set()
+        """Of those that are pinned: to be closed when they are not any more."""
         self._damaged: dict[CollectionId, float] = {}
         """Collections to leave alone, each until a moment of the monotonic clock."""
 
@@ -76,8 +77,18 @@ class OpenStores:
 
     def _close_surplus(self) -> None:
         for collection_id in list(self._stores)[: max(0, len(self._stores) - OPEN_STORES_MAX)]:
-            if collection_id not in self.pinned:
+            if collection_id not in self._pinned:
                 self._stores.pop(collection_id).close()
+
+    def pin(self, collection_id: CollectionId) -> None:
+        """Keep a store open: somebody works on it beside the steps."""
+        self._pinned.add(collection_id)
+
+    def unpin(self, collection_id: CollectionId) -> None:
+        self._pinned.discard(collection_id)
+        if collection_id in self._stale:
+            self._stale.discard(collection_id)
+            self._close(collection_id)
 
     def opened(self) -> list[CollectionStore]:
         """The stores that are open now."""
@@ -102,7 +113,7 @@ class OpenStores:
     def close_idle(self) -> None:
         """Give back the handles and memory of stores that nobody works on; what is published is read again."""
         with self._lock:
-            for collection_id in [name for name in self._stores if name not in self.pinned]:
+            for collection_id in [name for name in self._stores if name not in self._pinned]:
                 self._stores.pop(collection_id).close()
 
     def close_all(self) -> None:
@@ -128,7 +139,11 @@ class OpenStores:
             if limit_error(error, self._root.parent) is not None:
                 raise
             self._damaged[collection_id] = self._seams.clock.monotonic() + DAMAGED_SECONDS
-            self._close(collection_id)
+            if collection_id in self._pinned:
+                self._stale.add(collection_id)
+            else:
+                self._close(collection_id)
+            self._tell(collection_id, str(error))
             what = "unreadable" if isinstance(error, PermissionError) else "damaged"
             logger.error("collection.%s collection=%s reason=%s", what, collection_id, error)
 
@@ -136,7 +151,15 @@ class OpenStores:
         return self._damaged.get(collection_id, 0.0) > self._seams.clock.monotonic()
 
     def note_sound(self, collection_id: CollectionId) -> None:
+        """Note that a collection could be worked on."""
         self._damaged.pop(collection_id, None)
+        if (self._root / collection_id / LEFT_ALONE_FILE).exists():
+            self._seams.files.remove(self._root / collection_id / LEFT_ALONE_FILE)
+
+    def _tell(self, collection_id: CollectionId, reason: str) -> None:
+        """Tell all processes that nothing of a collection is applied now: its writes must not hold up those of others."""
+        with suppress(OSError):  # no room or no right to do so: then they do
+            self._seams.files.write(self._root / collection_id / LEFT_ALONE_FILE, [reason.encode(errors="replace")])
 
 
 def _code_of(error: sqlite3.Error) -> int:

@@ -33,7 +33,7 @@ async def ingest(context: Context, call: Ingest) -> IngestResult:
             part = await context.workers.run(lambda: _part(collection, call))
         for attempt in range(STEPS_BACK_MAX + 1):
             await place.first()
-            await context.wait_for_room(part.size_bytes)
+            await context.wait_for_room(collection.id, part.size_bytes)
             try:
                 return await _append(context, call, collection, part)
             except StreamGapError:

@@ -87,7 +87,7 @@ async def write(context: Context, call: WriteRecords) -> WriteResult:
     repeats = keyed(call.idempotency_key, collection.id, append.payload, lambda lsn, _: WriteResult(lsn))
     if repeats is not None:
         append = msgspec.structs.replace(append, operation_id=repeats.operation_id())
-    await context.wait_for_room(size)
+    await context.wait_for_room(collection.id, size)
 
     def decide(catalog: Catalog) -> Decision[WriteResult]:
         now = require_collection(catalog, call)
