@@ -1,6 +1,6 @@
 """Live notes: a small web application that takes notes as a stream, finds them by meaning, and shows changes as they happen.
 
-    pip install 'chroma-async[server]' starlette hypercorn
+    pip install 'chroma-async[server]'
     NOTES_PATH=./notes hypercorn app:app --bind 127.0.0.1:8080
 
 `NOTES_URL=http://127.0.0.1:8000` uses a server instead of a directory; nothing else changes. See README.md beside this file.

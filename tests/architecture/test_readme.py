@@ -19,7 +19,7 @@ from chroma_async import AsyncHttpClient
 from chroma_async.settings import Durability
 
 README = ROOT / "README.md"
-APPLICATION, EMBEDDED, SOURCE, WATCH, CHROMAS_CLIENT = python_examples(README)
+EMBEDDED, APPLICATION, SOURCE, WATCH, CHROMAS_CLIENT = python_examples(README)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ async def test_the_application_finds_what_is_nearest_among_what_the_filter_allow
 
 def test_the_embedded_example_runs(tmp_path: Path) -> None:
     run_script(EMBEDDED, tmp_path)
-    assert (tmp_path / "films" / "VERSION").exists()
+    assert (tmp_path / "data" / "VERSION").exists()
 
 
 def test_the_example_of_a_source_runs(tmp_path: Path) -> None:

@@ -127,7 +127,10 @@ def _refuse_foreign(path: Path) -> None:
     names = sorted(entry.name for entry in path.iterdir() if entry.name not in HARMLESS)
     ours = [name for name in names if name.startswith((VERSION_FILE, "log.", "compactor.lock", "collections"))]
     if CHROMA_FILE in names:
-        raise FormatError(f"this is a data directory of Chroma itself; name another one for chroma_async. path={path}")
+        raise FormatError(
+            "this is a data directory of Chroma itself; name another one. `chroma-async import-chroma` takes over its "
+            f"collections. path={path}"
+        )
     if names and len(ours) < len(names):
         raise FormatError(
             f"the directory is not empty and not a chroma_async data directory; name another one. "
