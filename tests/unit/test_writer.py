@@ -28,6 +28,7 @@ from chroma_async.engine.author import AUTHOR
 from chroma_async.engine.engine import Engine
 from chroma_async.engine.writer import Append, Decision, Proposal
 from chroma_async.errors import (
+    InsufficientStorageError,
     InternalError,
     InvalidArgumentError,
     InvalidDimensionException,
@@ -119,6 +120,24 @@ async def test_a_bad_call_fails_alone(tmp_path: Path) -> None:
         assert failures == [InvalidDimensionException, NotFoundError, UniqueConstraintError, InvalidArgumentError]
         assert sum(log.appends) == 39
         assert await records.count() == 400
+
+
+async def test_what_needs_no_room_does_not_end_the_want_of_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Deletions go on while records are refused, also those that were asked for at the same time."""
+    log = CountingLog()
+    async with engine_on(log, tmp_path) as engine:
+        records = Records(engine, (await create_collection(engine)).id)
+        await put(records, 0)
+        engine.writer._reserve_bytes = 2**62
+        caplog.set_level("INFO", logger="chroma_async.writer")
+        for number in range(3):
+            outcomes = await asyncio.gather(put(records, 1), records.delete([f"0-{number}"]), return_exceptions=True)
+            assert [type(outcome) for outcome in outcomes] == [InsufficientStorageError, int]
+        assert log.appends[-3:] == [1, 1, 1]
+        assert [record.message.split()[0] for record in caplog.records] == ["writes.refused"]
+        engine.writer._reserve_bytes = 0
+        await put(records, 1)
+        assert [record.message.split()[0] for record in caplog.records] == ["writes.refused", "writes.resumed"]
 
 
 async def test_a_call_that_turns_out_to_be_impossible_fails_alone(tmp_path: Path) -> None:

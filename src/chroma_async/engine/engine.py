@@ -31,8 +31,7 @@ from chroma_async.engine.feed import Feeds
 from chroma_async.engine.follower import Follower
 from chroma_async.engine.fsync import IntervalFsync
 from chroma_async.engine.handlers import HANDLERS
-from chroma_async.engine.handlers.registry import require_collection
-from chroma_async.engine.handlers.tenants import happened
+from chroma_async.engine.handlers.registry import Context, require_collection
 from chroma_async.engine.here import Here
 from chroma_async.engine.lock import FileCompactorLock
 from chroma_async.engine.open_readers import OpenReaders
@@ -42,7 +41,7 @@ from chroma_async.engine.row_cache import RowCache
 from chroma_async.engine.search_times import SearchTimes
 from chroma_async.engine.status import CollectionStatus, DirectoryStatus, status_of
 from chroma_async.engine.streams import Queues
-from chroma_async.engine.writer import Decision, Proposal, Writer
+from chroma_async.engine.writer import Decision, Proposal, Writer, happened
 from chroma_async.errors import DirectoryReplacedError, InternalError, RateLimitError, StorageCorrupt, UnavailableError
 from chroma_async.metrics import Metrics
 from chroma_async.model import DEFAULT_DATABASE, DEFAULT_DATABASE_ID, DEFAULT_TENANT, CollectionId, Lsn
@@ -105,7 +104,7 @@ class Engine:
         self._fsync: IntervalFsync | None = None
         if settings.durability == "interval":
             interval = settings.sync_interval_seconds
-            self._fsync = IntervalFsync(log, clock, self.metrics, interval, self._stop_unsynced)
+            self._fsync = IntervalFsync(log, clock, self.metrics, interval, lambda error: self.writer.stop_unsynced(error))
         appended = self._fsync.appended if self._fsync is not None else _nothing
         self.writer = Writer(
             log, self.follower, clock, self.metrics, directory, settings.disk_reserve_bytes, appended=appended
@@ -121,8 +120,24 @@ class Engine:
         self.streams = Queues()
         self.feeds = Feeds(directory, self.follower, clock, self.metrics)
         self._lag = Lag()
-        self._here = Here(self)
         self._ready = False
+        self._context = Context(
+            settings=settings,
+            seams=self.seams,
+            workers=workers,
+            follower=self.follower,
+            writer=self.writer,
+            log=log,
+            progress=self.progress,
+            metrics=self.metrics,
+            streams=self.streams,
+            feeds=self.feeds,
+            is_ready=lambda: self._ready,
+            runner=self._runner,
+            batcher=self._batcher,
+            wait_for_room=self.wait_for_room,
+        )
+        self._here = Here(self._context)
         self._process = os.getpid()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -135,11 +150,6 @@ class Engine:
     def position(self) -> Lsn:
         """LSN through which this process knows the log."""
         return self.follower.position
-
-    @property
-    def is_level(self) -> bool:
-        """Whether all that was acknowledged by now, by whichever process, is known in this one."""
-        return self.follower.position >= self.log.barrier()
 
     async def start(self) -> None:
         """Know the log, create what every directory has, begin to follow."""
@@ -188,9 +198,6 @@ class Engine:
             with suppress(asyncio.CancelledError):
                 await task
 
-    def _stop_unsynced(self, error: BaseException) -> None:
-        self.writer.stop_unsynced(error)
-
     async def dispatch(self, call: Call[R]) -> R:
         """Answer a call.
 
@@ -207,7 +214,7 @@ class Engine:
         handler = HANDLERS[type(call)]
         try:
             await self.follower.catch_up()
-            return cast("R", await handler(self, call))
+            return cast("R", await handler(self._context, call))
         except (StorageCorrupt, sqlite3.DatabaseError, UnicodeDecodeError, OSError, MemoryError) as error:
             meant = read_error(error, self.directory)
             if meant is None:
@@ -271,15 +278,14 @@ class Engine:
         waiting = [lsn for reader in readers if (lsn := reader.entries.oldest) is not None]
         return Lsn(min(waiting) - 1) if waiting else self.follower.position
 
-    def runner(self, collection_id: CollectionId) -> PacedRunner:
-        """Where this collection's reads run."""
+    def _runner(self, collection_id: CollectionId) -> PacedRunner:
         return self._reads_of(collection_id)[0]
 
-    def batcher(self, collection_id: CollectionId) -> QueryBatcher:
-        """The queue of this collection's queries."""
+    def _batcher(self, collection_id: CollectionId) -> QueryBatcher:
         return self._reads_of(collection_id)[1]
 
     def _reads_of(self, collection_id: CollectionId) -> tuple[PacedRunner, QueryBatcher]:
+        """Where this collection's reads run, and the queue of its queries."""
         reader = self.follower.sink(collection_id)
         found = self._reads.get(reader)
         if found is None:

@@ -10,30 +10,22 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Coroutine
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
+
+from msgspec.structs import replace
 
 from chroma_async.engine.batch import QueryJob, search_alone
-from chroma_async.engine.collection import CollectionReader
-from chroma_async.engine.feed import Feeds
-from chroma_async.engine.follower import Follower
 from chroma_async.engine.handlers import HANDLERS
 from chroma_async.engine.handlers.records import is_visible
-from chroma_async.engine.progress import Progress
+from chroma_async.engine.handlers.registry import Context
 from chroma_async.engine.reads import DirectRunner
-from chroma_async.engine.streams import Queues
-from chroma_async.engine.writer import Writer
 from chroma_async.errors import StorageCorrupt
-from chroma_async.metrics import AnsweredElsewhere, Metrics
+from chroma_async.metrics import AnsweredElsewhere
 from chroma_async.model import CollectionId
 from chroma_async.protocol import Call, CountRecords, GetIndexingStatus, GetRecords, QueryRecords
 from chroma_async.protocol.records import Reading, RecordsCall
 from chroma_async.protocol.results import QueryResult
-from chroma_async.seams import InlineWorkers, Seams, Workers
-from chroma_async.settings import EngineSettings
-from chroma_async.wal import LogStore
-
-if TYPE_CHECKING:
-    from chroma_async.engine.engine import Engine
+from chroma_async.seams import InlineWorkers
 
 R = TypeVar("R")
 
@@ -47,63 +39,17 @@ class InlineBatcher:
         return search_alone(job)
 
 
+RUNNER: Final = DirectRunner()
+BATCHER: Final = InlineBatcher()
+
+
 class Here:
-    """The engine as a handler sees it that runs in the caller's thread. Any number of threads may use it at once."""
+    """Answers in the caller's thread. Any number of threads may use it at once."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        self.workers: Workers = InlineWorkers()
-        self._runner = DirectRunner()
-        self._batcher = InlineBatcher()
-
-    @property
-    def settings(self) -> EngineSettings:
-        return self.engine.settings
-
-    @property
-    def seams(self) -> Seams:
-        return self.engine.seams
-
-    @property
-    def follower(self) -> Follower[CollectionReader]:
-        return self.engine.follower
-
-    @property
-    def writer(self) -> Writer:
-        return self.engine.writer
-
-    @property
-    def log(self) -> LogStore:
-        return self.engine.log
-
-    @property
-    def progress(self) -> Progress:
-        return self.engine.progress
-
-    @property
-    def metrics(self) -> Metrics:
-        return self.engine.metrics
-
-    @property
-    def streams(self) -> Queues:
-        return self.engine.streams
-
-    @property
-    def feeds(self) -> Feeds:
-        return self.engine.feeds
-
-    @property
-    def is_ready(self) -> bool:
-        return self.engine.is_ready
-
-    def runner(self, collection_id: CollectionId) -> DirectRunner:
-        return self._runner
-
-    def batcher(self, collection_id: CollectionId) -> InlineBatcher:
-        return self._batcher
-
-    async def wait_for_room(self, collection_id: CollectionId, size_bytes: int) -> None:
-        raise AssertionError("unreachable: reads need no room")
+    def __init__(self, context: Context) -> None:
+        self._context = replace(
+            context, workers=InlineWorkers(), runner=_runner, batcher=_batcher, wait_for_room=_unreachable
+        )
 
     def answer(self, call: Call[R]) -> tuple[R] | None:
         """Answer a read in this thread. None: it is no read, entries of the log are to be read first, or it failed in a way
@@ -112,21 +58,34 @@ class Here:
         Raises:
             ChromaError: as `Engine.dispatch`.
         """
-        engine = self.engine
-        if type(call) not in READS or not engine.is_ready or not engine.is_level:
+        context = self._context
+        follower = context.follower
+        if type(call) not in READS or not context.is_ready() or follower.position < context.log.barrier():
             return None
         collection_id = CollectionId(cast("RecordsCall[R]", call).collection_id)
-        if collection_id not in engine.follower.sinks():
+        if collection_id not in follower.sinks():
             return None
-        with suppress(AnsweredElsewhere), engine.metrics.timed_call(type(call).__name__):
+        with suppress(AnsweredElsewhere), context.metrics.timed_call(type(call).__name__):
             call.validate()
-            if isinstance(call, Reading) and not is_visible(self, call, collection_id):
+            if isinstance(call, Reading) and not is_visible(context, call, collection_id):
                 raise AnsweredElsewhere
             try:
-                return (_run(cast("Coroutine[Any, Any, R]", HANDLERS[type(call)](self, call))),)
+                return (_run(cast("Coroutine[Any, Any, R]", HANDLERS[type(call)](context, call))),)
             except (StorageCorrupt, sqlite3.DatabaseError, UnicodeDecodeError, OSError) as error:
                 raise AnsweredElsewhere from error
         return None
+
+
+def _runner(collection_id: CollectionId) -> DirectRunner:
+    return RUNNER
+
+
+def _batcher(collection_id: CollectionId) -> InlineBatcher:
+    return BATCHER
+
+
+async def _unreachable(collection_id: CollectionId, size_bytes: int) -> None:
+    raise AssertionError("reads need no room")
 
 
 def _run(handler: Coroutine[Any, Any, R]) -> R:

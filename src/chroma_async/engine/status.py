@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from msgspec import Struct
 
 from chroma_async.engine.collection import CollectionReader
+from chroma_async.errors import ChromaError, FormatError, LogError, StorageCorrupt
 from chroma_async.model import Collection, Lsn
 
 
@@ -52,6 +54,12 @@ class DirectoryStatus(Struct, frozen=True):
     """Tenant and name of those that have no collection."""
 
 
+UNREADABLE: Final = (
+    ChromaError, StorageCorrupt, FormatError, LogError, sqlite3.DatabaseError, UnicodeDecodeError, OSError
+)  # fmt: skip
+"""What a collection can't be read by: damage, or what the machine lacks."""
+
+
 def status_of(collection: Collection, reader: CollectionReader, directory: Path) -> CollectionStatus:
     """Look at one collection. For a worker thread."""
     known: dict[str, Any] = {
@@ -66,7 +74,7 @@ def status_of(collection: Collection, reader: CollectionReader, directory: Path)
     try:
         with reader.view(newest=True) as view:
             manifest, records = view.image.base.manifest, view.image.live
-    except Exception as error:
+    except UNREADABLE as error:
         return CollectionStatus(**known, problem=str(error))
     waiting = [len(payload) for lsn, payload in reader.entries.now() if lsn > manifest.applied]
     return CollectionStatus(

@@ -65,6 +65,11 @@ class Decision(Struct, Generic[R], frozen=True):
     answer: Callable[[Lsn], R]
 
 
+def happened(*events: CatalogEvent) -> Decision[None]:
+    """Decide that these happened to the catalog."""
+    return Decision([Append.of_catalog(event) for event in events], lambda lsn: None)
+
+
 class Proposal(Struct, Generic[R], eq=False):
     """A write that waits. `decide` is pure and may refuse by raising a ChromaError.
 
@@ -220,11 +225,12 @@ class Writer:
 
     async def process(self, group: Sequence[Proposal[Any]]) -> None:
         """Decide, append, commit and answer one group."""
-        size = sum(proposal.size_bytes for proposal in group)
+        size = _size_of(group)
         try:
             group = self._with_room(group, size)
             if not group:
                 return
+            size = _size_of(group)
             async with self._log.exclusive():
                 answers = await self._append(group)
         except OutcomeUnknown as error:
@@ -350,6 +356,10 @@ class Writer:
         logger.error("writer.stopped reason=%r", error)
         inbox, self._inbox = self._inbox, []
         self._fail([*group, *inbox], UnavailableError(f"writes are refused: {self._refusal}"))
+
+
+def _size_of(group: Sequence[Proposal[Any]]) -> int:
+    return sum(proposal.size_bytes for proposal in group)
 
 
 def _answer_again(repeats: Repeats[Any], known: Mapping[str, tuple[str, Lsn]]) -> Any:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from chroma_async.core.catalog import Catalog
 from chroma_async.core.events import CollectionCreated, CollectionDeleted, CollectionModified, PurgeAsked
 from chroma_async.engine.handlers.registry import Context, handles, require_collection
-from chroma_async.engine.handlers.tenants import happened
-from chroma_async.engine.writer import Append, Decision, Proposal
+from chroma_async.engine.writer import Append, Decision, Proposal, happened
 from chroma_async.errors import InvalidArgumentError, NotFoundError, UniqueConstraintError
 from chroma_async.model import Collection, CollectionId, Lsn
 from chroma_async.projections.manifest import Manifest

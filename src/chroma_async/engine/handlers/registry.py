@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol, TypeVar
 
+from msgspec import Struct
+
 from chroma_async.core.catalog import Catalog
 from chroma_async.engine.batch import QueryJob
 from chroma_async.engine.collection import CollectionReader
@@ -34,34 +36,27 @@ class Batcher(Protocol):
     async def run(self, job: QueryJob) -> QueryResult: ...
 
 
-class Context(Protocol):
+class Context(Struct, frozen=True, kw_only=True):
     """The engine as its handlers see it."""
 
-    @property
-    def settings(self) -> EngineSettings: ...
-    @property
-    def seams(self) -> Seams: ...
-    @property
-    def workers(self) -> Workers: ...
-    @property
-    def follower(self) -> Follower[CollectionReader]: ...
-    @property
-    def writer(self) -> Writer: ...
-    @property
-    def log(self) -> LogStore: ...
-    @property
-    def progress(self) -> Progress: ...
-    @property
-    def metrics(self) -> Metrics: ...
-    @property
-    def streams(self) -> Queues: ...
-    @property
-    def feeds(self) -> Feeds: ...
-    @property
-    def is_ready(self) -> bool: ...
-    def runner(self, collection_id: CollectionId) -> ReadRunner: ...
-    def batcher(self, collection_id: CollectionId) -> Batcher: ...
-    async def wait_for_room(self, collection_id: CollectionId, size_bytes: int) -> None: ...
+    settings: EngineSettings
+    seams: Seams
+    workers: Workers
+    follower: Follower[CollectionReader]
+    writer: Writer
+    log: LogStore
+    progress: Progress
+    metrics: Metrics
+    streams: Queues
+    feeds: Feeds
+    is_ready: Callable[[], bool]
+    """Whether it has recovered, and is not stopping."""
+    runner: Callable[[CollectionId], ReadRunner]
+    """Where a collection's reads run."""
+    batcher: Callable[[CollectionId], Batcher]
+    """Where a collection's queries are searched."""
+    wait_for_room: Callable[[CollectionId, int], Awaitable[None]]
+    """Wait until so many bytes more may wait to be applied."""
 
 
 Handler = Callable[[Context, Any], Awaitable[Any]]

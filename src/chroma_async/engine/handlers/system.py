@@ -32,7 +32,7 @@ async def version(context: Context, call: GetVersion) -> str:
 @handles(CheckHealth)
 async def health(context: Context, call: CheckHealth) -> dict[str, bool]:
     writes = context.writer.refusal is None and context.writer.limit is None
-    return {"is_executor_ready": context.is_ready, "is_log_client_ready": writes}
+    return {"is_executor_ready": context.is_ready(), "is_log_client_ready": writes}
 
 
 @handles(GetPreflight)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from chroma_async.core.catalog import Catalog
-from chroma_async.core.events import CatalogEvent, DatabaseCreated, DatabaseDeleted, TenantCreated
+from chroma_async.core.events import DatabaseCreated, DatabaseDeleted, TenantCreated
 from chroma_async.engine.handlers.registry import Context, handles
-from chroma_async.engine.writer import Append, Decision, Proposal
+from chroma_async.engine.writer import Decision, Proposal, happened
 from chroma_async.errors import NotFoundError, UniqueConstraintError
 from chroma_async.model import Database, Tenant
 from chroma_async.protocol import (
@@ -17,10 +17,6 @@ from chroma_async.protocol import (
     ListDatabases,
     UpdateTenant,
 )
-
-
-def happened(*events: CatalogEvent) -> Decision[None]:
-    return Decision([Append.of_catalog(event) for event in events], lambda lsn: None)
 
 
 @handles(CreateTenant)
