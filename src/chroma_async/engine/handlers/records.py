@@ -23,7 +23,7 @@ from chroma_async.engine.reads import Kind
 from chroma_async.engine.repeats import KeyedWrite, keyed
 from chroma_async.engine.search import Neighbours
 from chroma_async.engine.writer import Append, Decision, Proposal
-from chroma_async.errors import InvalidDimensionException, NotFoundError, NotYetVisibleError
+from chroma_async.errors import NotFoundError, NotYetVisibleError
 from chroma_async.model import STAGES, Collection, CollectionId, MetadataPatch, Slots, Vectors
 from chroma_async.projections.records import StoredRow
 from chroma_async.protocol import (
@@ -39,6 +39,7 @@ from chroma_async.protocol import (
     UpsertRecords,
 )
 from chroma_async.protocol.embeddings import NO_VECTORS
+from chroma_async.protocol.lines import check_dimension
 from chroma_async.protocol.records import Reading, RecordsCall, Waiting, WriteRecords
 from chroma_async.protocol.results import (
     Columns,
@@ -91,7 +92,7 @@ async def write(context: Context, call: WriteRecords) -> WriteResult:
 
     def decide(catalog: Catalog) -> Decision[WriteResult]:
         now = require_collection(catalog, call)
-        _check_dimension(now, _dimension(call))
+        check_dimension(now.dimension, _dimension(call))
         return Decision([append], WriteResult)
 
     result = await context.writer.submit(Proposal(decide, size_bytes=len(append.payload), repeats=repeats))
@@ -112,13 +113,6 @@ def _dimension(call: WriteRecords) -> int | None:
     return vectors.shape[1] if len(vectors) else None
 
 
-def _check_dimension(collection: Collection, dimension: int | None) -> None:
-    if collection.dimension is not None and dimension not in (None, collection.dimension):
-        raise InvalidDimensionException(
-            f"Collection expecting embedding with dimension of {collection.dimension}, got {dimension}"
-        )
-
-
 def _size_estimate(call: WriteRecords) -> int:
     vectors = 0 if call.embeddings is None else call.embeddings.vectors.nbytes
     return vectors + 64 * len(call.ids) * (1 + (call.documents is not None) + (call.metadatas is not None))
@@ -127,7 +121,7 @@ def _size_estimate(call: WriteRecords) -> int:
 def _checked(collection: Collection, call: WriteRecords) -> Append:
     """Check what a batch says, in Chroma's order, and encode it."""
     metadatas = call.checked_metadatas()
-    _check_dimension(collection, _dimension(call))
+    check_dimension(collection.dimension, _dimension(call))
     call.validate_lengths()
     return _encode(collection, call, metadatas)
 
@@ -344,7 +338,7 @@ async def query(context: Context, call: QueryRecords) -> QueryResult:
     where = _filter(call.where, call.where_document)
     queries = cast("Vectors", call.query_embeddings)
     if len(queries):
-        _check_dimension(collection, queries.shape[1])
+        check_dimension(collection.dimension, queries.shape[1])
     check_filter_allowed(collection, where)
     await _until_visible(context, call, collection)
     wanted = DEFAULT_RESULTS if call.n_results is None else call.n_results
