@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, NewType, TypeAlias
+from typing import Any, Final, Literal, NewType, TypeAlias, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +44,13 @@ Slots: TypeAlias = npt.NDArray[np.int64]
 """Positions of records in insertion order, ascending unless said otherwise."""
 
 Mask: TypeAlias = npt.NDArray[np.bool_]
+
+NO_SLOT: Final = -1
+"""Where a slot or another position could be, and there is none."""
+
+INT64_MIN: Final = -(2**63)
+INT64_MAX: Final = 2**63 - 1
+"""Of the integers in metadata."""
 
 DEFAULT_TENANT = "default_tenant"
 DEFAULT_DATABASE = "default_database"
@@ -96,3 +103,14 @@ class Collection(Struct, frozen=True):
     """The schema that the collection was created with, as it is shown; None: the default one."""
     purges: int = 0
     """How many were asked for, ever; what is done of them, the manifest says."""
+
+
+class CollectionAddress(TypedDict):
+    tenant: str
+    database: str
+    collection_id: CollectionId
+
+
+def address_of(collection: Collection) -> CollectionAddress:
+    """Return the fields by which calls name a collection."""
+    return CollectionAddress(tenant=collection.tenant, database=collection.database, collection_id=collection.id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import sqlite3
 import subprocess
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
 import aiosqlite
 import anyio
@@ -211,6 +213,32 @@ async def test_the_shared_number_is_made_true_when_a_log_is_opened(tmp_path: Pat
     await log.close()
 
 
+async def test_nobody_is_given_an_entry_before_everybody_may_ask_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A commit is there before its process has told of it: who was given it then could tell somebody who does not see it."""
+    writer, reader, other = [await SqliteLog.open(tmp_path) for _ in range(3)]
+
+    async def given(collection: CollectionId | None) -> tuple[list[Lsn], Lsn]:
+        history = await reader.history(collection, after=Lsn(0), bytes_max=2**20)
+        return [found.lsn for found in history.entries], history.through
+
+    await writer.append([entry(b"1")], after=Lsn(0))
+    publish = SqliteLog._publish
+    with monkeypatch.context() as patched:
+        patched.setattr(SqliteLog, "_publish", lambda log, newest: None)
+        await writer.append([entry(b"2")], after=Lsn(1))
+    assert sql(tmp_path, "SELECT max(lsn) FROM entries") == [(2,)]
+    assert [await given(A), await given(None)] == [([1], 1), ([1], 1)]
+    assert await payloads(reader) == [b"1"]
+    assert reader.barrier() == other.barrier() == 1
+    publish(writer, 2)
+    assert [await given(A), await given(None)] == [([1, 2], 2), ([1, 2], 2)]
+    assert await payloads(other) == [b"1", b"2"]
+    for log in (writer, reader, other):
+        await log.close()
+
+
 async def test_a_full_disk_is_told_from_other_failures_and_leaves_the_log_as_it_was(tmp_path: Path) -> None:
     log, other = await SqliteLog.open(tmp_path), await SqliteLog.open(tmp_path)
     await log.append([entry()], after=Lsn(0), rows={"k": b"old"})
@@ -348,15 +376,35 @@ async def test_old_operation_ids_are_forgotten_beyond_the_window(tmp_path: Path,
     await log.close()
 
 
-async def test_an_open_that_is_cancelled_leaves_nothing_behind(tmp_path: Path) -> None:
+async def test_an_open_that_is_cancelled_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even a connection that nobody closes: from Python 3.13 on such a one is a ResourceWarning."""
+    opened, closed = list[int](), set[int]()
+    original = sqlite3.connect
+
+    def connect(*args: Any, factory: type[sqlite3.Connection] = sqlite3.Connection, **options: Any) -> sqlite3.Connection:
+        number = len(opened)
+
+        class Counted(factory):
+            def close(self) -> None:
+                super().close()
+                closed.add(number)
+
+        opened.append(number)
+        return original(*args, factory=Counted, **options)
+
+    monkeypatch.setattr(sqlite3, "connect", connect)
     for step in range(12):
         task = asyncio.create_task(SqliteLog.open(tmp_path))
         await asyncio.sleep(step * 0.0003)
         task.cancel()
         with suppress(asyncio.CancelledError):
             await (await task).close()
+        del task
         with anyio.fail_after(5):
             await (await SqliteLog.open(tmp_path)).close()
+    gc.collect()
+    assert len(opened) >= 24
+    assert closed == set(opened)
 
 
 @pytest.mark.parametrize("count", [1, 3])

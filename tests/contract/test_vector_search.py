@@ -14,7 +14,7 @@ from tests.support.oracle import exact_distances
 
 from chroma_async.core.events import RecordsHead, RecordsWritten
 from chroma_async.core.memtable import Memtable
-from chroma_async.core.planner import CompareCodes, Gather, Plan, ReadAll, ScanPacked, SearchGraph, candidates
+from chroma_async.core.planner import CompareAll, CompareCodes, Plan, ScanPacked, SearchGraph, candidates
 from chroma_async.engine import search as search_module
 from chroma_async.engine.search import SearchTarget, search
 from chroma_async.errors import StorageCorrupt
@@ -32,13 +32,12 @@ T = TypeVar("T")
 SPACES: list[Space] = ["l2", "ip", "cosine"]
 ROWS, GRAPH_ROWS, NDIM = 3_000, 2_200, 24
 PLANS: dict[str, Plan] = {
-    "gather": Gather(),
-    "read all": ReadAll(),
+    "compare": CompareAll(),
     "scan": ScanPacked(),
     "graph": SearchGraph(fetch=candidates(10), ef=256),
     "codes": CompareCodes(fetch=candidates(10)),
 }
-EXACT = ["gather", "read all", "scan"]
+EXACT = ["compare", "scan"]
 
 
 def random_rows(count: int, seed: int) -> Vectors:
@@ -105,7 +104,7 @@ def current(target: SearchTarget) -> tuple[np.ndarray, Vectors]:
 def plan_of(name: str, target: SearchTarget) -> Plan:
     """A plan that the planner could make for this target: rows are ranked by codes where there are such."""
     graph = target.base.segments[0].graph
-    return PLANS["gather" if name == "codes" and not (graph and graph.has_codes) else name]
+    return PLANS["compare" if name == "codes" and not (graph and graph.has_codes) else name]
 
 
 @pytest.mark.parametrize("name", PLANS)

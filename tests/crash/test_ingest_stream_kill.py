@@ -18,7 +18,7 @@ import pytest
 from tests.crash.test_server_processes import COLLECTIONS, Server
 from tests.support.streams import streaming, target
 
-from chroma_async.core.memtable import merge_metadata
+from chroma_async.core.metadata import merge_metadata
 from chroma_async.protocol.ingest import ARROW, NDJSON
 
 KILLS = 20

@@ -14,7 +14,7 @@ from tests.support.engines import TINY, Records, compactor_at, contents, create_
 from tests.support.oracle import exact_distances
 
 from chroma_async import PersistentClient
-from chroma_async.core.watermarks import PIECES_MAX
+from chroma_async.core.upkeep import PIECES_MAX
 from chroma_async.engine.engine import Engine
 from chroma_async.index.scan import BLOCK_ROWS, TAIL_BLOCK_ROWS
 from chroma_async.model import Vectors

@@ -16,10 +16,10 @@ from tests.support.oracle import OracleCollection, Write
 
 from chroma_async.core.columns import ColumnPiece, merge
 from chroma_async.core.events import RecordsDeleted, RecordsEvent, RecordsHead, RecordsWritten, decode, decode_head, encode
-from chroma_async.core.memtable import NO_SLOT, Memtable, Tail
+from chroma_async.core.memtable import Memtable, Tail
 from chroma_async.core.where import FieldTest, parse_where
 from chroma_async.engine.collection import CollectionReader
-from chroma_async.model import CollectionId, Lsn, Vectors
+from chroma_async.model import NO_SLOT, CollectionId, Lsn, Vectors
 from chroma_async.projections.fold import fold_entry
 from chroma_async.projections.records import decode_metadata
 from chroma_async.projections.store import CollectionStore

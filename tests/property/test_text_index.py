@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +126,7 @@ def test_tables_of_releases_that_indexed_at_once_are_whole(tmp_path: Path) -> No
     made.upsert(["u", "v"], ["xabcx", "other"])
     made.index(10)
     made.tables.close()
-    with sqlite3.connect(path) as database:
+    with closing(sqlite3.connect(path)) as database:
         database.execute("DROP TABLE text_index")
         database.execute("DROP TABLE outdated_documents")
         database.execute("PRAGMA user_version = 0")

@@ -617,7 +617,7 @@ class History:
             await self.create()
 
     async def pass_time(self) -> None:
-        await self.let_pass(self.rng.choice([0.01, 0.6, 1.0, 30.0]))
+        await self.let_pass(self.rng.choice([0.01, 0.6, 1.0, 30.0, 400.0]))
 
     async def let_pass(self, seconds: float) -> None:
         for _ in range(3):

@@ -43,6 +43,7 @@ class Heard:
 
     def __init__(self) -> None:
         self.lsns: list[int] = []
+        self.missed = Lsn(0)
         self.is_closed = False
 
     def refuse(self, reason: str) -> None:
@@ -51,6 +52,9 @@ class Heard:
     def offer(self, lsn: Lsn, payload: bytes) -> None:
         assert not self.is_closed
         self.lsns.append(lsn)
+
+    def miss(self, through: Lsn) -> None:
+        self.missed = through
 
     def close(self) -> None:
         self.is_closed = True

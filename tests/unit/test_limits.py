@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import sqlite3
 from pathlib import Path
 
@@ -52,6 +53,22 @@ def test_a_limit_is_found_behind_the_error_that_it_caused(tmp_path: Path) -> Non
     error = StorageCorrupt("file can't be read")
     error.__cause__ = os_error(errno.EMFILE)
     found = limit_error(error, tmp_path)
+    assert found is not None
+    assert found.reason == "file_handles"
+
+
+def test_a_database_that_could_not_be_opened_near_the_limit_of_handles_lacked_them(tmp_path: Path) -> None:
+    """Whoever looks afterwards finds some: another thread has closed a file meanwhile."""
+    with pytest.raises(sqlite3.OperationalError) as raised:
+        sqlite3.connect(tmp_path / "absent" / "db")
+    assert raised.value.sqlite_errorcode & 0xFF == sqlite3.SQLITE_CANTOPEN
+    assert limit_error(raised.value, tmp_path) is None
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/dev/fd")) + 10, hard))
+    try:
+        found = limit_error(raised.value, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert found is not None
     assert found.reason == "file_handles"
 

@@ -9,9 +9,8 @@ from msgspec.structs import replace
 
 from chroma_async.core.planner import (
     GATHER_ROWS_MAX,
+    CompareAll,
     CompareCodes,
-    Gather,
-    ReadAll,
     ScanPacked,
     SearchGraph,
     SegmentCounts,
@@ -78,12 +77,13 @@ def test_only_packed_rows_are_scanned(counts: SegmentCounts, n_results: int, bat
 
 
 @given(counts=segments(), **arguments)
-def test_fewer_allowed_rows_never_turn_a_gather_into_a_search(
+def test_fewer_allowed_rows_never_turn_a_comparison_into_a_search(
     counts: SegmentCounts, n_results: int, batch: int, ef_search: int
 ) -> None:
     plan = plan_search(counts, n_results=n_results, batch=batch, ef_search=ef_search)
     fewer = plan_search(replace(counts, allowed=counts.allowed // 2), n_results=n_results, batch=batch, ef_search=ef_search)
-    assert not isinstance(plan, Gather) or isinstance(fewer, Gather)
+    if isinstance(plan, CompareAll):  # of all rows none are ranked by codes
+        assert isinstance(fewer, CompareAll) or (counts.allowed == counts.rows and isinstance(fewer, CompareCodes))
     assert not isinstance(fewer, SearchGraph) or isinstance(plan, SearchGraph)
 
 
@@ -99,9 +99,9 @@ def test_a_larger_batch_never_turns_a_scan_into_a_graph_search(
 @pytest.mark.parametrize(
     ("counts", "n_results", "expected"),
     [
-        (SegmentCounts(0, 0, 0, 8, None), 10, Gather),
-        (SegmentCounts(10**6, 10**6, GATHER_ROWS_MAX, 384, None), 10, Gather),
-        (SegmentCounts(5_000, 0, 5_000, 384, 384), 5_000, Gather),
+        (SegmentCounts(0, 0, 0, 8, None), 10, CompareAll),
+        (SegmentCounts(10**6, 10**6, GATHER_ROWS_MAX, 384, None), 10, CompareAll),
+        (SegmentCounts(5_000, 0, 5_000, 384, 384), 5_000, CompareAll),
         (SegmentCounts(20_000, 0, 20_000, 384, 192), 10, ScanPacked),
         (SegmentCounts(20_000, 0, 2_000, 384, 384), 10, ScanPacked),
         (SegmentCounts(20_000, 20_000, 20_000, 384, 192), 10, ScanPacked),
@@ -109,14 +109,14 @@ def test_a_larger_batch_never_turns_a_scan_into_a_graph_search(
         (SegmentCounts(10**6, 10**6, 10**6, 384, None), 10, SearchGraph),
         (SegmentCounts(10**6, 10**6, 500_000, 384, None), 10, SearchGraph),
         (SegmentCounts(10**6, 10**6, 100_000, 384, None), 10, SearchGraph),
-        (SegmentCounts(10**6, 10**6, 10_000, 384, None), 10, Gather),
+        (SegmentCounts(10**6, 10**6, 10_000, 384, None), 10, CompareAll),
         (SegmentCounts(10**6, 10**6, 10_000, 384, None, graph_dims=192, has_codes=True), 10, CompareCodes),
         (SegmentCounts(10**6, 10**6, 500_000, 384, None, graph_dims=192, has_codes=True), 10, SearchGraph),
         (SegmentCounts(10**6, 10**6, 10**6, 384, None, graph_dims=192, has_codes=True), 10, SearchGraph),
-        (SegmentCounts(10**6, 10**6, GATHER_ROWS_MAX, 384, None, graph_dims=192, has_codes=True), 10, Gather),
-        (SegmentCounts(10**6, 10**6, 10_000, 384, None, graph_dims=192, has_codes=True), 10_000, Gather),
-        (SegmentCounts(10**6, 0, 10**6, 384, None), 10, ReadAll),
-        (SegmentCounts(10**6, 10**6, 2_000, 384, None), 1_000, Gather),
+        (SegmentCounts(10**6, 10**6, GATHER_ROWS_MAX, 384, None, graph_dims=192, has_codes=True), 10, CompareAll),
+        (SegmentCounts(10**6, 10**6, 10_000, 384, None, graph_dims=192, has_codes=True), 10_000, CompareAll),
+        (SegmentCounts(10**6, 0, 10**6, 384, None), 10, CompareAll),
+        (SegmentCounts(10**6, 10**6, 2_000, 384, None), 1_000, CompareAll),
     ],
 )
 def test_every_plan_has_its_case(counts: SegmentCounts, n_results: int, expected: type) -> None:

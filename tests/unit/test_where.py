@@ -16,9 +16,7 @@ from chroma_async.core.where import (
     Or,
     Where,
     conjoin,
-    document_tests,
     evaluate,
-    is_document_free,
     matches,
     parse_where,
     parse_where_document,
@@ -305,14 +303,6 @@ def test_conjoining_flattens_and_none_is_neutral() -> None:
     assert conjoin(None, text) == text
     assert conjoin(And((one, two)), text) == And((one, two, text))
     assert conjoin(Or((one, two)), text) == And((Or((one, two)), text))
-
-
-def test_document_tests_are_found_wherever_they_are() -> None:
-    one, text = FieldTest("a", "$eq", 1), DocumentTest("$contains", "x")
-    assert document_tests(And((one, Or((text, one)), text))) == (text,)
-    assert document_tests(None) == ()
-    assert is_document_free(Or((one, And((one,)))))
-    assert not is_document_free(Or((one, And((text,)))))
 
 
 def test_every_operator_is_explained_and_a_negative_one_shares_its_positives_test() -> None:

@@ -19,11 +19,10 @@ import orjson
 
 from chroma_async.core.columns import ColumnPiece, build, merge
 from chroma_async.core.events import RecordsDeleted, RecordsEvent, RecordsWritten
+from chroma_async.core.metadata import merge_metadata
+from chroma_async.core.upkeep import pieces_to_merge
 from chroma_async.core.vector_run import GrowingVectors, VectorRun
-from chroma_async.core.watermarks import pieces_to_merge
-from chroma_async.model import Lsn, Metadata, MetadataPatch, MetadataValue, Slots, Vectors
-
-NO_SLOT = -1
+from chroma_async.model import NO_SLOT, Lsn, Metadata, Slots, Vectors
 
 EXAMPLES_MAX = 10
 
@@ -155,7 +154,8 @@ class Memtable:
 
     def fold(self, lsn: Lsn, event: RecordsEvent) -> None:
         """Apply one entry; every id in it was learnt before."""
-        assert lsn > self.through
+        if lsn <= self.through:
+            raise RuntimeError(f"an entry is folded out of order. lsn={lsn} through={self.through}")
         are_new = False
         if isinstance(event, RecordsDeleted):
             for record_id in event.ids:
@@ -226,7 +226,8 @@ class Memtable:
     def _insert_all(self, event: RecordsWritten, first: int) -> None:
         """Insert records all of which are new, each with a vector: the most frequent case, and several times as fast."""
         count, slot = len(event.ids), self.next_slot
-        assert len(event.vectors) == count
+        if len(event.vectors) != count:
+            raise RuntimeError(f"new records come without a vector. records={count} vectors={len(event.vectors)}")
         slots = range(slot, slot + count)
         nothing = itertools.repeat(None)
         patches = _patches(event)
@@ -241,7 +242,8 @@ class Memtable:
         self._live_delta += count
 
     def _insert(self, record_id: str, document: str | None, patch: str | None, uri: str | None, position: int) -> None:
-        assert position != NO_SLOT
+        if position == NO_SLOT:
+            raise RuntimeError(f"a new record comes without a vector. id={record_id!r}")
         slot = self.next_slot
         row = Row(slot, record_id, document, _merged(None, patch), uri, position)
         self._owners[position - self._first_vector] = slot
@@ -293,10 +295,12 @@ class Memtable:
         this costs a fraction of it. This memtable stays what it is. Only one of the two may fold on: what is to come of
         vectors has its place in the room that they share.
         """
-        assert self.applied <= applied <= self.through
+        if not self.applied <= applied <= self.through:
+            raise RuntimeError(f"entries were applied that are not here. applied={applied} after={self.applied}")
         place = bisect.bisect_right(self._marks, applied, key=lambda mark: mark.lsn) - 1
         before, after = self._marks[place], self._marks[place + 1 :]
-        assert before.next_slot == next_slot, f"{before.next_slot} slots were folded, {next_slot} applied"
+        if before.next_slot != next_slot:
+            raise RuntimeError(f"other slots were folded than applied. folded={before.next_slot} applied={next_slot}")
         over = Memtable(applied=applied, next_slot=next_slot)
         over.through, over._first_vector = self.through, before.vectors
         over._vectors = self._vectors.from_position(before.vectors)
@@ -418,18 +422,3 @@ def _merged(old: str | None, patch: str | None) -> str | None:
         return None if patch == "{}" else patch
     merged = merge_metadata(decode_metadata(old), orjson.loads(patch))
     return None if merged is None else orjson.dumps(merged).decode()
-
-
-def merge_metadata(old: Metadata | None, patch: MetadataPatch | None) -> Metadata | None:
-    """Return metadata after a write: merged field by field, None deletes a field; nothing left is None."""
-    if patch is None:
-        return old
-    if None not in patch.values():
-        return cast("Metadata", {**old, **patch} if old else patch) or None
-    merged: dict[str, MetadataValue] = dict(old or {})
-    for name, value in patch.items():
-        if value is None:
-            merged.pop(name, None)
-        else:
-            merged[name] = value
-    return merged or None

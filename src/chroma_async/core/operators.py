@@ -18,6 +18,7 @@ from chroma_async.model import Mask, MetadataValue, Scalar
 from chroma_async.settings import Missing
 
 __all__ = [
+    "COMBINATIONS",
     "DOCUMENT_OPERATORS",
     "FIELD_OPERATORS",
     "Accepts",
@@ -28,6 +29,7 @@ __all__ = [
     "Kind",
     "Missing",
     "Operand",
+    "WHERE_DOCUMENT_KEY",
     "family_of",
     "is_list",
     "is_number",
@@ -46,6 +48,10 @@ Accepts = Literal["scalar", "number", "list"]
 Operand: TypeAlias = Scalar | tuple[Scalar, ...]
 
 Hits = TypeVar("Hits", bool, Mask)
+
+COMBINATIONS: Final = ("$and", "$or")
+WHERE_DOCUMENT_KEY: Final = "#document"
+"""Stands for the document in a metadata filter."""
 
 _FAMILIES: Final[Mapping[Kind, Family]] = {"str": "str", "int": "number", "float": "number", "bool": "bool"}
 

@@ -85,8 +85,8 @@ class SegmentCounts(Struct, frozen=True):
         return 0 if self.scan_beyond is None else self.rows - self.scan_beyond
 
 
-class Gather(Struct, frozen=True):
-    """Compare the allowed rows in float32."""
+class CompareAll(Struct, frozen=True):
+    """Compare the allowed rows in float32: exact, and as slow as reading them."""
 
 
 class ScanPacked(Struct, frozen=True):
@@ -106,18 +106,14 @@ class CompareCodes(Struct, frozen=True):
     fetch: int
 
 
-class ReadAll(Struct, frozen=True):
-    """Compare the allowed rows in float32, a part at a time: exact, and as slow as reading them."""
-
-
-Plan: TypeAlias = Gather | ScanPacked | SearchGraph | CompareCodes | ReadAll
+Plan: TypeAlias = CompareAll | ScanPacked | SearchGraph | CompareCodes
 
 
 def plan_search(counts: SegmentCounts, *, n_results: int, batch: int, ef_search: int) -> Plan:
     """Choose how to find the `n_results` nearest of the allowed rows for each of `batch` queries."""
     if counts.allowed <= max(GATHER_ROWS_MAX, n_results):
-        return Gather()
-    plans: list[tuple[float, int, Plan]] = [(GATHER_NS * counts.allowed * counts.ndim, 2, _read(counts))]
+        return CompareAll()
+    plans: list[tuple[float, int, Plan]] = [(GATHER_NS * counts.allowed * counts.ndim, 2, CompareAll())]
     if counts.scan_dims is not None and not counts.scan_first:
         cost = _scan_cost(counts.rows, counts.scan_dims, batch) + GATHER_NS * counts.unpacked * counts.ndim
         plans.append((cost, 0, ScanPacked()))
@@ -128,10 +124,6 @@ def plan_search(counts: SegmentCounts, *, n_results: int, batch: int, ef_search:
     if codes is not None:
         plans.append((_codes_cost(counts, codes, batch), 3, codes))
     return min(plans, key=lambda plan: plan[:2])[2]
-
-
-def _read(counts: SegmentCounts) -> Plan:
-    return ReadAll() if counts.allowed == counts.rows else Gather()
 
 
 def candidates(n_results: int) -> int:

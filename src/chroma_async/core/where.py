@@ -15,8 +15,10 @@ import numpy as np
 from msgspec import Struct
 
 from chroma_async.core.operators import (
+    COMBINATIONS,
     DOCUMENT_OPERATORS,
     FIELD_OPERATORS,
+    WHERE_DOCUMENT_KEY,
     DocumentOperator,
     FieldOperator,
     FieldOperatorRow,
@@ -28,7 +30,7 @@ from chroma_async.core.operators import (
 )
 from chroma_async.core.regex import PatternError, compile_regex
 from chroma_async.errors import InvalidArgumentError
-from chroma_async.model import Mask, Metadata, Scalar
+from chroma_async.model import INT64_MAX, INT64_MIN, Mask, Metadata, Scalar
 
 __all__ = [
     "DEPTH_MAX",
@@ -41,9 +43,7 @@ __all__ = [
     "Or",
     "Where",
     "conjoin",
-    "document_tests",
     "evaluate",
-    "is_document_free",
     "matches",
     "parse_where",
     "parse_where_document",
@@ -168,30 +168,7 @@ def _conjuncts(where: Where) -> tuple[Where, ...]:
     return where.children if isinstance(where, And) else (where,)
 
 
-def document_tests(where: Where | None) -> tuple[DocumentTest, ...]:
-    """Return the document tests of a tree, left to right, each once."""
-    return tuple(dict.fromkeys(_walk_document_tests(where)))
-
-
-def _walk_document_tests(where: Where | None) -> Iterator[DocumentTest]:
-    if isinstance(where, DocumentTest):
-        yield where
-    elif isinstance(where, And | Or):
-        for child in where.children:
-            yield from _walk_document_tests(child)
-
-
-def is_document_free(where: Where | None) -> bool:
-    """Tell whether metadata alone decides."""
-    return next(_walk_document_tests(where), None) is None
-
-
 # --- parsing ----------------------------------------------------------------------------------------------------------
-
-_INT64_MIN: Final = -(2**63)
-_INT64_MAX: Final = 2**63 - 1
-_DOCUMENT_KEY: Final = "#document"
-_COMBINATIONS: Final = ("$and", "$or")
 
 
 def parse_where(raw: object) -> Where | None:
@@ -223,7 +200,7 @@ class _Parser(Struct, frozen=True):
             self.refuse("", f"nested deeper than {DEPTH_MAX} levels; flatten `$and` and `$or`")
         key, value = self.only_entry(raw, path)
         here = f"{path}.{key}" if path else key
-        if key not in _COMBINATIONS:
+        if key not in COMBINATIONS:
             return self.leaf(self, key, value, here)
         if not is_list(value):
             self.refuse(here, f"takes a list of clauses, got {_describe(value)}")
@@ -285,8 +262,8 @@ def _field_leaf(parser: _Parser, key: str, value: object, path: str) -> Where:
     if key in FIELD_OPERATORS:
         parser.refuse(path, f"expected a field around the operator, such as {{'year': {{'{key}': ...}}}}")
     if key.startswith("$"):
-        parser.unknown(key, path, (*_COMBINATIONS, "or a field name"))
-    if key == _DOCUMENT_KEY:
+        parser.unknown(key, path, (*COMBINATIONS, "or a field name"))
+    if key == WHERE_DOCUMENT_KEY:
         return _document_key_leaf(parser, value, path)
     if not isinstance(value, Mapping):
         return FieldTest(key, "$eq", _scalar(parser, value, path))
@@ -295,7 +272,7 @@ def _field_leaf(parser: _Parser, key: str, value: object, path: str) -> Where:
     if row is not None:
         return FieldTest(key, row.name, _operand(parser, row, operand, f"{path}.{name}"))
     if name in DOCUMENT_OPERATORS:
-        parser.refuse(path, f"'{name}' works on documents only; write it under '{_DOCUMENT_KEY}' or in where_document")
+        parser.refuse(path, f"'{name}' works on documents only; write it under '{WHERE_DOCUMENT_KEY}' or in where_document")
     return parser.unknown(name, path, FIELD_OPERATORS)
 
 
@@ -318,7 +295,7 @@ def _scalar(parser: _Parser, value: object, path: str) -> Scalar:
         return parser.text(value, path)
     if not isinstance(value, bool | int | float):
         parser.refuse(path, f"takes a str, bool, int or float, got {_describe(value)}")
-    if isinstance(value, int) and not _INT64_MIN <= value <= _INT64_MAX:
+    if isinstance(value, int) and not INT64_MIN <= value <= INT64_MAX:
         parser.refuse(path, "integers must fit into 64 bits")
     if isinstance(value, float) and not math.isfinite(value):
         parser.refuse(path, f"numbers must be finite, got {value}")
@@ -340,14 +317,14 @@ def _list(parser: _Parser, value: object, path: str) -> tuple[Scalar, ...]:
 
 def _document_key_leaf(parser: _Parser, value: object, path: str) -> Where:
     if not isinstance(value, Mapping):
-        return _without_texts(FieldTest(_DOCUMENT_KEY, "$eq", _scalar(parser, value, path)))
+        return _without_texts(FieldTest(WHERE_DOCUMENT_KEY, "$eq", _scalar(parser, value, path)))
     name, operand = parser.only_entry(cast("object", value), path)
     if name in DOCUMENT_OPERATORS:
         return _document_leaf(parser, name, operand, f"{path}.{name}")
     row = FIELD_OPERATORS.get(name)
     if row is None:
         parser.unknown(name, path, DOCUMENT_OPERATORS)
-    return _without_texts(FieldTest(_DOCUMENT_KEY, row.name, _operand(parser, row, operand, f"{path}.{name}")))
+    return _without_texts(FieldTest(WHERE_DOCUMENT_KEY, row.name, _operand(parser, row, operand, f"{path}.{name}")))
 
 
 def _without_texts(test: FieldTest) -> FieldTest:
@@ -355,7 +332,7 @@ def _without_texts(test: FieldTest) -> FieldTest:
     operand = test.operand[0] if isinstance(test.operand, tuple) else test.operand
     if isinstance(operand, str):
         raise InvalidArgumentError(
-            f"Cannot filter using metadata key '{_DOCUMENT_KEY}' with type 'Str' because indexing is disabled"
+            f"Cannot filter using metadata key '{WHERE_DOCUMENT_KEY}' with type 'Str' because indexing is disabled"
         )
     return test
 
@@ -363,7 +340,7 @@ def _without_texts(test: FieldTest) -> FieldTest:
 def _document_leaf(parser: _Parser, key: str, value: object, path: str) -> Where:
     row = DOCUMENT_OPERATORS.get(key)
     if row is None:
-        parser.unknown(key, path, (*DOCUMENT_OPERATORS, *_COMBINATIONS))
+        parser.unknown(key, path, (*DOCUMENT_OPERATORS, *COMBINATIONS))
     if not isinstance(value, str):
         parser.refuse(path, f"takes a string, got {_describe(value)}")
     operand = parser.text(value, path)

@@ -6,7 +6,6 @@ import logging
 import math
 import sqlite3
 import threading
-import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ from chroma_async.engine.connections import Connections
 from chroma_async.engine.failures import FailureLog
 from chroma_async.engine.open_base import FoldedTail, OpenBase
 from chroma_async.engine.open_readers import OpenReaders
-from chroma_async.engine.pending import PendingEntries
+from chroma_async.engine.pending import Entries, PendingEntries
 from chroma_async.engine.read_times import ReadTimes
 from chroma_async.engine.read_view import Image, NotAtHand, View
 from chroma_async.engine.row_cache import RowCache
@@ -28,7 +27,7 @@ from chroma_async.projections.manifest import Manifest
 from chroma_async.projections.records import RecordTables
 from chroma_async.projections.store import LEFT_ALONE_FILE
 from chroma_async.projections.view import EMPTY_BASE, Base, SegmentView, load_base
-from chroma_async.seams import Share, run_in_turn
+from chroma_async.seams import Clock, Share, SystemClock, run_in_turn
 
 PIN_ATTEMPTS: Final = 20
 """Times that a reader takes a newer manifest when the one it read was replaced while it opened its files."""
@@ -83,6 +82,7 @@ class CollectionReader:
         share: Share = run_in_turn,
         row_cache: RowCache | None = None,
         searched: SearchTime | None = None,
+        clock: Clock | None = None,
     ) -> None:
         """`freed`: the log has freed the entries through this LSN, so that only the files have them.
 
@@ -90,7 +90,8 @@ class CollectionReader:
         `row_cache` keeps rows of results; None: nothing does. `searched` says when the collection was searched last, here
         or by whoever else has it.
         """
-        self.times = ReadTimes(SearchTimes().of(directory.name) if searched is None else searched)
+        self._clock = clock or SystemClock()
+        self.times = ReadTimes(searched or SearchTimes(clock=clock).of(directory.name), self._clock)
         self.entries = PendingEntries()
         self._directory = directory
         self._freed = freed
@@ -128,7 +129,7 @@ class CollectionReader:
     @property
     def is_behind(self) -> bool:
         """Whether the base is an older one than readers have seen published; `refresh` is due, and has not failed lately."""
-        return self._behind and time.monotonic() >= self._again_at
+        return self._behind and self._clock.monotonic() >= self._again_at
 
     @property
     def has_much_to_fold(self) -> bool:
@@ -154,7 +155,7 @@ class CollectionReader:
         return (
             self.times.is_searched
             and not self.times.is_viewed
-            and time.monotonic() - self._readied_at >= LEVEL_INTERVAL_SECONDS
+            and self._clock.monotonic() - self._readied_at >= LEVEL_INTERVAL_SECONDS
             and self._opened.has_room
         )
 
@@ -200,6 +201,10 @@ class CollectionReader:
     def offer(self, lsn: Lsn, payload: bytes) -> None:
         """Take an entry of this collection; entries come in LSN order."""
         self.entries.add(lsn, payload)
+
+    def miss(self, through: Lsn) -> None:
+        """Note that entries through this LSN were applied, some of which were not offered."""
+        self.entries.miss(through)
 
     def refuse(self, reason: str) -> None:
         """Answer nothing any more: an entry of this collection is damaged in the log."""
@@ -279,7 +284,7 @@ class CollectionReader:
         tables = self._connections.borrow()
         if tables is None:
             with self._lock:
-                pinned = None if self._base.is_open or self._released else self._pinned(None, wanted)
+                pinned = self._pinned_without_files(wanted)
             if pinned is not None:
                 yield pinned
                 return
@@ -308,11 +313,13 @@ class CollectionReader:
         """Pin what this transaction sees; None when another thread is ahead of it, or its files are gone by now."""
         try:
             with self._lock:
+                entries = self.entries.now()
                 if self._suits(tables, wanted.newest):
-                    return self._pinned(tables, wanted)
+                    return self._pinned(tables, wanted, entries)
             if self._renew(tables, packed=False):
                 with self._lock:
-                    return self._pinned(tables, wanted) if self._suits(tables, wanted.newest) else None
+                    entries = self.entries.now()
+                    return self._pinned(tables, wanted, entries) if self._suits(tables, wanted.newest) else None
         except StorageCorrupt:
             if tables.is_newest():
                 raise
@@ -333,29 +340,31 @@ class CollectionReader:
         if not self._lock.acquire(blocking=False):
             raise NotAtHand
         try:
+            entries = self.entries.now()
             if not self._suits(tables, wanted.newest) or self._unfolded_bytes() > FOLD_AT_HAND_BYTES or self._goes_ahead:
                 raise NotAtHand
             if wanted.columns and self._tail.memtable.rows_without_columns > COLUMNS_AT_HAND_ROWS:
                 raise NotAtHand
             if wanted.search and not self._base.is_packed:
                 raise NotAtHand
-            return self._pinned(tables, wanted, at_hand=True)
+            return self._pinned(tables, wanted, entries, at_hand=True)
         finally:
             self._lock.release()
 
     # ---- pinning, under the lock
 
     def _suits(self, tables: RecordTables, newest: bool) -> bool:
-        """Whether a view of this transaction may be made of the base and the tail as they are.
+        """Whether a view of this transaction may be made of base and tail as they are, and of entries taken before.
 
-        Not when entries were forgotten that neither of them has. Else it may when the base is the transaction's. It also may
-        when the base is an older one, of which the tail knows all that changed up to the transaction's manifest: what a
-        row of the tables says of an unchanged record is the same then as now, and of all others the tail says what they
-        are. Slots are the same in both: a function of the log.
+        Not when there are entries that neither of them has, and that are not here, or not any more. Else it may when the
+        base is the transaction's. It also may when the base is an older one, of which the tail knows all that changed up to
+        the transaction's manifest: what a row of the tables says of an unchanged record is the same then as now, and of all
+        others the tail says what they are. Slots are the same in both: a function of the log.
         """
         version, base, through = tables.version(), self._base.manifest, self._tail.through
         self._behind = self._behind or version > base.version
-        if base.applied < self.entries.dropped and through < self.entries.dropped:
+        complete_after = self.entries.complete_after
+        if base.applied < complete_after and through < complete_after:
             return False
         if version == base.version:
             return True
@@ -368,13 +377,20 @@ class CollectionReader:
             self._seen = Seen(version, manifest.applied)
         return self._seen.applied <= through
 
-    def _pinned(self, tables: RecordTables | None, wanted: Wanted, *, at_hand: bool = False) -> View:
-        image = self._folded_image(tables, wanted.columns) if wanted.tail else self._base.image()
+    def _pinned_without_files(self, wanted: Wanted) -> View | None:
+        """A view of entries alone; None: they are not all that there is."""
+        entries = self.entries.now()
+        if self._base.is_open or self._released or self.entries.complete_after:
+            return None
+        return self._pinned(None, wanted, entries)
+
+    def _pinned(self, tables: RecordTables | None, wanted: Wanted, entries: Entries, *, at_hand: bool = False) -> View:
+        image = self._folded_image(tables, wanted.columns, entries) if wanted.tail else self._base.image()
         return View(image, tables, self._share, self._base.rows, at_hand=at_hand)
 
-    def _folded_image(self, tables: RecordTables | None, columns: bool) -> Image:
+    def _folded_image(self, tables: RecordTables | None, columns: bool, entries: Entries) -> Image:
         self.times.note_read()
-        self._tail.fold(self.entries.now(), tables)
+        self._tail.fold(entries, tables)
         image = self._image
         if image is None or image.through != self._tail.through or (columns and not image.has_columns):
             tail = self._tail.memtable.tail(columns=columns)
@@ -400,7 +416,7 @@ class CollectionReader:
             if tables.version() <= before.manifest.version:
                 return tables.version() == before.manifest.version
             manifest = tables.manifest()
-            if manifest.applied < self.entries.dropped:
+            if manifest.applied < self.entries.complete_after:
                 return False  # an older instant than entries were forgotten for
             if manifest.applied < self._freed:
                 raise StorageCorrupt(
@@ -412,20 +428,25 @@ class CollectionReader:
                     self._pack(segment)
             folded: FoldedTail | None = None
             if self.times.is_read and self._tail.through < manifest.applied:
-                folded = FoldedTail.nothing_over(base.base)
-                folded.fold(self.entries.now(), tables)
+                folded, entries = FoldedTail.nothing_over(base.base), self.entries.now()
+                if manifest.applied < self.entries.complete_after:
+                    return False
+                folded.fold(entries, tables)
             elif self.times.is_read:
                 self._fold_one_by_one(tables)  # what is left to be folded keeps reads waiting
             with self._lock:
+                entries = self.entries.now()
+                if manifest.applied < self.entries.complete_after:
+                    return False
                 self.entries.drop_through(manifest.applied)
                 tail = self._tail
                 if tail.applied != manifest.applied:
                     tail = folded or self._tail_over(base.base)
                 if self.times.is_read:
-                    tail.fold(self.entries.now(), tables)
+                    tail.fold(entries, tables)
                 base.use_packed()
                 self._use(base, tail)
-                self._renewed_at = time.monotonic()
+                self._renewed_at = self._clock.monotonic()
             return True
 
     def _opened_base(self, base: Base) -> OpenBase:
@@ -450,7 +471,7 @@ class CollectionReader:
                 if self.release():
                     self._forget_applied()
             elif self.times.is_viewed or (
-                self.times.is_kept_level and time.monotonic() - self._renewed_at >= LEVEL_INTERVAL_SECONDS
+                self.times.is_kept_level and self._clock.monotonic() - self._renewed_at >= LEVEL_INTERVAL_SECONDS
             ):
                 self.refresh()
             else:
@@ -476,14 +497,14 @@ class CollectionReader:
 
     def make_ready(self) -> None:
         """Take the newest base, for whoever comes; its rows are packed afterwards."""
-        self._readied_at = time.monotonic()
+        self._readied_at = self._clock.monotonic()
         self.refresh()
 
     def refresh(self) -> None:
         """Take the newest base. Views go on with the one before meanwhile, unless entries beyond that were forgotten."""
         self._opened.touch(self)
         with self._in_background("refresh.failed"), self._connections.instant() as tables:
-            self._again_at = time.monotonic() + AGAIN_SECONDS
+            self._again_at = self._clock.monotonic() + AGAIN_SECONDS
             if tables is not None:
                 self._refresh(tables)
             self._again_at = -math.inf

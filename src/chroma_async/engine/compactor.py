@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Final, TypeVar
 
 from chroma_async.core.memtable import IgnoredUpdates, Memtable
 from chroma_async.core.retention import Retention
-from chroma_async.core.watermarks import segment_rows
+from chroma_async.core.upkeep import segment_rows
 from chroma_async.engine.compaction.backlog import Backlog
 from chroma_async.engine.compaction.graphs import Graphs
 from chroma_async.engine.compaction.jobs import Jobs
@@ -29,7 +30,16 @@ from chroma_async.model import Collection, CollectionId, HnswConfiguration, Lsn
 from chroma_async.projections.fold import fold_entry
 from chroma_async.projections.store import REWRITE_ROWS_MIN
 from chroma_async.seams import Seams, Workers
-from chroma_async.seams.limits import FULL, LimitError, check_room, free_bytes, limit_error
+from chroma_async.seams.limits import (
+    FULL,
+    NO_HANDLES,
+    NO_MEMORY,
+    LimitError,
+    check_room,
+    free_bytes,
+    is_over,
+    limit_error,
+)
 from chroma_async.settings import EngineSettings
 from chroma_async.wal import LOG_FILE, LogStore, check_log
 
@@ -57,6 +67,9 @@ TEXT_LAG_MAX: Final = 262_144
 PAUSE_SECONDS_MIN: Final = 0.25
 PAUSE_SECONDS_MAX: Final = 5.0
 """Waits for room, handles or memory, each twice as long as the one before."""
+
+GIVE_WAY_SECONDS: Final = 30.0
+"""After so long without what other processes may have, one of them is to compact."""
 
 DELETIONS_SHARE: Final = 2
 """Of the reserve, one part in so many is left to deletions: what is applied may take the rest."""
@@ -158,8 +171,13 @@ class Compactor:
         return TEXT_PAUSE_SECONDS if self._lacks_only_text else SETTLE_SECONDS
 
     async def _patiently(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Do what can be done again from the start; while the machine lacks something, pause, which is logged once."""
-        pause = PAUSE_SECONDS_MIN
+        """Do what can be done again from the start; while the machine lacks something, pause, which is logged once.
+
+        Raises:
+            Exception: it goes wrong otherwise; or the want lasts, and is this process's own. Who gives up the lock then lets
+                another one compact.
+        """
+        pause, began = PAUSE_SECONDS_MIN, math.inf
         while True:
             try:
                 outcome = await work()
@@ -168,6 +186,9 @@ class Compactor:
                 if limit is None:
                     raise
                 self._note_limit(limit)
+                began = min(began, self._seams.clock.monotonic())
+                if self._seams.clock.monotonic() - began >= GIVE_WAY_SECONDS and self._is_own(limit):
+                    raise
                 self._stores.close_idle()
                 if limit.reason == FULL:
                     await self._room.give_way()
@@ -176,6 +197,12 @@ class Compactor:
             else:
                 self._note_limit(None)
                 return outcome
+
+    def _is_own(self, limit: LimitError) -> bool:
+        """Whether other processes may have what this one lacks: handles, memory, or the right to write longer files."""
+        if limit.reason == FULL:
+            return is_over(limit, self._directory, 0, self._settings.disk_reserve_bytes)
+        return limit.reason in (NO_HANDLES, NO_MEMORY)
 
     def _note_limit(self, limit: LimitError | None) -> None:
         before, self._limit = self._limit, limit

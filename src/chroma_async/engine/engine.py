@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary
 
 from chroma_async.core.catalog import Catalog
 from chroma_async.core.events import DatabaseCreated, TenantCreated
-from chroma_async.core.watermarks import Lag
+from chroma_async.core.lag import Lag
 from chroma_async.engine.backup import BackupResult, back_up
 from chroma_async.engine.backup_list import Report
 from chroma_async.engine.batch import QueryBatcher
@@ -48,6 +48,7 @@ from chroma_async.model import DEFAULT_DATABASE, DEFAULT_DATABASE_ID, DEFAULT_TE
 from chroma_async.protocol import Call
 from chroma_async.protocol.records import RecordsCall
 from chroma_async.seams import Seams, ThreadWorkers, Workers
+from chroma_async.seams.limits import limit_error
 from chroma_async.settings import EngineSettings
 from chroma_async.wal import LogStore, SqliteLog
 
@@ -58,6 +59,8 @@ ROOM_WAIT_SECONDS: Final = 10.0
 
 DISPLACED_SECONDS: Final = 5.0
 """Until a compactor whose directory was replaced looks whether it is back."""
+
+RESTARTED: Final = "compactor.failed restart_seconds=1"
 
 INDEXER_NICENESS: Final = 5
 """Of the threads that build graphs: nobody waits for a graph, while a long tail slows down every read."""
@@ -87,7 +90,7 @@ class Engine:
         collections = directory / COLLECTIONS
         self.open_readers = OpenReaders()
         row_cache = RowCache(settings.row_cache_bytes)
-        self.searches = SearchTimes() if searches is None else searches
+        self.searches = SearchTimes(clock=self.seams.clock) if searches is None else searches
         self.follower: Follower[CollectionReader] = Follower(
             log,
             lambda name: CollectionReader(
@@ -98,6 +101,7 @@ class Engine:
                 workers.share,
                 row_cache,
                 self.searches.of(name),
+                self.seams.clock,
             ),
         )
         clock = self.seams.clock
@@ -121,7 +125,7 @@ class Engine:
         self.feeds = Feeds(directory, self.follower, clock, self.metrics)
         self._lag = Lag()
         self._ready = False
-        self._context = Context(
+        self.context = Context(
             settings=settings,
             seams=self.seams,
             workers=workers,
@@ -137,7 +141,7 @@ class Engine:
             batcher=self._batcher,
             wait_for_room=self.wait_for_room,
         )
-        self._here = Here(self._context)
+        self._here = Here(self.context)
         self._process = os.getpid()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -214,7 +218,7 @@ class Engine:
         handler = HANDLERS[type(call)]
         try:
             await self.follower.catch_up()
-            return cast("R", await handler(self._context, call))
+            return cast("R", await handler(self.context, call))
         except (StorageCorrupt, sqlite3.DatabaseError, UnicodeDecodeError, OSError, MemoryError) as error:
             meant = read_error(error, self.directory)
             if meant is None:
@@ -468,13 +472,13 @@ async def _background_compactor(directory: Path, settings: EngineSettings, seams
 async def _compact(directory: Path, settings: EngineSettings, seams: Seams, *, apart: bool = False) -> None:
     """Compact until cancelled; after an unexpected error, start over from what is on disk."""
     async with AsyncExitStack() as stack:
-        log = await SqliteLog.open(directory, durability=settings.durability, create=False)
+        failures = FailureLog(logger, directory)
+        log = await _opened_log(directory, settings, seams, failures)
         stack.push_async_callback(log.close)
         workers = ThreadWorkers(COMPACTOR_THREADS, "chroma_async.compactor")
         stack.callback(workers.close)
         indexers = ThreadWorkers(1, "chroma_async.indexer", niceness=INDEXER_NICENESS)
         stack.callback(indexers.close)
-        failures = FailureLog(logger, directory)
         while True:
             lock = FileCompactorLock(directory)
             try:
@@ -482,8 +486,20 @@ async def _compact(directory: Path, settings: EngineSettings, seams: Seams, *, a
             except DirectoryReplacedError:  # the log has said so
                 await seams.clock.sleep(DISPLACED_SECONDS)
             except Exception as error:
-                failures.note("compactor.failed restart_seconds=1", error)
+                failures.note(RESTARTED, error)
                 await seams.clock.sleep(1.0)
+
+
+async def _opened_log(directory: Path, settings: EngineSettings, seams: Seams, failures: FailureLog) -> SqliteLog:
+    """Open the log of a compactor, once the machine has what that takes."""
+    while True:
+        try:
+            return await SqliteLog.open(directory, durability=settings.durability, create=False)
+        except Exception as error:
+            if limit_error(error, directory) is None:
+                raise
+            failures.note(RESTARTED, error)
+            await seams.clock.sleep(1.0)
 
 
 async def run_compactor(

@@ -1,6 +1,7 @@
 """What must always hold of a data directory, one checker for each, by the names of docs/internals/invariants.md.
 
-A checker yields a sentence for each violation. They are used by simulation, by crash tests and by `chroma-async verify`.
+A checker yields a sentence for each violation. They are used by simulation and by crash tests; `chroma-async verify` looks
+for damage instead, file by file.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from msgspec import Struct
 from chroma_async.core.catalog import Catalog
 from chroma_async.core.events import RecordsDeleted, RecordsHead, decode_head
 from chroma_async.core.memtable import decode_metadata
-from chroma_async.core.watermarks import Watermarks
 from chroma_async.engine.compactor import COLLECTIONS
 from chroma_async.errors import LogCorrupt, LogHole, StorageCorrupt
 from chroma_async.index.hnsw import checksum
@@ -54,8 +54,6 @@ def watermarks_are_ordered(state: DirectoryState) -> Iterator[str]:
         truncated, applied = max(freed, default=Lsn(0)), item.manifest.applied
         if not truncated <= applied <= state.committed:
             yield f"{item.collection_id}: truncated={truncated} applied={applied} committed={state.committed}"
-        else:
-            Watermarks(truncated=truncated, checkpoint=applied, applied=applied, committed=state.committed)
 
 
 def lsns_are_dense(state: DirectoryState) -> Iterator[str]:

@@ -6,6 +6,9 @@ from collections import deque
 
 from chroma_async.model import Lsn
 
+Entries = tuple[tuple[Lsn, bytes], ...]
+"""Entries of a collection, oldest first."""
+
 
 class PendingEntries:
     """Entries in LSN order. The event loop adds them, one thread at a time drops those that were applied, all may look."""
@@ -14,17 +17,28 @@ class PendingEntries:
         self._entries: deque[tuple[Lsn, bytes]] = deque()
         self._added_bytes = 0
         self._dropped_bytes = 0
-        self.dropped = Lsn(0)
-        """Entries through this LSN are not kept any more: only a base that holds them may be read."""
+        self._dropped = self._missed = Lsn(0)
 
     def add(self, lsn: Lsn, payload: bytes) -> None:
         """Add the newest entry."""
         self._entries.append((lsn, payload))
         self._added_bytes += len(payload)
 
+    def miss(self, through: Lsn) -> None:
+        """Note that some through this LSN were applied and never came; before any later one is added."""
+        self._missed = max(self._missed, through)
+
+    @property
+    def complete_after(self) -> Lsn:
+        """All entries beyond this LSN are here: only a base, or a tail, that has those through it may be read.
+
+        Whoever folds entries takes them first, and then looks at this.
+        """
+        return max(self._dropped, self._missed)
+
     def drop_through(self, applied: Lsn) -> None:
         """Forget the entries that were applied."""
-        self.dropped = max(self.dropped, applied)
+        self._dropped = max(self._dropped, applied)
         while self._entries and self._entries[0][0] <= applied:
             _, payload = self._entries.popleft()
             self._dropped_bytes += len(payload)
@@ -37,7 +51,7 @@ class PendingEntries:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def now(self) -> tuple[tuple[Lsn, bytes], ...]:
+    def now(self) -> Entries:
         """Those that are here now, oldest first."""
         return tuple(self._entries)
 

@@ -1,4 +1,4 @@
-"""How far writes have come, for those who wait for it: one look at the manifests, shared by all who wait.
+"""How far writes have come, for those who wait for it. All who wait for a stage share one look at the manifests.
 
 Applying is done by another process as a rule, and what it has done is told by the manifests alone. While nobody waits,
 nobody looks.
@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 from msgspec import Struct, field
 
-from chroma_async.core.watermarks import SegmentShape, graph_target
+from chroma_async.core.upkeep import SegmentShape, graph_target
 from chroma_async.model import STAGES, Collection, CollectionId, Lsn, Stage
 from chroma_async.projections.manifest import Manifest, SegmentRef
 from chroma_async.seams import Clock, Workers

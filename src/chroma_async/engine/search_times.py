@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import mmap
-import time
 import zlib
 from typing import Final
+
+from chroma_async.seams import Clock, SystemClock
 
 PLACES: Final = 8_192
 """Collections that share a place are taken for searched when one of them is."""
@@ -21,8 +22,9 @@ SEARCH_TIMES_BYTES: Final = 8 * PLACES
 class SearchTimes:
     """Moments, by the clock that all processes of a machine have in common, which some of them share."""
 
-    def __init__(self, descriptor: int | None = None) -> None:
+    def __init__(self, descriptor: int | None = None, clock: Clock | None = None) -> None:
         """`descriptor`: of a file of `SEARCH_TIMES_BYTES`, zeros to begin with; None: this process is alone."""
+        self.clock = clock or SystemClock()
         self.moments = None if descriptor is None else memoryview(mmap.mmap(descriptor, SEARCH_TIMES_BYTES)).cast("d")
         self.heeds_others = True
         """Whether this process makes itself ready for what others are asked. One that has much else to do need not."""
@@ -34,7 +36,7 @@ class SearchTimes:
 class SearchTime:
     """When one collection was searched last. Any thread may use it: a moment is read and written whole.
 
-    Moments are those of `time.monotonic`; -inf: it never was.
+    Moments are those of its monotonic clock; -inf: it never was.
     """
 
     def __init__(self, times: SearchTimes, place: int) -> None:
@@ -45,7 +47,7 @@ class SearchTime:
 
     def note(self) -> None:
         """Note that it is searched now, in this process."""
-        self.here = time.monotonic()
+        self.here = self._times.clock.monotonic()
         if self._times.moments is not None:
             self._times.moments[self._place] = self.here
 

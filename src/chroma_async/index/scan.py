@@ -252,7 +252,8 @@ class Scan(Struct, frozen=True, eq=False):
                 break
             blocks.append(block)
             count += block.rows
-        assert count == rows
+        if count != rows:
+            raise RuntimeError(f"a scan can be cut between blocks only. rows={rows} block={count}")
         return Scan(self.space, self.axes, tuple(blocks))
 
     def judged(self, queries: Vectors, first_block: int = 0) -> Judged:
@@ -375,7 +376,8 @@ class ScanBuilder:
         beyond = first + len(vectors) if beyond is None else beyond
         if self._latest is not None and beyond <= self._latest.rows:
             return self._latest
-        assert first <= self._rows
+        if first > self._rows:
+            raise RuntimeError(f"rows that were not seen are missing. seen={self._rows} first={first}")
         try:
             return self._extended(vectors, first, beyond)
         except BaseException:  # what was begun is not whole
@@ -397,7 +399,8 @@ class ScanBuilder:
 
     def forget(self, blocks: int) -> None:
         """Forget the first complete blocks: the row behind them is the first one from now on."""
-        assert blocks <= len(self._blocks)
+        if blocks > len(self._blocks):
+            raise RuntimeError(f"so many blocks are not complete. blocks={blocks} complete={len(self._blocks)}")
         self._blocks, self._latest = self._blocks[blocks:], None
         self._rows -= blocks * self._block_rows
 

@@ -1,4 +1,4 @@
-"""Metadata tables: slot, id, document, metadata and uri of each record, the manifest, and a full-text index.
+"""Tables of all that a record is but its vector (slot, id, document, metadata, uri), the manifest, and a full-text index.
 
 Documents are indexed by trigrams (SQLite FTS5) as a prefilter; an exact check follows, so that `$contains` is right for any
 script. Needles of one or two characters, and those that hold a NUL, are looked for by a scan.
@@ -68,8 +68,8 @@ ROWS_AT_ONCE: Final = 4096
 ADD_CHECKSUMS: Final = "ALTER TABLE {table} ADD COLUMN crc INTEGER"
 """For tables of release 0.1.0. NULL means: written without a checksum."""
 
-_SLOTS_AMONG: Final = "SELECT slot FROM records WHERE instr(document, ?1) > 0 AND slot {}"
-_INDEXED: Final = "IN (SELECT rowid FROM documents WHERE documents MATCH ?2)"
+_SLOTS_AMONG: Final = "SELECT slot FROM records WHERE instr(document, ?) > 0 AND slot {}"
+_INDEXED: Final = "IN (SELECT rowid FROM documents WHERE documents MATCH ?)"
 _NOT_INDEXED: Final = ">= (SELECT next_slot FROM text_index)"
 _OUTDATED: Final = "IN (SELECT slot FROM outdated_documents)"
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from chroma_async.checksums import crc32
 from chroma_async.core.columns import ColumnPiece, encoded_parts, merge
 from chroma_async.core.memtable import Tail
-from chroma_async.core.watermarks import SegmentShape, graph_target, is_worth_rewriting, pieces_to_merge
+from chroma_async.core.upkeep import SegmentShape, graph_target, is_worth_rewriting, pieces_to_merge
 from chroma_async.errors import StorageCorrupt, Superseded
 from chroma_async.model import HnswConfiguration, Lsn, Slots, Space, Vectors
 from chroma_async.projections.blocks import extended, rows_of_a_block

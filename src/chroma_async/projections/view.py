@@ -24,12 +24,10 @@ from chroma_async.core.planner import SCAN_BESIDE_GRAPH_ROWS_MAX
 from chroma_async.errors import StorageCorrupt
 from chroma_async.index.hnsw import GraphFile
 from chroma_async.index.scan import BLOCK_ROWS, Scan, ScanBuilder
-from chroma_async.model import Mask, Slots, Vectors
+from chroma_async.model import NO_SLOT, Mask, Slots, Vectors
 from chroma_async.projections.blocks import VectorGuard
 from chroma_async.projections.manifest import Manifest, PieceRef, SegmentRef
 from chroma_async.seams.files import opened
-
-NO_SLOT: Final = -1
 
 SPARE_SHARE: Final = 4
 """What grows gets room for one part in so many more."""

@@ -1,4 +1,7 @@
-"""Everything nondeterministic, behind small protocols: clock, entropy, files, worker threads."""
+"""What an engine asks the world for, behind small protocols: clock, entropy, files, worker threads.
+
+What is only logged, or told to a user of a command, may ask the machine itself.
+"""
 
 from msgspec import Struct, field
 

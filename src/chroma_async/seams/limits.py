@@ -17,14 +17,12 @@ from typing import Final, TypeAlias
 from chroma_async.errors import InsufficientStorageError, ResourceLimitError
 
 LimitError: TypeAlias = InsufficientStorageError | ResourceLimitError
-"""`reason` is one of `REASONS`."""
+"""`reason` is the label of that name in metrics and logs."""
 
 FULL: Final = InsufficientStorageError.reason
 READ_ONLY: Final = "read_only"
 NO_HANDLES: Final = "file_handles"
 NO_MEMORY: Final = "memory"
-REASONS: Final = (FULL, READ_ONLY, NO_HANDLES, NO_MEMORY)
-"""Values of the label `reason` in metrics and logs."""
 
 _BY_ERRNO: Final = {
     errno.ENOSPC: FULL,
@@ -55,6 +53,9 @@ _SMALL_BYTES: Final = 2**20
 
 _CONNECTION_HANDLES: Final = 3
 """Of the database, its journal, and what SQLite shares with other processes."""
+
+_HANDLES_AT_WORK: Final = 32
+"""With no more than so many left they may have been lacking a moment ago: other threads open files, and close them."""
 
 _SAID: Final = {
     FULL: "no room on the disk: free some, and try again; reads go on, and nothing of this write was kept",
@@ -139,7 +140,7 @@ def _reason(error: BaseException, directory: Path) -> str | None:
     if code is None:
         return None
     if code & 0xFF == sqlite3.SQLITE_CANTOPEN:
-        return NO_HANDLES if _no_handles() else None
+        return NO_HANDLES if _no_handles() or _few_handles() else None
     if code in _WRITES:
         return _of_a_failed_write(directory)
     return _BY_SQLITE.get(code & 0xFF)
@@ -172,6 +173,16 @@ def _no_handles() -> bool:
         for descriptor in taken:
             os.close(descriptor)
     return False
+
+
+def _few_handles() -> bool:
+    """Whether this process has come near its limit."""
+    import resource
+
+    try:
+        return resource.getrlimit(resource.RLIMIT_NOFILE)[0] - len(os.listdir("/dev/fd")) <= _HANDLES_AT_WORK
+    except OSError:
+        return False
 
 
 def _as_error(reason: str, details: str) -> LimitError:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
 
 from chroma_async.checksums import crc32
-from chroma_async.errors import LogConflict, LogReset, LogTruncated
+from chroma_async.errors import LogConflict, LogCorrupt, LogReset, LogTruncated
 from chroma_async.model import Lsn
 from chroma_async.wal.store import NewEntry
 
@@ -35,6 +35,18 @@ def row_checksum(key: str, value: bytes) -> int:
 
 def _marked(text: str | None) -> str:
     return "-" if text is None else f"+{text}"
+
+
+def only_row(found: Iterable[Sequence[Any]]) -> Sequence[Any]:
+    """The one row that a log keeps of something.
+
+    Raises:
+        LogCorrupt: it is gone.
+    """
+    row = next(iter(found), None)
+    if row is None or row[0] is None:
+        raise LogCorrupt("the log lacks a row that it always has: restore the log")
+    return row
 
 
 def check_batch(entries: Sequence[NewEntry]) -> None:

@@ -13,7 +13,7 @@ from msgspec import Struct
 from chroma_async.errors import FormatError, LogCorrupt, LogHole, StorageCorrupt
 from chroma_async.model import CollectionId, Lsn
 from chroma_async.seams.databases import copy_database, open_unchanging
-from chroma_async.wal.checks import checksum, row_checksum
+from chroma_async.wal.checks import checksum, only_row, row_checksum
 from chroma_async.wal.sqlite import FILE, FORMAT
 
 
@@ -67,15 +67,15 @@ def check_log(directory: Path) -> LogCopy:
         if found != "ok":
             raise StorageCorrupt(f"the log is damaged. file={FILE} reason={str(found).splitlines()[-1]}")
         connection.execute("BEGIN")
-        (version,) = connection.execute("SELECT format FROM log").fetchone()
+        (version,) = only_row(connection.execute("SELECT format FROM log"))
         if version != FORMAT:
             raise FormatError(f"the log has another format: use the version that wrote it. format={version} known={FORMAT}")
         return _read_checked(connection)
 
 
 def _read_checked(copy: sqlite3.Connection) -> LogCopy:
-    identity = str(copy.execute("SELECT identity FROM log").fetchone()[0])
-    newest, oldest = copy.execute("SELECT newest, oldest FROM bounds").fetchone()
+    identity = str(only_row(copy.execute("SELECT identity FROM log"))[0])
+    newest, oldest = only_row(copy.execute("SELECT newest, oldest FROM bounds"))
     expected, freed, spoiled = oldest, _freed(copy), list[Lsn]()
     applied = dict(freed)
     entries = copy.execute("SELECT lsn, crc, collection, time_ns, operation_id, payload FROM entries ORDER BY lsn")

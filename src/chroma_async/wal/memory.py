@@ -1,4 +1,4 @@
-"""The log in memory: for clients that keep nothing, and for simulated processes that share one log."""
+"""The log in memory, for simulated processes that share one log: what was not synced can be lost, and bits flipped."""
 
 from __future__ import annotations
 

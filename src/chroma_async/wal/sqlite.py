@@ -3,7 +3,8 @@
 Theory of operation. Two connections per handle: one writes, one reads, so that a read never waits for an fsync of its
 own process. A write is three steps: take the turn (`turns.FileLock`), run one transaction, publish the new end
 (`turns.SharedLsn`) before the turn is given back; so the published number never goes backwards. Who is killed between the
-last two has said before that it would publish: the next one who has the turn does it.
+last two has said before that it would publish: the next one who has the turn does it. Until then nobody is given what
+was committed, since others do not see it yet.
 
 An append of one entry, as most are, is one trip to the writer's thread, because each costs as much as the work it does:
 the insert is a transaction by itself. One of several entries, or with rows of the catalog, takes three: it is begun,
@@ -25,7 +26,7 @@ import sqlite3
 import threading
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar, cast
@@ -47,6 +48,7 @@ from chroma_async.wal.checks import (
     checksum,
     conflict,
     mixed_operations,
+    only_row,
     operation_ids,
     repeated_lsn,
     row_checksum,
@@ -221,7 +223,7 @@ DELETE FROM entries WHERE lsn <= ? AND lsn < coalesce(
 _HISTORY = """
 WITH found AS (
     SELECT lsn, length(payload) AS bytes FROM entries
-    WHERE collection = :collection AND payload IS NOT NULL AND lsn > :after ORDER BY lsn LIMIT :rows
+    WHERE collection = :collection AND payload IS NOT NULL AND lsn > :after AND lsn <= :through ORDER BY lsn LIMIT :rows
 ), sizes AS (
     SELECT lsn, row_number() OVER (ORDER BY lsn) AS number, sum(bytes) OVER (ORDER BY lsn ROWS UNBOUNDED PRECEDING) AS bytes
     FROM found
@@ -414,7 +416,7 @@ class SqliteLog:
         self._check_open()
         last = _NO_LIMIT if through is None else int(through)
         while after < last:
-            page = await self._page(after, last)
+            page = await self._page(after, self.barrier() if through is None else last)
             last = min(last, page.newest)
             entries, error = await _verified(page.rows, after)
             for entry in entries:
@@ -426,11 +428,16 @@ class SqliteLog:
                 raise _hole(after, last)
 
     async def _page(self, after: int, through: int, bytes_max: int = _READ_BYTES) -> _Page:
+        """Some entries up to `through`, which is what is known to be told, or what somebody told the caller.
+
+        Nobody is given more: between a commit and the telling of it, it would be news that others do not see yet.
+        """
         self._check_open()
         limits = {"after": after, "through": through, "rows": _READ_ROWS, "bytes": bytes_max}
         found = await _fetched(self._reader, _PAGE, limits)
-        page = _Page(found[0][0], found[0][1], _entry_rows(found))
-        check_reachable(after, page.oldest, page.newest)
+        newest, oldest = only_row(found)[:2]
+        check_reachable(after, oldest, newest)
+        page = _Page(Lsn(min(newest, through)), oldest, _entry_rows(found))
         self._saw(page.newest)
         return page
 
@@ -522,17 +529,16 @@ class SqliteLog:
     async def history(self, collection: CollectionId | None, *, after: Lsn, bytes_max: int) -> History:
         """See `LogStore.history`."""
         if collection is None:
-            page = await self._page(after, _NO_LIMIT, bytes_max)
+            page = await self._page(after, self.barrier(), bytes_max)
             rows, newest = _within(page.rows, bytes_max), page.newest
             entries, error = await _verified(rows, after)
         else:
-            self._check_open()
-            limits = {"collection": collection, "after": after, "rows": _READ_ROWS, "bytes": bytes_max}
+            published = self.barrier()  # as of a page
+            limits = {"collection": collection, "after": after, "through": published, "rows": _READ_ROWS, "bytes": bytes_max}
             found = await _fetched(self._reader, _HISTORY, limits)
-            newest, rows = Lsn(found[0][0]), _entry_rows(found)
-            check_history(after, found[0][1], newest)
-            self._saw(newest)
-            entries, error = await _verified(rows)
+            newest = Lsn(min(found[0][0], published))
+            check_history(after, found[0][1], found[0][0])
+            entries, error = await _verified(_entry_rows(found))
         if error is not None and not entries:
             raise error
         return History(entries, entries[-1].lsn if entries else newest)
@@ -748,8 +754,18 @@ def _synchronous(durability: Durability) -> str:
             raise ValueError(f"unknown durability: choose commit, interval or off. durability={durability!r}")
 
 
+class _Connection(sqlite3.Connection):
+    """Closed when it is forgotten, as aiosqlite forgets one whose opening is cancelled: else a warning, from Python 3.13 on."""
+
+    def __del__(self) -> None:
+        with suppress(sqlite3.ProgrammingError):  # it was not opened
+            self.close()
+
+
 def _connection(file: Path) -> aiosqlite.Connection:
-    connection = aiosqlite.connect(file, isolation_level=None, timeout=_BUSY_SECONDS)
+    connection = aiosqlite.connect(
+        file, isolation_level=None, timeout=_BUSY_SECONDS, check_same_thread=False, factory=_Connection
+    )
     # A script that forgets to close the log should end all the same; what was acknowledged is on disk.
     cast(threading.Thread, getattr(connection, "_thread", connection)).daemon = True
     return connection
@@ -807,7 +823,7 @@ async def _check_format(writer: aiosqlite.Connection) -> str:
     has_log = await _number(writer, "SELECT count(*) FROM sqlite_master WHERE name IN ('log', 'entries')")
     if has_log != 2:
         raise FormatError(f"this file is not a log: move it away. file={FILE}")
-    identity, version = (await _fetched(writer, "SELECT identity, format FROM log"))[0]
+    identity, version = only_row(await _fetched(writer, "SELECT identity, format FROM log"))
     if version != FORMAT:
         raise FormatError(f"the log has another format: use the version that wrote it. format={version} known={FORMAT}")
     return str(identity)
@@ -847,8 +863,7 @@ async def _fetched(connection: aiosqlite.Connection, sql: str, parameters: Any =
 
 
 async def _number(connection: aiosqlite.Connection, sql: str) -> int:
-    found = await _fetched(connection, sql)
-    return int(found[0][0]) if found else 0
+    return int(only_row(await _fetched(connection, sql))[0])
 
 
 def _rows(found: Iterable[Any]) -> list[Row]:

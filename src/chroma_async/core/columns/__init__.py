@@ -7,8 +7,8 @@ touches a file: bytes go in and out.
 
 from chroma_async.core.columns.build import build
 from chroma_async.core.columns.column import Column, Dictionary
-from chroma_async.core.columns.format import VERSION, decode, encode, encoded_parts, verify
+from chroma_async.core.columns.format import VERSION, decode, encoded_parts
 from chroma_async.core.columns.merge import merge
 from chroma_async.core.columns.piece import ColumnPiece
 
-__all__ = ["VERSION", "Column", "ColumnPiece", "Dictionary", "build", "decode", "encode", "encoded_parts", "merge", "verify"]
+__all__ = ["VERSION", "Column", "ColumnPiece", "Dictionary", "build", "decode", "encoded_parts", "merge"]

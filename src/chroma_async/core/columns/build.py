@@ -33,10 +33,10 @@ def build(
     64 bits. A `None` value and an empty list count as a missing field.
     """
     slots, dead = np.asarray(slots, np.int64), np.asarray(dead, np.int64)
-    assert len(slots) == len(metadatas)
-    assert _ascends(slots)
-    assert _ascends(dead)
-    assert not np.intersect1d(slots, dead, assume_unique=True).size
+    if not (len(slots) == len(metadatas) and _ascends(slots) and _ascends(dead)):
+        raise RuntimeError("slots of a piece must ascend, those that died too, and each living one have its metadata")
+    if np.intersect1d(slots, dead, assume_unique=True).size:
+        raise RuntimeError("a slot of a piece can't both live and have died")
     size = len(slots)
     fields = {
         field: tuple(_columns_of(field, _concatenate(chunks), size)) for field, chunks in _transpose(metadatas).items()

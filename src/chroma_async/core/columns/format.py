@@ -9,13 +9,12 @@
 
 A section is a bare array. The header tells its offset (from the first section), its length in bytes and its CRC-32. What
 a column consists of is named by role: `values`, and where needed `rows`, `present`, `offsets`, `blob`; see `Column`.
-`decode` checks the header, `verify` the sections too.
+`decode` checks the header, and whoever keeps the bytes all of them.
 """
 
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Final, cast
 
@@ -23,12 +22,13 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from chroma_async.checksums import crc32
 from chroma_async.core.columns.column import DTYPES, Column, Dictionary
 from chroma_async.core.columns.piece import ColumnPiece
 from chroma_async.core.operators import Kind
 from chroma_async.errors import FormatError, StorageCorrupt
 
-__all__ = ["VERSION", "decode", "encode", "encoded_parts", "verify"]
+__all__ = ["VERSION", "decode", "encoded_parts"]
 
 VERSION: Final = 1
 _MAGIC: Final = b"\x93columns"
@@ -77,24 +77,22 @@ class _Writer:
     def add(self, array: _Array, dtype: np.dtype[Any]) -> _Section:
         data = np.ascontiguousarray(array, dtype).view(np.uint8).data if array.size else b""
         padding = -self._length % _ALIGNMENT
-        section = _Section(self._length + padding, len(data), zlib.crc32(data))
+        section = _Section(self._length + padding, len(data), crc32(data))
         self._parts += [bytes(padding), data]
         self._length += padding + len(data)
         return section
 
     def finish(self, header: bytes) -> list[bytes | memoryview]:
-        prefix = _PREFIX.pack(_MAGIC, VERSION, len(header), zlib.crc32(header))
+        prefix = _PREFIX.pack(_MAGIC, VERSION, len(header), crc32(header))
         padding = bytes(-(len(prefix) + len(header)) % _ALIGNMENT)
         return [prefix, header, padding, *self._parts]
 
 
-def encode(piece: ColumnPiece) -> bytes:
-    """Return the piece as bytes; equal pieces give equal bytes."""
-    return b"".join(encoded_parts(piece))
-
-
 def encoded_parts(piece: ColumnPiece) -> list[bytes | memoryview]:
-    """The same in parts to be written one after another, most of which are the piece's own arrays: these may be large."""
+    """Return the piece as bytes, in parts to be written one after another; equal pieces give equal bytes.
+
+    Most parts are the piece's own arrays: these may be large.
+    """
     writer = _Writer()
     header = _Header(
         slots=writer.add(piece.slots, _SLOT),
@@ -132,20 +130,6 @@ def decode(buffer: memoryview | bytes) -> ColumnPiece:
     return ColumnPiece(_view(sections, header.slots, _SLOT), _view(sections, header.dead, _SLOT), fields)
 
 
-def verify(buffer: memoryview | bytes) -> None:
-    """Read everything and check it.
-
-    Raises:
-        FormatError: not a piece, or of a version that is not known.
-        StorageCorrupt: something does not match its checksum.
-    """
-    decode(buffer)
-    header, sections = _open(buffer)
-    for name, section in _named_sections(header):
-        if zlib.crc32(sections[section.offset : section.offset + section.length].data) != section.crc:
-            raise StorageCorrupt(f"metadata columns do not match their checksum. section={name!r}")
-
-
 def _open(buffer: memoryview | bytes) -> tuple[_Header, _Bytes]:
     """Return the checked header and the part of the buffer where the sections are, as a view."""
     view = memoryview(buffer).cast("B")
@@ -157,25 +141,23 @@ def _open(buffer: memoryview | bytes) -> tuple[_Header, _Bytes]:
     if version != VERSION:
         raise FormatError(f"metadata columns have a format that this version can't read. found={version} known={VERSION}")
     end = _PREFIX.size + length
-    if zlib.crc32(view[_PREFIX.size : end]) != crc:
+    if crc32(view[_PREFIX.size : end]) != crc:
         raise StorageCorrupt("the header of the metadata columns does not match its checksum")
     try:
         header = _HEADER_DECODER.decode(view[_PREFIX.size : end])
     except msgspec.MsgspecError as error:
         raise StorageCorrupt("the header of the metadata columns can't be read") from error
     sections = np.frombuffer(view, np.uint8)[end + -end % _ALIGNMENT :]
-    expected = max(section.offset + section.length for _, section in _named_sections(header))
+    expected = max(section.offset + section.length for section in _sections(header))
     if len(sections) != expected:
         raise StorageCorrupt(f"metadata columns have the wrong length. found={len(sections)} expected={expected}")
     return header, sections
 
 
-def _named_sections(header: _Header) -> Iterator[tuple[str, _Section]]:
-    yield "slots", header.slots
-    yield "dead", header.dead
+def _sections(header: _Header) -> Iterator[_Section]:
+    yield from (header.slots, header.dead)
     for column in header.columns:
-        for role, section in column.sections.items():
-            yield f"{column.field}.{column.kind}.{role}", section
+        yield from column.sections.values()
 
 
 def _read_column(buffer: _Bytes, header: _ColumnHeader, size: int) -> Column:

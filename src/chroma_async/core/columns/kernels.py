@@ -17,12 +17,10 @@ from msgspec import Struct
 
 from chroma_async.core.columns.column import Column, Values
 from chroma_async.core.operators import FieldOperator, Operand, family_of, is_number, kind_of
-from chroma_async.model import Mask, Scalar
+from chroma_async.model import INT64_MAX, INT64_MIN, Mask, Scalar
 
 __all__ = ["KERNELS", "Kernel"]
 
-_INT64_MIN: Final = -(2**63)
-_INT64_MAX: Final = 2**63 - 1
 _FEW: Final = 8
 """Up to so many operands of `$in`, comparing one after the other beats building a table."""
 
@@ -54,7 +52,7 @@ class _Ordering(Struct, frozen=True):
         if column.is_list or column.kind not in ("int", "float") or not is_number(operand):
             return None
         bound = self._whole(operand) if column.kind == "int" else self._floating(operand)
-        if column.kind == "int" and not _INT64_MIN <= bound <= _INT64_MAX:
+        if column.kind == "int" and not INT64_MIN <= bound <= INT64_MAX:
             return np.full(len(column.values), self.compare(0, bound), np.bool_)
         return cast("Mask", self.compare(column.values, bound))
 
@@ -116,7 +114,7 @@ def _code(column: Column, operand: str) -> int | None:
 def _as_int(operand: float) -> int | None:
     if not math.isfinite(operand) or operand != math.floor(operand):
         return None
-    return int(operand) if _INT64_MIN <= operand <= _INT64_MAX else None
+    return int(operand) if INT64_MIN <= operand <= INT64_MAX else None
 
 
 def _as_float(operand: float) -> float | None:

@@ -45,7 +45,7 @@ class ColumnPiece(Struct, frozen=True, eq=False, dict=True):
         """Return which rows pass the test, (n,) bool; agrees with `matches` on every row.
 
         Raises:
-            StorageCorrupt: a column points outside the piece. Damage that stays inside goes unseen: `verify` finds it.
+            StorageCorrupt: a column points outside the piece. Damage that stays inside is found when the file is opened.
         """
         row = FIELD_OPERATORS[test.operator]
         columns = self.columns.get(test.field, ())

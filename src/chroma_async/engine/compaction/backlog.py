@@ -36,6 +36,10 @@ class Backlog:
         self.entries.append((lsn, payload))
         self.size_bytes += len(payload)
 
+    def miss(self, through: Lsn) -> None:
+        """Somebody else has applied what is missing."""
+        self.drop(through)
+
     def close(self) -> None:
         self.entries.clear()
         self.size_bytes = 0

@@ -9,17 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chroma_async.core.planner import SCAN_BYTES_MAX
-from chroma_async.core.watermarks import (
+from chroma_async.core.upkeep import (
     PIECES_MAX,
-    Lag,
     SegmentShape,
-    Watermarks,
     graph_target,
     is_worth_rewriting,
     pieces_to_merge,
     segment_rows,
 )
-from chroma_async.model import Lsn
 
 
 def merge_all(arrivals: list[int]) -> tuple[list[int], int]:
@@ -105,34 +102,3 @@ def test_no_graph_below_the_least_number_of_rows() -> None:
 def test_segments_are_rewritten_when_most_of_them_is_dead(rows: int, dead: int) -> None:
     shape = SegmentShape(rows, 0, max(0, rows - dead), sealed=True)
     assert is_worth_rewriting(shape) == (rows > 0 and min(dead, rows) * 2 > rows)
-
-
-@pytest.mark.parametrize("marks", [(2, 1, 1, 1), (1, 2, 1, 2), (0, 0, 3, 2)])
-def test_watermarks_never_decrease_from_left_to_right(marks: tuple[int, ...]) -> None:
-    with pytest.raises(AssertionError):
-        Watermarks(*map(Lsn, marks))
-
-
-def test_lag_is_the_age_of_the_oldest_entry_that_is_not_applied() -> None:
-    lag = Lag()
-    lag.note(Lsn(5), Lsn(5), 100.0)
-    assert lag.seconds == 0
-    lag.note(Lsn(8), Lsn(5), 101.0)
-    lag.note(Lsn(8), Lsn(5), 103.0)
-    assert lag.seconds == 2
-    lag.note(Lsn(20), Lsn(7), 104.0)
-    assert lag.seconds == 3
-    lag.note(Lsn(20), Lsn(8), 106.0)
-    assert lag.seconds == 2
-    lag.note(Lsn(20), Lsn(20), 107.0)
-    assert lag.seconds == 0
-
-
-def test_lag_of_days_takes_little_memory_and_is_told_all_the_same() -> None:
-    lag = Lag()
-    for second in range(100_000):
-        lag.note(Lsn(second + 1), Lsn(0), float(second))
-    assert lag.seconds == 99_999
-    assert len(lag._looks) <= 1024
-    lag.note(Lsn(100_000), Lsn(50_000), 100_000.0)
-    assert 49_000 < lag.seconds < 51_000
