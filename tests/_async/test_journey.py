@@ -365,6 +365,22 @@ async def test_what_can_not_be_waited_for_is_refused_before_anything_is_sent(doc
     assert await docs.count() == 3
 
 
+async def test_what_can_not_be_asked_for_is_refused_before_anything_is_embedded(client: AsyncClientAPI) -> None:
+    embedded: list[Any] = []
+
+    def embed(texts: list[str]) -> list[list[float]]:
+        embedded.append(texts)
+        return [[1.0, 2.0] for _ in texts]
+
+    docs = await client.create_collection(f"unasked-{uuid4()}", embedding_function=embed)
+    for write in (docs.add, docs.upsert, docs.update):
+        with pytest.raises(ValueError, match="wait must be one of"):
+            await write("a", documents="text", wait="soon")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="read_level: unknown level"):
+        await docs.query(query_texts="text", read_level="soon")
+    assert embedded == []
+
+
 async def test_a_closed_client_says_so(client: AsyncClientAPI) -> None:
     await client.aclose()
     await client.aclose()

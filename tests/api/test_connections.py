@@ -206,6 +206,34 @@ time.sleep(0.4)
     assert (done.stdout == "900\n") == (count == 900)
 
 
+@pytest.mark.parametrize(
+    ("client", "said"), [("old", "RuntimeError\n"), ("PersistentClient(sys.argv[1])", "1\n"), ("EphemeralClient()", "1\n")]
+)
+def test_a_program_ends_when_a_thread_goes_on_after_its_end(tmp_path: Path, client: str, said: str) -> None:
+    code = f"""
+import sys, threading
+from chroma_async import EphemeralClient, PersistentClient
+old = PersistentClient(sys.argv[1])
+old.heartbeat()
+
+def late():
+    threading.main_thread().join()
+    try:
+        global collection
+        collection = {client}.create_collection("late", embedding_function=None)
+        collection.upsert("1", [1.0, 2.0])
+        print(collection.count())
+    except Exception as error:
+        print(type(error).__name__)
+
+threading.Thread(target=late).start()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, said, "")
+
+
 @pytest.mark.parametrize("end", ["", "raise SystemExit(0)"])
 @pytest.mark.parametrize("place", ["in_main", "in_a_thread"])
 def test_a_program_ends_with_a_stream_still_open(tmp_path: Path, place: str, end: str) -> None:

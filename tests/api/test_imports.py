@@ -8,6 +8,7 @@ import sys
 import pytest
 
 import chroma_async
+from chroma_async.api.types import validate_where, validate_where_document
 
 ENGINE_PARTS = {
     "chroma_async.engine",
@@ -83,3 +84,31 @@ def test_every_public_name_is_there() -> None:
     assert set(chroma_async.__all__) <= set(dir(chroma_async))
     with pytest.raises(AttributeError, match="NoSuchName"):
         getattr(chroma_async, "NoSuchName")  # noqa: B009
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "from chroma_async.api.client import AdminClient, Client, ClientAPI, SharedSystemClient",
+        "from chroma_async.api import ServerAPI",
+        "from chroma_async.api.types import validate_where, validate_where_document",
+        "from chroma_async.utils.embedding_functions.openai_embedding_function import OpenAIEmbeddingFunction",
+        "from chroma_async.utils.embedding_functions.ollama_embedding_function import OllamaEmbeddingFunction",
+        "from chroma_async.utils.embedding_functions.cohere_embedding_function import CohereEmbeddingFunction",
+        "from chroma_async.utils.embedding_functions.sentence_transformer_embedding_function import "
+        "SentenceTransformerEmbeddingFunction",
+        "import chroma_async; chroma_async.api.client.SharedSystemClient.clear_system_cache()",
+    ],
+)
+def test_what_packages_for_chroma_import_is_where_they_look_for_it(statement: str) -> None:
+    """As agno, crewai, mem0 and chroma-haystack do."""
+    assert imported_by(statement)
+
+
+def test_filters_are_checked_by_the_names_of_chroma() -> None:
+    validate_where({"year": {"$gt": 1960}})
+    validate_where_document({"$contains": "x"})
+    with pytest.raises(ValueError, match="unknown"):
+        validate_where({"year": {"$over": 1960}})
+    with pytest.raises(ValueError, match="at least one character"):
+        validate_where_document({"$contains": ""})

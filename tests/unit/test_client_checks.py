@@ -105,8 +105,11 @@ def test_a_reserved_field_is_refused() -> None:
         ("text", "metadatas[1] must be a dict or None. got=str"),
         ({}, "metadatas[1] must not be an empty dict"),
         ({1: 2}, "the fields of metadatas[1] must be texts. got=1"),
-        ({"a": object()}, "metadatas[1]['a'] must be a str, int, float, bool or a list of one of these. got=object"),
-        ({"a": [1, {}]}, "metadatas[1]['a'][1] must be a str, int, float, bool"),
+        (
+            {"a": object()},
+            "metadatas[1]['a']: Expected metadata value to be a str, int, float, bool or a list of",
+        ),
+        ({"a": [1, {}]}, "metadatas[1]['a'][1]: Expected metadata value to be a str, int, float, bool"),
         ({"a": [1, "x"]}, "metadatas[1]['a']: a list in metadata must have items, all of one type. got=[1, 'x']"),
         ({"a": []}, "metadatas[1]['a']: a list in metadata must have items"),
         ({"a": math.nan}, "metadatas[1]['a'] must be a finite number; what is not known is left out. got=nan"),

@@ -43,6 +43,19 @@ def test_settings_are_read_as_they_were_given() -> None:
         _ = settings.allow_resett
 
 
+def test_settings_are_changed_as_they_are_given() -> None:
+    """Programs for Chroma fill an empty one."""
+    settings = Settings()
+    settings.persist_directory, settings.anonymized_telemetry = "d", False
+    settings.chroma_client_auth_token_transport_header = "X-Chroma-Token"
+    assert settings == Settings(persist_directory="d", chroma_auth_token_transport_header="X-Chroma-Token")
+    assert settings.anonymized_telemetry is False
+    with pytest.raises(ValueError, match="unknown setting allow_resett; did you mean allow_reset"):
+        settings.allow_resett = True
+    with pytest.raises(ValueError, match=r"before 0\.4"):
+        settings.chroma_db_impl = "duckdb+parquet"
+
+
 def test_settings_that_would_keep_data_nowhere_are_refused() -> None:
     with pytest.raises(ValueError, match=r"before 0\.4; use PersistentClient"):
         Settings(chroma_db_impl="duckdb+parquet", persist_directory="d")

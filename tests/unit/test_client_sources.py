@@ -20,7 +20,7 @@ import pyarrow.parquet
 import pybase64
 import pytest
 
-from chroma_async.client.ingest_options import checked_reading
+from chroma_async.client.ingest_options import checked_source_options
 from chroma_async.client.lines import Lines, joined
 from chroma_async.client.sources import LINE_BYTES_MAX, open_source
 
@@ -28,11 +28,11 @@ COUNT = 1_234
 
 
 def read(source: Any, skip: int = 0, mapping: dict[str, Any] | None = None, **options: Any) -> Lines:
-    reading = checked_reading(
+    reading = checked_source_options(
         mapping, options.pop("op", "upsert"), options.pop("format", None), options.pop("delimiter", None)
     )
-    with open_source(source, reading, skip) as opened:
-        runs = list(opened.items)
+    with open_source(source, reading, skip) as items:
+        runs = list(items)
     return joined(runs) if runs else Lines([])
 
 
@@ -193,8 +193,8 @@ def test_every_kind_of_source_gives_the_same_lines_from_any_one_on(name: str, sk
 
 @pytest.mark.parametrize("name", ["ndjson", "csv", "parquet", "pandas", "arrow table"])
 def test_a_source_is_read_in_small_runs_that_say_how_far_it_is(name: str, tmp_path: Path) -> None:
-    with open_source(SOURCES[name](tmp_path), checked_reading(None, "upsert", None, None), 0) as opened:
-        runs = list(opened.items)
+    with open_source(SOURCES[name](tmp_path), checked_source_options(None, "upsert", None, None), 0) as items:
+        runs = list(items)
     assert max(len(run) for run in runs) <= 500
     shares = [run.share for run in runs]
     assert shares == sorted(shares, key=lambda share: share or 0.0)
@@ -204,8 +204,8 @@ def test_a_source_is_read_in_small_runs_that_say_how_far_it_is(name: str, tmp_pa
 def test_a_parquet_file_that_is_gone_on_with_says_how_far_the_whole_of_it_is(tmp_path: Path) -> None:
     table = pa.table({"id": [f"{row}" for row in range(5_000)], "embedding": [[1.0, 2.0]] * 5_000})
     pa.parquet.write_table(table, tmp_path / "x.parquet", row_group_size=1_000)
-    with open_source(tmp_path / "x.parquet", checked_reading(None, "upsert", None, None), 4_200) as opened:
-        runs = list(opened.items)
+    with open_source(tmp_path / "x.parquet", checked_source_options(None, "upsert", None, None), 4_200) as items:
+        runs = list(items)
     assert sum(len(run) for run in runs) == 800
     assert [run.share for run in runs] == sorted((4_200 + done) / 5_000 for done in np.cumsum([len(run) for run in runs]))
 

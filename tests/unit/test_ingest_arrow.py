@@ -45,7 +45,7 @@ ROWS: list[list[float] | None] = [[1, 2], None, [3, 4]]
     [
         fixed(ROWS),
         fixed(ROWS, pa.float64()),
-        fixed(ROWS, pa.float16()),
+        fixed([[np.float16(number) for number in row] if row else None for row in ROWS], pa.float16()),
         pa.array(ROWS, pa.list_(pa.float32())),
         pa.array(ROWS, pa.large_list(pa.float64())),
         pa.array(ROWS, pa.list_(pa.int64())),

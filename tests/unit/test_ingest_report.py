@@ -18,6 +18,7 @@ def rows(count: int) -> list[dict[str, Any]]:
 def test_a_terminal_shows_lines_and_rate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
     monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")  # a dumb one gets no bar
     with EphemeralClient() as client:
         client.create_collection("bars", embedding_function=None).ingest_from(rows(3_000), progress=True)
     shown = capsys.readouterr()

@@ -6,9 +6,12 @@ from typing import Any, Final
 from chroma_async.client._async.client import AsyncAdminAPI, AsyncClientAPI
 from chroma_async.client._sync.client import AdminAPI, ClientAPI
 
-__all__ = ["AdminAPI", "AsyncAdminAPI", "AsyncClientAPI", "ClientAPI"]
+ServerAPI = ClientAPI
+"""For annotations: Chroma's is of its inside, of which clients are made."""
 
-_MODULES: Final = ("models", "types")
+__all__ = ["AdminAPI", "AsyncAdminAPI", "AsyncClientAPI", "ClientAPI", "ServerAPI"]
+
+_MODULES: Final = ("client", "models", "types")
 
 
 def __getattr__(name: str) -> Any:

@@ -1,5 +1,6 @@
 """What Chroma's programs import from `chromadb.api.types`: names for annotations, the base of embedding functions."""
 
+from chroma_async.client.checks import checked_where, checked_where_document
 from chroma_async.client.configuration import CollectionConfiguration
 from chroma_async.client.embedding import EmbeddingFunction
 from chroma_async.client.embeddings.default import DefaultEmbeddingFunction
@@ -70,4 +71,24 @@ __all__ = [
     "Vector",
     "Where",
     "WhereDocument",
+    "validate_where",
+    "validate_where_document",
 ]
+
+
+def validate_where(where: Where) -> None:
+    """Check a metadata filter.
+
+    Raises:
+        ValueError: it is none; the message names the place.
+    """
+    checked_where(where)
+
+
+def validate_where_document(where_document: WhereDocument) -> None:
+    """Check a filter on documents.
+
+    Raises:
+        ValueError: it is none; the message names the place.
+    """
+    checked_where_document(where_document)

@@ -3,7 +3,8 @@
 The engine is async, and a sync client has no loop; user functions may be async as well. anyio's blocking portal bridges the
 two. What needs care is the end: the engine's worker threads are joined when the interpreter goes down, and an engine that is
 still open would be waited for forever. So loops close before that moment, by `threading._register_atexit`, the hook that
-`concurrent.futures` uses for the same reason; `atexit` runs too late, after the joining.
+`concurrent.futures` uses for the same reason; `atexit` runs too late, after the joining. It closes the loops that threads
+have begun meanwhile: one that is still there when the interpreter goes down would be waited for, too.
 """
 
 from __future__ import annotations
@@ -107,3 +108,4 @@ def _close_all() -> None:
 
 before_threads_are_joined: Callable[[Callable[[], None]], object] = getattr(threading, "_register_atexit", atexit.register)
 before_threads_are_joined(_close_all)
+atexit.register(_close_all)

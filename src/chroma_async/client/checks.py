@@ -10,8 +10,10 @@ from typing import Any, Final, TypeGuard, cast, get_args
 
 import numpy as np
 
+from chroma_async.core.operators import COMBINATIONS, DOCUMENT_OPERATORS, FIELD_OPERATORS, WHERE_DOCUMENT_KEY
 from chroma_async.errors import DuplicateIDError
 from chroma_async.model import STAGES, Lsn, Stage
+from chroma_async.protocol.records import ReadLevel
 from chroma_async.protocol.validation import LSN_MAX, U32_MAX, WAIT_SECONDS_MAX
 from chroma_async.settings import Missing
 
@@ -21,16 +23,10 @@ EXACT: Final = frozenset({bool, int})
 
 EXAMPLES_MAX: Final = 5
 
-COMPARISONS: Final = ("$gt", "$gte", "$lt", "$lte")
-LISTS: Final = ("$in", "$nin")
-ARRAYS: Final = ("$contains", "$not_contains")
-FIELD_OPERATORS: Final = ("$eq", "$ne", *COMPARISONS, *LISTS, *ARRAYS)
-LOGIC: Final = ("$and", "$or")
-DOCUMENT_OPERATORS: Final = ("$contains", "$not_contains", "$regex", "$not_regex")
+COMPARISONS: Final = frozenset(row.name for row in FIELD_OPERATORS.values() if row.accepts == "number")
+LISTS: Final = frozenset(row.name for row in FIELD_OPERATORS.values() if row.accepts == "list")
 DOCUMENT_KEY: Final = "chroma:document"
 """Reserved in metadata."""
-WHERE_DOCUMENT_KEY: Final = "#document"
-"""Stands for the document in a metadata filter."""
 
 GET_INCLUDE: Final = ("documents", "embeddings", "metadatas", "uris", "data")
 QUERY_INCLUDE: Final = (*GET_INCLUDE, "distances")
@@ -185,15 +181,19 @@ def _field_value(value: Any, metadata: str, key: str) -> Any:
     name = f"{metadata}[{key!r}]"
     if isinstance(value, list | tuple | np.ndarray):
         items = cast("list[Any]", value.tolist() if isinstance(value, np.ndarray) else list(cast("Iterable[Any]", value)))
-        plain_items = [plain(item, f"{name}[{position}]") for position, item in enumerate(items)]
+        plain_items = [_plain_in_metadata(item, f"{name}[{position}]") for position, item in enumerate(items)]
         if not plain_items or len({type(item) for item in plain_items}) != 1:
             raise ValueError(f"{name}: a list in metadata must have items, all of one type. got={items!r:.200}")
         return plain_items
-    return plain(value, name)
+    return _plain_in_metadata(value, name)
 
 
-def plain(value: Any, name: str) -> str | bool | int | float:
-    """Return a scalar as exactly a str, bool, int or float.
+def _plain_in_metadata(value: Any, name: str) -> str | bool | int | float:
+    return plain(value, name, f"{name}: Expected metadata value to be")  # LangChain looks for these words
+
+
+def plain(value: Any, name: str, expected: str | None = None) -> str | bool | int | float:
+    """Return a scalar as exactly a str, bool, int or float. `expected`: how the message about another type begins.
 
     Raises:
         ValueError: it is none, or one that JSON can't say: for a number that is not finite, null would be sent.
@@ -204,7 +204,8 @@ def plain(value: Any, name: str) -> str | bool | int | float:
     for kind, convert in _CONVERSIONS.items():
         if isinstance(item, kind):
             return _sayable(convert(item), name)
-    raise ValueError(f"{name} must be a str, int, float, bool or a list of one of these. got={_kind(item)}")
+    beginning = expected or f"{name} must be"
+    raise ValueError(f"{beginning} a str, int, float, bool or a list of one of these. got={_kind(item)}")
 
 
 def _sayable(value: str | bool | float, name: str) -> str | bool | int | float:
@@ -233,12 +234,12 @@ def checked_where(where: Any, name: str = "where") -> dict[str, Any] | None:
         return None
     key, value = _only_entry(where, name)
     here = f"{name}.{key}"
-    if key in LOGIC:
+    if key in COMBINATIONS:
         return {key: [checked_where(item, place) for place, item in _alternatives(here, value)]}
     if key in FIELD_OPERATORS:
         raise ValueError(f"{here}: operators stand below a field, such as {{'year': {{'{key}': ...}}}}")
     if key.startswith("$"):
-        raise _unknown(key, here, (*LOGIC, "or a field's name"))
+        raise _unknown(key, here, (*COMBINATIONS, "or a field's name"))
     if isinstance(value, Mapping):
         operator, operand = _only_entry(value, here)
         return {key: {operator: _operand(operator, operand, f"{here}.{operator}", is_document=key == WHERE_DOCUMENT_KEY)}}
@@ -286,10 +287,10 @@ def checked_where_document(where: Any, name: str = "where_document") -> dict[str
         return None
     key, value = _only_entry(where, name)
     here = f"{name}.{key}"
-    if key in LOGIC:
+    if key in COMBINATIONS:
         return {key: [checked_where_document(item, place) for place, item in _alternatives(here, value)]}
     if key not in DOCUMENT_OPERATORS:
-        raise _unknown(key, here, (*DOCUMENT_OPERATORS, *LOGIC))
+        raise _unknown(key, here, (*DOCUMENT_OPERATORS, *COMBINATIONS))
     if not isinstance(value, str) or not value:
         raise ValueError(f"{here} takes a text with at least one character. got={value!r}")
     return {key: checked_utf8(value, here)}
@@ -365,6 +366,19 @@ def checked_stage(wait: Any) -> Stage | None:
         if wait == stage:
             return stage
     raise ValueError(f"wait must be one of {', '.join(STAGES)}. got={wait!r}")
+
+
+def checked_level(read_level: Any) -> ReadLevel:
+    """Return how fresh what a read sees must be.
+
+    Raises:
+        ValueError: there is no such level.
+    """
+    level = getattr(read_level, "value", read_level)
+    for known in get_args(ReadLevel):
+        if level == known:
+            return cast("ReadLevel", known)
+    raise ValueError(f"read_level: unknown level {str(level)!r}, expected one of {', '.join(get_args(ReadLevel))}")
 
 
 def checked_lsn(lsn: Any) -> Lsn | None:

@@ -12,7 +12,7 @@ from chroma_async.client.embedding import EmbeddingCallable
 from chroma_async.client.ingest_report import LineErrorCallback
 from chroma_async.client.mapping import ColumnMapping
 from chroma_async.client.records import Records
-from chroma_async.client.sources import FileFormat, Reading
+from chroma_async.client.sources import FileFormat, SourceOptions
 from chroma_async.errors import InvalidArgumentError
 from chroma_async.protocol.ingest import OnError, check_name
 
@@ -63,7 +63,7 @@ class IngestOptions:
                 raise ValueError(f"{name} must be a number of seconds, 0 or more. got={value!r}")
 
 
-def checked_reading(mapping: Any, op: Any, file_format: FileFormat | None, delimiter: str | None) -> Reading:
+def checked_source_options(mapping: Any, op: Any, file_format: FileFormat | None, delimiter: str | None) -> SourceOptions:
     """Return how a source is to be understood.
 
     Raises:
@@ -75,4 +75,4 @@ def checked_reading(mapping: Any, op: Any, file_format: FileFormat | None, delim
         raise ValueError(f"format must be one of {', '.join(get_args(FileFormat))}. got={file_format!r}")
     if delimiter is not None and len(delimiter) != 1:
         raise ValueError(f"delimiter must be one character. got={delimiter!r}")
-    return Reading(ColumnMapping(mapping), op, file_format, delimiter)
+    return SourceOptions(ColumnMapping(mapping), op, file_format, delimiter)

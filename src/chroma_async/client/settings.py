@@ -86,7 +86,7 @@ def _no_headers() -> dict[str, str]:
     return {}
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Fields:
     chroma_server_host: str | None = setting(None, "host of the server, as in `HttpClient(host=...)`")
     chroma_server_http_port: int | None = setting(None, "port of the server")
@@ -112,6 +112,9 @@ class _Fields:
     persist_directory: str = setting("./chroma", "directory of `Client(settings)` when is_persistent")
 
 
+KNOWN: Final = WITHOUT_EFFECT | {entry.name for entry in fields(_Fields)}
+
+
 class Settings(_Fields):
     """Settings under Chroma's names, `Settings(allow_reset=True, chroma_client_auth_provider="token", ...)`.
 
@@ -124,22 +127,30 @@ class Settings(_Fields):
     """
 
     def __init__(self, **values: Any) -> None:
-        values = {OLD_NAMES.get(name, name): value for name, value in values.items()}
-        known = {entry.name for entry in fields(_Fields)}
-        for name in values.keys() - known - WITHOUT_EFFECT:
-            nearest = difflib.get_close_matches(name, sorted(known | WITHOUT_EFFECT), n=1)
+        super().__init__()
+        for name, value in values.items():
+            setattr(self, name, value)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Change a setting, for clients that are made afterwards.
+
+        Raises:
+            ValueError: as for the constructor.
+        """
+        name = OLD_NAMES.get(name, name)
+        if name not in KNOWN:
+            nearest = difflib.get_close_matches(name, sorted(KNOWN), n=1)
             hint = f"; did you mean {nearest[0]}?" if nearest else "; see chroma_async.Settings for the known ones"
             raise ValueError(f"unknown setting {name}{hint}")
-        if values.get("chroma_db_impl") is not None:
+        if name == "chroma_db_impl" and value is not None:
             raise ValueError(
                 "chroma_db_impl is of Chroma before 0.4; use PersistentClient(path), or is_persistent with persist_directory"
             )
-        super().__init__(**{name: value for name, value in values.items() if name in known})
-        object.__setattr__(self, "_without_effect", {name: values[name] for name in values.keys() - known})
+        self.__dict__[name] = value
 
     def __getattr__(self, name: str) -> Any:
         if name in WITHOUT_EFFECT:
-            return self.__dict__.get("_without_effect", {}).get(name)
+            return self.__dict__.get(name)
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __getitem__(self, name: str) -> Any:

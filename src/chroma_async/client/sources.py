@@ -12,11 +12,11 @@ import inspect
 import os
 import sys
 import zlib
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import TextIOWrapper
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal, TypeVar, cast, get_args
 
@@ -57,7 +57,7 @@ HOW_TO_NAME_FORMATS: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class SourceOptions:
     """How a source is understood. `operation` is what lines do that don't say it."""
 
     mapping: ColumnMapping
@@ -66,35 +66,27 @@ class Reading:
     delimiter: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """`items` are lines, runs of them, or what `as_lines` makes runs of; `total` is how many lines there are, if known."""
-
-    items: Any
-    total: int | None = None
-
-
 @contextmanager
-def open_source(source: Any, reading: Reading, skip: int) -> Generator[Source]:
-    """Open a source after its first `skip` lines.
+def open_source(source: Any, options: SourceOptions, skip: int) -> Generator[Any]:
+    """Open a source after its first `skip` lines: an iterator of runs of them, async where the source is.
 
     Raises:
         ImportError: a package is needed that is not installed; the message says which.
         ValueError: it is none, or its columns don't fit the mapping.
     """
     if _is_path(source):
-        with _file(Path(source).expanduser(), reading, skip) as opened:
+        with _file(Path(source).expanduser(), options, skip) as opened:
             yield opened
     elif _is_of("pandas", "DataFrame", source):
-        yield _frame(source, reading, skip)
+        yield _frame(source, options, skip)
     elif _is_of("pyarrow", "Table", source):
-        yield Source(_batches(source.to_batches(max_chunksize=RUN_LINES), reading, skip, source.num_rows), source.num_rows)
+        yield _batches(source.to_batches(max_chunksize=RUN_LINES), options, skip, source.num_rows)
     elif hasattr(source, "__arrow_c_stream__"):
-        yield Source(_batches(pyarrow().RecordBatchReader.from_stream(source), reading, skip))
+        yield _batches(pyarrow().RecordBatchReader.from_stream(source), options, skip)
     elif hasattr(source, "__aiter__"):
-        yield Source(_async_items(source, reading, skip))
+        yield _async_items(source, options, skip)
     elif _is_iterable(source):
-        yield Source(_items(source, reading, skip))
+        yield _items(source, options, skip)
     else:
         raise ValueError(
             "a source is a file's path, a pandas DataFrame, an Arrow table or reader, or an iterable, async or not, of "
@@ -120,18 +112,18 @@ def _is_of(package: str, name: str, value: Any) -> bool:
 # ---- items, one by one
 
 
-def _items(source: Any, reading: Reading, skip: int) -> Iterator[Lines]:
+def _items(source: Any, options: SourceOptions, skip: int) -> Iterator[Lines]:
     for item in source:
-        for lines in as_runs(item, reading):
+        for lines in as_runs(item, options):
             yield from _after(lines, skip)
             skip = max(0, skip - len(lines))
 
 
-async def _async_items(source: Any, reading: Reading, skip: int) -> Any:
+async def _async_items(source: Any, options: SourceOptions, skip: int) -> Any:
     items = aiter(source)
     try:
         async for item in items:
-            for lines in as_runs(item, reading):
+            for lines in as_runs(item, options):
                 for rest in _after(lines, skip):
                     yield rest
                 skip = max(0, skip - len(lines))
@@ -146,21 +138,21 @@ def _after(lines: Lines, skip: int) -> Iterator[Lines]:
         yield lines.between(skip, len(lines)) if skip else lines
 
 
-def as_runs(item: Any, reading: Reading) -> Iterator[Lines]:
+def as_runs(item: Any, options: SourceOptions) -> Iterator[Lines]:
     """What an iterable gave, as lines: a table in runs of some, since making all of them takes long."""
     if _is_of("pyarrow", "RecordBatch", item):
-        return _batches((item,), reading, 0)
-    return iter((as_lines(item, reading),))
+        return _batches((item,), options, 0)
+    return iter((as_lines(item, options),))
 
 
-def as_lines(item: Any, reading: Reading) -> Lines:
+def as_lines(item: Any, options: SourceOptions) -> Lines:
     """Return the line, or the lines, that an iterable gave."""
     if isinstance(item, Line):
         return _line(item)
     if isinstance(item, Mapping):
         fields = cast("Mapping[str, Any]", item)
-        shape = reading.mapping.shape(map(str, fields), strict=False)
-        return lines_of({str(name): (value,) for name, value in fields.items()}, 1, shape, reading.operation)
+        shape = options.mapping.shape(map(str, fields), strict=False)
+        return lines_of({str(name): (value,) for name, value in fields.items()}, 1, shape, options.operation)
     if isinstance(item, Lines):
         return item
     return Lines([""], faults={0: f"a line is a dictionary, or a Line. got={type(item).__name__}"})
@@ -178,19 +170,19 @@ _LINE_SHAPE: Final = Shape("id", "op", "embedding", "document", "metadata", "uri
 
 
 @contextmanager
-def _file(path: Path, reading: Reading, skip: int) -> Generator[Source]:
-    kind = reading.format or format_of(path)
+def _file(path: Path, options: SourceOptions, skip: int) -> Generator[Iterator[Lines]]:
+    kind = options.format or format_of(path)
     if kind == "parquet":
         with path.open("rb") as file:
-            yield _parquet(path, file, reading, skip)
+            yield _parquet(path, file, options, skip)
     elif kind == "arrow":
         with path.open("rb") as file:
-            yield Source(_batches(_arrow_file(path, file), reading, skip))
+            yield _batches(_arrow_file(path, file), options, skip)
     else:
         with path.open("rb") as raw, _unpacked(path, raw) as file:
             progress = _Share(raw, path.stat().st_size)
             read = _ndjson if kind == "ndjson" else _csv
-            yield Source(_unbroken(path, read(path, file, reading, skip, progress)))
+            yield _unbroken(path, read(path, file, options, skip, progress))
 
 
 def format_of(path: Path) -> FileFormat:
@@ -222,6 +214,20 @@ def _unbroken(path: Path, lines: Iterator[Lines]) -> Iterator[Lines]:
         raise ValueError(f"this packed file is damaged, or was cut off: {error}. file={str(path)!r}") from error
 
 
+def _runs(rows: Iterable[T], size_of: Callable[[T], int]) -> Iterator[list[T]]:
+    """Gather rows until they are many, or large together."""
+    run: list[T] = []
+    size = 0
+    for row in rows:
+        run.append(row)
+        size += size_of(row)
+        if len(run) >= RUN_LINES or size >= RUN_BYTES:
+            yield run
+            run, size = [], 0
+    if run:
+        yield run
+
+
 class _Share:
     """How much of a file has been read."""
 
@@ -249,27 +255,29 @@ _RECORD: Final = msgspec.json.Decoder(_Record)
 _ANY: Final = msgspec.json.Decoder()
 
 
-def _ndjson(path: Path, file: BinaryIO, reading: Reading, skip: int, progress: _Share) -> Iterator[Lines]:
+def _ndjson(path: Path, file: BinaryIO, options: SourceOptions, skip: int, progress: _Share) -> Iterator[Lines]:
     """NDJSON, one object on each line. An empty line counts, and says nothing."""
-    waiting: list[bytes | None] = []
-    size = 0
-    for number, read in enumerate(_text_lines(file)):
-        raw = read.removeprefix(codecs.BOM_UTF8) if number == 0 and read is not None else read
-        if number == 0 and raw is not None and raw.startswith(b'{"chroma_async_export"'):
+    for raws in _runs(islice(_json_lines(path, file), skip, None), lambda raw: len(raw or b"")):
+        yield _json_run(raws, options, progress)
+
+
+def _json_lines(path: Path, file: BinaryIO) -> Iterator[bytes | None]:
+    """The lines, of which the first shows whether they are what they should be.
+
+    Raises:
+        ValueError: it is JSON, but not an object on each line, or an export.
+    """
+    lines = _text_lines(file)
+    for first in islice(lines, 1):
+        raw = (first or b"").removeprefix(codecs.BOM_UTF8)
+        if raw.startswith(b'{"chroma_async_export"'):
             raise ValueError(f"this is an exported collection: `chroma-async import` reads it. file={str(path)!r}")
-        if number == 0 and raw is not None and raw.lstrip().startswith(b"["):
+        if raw.lstrip().startswith(b"["):
             raise ValueError(
                 f"this is one JSON list, not an object on each line: jq -c '.[]' makes them. file={str(path)!r}"
             )
-        if number < skip:
-            continue
-        waiting.append(raw)
-        size += len(raw or b"")
-        if len(waiting) >= RUN_LINES or size >= RUN_BYTES:
-            yield _json_run(waiting, reading, progress)
-            waiting, size = [], 0
-    if waiting:
-        yield _json_run(waiting, reading, progress)
+        yield None if first is None else raw
+    yield from lines
 
 
 def _text_lines(file: BinaryIO) -> Iterator[bytes | None]:
@@ -286,9 +294,9 @@ def _text_lines(file: BinaryIO) -> Iterator[bytes | None]:
 _Plain = tuple[_Record, "Vector | None"]
 
 
-def _json_run(raws: Sequence[bytes | None], reading: Reading, progress: _Share) -> Lines:
-    entries = [_json_entry(raw, plain=not reading.mapping.is_given) for raw in raws]
-    groups = [_json_group(list(group), reading) for _, group in groupby(entries, _kind_of_entry)]
+def _json_run(raws: Sequence[bytes | None], options: SourceOptions, progress: _Share) -> Lines:
+    entries = [_json_entry(raw, plain=not options.mapping.is_given) for raw in raws]
+    groups = [_json_group(list(group), options) for _, group in groupby(entries, _kind_of_entry)]
     lines = joined(groups)
     lines.share = progress.now()
     return lines
@@ -327,17 +335,17 @@ def _kind_of_entry(entry: _Plain | dict[str, Any] | str) -> object:
     return type(entry)
 
 
-def _json_group(entries: Sequence[Any], reading: Reading) -> Lines:
+def _json_group(entries: Sequence[Any], options: SourceOptions) -> Lines:
     """Lines of entries of one kind."""
     if isinstance(entries[0], str):
         return Lines([""] * len(entries), faults=dict(enumerate(entries)))
     if isinstance(entries[0], dict):
         objects = cast("Sequence[dict[str, Any]]", entries)
         columns = {name: [entry[name] for entry in objects] for name in objects[0]}
-        shape = reading.mapping.shape(columns, strict=False)
-        return lines_of(columns, len(entries), shape, reading.operation)
+        shape = options.mapping.shape(columns, strict=False)
+        return lines_of(columns, len(entries), shape, options.operation)
     records = [record for record, _ in entries]
-    operations: list[Operation] = [record.op or reading.operation for record in records]
+    operations: list[Operation] = [record.op or options.operation for record in records]
     return Lines(
         ids=[record.id for record in records],
         operations=operations[0] if len(set(operations)) == 1 else operations,
@@ -359,34 +367,21 @@ def _unless_empty(cells: list[T | None]) -> list[T | None] | None:
     return None if all(cell is None for cell in cells) else cells
 
 
-def _csv(path: Path, file: BinaryIO, reading: Reading, skip: int, progress: _Share) -> Iterator[Lines]:
+def _csv(path: Path, file: BinaryIO, options: SourceOptions, skip: int, progress: _Share) -> Iterator[Lines]:
     """CSV with the names of its columns in the first row. An empty cell is none."""
     csv.field_size_limit(max(csv.field_size_limit(), LINE_BYTES_MAX))
-    kind = reading.format or format_of(path)
+    kind = options.format or format_of(path)
     text = TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
-    rows = csv.reader(text, delimiter=reading.delimiter or ("\t" if kind == "tsv" else ","), strict=True)
-    number = -1
+    rows = csv.reader(text, delimiter=options.delimiter or ("\t" if kind == "tsv" else ","), strict=True)
     try:
         names = next(rows, None)
         if names is None:
             return
-        shape = reading.mapping.shape(names, strict=True)
+        shape = options.mapping.shape(names, strict=True)
         _require_id(shape, names)
-        waiting: list[list[str]] = []
-        size = 0
-        for row in rows:
-            if not row:  # an empty line
-                continue
-            number += 1
-            if number < skip:
-                continue
-            waiting.append(row)
-            size += sum(map(len, row))
-            if len(waiting) >= RUN_LINES or size >= RUN_BYTES:
-                yield _csv_run(names, waiting, shape, reading.operation, progress)
-                waiting, size = [], 0
-        if waiting:
-            yield _csv_run(names, waiting, shape, reading.operation, progress)
+        filled = (row for row in rows if row)  # not the empty lines
+        for run in _runs(islice(filled, skip, None), lambda row: sum(map(len, row))):
+            yield _csv_run(names, run, shape, options.operation, progress)
     except csv.Error as error:
         raise ValueError(f"this CSV can't be read: {error}. file={str(path)!r} line={rows.line_num}") from error
     finally:
@@ -418,7 +413,7 @@ def _require_id(shape: Shape, names: Sequence[str]) -> None:
 # ---- tables
 
 
-def _parquet(path: Path, file: BinaryIO, reading: Reading, skip: int) -> Source:
+def _parquet(path: Path, file: BinaryIO, options: SourceOptions, skip: int) -> Iterator[Lines]:
     package, invalid = parquet(), pyarrow().ArrowInvalid
     try:
         opened = package.ParquetFile(file)
@@ -432,10 +427,10 @@ def _parquet(path: Path, file: BinaryIO, reading: Reading, skip: int) -> Source:
             continue
         groups.append(group)
     total = int(opened.metadata.num_rows)
-    shape = reading.mapping.shape(opened.schema_arrow.names, strict=True)
+    shape = options.mapping.shape(opened.schema_arrow.names, strict=True)
     _require_id(shape, opened.schema_arrow.names)
     batches = opened.iter_batches(batch_size=RUN_LINES, row_groups=groups) if groups else ()
-    return Source(_batches(batches, reading, skip, total, before - skip), total)
+    return _batches(batches, options, skip, total, before - skip)
 
 
 def _arrow_file(path: Path, file: BinaryIO) -> Iterator[Any]:
@@ -453,21 +448,21 @@ def _arrow_file(path: Path, file: BinaryIO) -> Iterator[Any]:
         raise ValueError(f"this is no whole Arrow file: {error}. file={str(path)!r}") from error
 
 
-def _batches(batches: Any, reading: Reading, skip: int, total: int | None = None, done: int = 0) -> Iterator[Lines]:
+def _batches(batches: Any, options: SourceOptions, skip: int, total: int | None = None, done: int = 0) -> Iterator[Lines]:
     """Lines of record batches, of which the first `skip` are passed over; `done` rows stand before them."""
     for batch in batches:
         rows = int(batch.num_rows)
         done += rows
         for start in range(min(skip, rows), rows, RUN_LINES):
-            lines = _batch(batch.slice(start, RUN_LINES), reading)
+            lines = _batch(batch.slice(start, RUN_LINES), options)
             lines.share = (done - rows + start + len(lines)) / total if total else None
             yield lines
         skip = max(0, skip - rows)
 
 
-def _batch(batch: Any, reading: Reading) -> Lines:
+def _batch(batch: Any, options: SourceOptions) -> Lines:
     names = cast("list[str]", batch.schema.names)
-    shape = reading.mapping.shape(names, strict=True)
+    shape = options.mapping.shape(names, strict=True)
     _require_id(shape, names)
     vectors: tuple[VectorColumn, Mapping[int, str]] | None = None
     used = {shape.id, shape.op, shape.document, shape.metadata, shape.uri, *(field.column for field in shape.fields)}
@@ -476,7 +471,7 @@ def _batch(batch: Any, reading: Reading) -> Lines:
     elif shape.embedding is not None:
         vectors = _arrow_vectors(batch.column(shape.embedding))
     columns = {name: _cells(batch.column(name), is_whole=name == shape.metadata) for name in names if name in used}
-    return lines_of(columns, int(batch.num_rows), shape, reading.operation, vectors)
+    return lines_of(columns, int(batch.num_rows), shape, options.operation, vectors)
 
 
 def _cells(column: Any, *, is_whole: bool) -> Sequence[Any]:
@@ -527,11 +522,11 @@ def _vectors_one_by_one(column: Any) -> tuple[VectorColumn, Mapping[int, str]]:
     return column_of(vectors), faults
 
 
-def _frame(frame: Any, reading: Reading, skip: int) -> Source:
+def _frame(frame: Any, options: SourceOptions, skip: int) -> Iterator[Lines]:
     if frame.index.name is not None and frame.index.name not in frame.columns:
         frame = frame.reset_index()
     names = [str(name) for name in frame.columns]
-    shape = reading.mapping.shape(names, strict=True)
+    shape = options.mapping.shape(names, strict=True)
     _require_id(shape, names)
     total = len(frame)
 
@@ -539,8 +534,8 @@ def _frame(frame: Any, reading: Reading, skip: int) -> Source:
         for start in range(skip, total, RUN_LINES):
             part = frame.iloc[start : start + RUN_LINES]
             columns = {name: part.iloc[:, place].tolist() for place, name in enumerate(names)}
-            lines = lines_of(columns, len(part), shape, reading.operation)
+            lines = lines_of(columns, len(part), shape, options.operation)
             lines.share = min(1.0, (start + len(part)) / total)
             yield lines
 
-    return Source(runs(), total)
+    return runs()

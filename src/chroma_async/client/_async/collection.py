@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, cast
 from uuid import UUID
 
 from msgspec.structs import replace
 
 from chroma_async.client._async.ingest import AsyncIngestStream, ingest_source
+from chroma_async.client._async.unsupported import AsyncUnsupported
 from chroma_async.client._async.watch import AsyncWatch
+from chroma_async.client.call_options import WriteOptions, read_options, write_options
 from chroma_async.client.checks import (
     GET_INCLUDE,
     QUERY_INCLUDE,
     checked_count,
     checked_ids,
     checked_include,
-    checked_lsn,
     checked_metadata,
     checked_missing,
     checked_name,
@@ -38,8 +39,7 @@ from chroma_async.client.embedding import (
     query_target,
     resolve,
 )
-from chroma_async.client.headers import checked_key
-from chroma_async.client.ingest_options import LINGER_SECONDS, RETRY_SECONDS, Embedder, IngestOptions, checked_reading
+from chroma_async.client.ingest_options import LINGER_SECONDS, RETRY_SECONDS, Embedder, IngestOptions, checked_source_options
 from chroma_async.client.ingest_report import IngestReport, LineErrorCallback
 from chroma_async.client.records import WHAT_TO_PASS, Inputs, Records, checked_records, listed_images
 from chroma_async.client.results import (
@@ -56,7 +56,7 @@ from chroma_async.client.types import ReadLevel
 from chroma_async.client.vectors import to_matrix
 from chroma_async.client.watching import RECONNECT_SECONDS, WATCH_INCLUDE, OnGone, watch_fields
 from chroma_async.model import Collection as Model
-from chroma_async.model import JsonObject, Operation, Precision, Space, Stage, Vectors
+from chroma_async.model import JsonObject, Operation, Precision, Space, Stage, Vectors, address_of
 from chroma_async.protocol import (
     AddRecords,
     CountRecords,
@@ -78,18 +78,10 @@ from chroma_async.protocol.embeddings import EmbeddingBatch
 from chroma_async.protocol.ingest import OnError
 from chroma_async.protocol.records import WriteRecords
 from chroma_async.protocol.results import FlushResult, IndexingStatus, PurgeResult, WriteResult
-from chroma_async.protocol.unsupported import (
-    AttachFunction,
-    CountForks,
-    DetachFunction,
-    ForkCollection,
-    GetFunction,
-    Search,
-)
+from chroma_async.protocol.unsupported import ForkCollection
 from chroma_async.settings import Missing
 
 DataLoader = Callable[[list[Any]], Any]
-WriteT = TypeVar("WriteT", bound=WriteRecords)
 
 MISSING_DEFAULT: Final[Missing] = "exclude"
 """What our clients ask for where neither a call, nor the client, nor a setting says it."""
@@ -97,7 +89,7 @@ MISSING_DEFAULT: Final[Missing] = "exclude"
 QUERY_INPUTS = "pass query_embeddings=..., or exactly one of query_texts, query_images and query_uris"
 
 
-class AsyncCollection:
+class AsyncCollection(AsyncUnsupported):
     """A collection: records with an id, a vector, and optionally a document, metadata and a URI.
 
     Made by a client's `create_collection`, `get_collection` and their like. Vectors may be given as lists of numbers or as
@@ -225,9 +217,9 @@ class AsyncCollection:
             InvalidArgumentError: the vectors have another dimension than the collection's.
             NotFoundError: the collection was deleted.
         """
+        options = write_options(wait, wait_seconds, idempotency_key)
         records = checked_records(ids, embeddings, metadatas, documents, images, uris, nones_allowed=False)
-        vectors = await self._vectors(records)
-        return await self._transport.send(self._write(AddRecords, records, vectors, wait, wait_seconds, idempotency_key))
+        return await self._write(AddRecords, records, await self._vectors(records), options)
 
     async def upsert(
         self,
@@ -246,9 +238,9 @@ class AsyncCollection:
 
         Raises: as `add`.
         """
+        options = write_options(wait, wait_seconds, idempotency_key)
         records = checked_records(ids, embeddings, metadatas, documents, images, uris)
-        vectors = await self._vectors(records)
-        return await self._transport.send(self._write(UpsertRecords, records, vectors, wait, wait_seconds, idempotency_key))
+        return await self._write(UpsertRecords, records, await self._vectors(records), options)
 
     async def update(
         self,
@@ -267,33 +259,24 @@ class AsyncCollection:
 
         Raises: as `add`.
         """
+        options = write_options(wait, wait_seconds, idempotency_key)
         records = checked_records(ids, embeddings, metadatas, documents, images, uris)
         embeds = records.vectors is not None or records.documents is not None or records.images is not None
-        vectors = await self._vectors(records) if embeds else None
-        return await self._transport.send(self._write(UpdateRecords, records, vectors, wait, wait_seconds, idempotency_key))
+        return await self._write(UpdateRecords, records, await self._vectors(records) if embeds else None, options)
 
-    def _write(
-        self,
-        kind: type[WriteT],
-        records: Records,
-        vectors: Vectors | None,
-        wait: Stage | None,
-        wait_seconds: float | None,
-        idempotency_key: str | None,
-    ) -> WriteT:
-        return kind(
-            tenant=self.tenant,
-            database=self.database,
-            collection_id=self._model.id,
+    async def _write(
+        self, kind: type[WriteRecords], records: Records, vectors: Vectors | None, options: WriteOptions
+    ) -> WriteResult:
+        call = kind(
+            **address_of(self._model),
             ids=records.ids,
             embeddings=None if vectors is None else EmbeddingBatch(vectors),
             documents=records.documents,
             metadatas=records.metadatas,
             uris=records.uris,
-            wait=checked_stage(wait),
-            wait_seconds=checked_wait_seconds(wait_seconds),
-            idempotency_key=checked_key(idempotency_key),
+            **options,
         )
+        return await self._transport.send(call)
 
     async def delete(
         self,
@@ -317,18 +300,14 @@ class AsyncCollection:
         if limit is not None and where is None and where_document is None:
             raise ValueError("limit needs where or where_document")
         call = DeleteRecords(
-            tenant=self.tenant,
-            database=self.database,
-            collection_id=self._model.id,
+            **address_of(self._model),
             ids=None if ids is None else checked_ids(ids),
             where=checked_where(where),
             where_document=checked_where_document(where_document),
             limit=checked_optional_count(limit, "limit"),
             missing=self._chosen(missing),
             missing_default=MISSING_DEFAULT,
-            wait=checked_stage(wait),
-            wait_seconds=checked_wait_seconds(wait_seconds),
-            idempotency_key=checked_key(idempotency_key),
+            **write_options(wait, wait_seconds, idempotency_key),
         )
         return to_delete_result(await self._transport.send(call))
 
@@ -396,11 +375,11 @@ class AsyncCollection:
             ImportError: pyarrow is needed, for Parquet and Arrow, or rich, and is not installed.
             ChromaError: the stream failed; what it was. What came before is durable.
         """
-        reading = checked_reading(mapping, op, format, delimiter)
+        source_options = checked_source_options(mapping, op, format, delimiter)
         options = IngestOptions(
             stream_id, on_error, on_line_error, embedding_concurrency, linger_seconds, retry_seconds, progress
         )
-        return await ingest_source(self._stream(options, self.name), source, reading)
+        return await ingest_source(self._stream(options, self.name), source, source_options)
 
     def _stream(self, options: IngestOptions, description: str) -> AsyncIngestStream:
         embedder = Embedder(self._function, self._text_vectors, self._vectors)
@@ -426,9 +405,7 @@ class AsyncCollection:
         """
         wanted = self._checked_include(include, GET_INCLUDE)
         call = GetRecords(
-            tenant=self.tenant,
-            database=self.database,
-            collection_id=self._model.id,
+            **address_of(self._model),
             ids=None if ids is None else checked_ids(ids),
             where=checked_where(where),
             where_document=checked_where_document(where_document),
@@ -437,9 +414,7 @@ class AsyncCollection:
             include=_sent(wanted),
             missing=self._chosen(missing),
             missing_default=MISSING_DEFAULT,
-            read_level=None if read_level is None else cast("Any", _level(read_level)),
-            min_lsn=checked_lsn(min_lsn),
-            wait_seconds=checked_wait_seconds(wait_seconds),
+            **read_options(read_level, min_lsn, wait_seconds),
         )
         result = await self._transport.send(call)
         data = await self._load(result.columns.uris) if "data" in wanted else None
@@ -477,9 +452,7 @@ class AsyncCollection:
         """
         wanted = self._checked_include(include, QUERY_INCLUDE)
         call = QueryRecords(
-            tenant=self.tenant,
-            database=self.database,
-            collection_id=self._model.id,
+            **address_of(self._model),
             n_results=checked_count(n_results, "n_results", 1),
             ids=checked_read_ids(ids),
             where=checked_where(where),
@@ -487,10 +460,8 @@ class AsyncCollection:
             include=_sent(wanted),
             missing=self._chosen(missing),
             missing_default=MISSING_DEFAULT,
+            **read_options(read_level, min_lsn, wait_seconds),
             query_embeddings=await self._query_vectors(query_embeddings, query_texts, query_images, query_uris),
-            read_level=None if read_level is None else cast("Any", _level(read_level)),
-            min_lsn=checked_lsn(min_lsn),
-            wait_seconds=checked_wait_seconds(wait_seconds),
         )
         result = await self._transport.send(call)
         data = [await self._load(columns.uris) for columns in result.columns] if "data" in wanted else None
@@ -504,50 +475,21 @@ class AsyncCollection:
         wait_seconds: float | None = None,
     ) -> int:
         """Return the number of records; with `ReadLevel.INDEX_ONLY`, of those that the background work has applied."""
-        call = CountRecords(
-            tenant=self.tenant,
-            database=self.database,
-            collection_id=self._model.id,
-            read_level=cast("Any", _level(read_level)),
-            min_lsn=checked_lsn(min_lsn),
-            wait_seconds=checked_wait_seconds(wait_seconds),
-        )
+        call = CountRecords(**address_of(self._model), **read_options(read_level, min_lsn, wait_seconds))
         return (await self._transport.send(call)).count
 
     async def get_indexing_status(self) -> IndexingStatus:
         """Return how far the background work on this collection has come."""
-        return await self._transport.send(
-            GetIndexingStatus(tenant=self.tenant, database=self.database, collection_id=self._model.id)
-        )
+        return await self._transport.send(GetIndexingStatus(**address_of(self._model)))
 
     async def flush(self, wait: Stage = "applied", wait_seconds: float | None = None) -> FlushResult:
         """Make durable all that was acknowledged before, whatever the durability, and wait until it is applied, or indexed.
 
         After `wait_seconds` (30) the answer says how far it has come, in `reached`. Chroma has nothing like it.
         """
-        call = FlushCollection(
-            tenant=self.tenant,
-            database=self.database,
-            collection_id=self._model.id,
-            wait=checked_stage(wait),
-            wait_seconds=checked_wait_seconds(wait_seconds),
-        )
+        seconds = checked_wait_seconds(wait_seconds)
+        call = FlushCollection(**address_of(self._model), wait=checked_stage(wait), wait_seconds=seconds)
         return await self._transport.send(call)
-
-    async def search(self, searches: Any, read_level: Any = ReadLevel.INDEX_AND_WAL) -> JsonObject:
-        """Send Chroma's hybrid searches: dictionaries in the form of its API, or objects with `to_dict()`; one or a list.
-
-        Raises:
-            UnimplementedError: the server, such as ours, has no hybrid search; use `query`.
-        """
-        call = Search(
-            tenant=self.tenant,
-            database=self.database,
-            collection_id=self._model.id,
-            searches=_search_json(searches),
-            read_level=_level(read_level),
-        )
-        return cast("JsonObject", await self._transport.send(call))
 
     async def fork(self, new_name: str) -> AsyncCollection:
         """Return a copy of the collection under another name.
@@ -555,64 +497,11 @@ class AsyncCollection:
         Raises:
             UnimplementedError: the server, such as ours, does not fork.
         """
-        call = ForkCollection(tenant=self.tenant, database=self.database, collection_id=self._model.id, new_name=new_name)
+        call = ForkCollection(**address_of(self._model), new_name=new_name)
         model = cast("Model", await self._transport.send(call))
         return AsyncCollection(
             self._transport, self._caller, model, self._embedding_function, self._data_loader, self._missing
         )
-
-    async def fork_count(self) -> int:
-        """Return how many forks the collection has.
-
-        Raises:
-            UnimplementedError: the server, such as ours, does not fork.
-        """
-        call = CountForks(tenant=self.tenant, database=self.database, collection_id=self._model.id)
-        return cast("int", await self._transport.send(call))
-
-    async def attach_function(
-        self, function: Any, name: str, output_collection: str, params: Mapping[str, Any] | None = None
-    ) -> JsonObject:
-        """Let the server run one of its functions over every write; return its description of what was attached.
-
-        Raises:
-            UnimplementedError: the server, such as ours, has no functions.
-        """
-        call = AttachFunction(
-            tenant=self.tenant,
-            database=self.database,
-            collection_id=self._model.id,
-            name=name,
-            function_id=str(getattr(function, "value", function)),
-            output_collection=output_collection,
-            params=None if params is None else dict(params),
-        )
-        return cast("JsonObject", await self._transport.send(call))
-
-    async def get_attached_function(self, name: str) -> JsonObject:
-        """Return the server's description of an attached function.
-
-        Raises:
-            NotFoundError: there is none, as always on our server.
-        """
-        call = GetFunction(tenant=self.tenant, database=self.database, collection_id=self._model.id, name=name)
-        return cast("JsonObject", await self._transport.send(call))
-
-    async def detach_function(self, name: str, delete_output_collection: bool = False) -> bool:
-        """Detach a function, with what it wrote if so wished.
-
-        Raises:
-            UnimplementedError: the server, such as ours, has no functions.
-        """
-        call = DetachFunction(
-            tenant=self.tenant,
-            database=self.database,
-            collection_id=self._model.id,
-            name=name,
-            delete_output=delete_output_collection,
-        )
-        await self._transport.send(call)
-        return True
 
     async def modify(
         self,
@@ -630,9 +519,7 @@ class AsyncCollection:
             raise ValueError("the distance of a collection can't change; leave hnsw:space out")
         function = new_function(configuration, self._model.embedding_function)
         call = ModifyCollection(
-            tenant=self.tenant,
-            database=self.database,
-            collection_id=self._model.id,
+            **address_of(self._model),
             new_name=None if name is None else checked_name(name, "name"),
             new_metadata=checked_metadata(metadata),
             new_configuration=to_update(configuration, function),
@@ -679,7 +566,7 @@ class AsyncCollection:
         """
         chosen = self._chosen(missing) or MISSING_DEFAULT
         fields = watch_fields(after, snapshot, include, kinds, where, chosen, heartbeat_seconds)
-        call = WatchCollection(tenant=self.tenant, database=self.database, collection_id=self._model.id, **fields)
+        call = WatchCollection(**address_of(self._model), **fields)
         return AsyncWatch(self._transport, call, on_gone=on_gone, heartbeats=heartbeats, reconnect_seconds=reconnect_seconds)
 
     async def reindex(
@@ -705,9 +592,7 @@ class AsyncCollection:
             InvalidArgumentError: nothing is to be changed, or to a value that is not possible.
         """
         call = ReindexCollection(
-            tenant=self.tenant,
-            database=self.database,
-            collection_id=self._model.id,
+            **address_of(self._model),
             space=space,
             max_neighbors=max_neighbors,
             ef_construction=ef_construction,
@@ -721,12 +606,7 @@ class AsyncCollection:
 
         It is done in any case; `done` says whether that was within `wait_seconds` (600). Backups are files of their own.
         """
-        call = PurgeCollection(
-            tenant=self.tenant,
-            database=self.database,
-            collection_id=self._model.id,
-            wait_seconds=checked_wait_seconds(wait_seconds),
-        )
+        call = PurgeCollection(**address_of(self._model), wait_seconds=checked_wait_seconds(wait_seconds))
         return await self._transport.send(call)
 
     def _remember(self, done: ModifyCollection, function: EmbeddingArgument) -> None:
@@ -792,18 +672,6 @@ class AsyncCollection:
         if self._data_loader is None:
             raise ValueError("URIs can't be loaded without a data loader; pass data_loader=... to the client's method")
         return await self._caller.call(self._data_loader, list(uris or ()))
-
-
-def _level(read_level: Any) -> str:
-    level = str(getattr(read_level, "value", read_level))
-    if level not in set(ReadLevel):
-        raise ValueError(f"read_level: unknown level {level!r}, expected one of {', '.join(ReadLevel)}")
-    return level
-
-
-def _search_json(searches: Any) -> list[Any]:
-    several = cast("Sequence[Any]", searches if isinstance(searches, list | tuple) else [searches])
-    return [search.to_dict() if hasattr(search, "to_dict") else search for search in several]
 
 
 def _sent(include: Sequence[str]) -> Any:

@@ -27,7 +27,7 @@ from chroma_async.client.lines import NO_EMBEDDING, Lines, joined, with_vectors,
 from chroma_async.client.parts import encode, preferred_type
 from chroma_async.client.records import WHAT_TO_PASS, checked_records, to_lines
 from chroma_async.client.retry import RetryPolicy
-from chroma_async.client.sources import Reading, open_source
+from chroma_async.client.sources import SourceOptions, open_source
 from chroma_async.client.transports.base import AsyncTransport
 from chroma_async.errors import (
     ChromaError,
@@ -39,7 +39,7 @@ from chroma_async.errors import (
     UnsupportedMediaTypeError,
 )
 from chroma_async.model import Collection as Model
-from chroma_async.model import Operation
+from chroma_async.model import Operation, address_of
 from chroma_async.protocol import Call
 from chroma_async.protocol.ingest import NDJSON, GetIngestPosition, Ingest, IngestResult, LineError
 
@@ -78,7 +78,7 @@ class AsyncIngestStream:
     ) -> None:
         self._transport = transport
         self._caller = caller
-        self._place = {"tenant": model.tenant, "database": model.database, "collection_id": model.id}
+        self._address = address_of(model)
         self._embedder = embedder
         self._options = options
         self._description = description
@@ -136,7 +136,7 @@ class AsyncIngestStream:
         self._lock, self._embedding, self._encoding = AsyncQuickLock(), AsyncLock(), AsyncLock()
         self._filled, self._ended = AsyncWaker(), AsyncSignal()
         if self._options.stream_id is not None:
-            known = await self._patiently(GetIngestPosition(**self._place, stream_id=self._stream_id))
+            known = await self._patiently(GetIngestPosition(**self._address, stream_id=self._stream_id))
             self._began = self._position = self._next = known.position
             self._lsn = known.lsn
             self._transport.session.saw(known.lsn)
@@ -352,7 +352,7 @@ class AsyncIngestStream:
 
     async def _send(self, begin: int, part: _Part) -> None:
         call = Ingest(
-            **self._place,
+            **self._address,
             stream_id=self._stream_id,
             session=self._session,
             position=begin,
@@ -432,11 +432,11 @@ class AsyncIngestStream:
             raise self._failure
 
 
-async def ingest_source(stream: AsyncIngestStream, source: Any, reading: Reading) -> IngestReport:
+async def ingest_source(stream: AsyncIngestStream, source: Any, options: SourceOptions) -> IngestReport:
     """Send a source to its end, beginning with the first line that the server has not."""
     async with stream:
-        with open_source(source, reading, stream.position) as opened:
-            await _put_all(stream, opened.items)
+        with open_source(source, options, stream.position) as items:
+            await _put_all(stream, items)
         await stream.flush()
     return stream.report
 

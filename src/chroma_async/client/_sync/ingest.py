@@ -28,7 +28,7 @@ from chroma_async.client.lines import NO_EMBEDDING, Lines, joined, with_vectors,
 from chroma_async.client.parts import encode, preferred_type
 from chroma_async.client.records import WHAT_TO_PASS, checked_records, to_lines
 from chroma_async.client.retry import RetryPolicy
-from chroma_async.client.sources import Reading, open_source
+from chroma_async.client.sources import SourceOptions, open_source
 from chroma_async.client.transports.base import Transport
 from chroma_async.errors import (
     ChromaError,
@@ -40,7 +40,7 @@ from chroma_async.errors import (
     UnsupportedMediaTypeError,
 )
 from chroma_async.model import Collection as Model
-from chroma_async.model import Operation
+from chroma_async.model import Operation, address_of
 from chroma_async.protocol import Call
 from chroma_async.protocol.ingest import NDJSON, GetIngestPosition, Ingest, IngestResult, LineError
 
@@ -79,7 +79,7 @@ class IngestStream:
     ) -> None:
         self._transport = transport
         self._caller = caller
-        self._place = {"tenant": model.tenant, "database": model.database, "collection_id": model.id}
+        self._address = address_of(model)
         self._embedder = embedder
         self._options = options
         self._description = description
@@ -137,7 +137,7 @@ class IngestStream:
         self._lock, self._embedding, self._encoding = QuickLock(), Lock(), Lock()
         self._filled, self._ended = Waker(), Signal()
         if self._options.stream_id is not None:
-            known = self._patiently(GetIngestPosition(**self._place, stream_id=self._stream_id))
+            known = self._patiently(GetIngestPosition(**self._address, stream_id=self._stream_id))
             self._began = self._position = self._next = known.position
             self._lsn = known.lsn
             self._transport.session.saw(known.lsn)
@@ -353,7 +353,7 @@ class IngestStream:
 
     def _send(self, begin: int, part: _Part) -> None:
         call = Ingest(
-            **self._place,
+            **self._address,
             stream_id=self._stream_id,
             session=self._session,
             position=begin,
@@ -433,11 +433,11 @@ class IngestStream:
             raise self._failure
 
 
-def ingest_source(stream: IngestStream, source: Any, reading: Reading) -> IngestReport:
+def ingest_source(stream: IngestStream, source: Any, options: SourceOptions) -> IngestReport:
     """Send a source to its end, beginning with the first line that the server has not."""
     with stream:
-        with open_source(source, reading, stream.position) as opened:
-            _put_all(stream, opened.items)
+        with open_source(source, options, stream.position) as items:
+            _put_all(stream, items)
         stream.flush()
     return stream.report
 
