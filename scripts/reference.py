@@ -171,7 +171,7 @@ def settings_page() -> str:
 ## Engine
 
 For embedded clients: `AsyncPersistentClient(path, engine=EngineSettings(...))`. A server takes `durability`, `allow_reset`
-and `missing` from its command line, and the defaults of the rest.
+and `missing` from its command line, and of the rest the defaults, but for `brief_seconds`: 0.01.
 
 {_settings_table(EngineSettings())}
 ## Server

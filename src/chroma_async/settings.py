@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 T = TypeVar("T")
 
@@ -66,6 +66,11 @@ class EngineSettings:
     follow_interval_seconds: float = setting(0.05, "how often an idle process looks for entries of other processes")
     lock_interval_seconds: float = setting(0.5, "how often a process asks whether it may compact")
 
+
+SERVED: Final = EngineSettings(brief_seconds=0.01)
+"""What the engine of a server is told by default. A worker's loop has nothing to do but answer requests, so a read that is
+over soon may run on it. With a limit of half of this, busy workers could get stuck in threads that fight for the
+interpreter."""
 
 HttpServer = Literal["hypercorn", "uvicorn"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -133,7 +138,6 @@ class AuthSettings:
     basic_lines: tuple[str, ...] = setting((), "lines of such a file, from the variables of Chroma")
     token_file: str | None = setting(None, "file of tokens, hashed, one JSON object a line")
     token_digests: tuple[str, ...] = setting((), "SHA-256 of single tokens, of CHROMA_ASYNC_AUTH_TOKEN for one")
-    token_name: str = setting("token", "who presents one of the single tokens")
     token_header: TokenHeader = setting("any", "header of tokens: authorization (Bearer), x-chroma-token, or any of the two")
     roles_file: str | None = setting(None, "file of roles, one JSON object a line; without it every user may do everything")
     jwt_jwks: str | None = setting(None, "file or https URL of the public keys of JWTs")

@@ -358,4 +358,4 @@ async def test_a_stream_is_refused_at_once_and_ends_when_its_credential_is_withd
         known.write_text(token_line("loader", token, "write"))
         await asyncio.sleep(1.5)
         answer = httpx.get(url + path, params=names, headers={"authorization": f"Bearer {token}"})
-        assert answer.json()["position"] == last["position"]
+        assert last["position"] <= answer.json()["position"] <= sent  # what was under way then is kept, or is not

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
+from chroma_async.cli.auth import _OPTIONS
 from chroma_async.cli.commands import app, run
 from chroma_async.cli.config import MASKED, shown, variable
 from chroma_async.cli.retention import retention_settings
-from chroma_async.settings import EngineSettings
+from chroma_async.settings import EngineSettings, ServerSettings
 
 
 def config(*arguments: str, **environment: str) -> Result:
@@ -32,7 +34,6 @@ def test_each_value_has_its_source_and_the_command_line_goes_first() -> None:
     assert rows["workers"] == {"value": 3, "source": "environment CHROMA_ASYNC_WORKERS"}
     assert rows["server"] == {"value": "uvicorn", "source": "environment CHROMA_ASYNC_SERVER"}
     assert rows["host"] == {"value": "127.0.0.1", "source": "default"}
-    assert rows["keep_alive_seconds"]["source"] == "default, no option"
     assert "http_server" not in rows
 
 
@@ -47,10 +48,18 @@ def test_every_option_of_run_is_there_and_has_a_variable() -> None:
         assert variable(option) == "CHROMA_ASYNC_" + name.upper().replace("-", "_"), option.opts
 
 
+def test_every_option_of_run_reaches_what_it_is_for() -> None:
+    """Most go by their names into settings, so one with another name would be lost."""
+    names = {str(option.name) for option in run.params}
+    taken = {entry.name for kind in (EngineSettings, ServerSettings) for entry in fields(kind)}
+    assert names - taken == {"path", "log_retention", *_OPTIONS}
+
+
 def test_defaults_are_those_that_count() -> None:
     rows = found()
     assert rows["sync_interval"] == {"value": EngineSettings().sync_interval_seconds, "source": "default"}
     assert rows["log_retention"] == {"value": "1MiB", "source": "default"}
+    assert rows["brief_seconds"] == {"value": 0.01, "source": "default, no option"}  # embedded engines have another
     settings = EngineSettings()
     assert retention_settings("1MiB") == {
         "log_retention_bytes": settings.log_retention_bytes,
@@ -93,7 +102,16 @@ def test_variable_that_is_misspelt_is_told() -> None:
 
 
 @pytest.mark.parametrize(
-    "option", ["--drain-seconds", "--graceful-seconds", "--head-seconds", "--requests-per-second", "--sync-interval"]
+    "option",
+    [
+        "--body-timeout-seconds",
+        "--drain-seconds",
+        "--graceful-seconds",
+        "--head-seconds",
+        "--keep-alive-seconds",
+        "--requests-per-second",
+        "--sync-interval",
+    ],
 )
 @pytest.mark.parametrize("number", ["nan", "inf", "-1", "soon"])
 def test_a_number_that_is_none_is_refused(option: str, number: str) -> None:

@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 
 from chroma_async import cli
 from chroma_async.cli.commands import app, version
+from chroma_async.engine.verify import compacting_alone
 from chroma_async.server.run import check_directory
 
 
@@ -227,6 +228,16 @@ def test_a_stage_that_does_not_exist_is_refused(data: Path) -> None:
 
 def test_inspection_shows_a_database_without_collections(data: Path) -> None:
     assert "default_database" in chroma_async("inspect", data).stdout
+
+
+def test_a_reindex_that_nobody_gets_done_ends_and_says_so(data: Path) -> None:
+    assert chroma_async("add", data, "docs", "--create", "--id", "a", "--embedding", "[1, 2]").exit_code == 0
+    reindex = ["reindex", data, "docs", "--max-neighbors"]
+    with compacting_alone(data):  # it is this process's turn, which does nothing
+        result = chroma_async(*reindex, "8", "--wait-seconds", "0.2")
+    assert_one_line(result, 1, "not built yet", "collection='docs' wait_seconds=0.2")
+    done = chroma_async(*reindex, "9")
+    assert (done.exit_code, done.stdout) == (0, "docs: reindexed\n")
 
 
 def test_collection_that_is_not_there_is_one_line(data: Path) -> None:

@@ -14,7 +14,7 @@ from chroma_async.protocol import Heartbeat
 from chroma_async.server import body
 from chroma_async.server.app import create_app
 from chroma_async.server.limits import CLIENTS_MAX, Bucket, Limits, client_key
-from chroma_async.server.observe import IDENTITY
+from chroma_async.server.observe import SENDER
 from chroma_async.settings import ServerSettings
 
 pytestmark = pytest.mark.anyio
@@ -118,7 +118,7 @@ def test_identities_go_before_addresses_and_networks_are_one_client() -> None:
     def key(address: str | None, name: str | None = None) -> str:
         scope: dict[str, Any] = {"client": (address, 1) if address else None}
         if name is not None:
-            scope[IDENTITY] = SimpleNamespace(name=name)
+            scope[SENDER] = SimpleNamespace(name=name)
         return client_key(scope)
 
     assert key("203.0.113.9", "alice") == key("203.0.113.10", "alice") != key("203.0.113.9")

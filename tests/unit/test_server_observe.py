@@ -18,7 +18,7 @@ from chroma_async.errors import NotFoundError
 from chroma_async.metrics import HttpMetrics
 from chroma_async.protocol import Heartbeat
 from chroma_async.server.app import create_app
-from chroma_async.server.observe import IDENTITY, TEXT_MAX, Observed, plain
+from chroma_async.server.observe import SENDER, TEXT_MAX, Observed, plain
 from chroma_async.server.shared_metrics import MetricsPage
 from chroma_async.settings import ServerSettings
 
@@ -104,7 +104,7 @@ async def test_no_request_can_write_a_line_of_its_own(form: Any, caplog: pytest.
     evil = "x\r\n2026-01-01T00:00:00Z INFO request.done status=200 \u2028\u202e\x1b[31m" + "y" * 10_000
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        scope[IDENTITY] = SimpleNamespace(name=evil)
+        scope[SENDER] = SimpleNamespace(name=evil)
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"abc"})
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from chroma_async.cli.console import fail, one_line_errors, print_table
+from chroma_async.cli.console import in_loop, print_table
 
 if TYPE_CHECKING:
     from chroma_async.engine.audit import AuditLine
@@ -27,16 +27,10 @@ def audit(path: Path, collection: str | None, after: int, as_json: bool) -> None
     PATH may be in use. The log keeps an entry until it was applied: usually for seconds. A server's --audit-log keeps what
     this can't show.
     """
-    import asyncio
-
     from chroma_async.cli.directory import require_directory
 
     require_directory(path)
-    with one_line_errors():
-        try:
-            lines = asyncio.run(_read(path, collection, after))
-        except _NotThereError as error:
-            fail(str(error))
+    lines = in_loop(lambda: _read(path, collection, after))
     if as_json:
         import msgspec
 
@@ -44,10 +38,6 @@ def audit(path: Path, collection: str | None, after: int, as_json: bool) -> None
             click.echo(msgspec.json.encode(_as_json(line)).decode())
     else:
         _print(lines)
-
-
-class _NotThereError(Exception):
-    """What was asked for is not in the directory."""
 
 
 async def _read(path: Path, collection: str | None, after: int) -> list[AuditLine]:
@@ -65,7 +55,7 @@ async def _read(path: Path, collection: str | None, after: int) -> list[AuditLin
             catalog = Catalog.from_rows((await log.catalog()).rows)
             chosen = _chosen(catalog, collection)
         if after > log.barrier():
-            raise _NotThereError(f"the log ends before that LSN. after={after} newest={log.barrier()}")
+            raise ValueError(f"the log ends before that LSN. after={after} newest={log.barrier()}")
         return [line async for line in read_audit(log, after=Lsn(after), collection=chosen)]
     finally:
         await log.close()
@@ -82,12 +72,12 @@ def _chosen(catalog: Any, collection: str) -> Any:
     ]
     if len(named) > 1:
         found = ", ".join(f"{item.tenant}/{item.database}: {item.id}" for item in named)
-        raise _NotThereError(f"several collections have that name; give the id of one. {found}")
+        raise ValueError(f"several collections have that name; give the id of one. {found}")
     if named:
         return named[0].id
     if collection.count("-") == 4:
         return collection
-    raise _NotThereError(f"no collection of that name; give the id of a deleted one. collection={collection!r}")
+    raise ValueError(f"no collection of that name; give the id of a deleted one. collection={collection!r}")
 
 
 def _time(line: AuditLine) -> str:

@@ -10,12 +10,12 @@ from typing import Any, Final, TypeVar, get_args
 
 import click
 
+from chroma_async.cli.config import PREFIX
 from chroma_async.cli.console import Number, fail
 from chroma_async.settings import AuthSettings, TokenHeader
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-PREFIX: Final = "CHROMA_ASYNC_"
 _DEFAULTS: Final = AuthSettings()
 _OPTIONS: Final[Mapping[str, Mapping[str, Any]]] = {
     "auth_basic_file": {"metavar": "FILE", "help": "Users with passwords: an htpasswd file, as htpasswd -B makes it."},
@@ -48,8 +48,7 @@ _OPTIONS: Final[Mapping[str, Mapping[str, Any]]] = {
 def auth_options(command: F) -> F:
     """The options of a server about who may call; the command takes them as one dictionary by `auth_settings`."""
     for name, details in reversed(list(_OPTIONS.items())):
-        arguments: dict[str, Any] = {"envvar": PREFIX + name.upper(), "default": None, **details}
-        command = click.option(f"--{name.replace('_', '-')}", name, **arguments)(command)
+        command = click.option(f"--{name.replace('_', '-')}", name, **{"default": None, **details})(command)
     return command
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import gc
 import json
 import sys
-from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, Final, TypeVar, get_args
+from typing import Any, Final, get_args
 
 import click
 from click.core import ParameterSource
@@ -19,14 +19,11 @@ from chroma_async.cli.auth import auth_options, auth_settings
 from chroma_async.cli.config import config_command
 from chroma_async.cli.console import EXIT_FAILED, Number, fail
 from chroma_async.cli.lazy import LazyGroup
-from chroma_async.cli.network import network_options, network_settings
+from chroma_async.cli.network import network_options
+from chroma_async.cli.options import place_options
 from chroma_async.cli.retention import retention_option, retention_settings
-from chroma_async.model import DEFAULT_DATABASE, DEFAULT_TENANT
-from chroma_async.settings import Durability, EngineSettings, HttpServer, LogLevel, Missing, ServerSettings
+from chroma_async.settings import SERVED, Durability, EngineSettings, HttpServer, LogLevel, Missing, ServerSettings
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-_ENGINE = EngineSettings()
 _SERVER = ServerSettings()
 
 
@@ -62,13 +59,6 @@ _PATH = click.argument("path", type=click.Path(path_type=Path))
 _COLLECTION = click.argument("collection")
 
 
-def _place(command: F) -> F:
-    """The options that say where a collection lives."""
-    tenant = click.option("--tenant", default=DEFAULT_TENANT, help="Tenant of the collection.")
-    database = click.option("--database", default=DEFAULT_DATABASE, help="Database of the collection.")
-    return tenant(database(command))
-
-
 @app.command()
 @click.option(
     "--path",
@@ -95,14 +85,14 @@ def _place(command: F) -> F:
 @click.option(
     "--durability",
     type=click.Choice(get_args(Durability)),
-    default=_ENGINE.durability,
+    default=SERVED.durability,
     help="Acknowledge a write after its fsync (commit), or before one that follows soon (interval), or never (off).",
 )
 @click.option(
     "--sync-interval",
     "sync_interval_seconds",
     type=Number(0.0, min_open=True),
-    default=_ENGINE.sync_interval_seconds,
+    default=SERVED.sync_interval_seconds,
     help="With --durability interval: seconds that a write may wait for its fsync.",
 )
 @retention_option
@@ -115,67 +105,34 @@ def _place(command: F) -> F:
     show_default=False,
 )
 @auth_options
-@click.option("--cors-origin", multiple=True, help="Origin that browsers may call from, or *; repeatable.")
-@click.option(
-    "--graceful-seconds",
-    type=Number(0.0),
-    default=_SERVER.graceful_seconds,
-    help="How long requests may go on after a stop was asked for.",
-)
+@click.option("--cors-origin", "cors_origins", multiple=True, help="Origin that browsers may call from, or *; repeatable.")
 @network_options
 @click.option(
     "--log-level", type=click.Choice(get_args(LogLevel)), default=_SERVER.log_level, help="Least severe level to log."
 )
-def run(
-    path: Path,
-    host: str,
-    port: int,
-    workers: int,
-    http_server: HttpServer,
-    allow_reset: bool,
-    allow_network_file_system: bool,
-    durability: Durability,
-    sync_interval_seconds: float,
-    log_retention: str,
-    missing: Missing | None,
-    cors_origin: tuple[str, ...],
-    graceful_seconds: float,
-    log_level: LogLevel,
-    **options: Any,
-) -> None:
+def run(path: Path, log_retention: str, **options: Any) -> None:
     """Serve a data directory until told to stop."""
     given = click.get_current_context().get_parameter_source("sync_interval_seconds")
-    if given is not ParameterSource.DEFAULT and durability != "interval":
-        fail(f"--sync-interval is for --durability interval. durability={durability!r}")
+    if given is not ParameterSource.DEFAULT and options["durability"] != "interval":
+        fail(f"--sync-interval is for --durability interval. durability={options['durability']!r}")
     gc.disable()
-    from chroma_async.server.run import StartError, run_server
+    from chroma_async.server.run import run_server
+    from chroma_async.server.start_error import StartError
 
     gc.enable()
-
-    engine = EngineSettings(
-        durability=durability,
-        sync_interval_seconds=sync_interval_seconds,
-        allow_reset=allow_reset,
-        allow_network_file_system=allow_network_file_system,
-        missing=missing,
-        **retention_settings(log_retention),
-    )
-    server = ServerSettings(
-        host=host,
-        port=port,
-        workers=workers,
-        http_server=http_server,
-        graceful_seconds=graceful_seconds,
-        cors_origins=cors_origin,
-        log_level=log_level,
-        **network_settings(options),
-    )
-    access = auth_settings(options)
+    engine = replace(SERVED, **_named(EngineSettings, options), **retention_settings(log_retention))
+    server = ServerSettings(**_named(ServerSettings, options))
     try:
-        code = run_server(path, engine, server, auth=access)
+        code = run_server(path, engine, server, auth=auth_settings(options))
     except StartError as error:
         fail(str(error))
     sys.exit(code)
+
+
+def _named(kind: type[EngineSettings | ServerSettings], options: dict[str, Any]) -> dict[str, Any]:
+    """The options that are settings of this kind; paths as texts, which may travel to child processes."""
+    found = {entry.name: options[entry.name] for entry in fields(kind) if entry.name in options}
+    return {name: str(value) if isinstance(value, Path) else value for name, value in found.items()}
 
 
 app.add_command(config_command(run))
@@ -220,15 +177,16 @@ def healthcheck(url: str, unix_socket: Path | None, timeout: float) -> None:
 @app.command()
 @_PATH
 @_COLLECTION
-@_place
+@place_options
 def count(path: Path, collection: str, tenant: str, database: str) -> None:
     """Print the number of records of a collection."""
-    from chroma_async.cli.directory import Dispatcher, address, get_collection, with_engine
+    from chroma_async.cli.directory import Dispatcher, get_collection, with_engine
+    from chroma_async.model import address_of
     from chroma_async.protocol import CountRecords
 
     async def ask(engine: Dispatcher) -> int:
         found = await get_collection(engine, tenant, database, collection)
-        return (await engine.dispatch(CountRecords(**address(found)))).count
+        return (await engine.dispatch(CountRecords(**address_of(found)))).count
 
     click.echo(with_engine(path, ask))
 
@@ -238,16 +196,17 @@ def count(path: Path, collection: str, tenant: str, database: str) -> None:
 @_COLLECTION
 @click.option("--limit", type=click.IntRange(0), default=10, help="Number of records to print.")
 @click.option("--offset", type=click.IntRange(0), default=0, help="Number of records to skip.")
-@_place
+@place_options
 def get(path: Path, collection: str, limit: int, offset: int, tenant: str, database: str) -> None:
     """Print records, oldest first, one JSON object a line."""
-    from chroma_async.cli.directory import Dispatcher, address, get_collection, with_engine
+    from chroma_async.cli.directory import Dispatcher, get_collection, with_engine
+    from chroma_async.model import address_of
     from chroma_async.protocol import GetRecords
     from chroma_async.protocol.results import Columns, metadata_object
 
     async def ask(engine: Dispatcher) -> Columns:
         found = await get_collection(engine, tenant, database, collection)
-        return (await engine.dispatch(GetRecords(**address(found), limit=limit, offset=offset))).columns
+        return (await engine.dispatch(GetRecords(**address_of(found), limit=limit, offset=offset))).columns
 
     columns = with_engine(path, ask)
     documents, metadatas = columns.documents or [], columns.metadatas or []
@@ -264,7 +223,7 @@ def get(path: Path, collection: str, limit: int, offset: int, tenant: str, datab
 @click.option("--document", help="Text of the record.")
 @click.option("--metadata", help="Metadata as a JSON object.")
 @click.option("--create", is_flag=True, help="Create the collection, and the data directory, if it is not there.")
-@_place
+@place_options
 def add(
     path: Path,
     collection: str,
@@ -277,7 +236,8 @@ def add(
     database: str,
 ) -> None:
     """Add a record; an id that exists keeps its first value."""
-    from chroma_async.cli.directory import Dispatcher, address, get_collection, with_engine
+    from chroma_async.cli.directory import Dispatcher, get_collection, with_engine
+    from chroma_async.model import address_of
     from chroma_async.protocol import AddRecords, CreateCollection
     from chroma_async.protocol.embeddings import EmbeddingBatch, from_lists
 
@@ -292,7 +252,7 @@ def add(
         else:
             found = await get_collection(engine, tenant, database, collection)
         batch = EmbeddingBatch(from_lists([vector], "embedding"))
-        call = AddRecords(**address(found), ids=[record_id], embeddings=batch, documents=[document], metadatas=[fields])
+        call = AddRecords(**address_of(found), ids=[record_id], embeddings=batch, documents=[document], metadatas=[fields])
         await engine.dispatch(call)
 
     with_engine(path, write, create=create)

@@ -14,7 +14,7 @@ from typing import Any, Final
 import click
 from click.core import ParameterSource
 
-from chroma_async.settings import AuthSettings, EngineSettings, ServerSettings
+from chroma_async.settings import SERVED, AuthSettings, ServerSettings
 
 MASKED: Final = "********"
 PREFIX: Final = "CHROMA_ASYNC_"
@@ -51,7 +51,7 @@ def effective(run: click.Command, arguments: list[str], command: str) -> list[Ro
     with run.make_context(command, arguments) as context:
         rows = [_row(context, option) for option in run.params]
         named = {str(option.name) for option in run.params}
-        rows += _without_option(named | {"cors_origins", "log_retention_bytes", "log_retention_seconds"})
+        rows += _without_option(named | {"log_retention_bytes", "log_retention_seconds"})
         rows += _from_chroma(auth_settings(context.params), context.params)
     return rows
 
@@ -79,7 +79,7 @@ def variable(option: click.Parameter) -> str:
 
 def _without_option(known: set[str]) -> Iterator[Row]:
     """Settings that only a program can change."""
-    for settings in (EngineSettings(), ServerSettings()):
+    for settings in (SERVED, ServerSettings()):
         for entry in fields(settings):
             if entry.name not in known:
                 yield Row(entry.name, shown(entry.name, getattr(settings, entry.name)), "default, no option")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
@@ -14,6 +14,8 @@ from chroma_async.errors import BackupError, ChromaError, ExchangeError, FormatE
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+R = TypeVar("R")
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -81,3 +83,14 @@ def one_line_errors() -> Generator[None]:
         fail(str(error), EXIT_FAILED)
     except OSError as error:
         fail(f"{error.strerror or error}. path={error.filename!r}" if error.filename else str(error))
+
+
+def in_loop(work: Callable[[], Coroutine[Any, Any, R]]) -> R:
+    """Run a command's work in an event loop; what a person can do something about ends it with one line."""
+    import asyncio
+
+    with one_line_errors():
+        try:
+            return asyncio.run(work())
+        except ValueError as error:
+            fail(str(error))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from chroma_async.cli.console import fail, one_line_errors
+from chroma_async.cli.console import fail, in_loop, one_line_errors
 from chroma_async.model import Collection
 from chroma_async.protocol import Call, GetCollection
 from chroma_async.settings import EngineSettings
@@ -44,8 +43,7 @@ def with_engine(path: Path, task: Callable[[Dispatcher], Awaitable[R]], *, compa
     """
     if not create:
         require_directory(path)
-    with one_line_errors():
-        return asyncio.run(_with_engine(path, task, compact))
+    return in_loop(lambda: _with_engine(path, task, compact))
 
 
 async def _with_engine(path: Path, task: Callable[[Dispatcher], Awaitable[R]], compact: bool) -> R:
@@ -57,8 +55,3 @@ async def _with_engine(path: Path, task: Callable[[Dispatcher], Awaitable[R]], c
 
 async def get_collection(engine: Dispatcher, tenant: str, database: str, name: str) -> Collection:
     return await engine.dispatch(GetCollection(tenant=tenant, database=database, name=name))
-
-
-def address(collection: Collection) -> dict[str, Any]:
-    """The fields by which a call on records names its collection."""
-    return {"tenant": collection.tenant, "database": collection.database, "collection_id": collection.id}

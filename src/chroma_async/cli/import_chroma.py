@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import click
 from msgspec.structs import replace
 
-from chroma_async.cli.console import EXIT_FAILED, print_table, progress_bar
+from chroma_async.cli.console import EXIT_FAILED, in_loop, print_table, progress_bar
+from chroma_async.cli.options import header_option
 from chroma_async.model import DEFAULT_TENANT
 
 if TYPE_CHECKING:
@@ -48,14 +49,14 @@ class _Source(Protocol):
 @click.argument("source", metavar="PATH_OR_URL")
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--tenant", multiple=True, default=[DEFAULT_TENANT], help="Tenant of a server to take; repeatable.")
-@click.option("--header", multiple=True, help="Header that the server wants, as NAME: VALUE; repeatable.")
-def import_chroma(source: str, path: Path, tenant: tuple[str, ...], header: tuple[str, ...]) -> None:
+@header_option
+def import_chroma(source: str, path: Path, tenant: tuple[str, ...], header: dict[str, str]) -> None:
     """Take all collections of Chroma 1.x into a data directory.
 
     It is PATH, made if it is not there. PATH_OR_URL is Chroma's data directory, which nobody may have open meanwhile, or
     the URL of a running server. After an interruption, run it again: what is there already is not written again.
     """
-    from chroma_async.cli.places import in_loop, open_place
+    from chroma_async.cli.places import open_place
 
     place = open_place(path, None, create=True)
 
@@ -69,7 +70,7 @@ def import_chroma(source: str, path: Path, tenant: tuple[str, ...], header: tupl
         raise SystemExit(EXIT_FAILED)
 
 
-def _opened(source: str, tenants: tuple[str, ...], headers: tuple[str, ...]) -> AbstractAsyncContextManager[_Source]:
+def _opened(source: str, tenants: tuple[str, ...], headers: dict[str, str]) -> AbstractAsyncContextManager[_Source]:
     if "://" in source:
         return _open_server(source, tenants, headers)
     return _open_directory(Path(source))
@@ -87,7 +88,7 @@ async def _open_directory(path: Path) -> AsyncGenerator[_Source]:
 
 
 @asynccontextmanager
-async def _open_server(url: str, tenants: tuple[str, ...], headers: tuple[str, ...]) -> AsyncGenerator[_Source]:
+async def _open_server(url: str, tenants: tuple[str, ...], headers: dict[str, str]) -> AsyncGenerator[_Source]:
     from chroma_async.cli.places import open_place
 
     async with open_place(None, url, headers) as place:
@@ -135,10 +136,10 @@ class _Server:
                 return sorted(found, key=lambda item: item.name)
 
     async def count(self, collection: Collection) -> int:
-        from chroma_async.cli.directory import address
+        from chroma_async.model import address_of
         from chroma_async.protocol import CountRecords
 
-        return (await self.place.send(CountRecords(**address(collection)))).count
+        return (await self.place.send(CountRecords(**address_of(collection)))).count
 
     async def pages(self, collection: Collection, reasons: Reasons) -> AsyncGenerator[Columns]:
         del reasons

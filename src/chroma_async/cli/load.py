@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 import click
 
 from chroma_async.cli.console import EXIT_FAILED, EXIT_INTERRUPTED, Number, fail
-from chroma_async.model import DEFAULT_DATABASE, DEFAULT_TENANT, Operation
+from chroma_async.cli.options import place_options, server_options
+from chroma_async.model import Operation
 
 if TYPE_CHECKING:
     from chroma_async.client._async.client import AsyncClientAPI
     from chroma_async.client._async.collection import AsyncCollection
     from chroma_async.client.ingest_report import IngestReport
-    from chroma_async.client.sources import Reading
+    from chroma_async.client.sources import SourceOptions
 
 LISTED_MAX: Final = 10
 
@@ -30,8 +31,7 @@ _FORMATS: Final = ("ndjson", "csv", "tsv", "parquet", "arrow")
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--collection", required=True, help="Name of the collection.")
 @click.option("--path", type=click.Path(path_type=Path), help="Data directory, which others may have open.")
-@click.option("--url", help="Server to use, instead of a data directory.")
-@click.option("--header", multiple=True, help="Header that the server wants, as NAME: VALUE; repeatable.")
+@server_options
 @click.option("--create", is_flag=True, help="Create the collection, and the data directory, if it is not there.")
 @click.option("--embed", is_flag=True, help="Embed documents that have no vectors, by the collection's embedding function.")
 @click.option(
@@ -57,9 +57,8 @@ _FORMATS: Final = ("ndjson", "csv", "tsv", "parquet", "arrow")
     help="Name of the load, by which it goes on.  [default: made of the file, the collection and the options]",
     show_default=False,
 )
-@click.option("--tenant", default=DEFAULT_TENANT, help="Tenant of the collection.")
-@click.option("--database", default=DEFAULT_DATABASE, help="Database of the collection.")
-def load(file: Path, path: Path | None, url: str | None, header: tuple[str, ...], create: bool, **options: Any) -> None:
+@place_options
+def load(file: Path, path: Path | None, url: str | None, header: dict[str, str], create: bool, **options: Any) -> None:
     """Load a FILE into a collection, each line once.
 
     FILE is NDJSON, CSV, TSV, Parquet or Arrow; the collection is one of a data directory or of a server. After Ctrl-C, a
@@ -110,29 +109,28 @@ def _parsed_mapping(texts: tuple[str, ...]) -> dict[str, Any]:
     return found
 
 
-def _client(path: Path | None, url: str | None, headers: tuple[str, ...], options: dict[str, Any]) -> AsyncClientAPI:
-    from chroma_async.cli.places import parsed_header
+def _client(path: Path | None, url: str | None, headers: dict[str, str], options: dict[str, Any]) -> AsyncClientAPI:
     from chroma_async.client._async.client import AsyncHttpClient, AsyncPersistentClient
 
     place: dict[str, Any] = {"tenant": options["tenant"], "database": options["database"]}
     if url is None:
         assert path is not None
         return AsyncPersistentClient(path, **place)
-    return AsyncHttpClient(url, headers=dict(parsed_header(text) for text in headers), **place)
+    return AsyncHttpClient(url, headers=headers, **place)
 
 
 def _run(
     file: Path, client_of: Any, mapping: dict[str, Any], create: bool, options: dict[str, Any], bad: _BadLines
 ) -> tuple[IngestReport, str]:
     """Load the file; on Ctrl-C say how far it came, and end."""
-    from chroma_async.cli.places import in_loop
+    from chroma_async.cli.console import in_loop
     from chroma_async.client._async.ingest import ingest_source
-    from chroma_async.client.ingest_options import checked_reading
+    from chroma_async.client.ingest_options import checked_source_options
 
     known: dict[str, Any] = {}
 
-    async def work() -> tuple[IngestReport, str, Reading]:
-        reading = checked_reading(mapping, options["op"], options["file_format"], options["delimiter"])
+    async def work() -> tuple[IngestReport, str, SourceOptions]:
+        reading = checked_source_options(mapping, options["op"], options["file_format"], options["delimiter"])
         async with client_of() as client:
             collection = await _collection(client, create, options)
             stream_id = options["stream_id"] or _stream_id(file, collection, mapping, options)
@@ -174,7 +172,7 @@ async def _collection(client: AsyncClientAPI, create: bool, options: dict[str, A
     return await client.get_collection(options["collection"], embedding_function=function)
 
 
-def _look_for_bad_lines(file: Path, reading: Reading, count: int, options: dict[str, Any], bad: _BadLines) -> None:
+def _look_for_bad_lines(file: Path, reading: SourceOptions, count: int, options: dict[str, Any], bad: _BadLines) -> None:
     """Find those of the first `count` lines, sent by earlier runs, that can be seen to be bad in the file itself."""
     from chroma_async.client.lines import BLANK, NO_EMBEDDING, without_vectors
     from chroma_async.client.sources import open_source
@@ -182,8 +180,8 @@ def _look_for_bad_lines(file: Path, reading: Reading, count: int, options: dict[
     if not count or not file.is_file():
         return
     begin = 0
-    with open_source(file, reading, 0) as source:
-        while begin < count and (lines := next(source.items, None)) is not None:
+    with open_source(file, reading, 0) as items:
+        while begin < count and (lines := next(items, None)) is not None:
             if not options["embed"]:
                 lines.require_vectors(without_vectors(lines), NO_EMBEDDING)
             for place, fault in sorted(lines.faults.items()):

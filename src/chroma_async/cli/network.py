@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final, TypeVar, get_args
 
 import click
 
 from chroma_async.cli.console import Number, fail
-from chroma_async.settings import AccessLogForm, ProxyHeaders, ServerSettings
+from chroma_async.settings import AccessLogForm, ProxyHeaders, ServerSettings, describe
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _SERVER = ServerSettings()
+_HELP: Final = {name: text for name, _, text in describe(_SERVER)}
 _FILE: Final = click.Path(path_type=Path)
 _ROOT_PATH: Final = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 
@@ -38,7 +38,15 @@ def _trusted(context: click.Context, parameter: click.Parameter, value: tuple[st
     return value
 
 
+def _number(name: str, kind: click.IntRange | Number) -> Callable[[F], F]:
+    """The option of a setting whose help is said of the option as well."""
+    text = _HELP[name]
+    flag, default = f"--{name.replace('_', '-')}", getattr(_SERVER, name)
+    return click.option(flag, type=kind, default=default, help=f"{text[0].upper()}{text[1:]}.")
+
+
 _OPTIONS: Final = (
+    _number("graceful_seconds", Number(0.0)),
     click.option(
         "--unix-socket",
         type=click.Path(path_type=Path),
@@ -63,57 +71,21 @@ _OPTIONS: Final = (
         default=_SERVER.proxy_headers,
         help="Headers that trusted proxies set: X-Forwarded-For and its kin, or Forwarded (RFC 7239).",
     ),
-    click.option(
-        "--drain-seconds",
-        type=Number(0.0),
-        default=_SERVER.drain_seconds,
-        help="How long requests are still accepted after a stop was asked for, while /readyz says that it comes.",
-    ),
+    _number("drain_seconds", Number(0.0)),
     click.option("--tls-certificate", type=_FILE, help="PEM file of the server's certificate and its chain."),
     click.option("--tls-key", type=_FILE, help="PEM file of its key, without a password."),
     click.option(
         "--tls-client-ca", type=_FILE, help="PEM file of CAs; clients must then show a certificate of one of them."
     ),
-    click.option(
-        "--body-bytes-max",
-        type=click.IntRange(1024),
-        default=_SERVER.body_bytes_max,
-        help="Bytes of the largest request body; larger ones get status 413.",
-    ),
-    click.option(
-        "--ingest-streams-max",
-        type=click.IntRange(1),
-        default=_SERVER.ingest_streams_max,
-        help="Ingest streams that a worker takes at the same time; more get status 429.",
-    ),
-    click.option(
-        "--ingest-idle-seconds",
-        type=Number(0.1),
-        default=_SERVER.ingest_idle_seconds,
-        help="How long an ingest stream may go without a whole line before it is ended.",
-    ),
-    click.option(
-        "--head-seconds",
-        type=Number(0.1),
-        default=_SERVER.head_seconds,
-        help="How long the head of a request may take to arrive, from its first byte.",
-    ),
-    click.option(
-        "--requests-per-second",
-        type=Number(0.001),
-        help="Requests that each identity, or else each address, may send to a worker in a second; more get status 429.",
-    ),
-    click.option(
-        "--concurrency",
-        type=click.IntRange(1),
-        help="Requests of each identity, or else each address, that a worker answers at once; more get status 429.",
-    ),
-    click.option(
-        "--feeds-max",
-        type=click.IntRange(0),
-        default=_SERVER.feeds_max,
-        help="Feeds of changes that a worker has open at once; more get status 429.",
-    ),
+    _number("body_bytes_max", click.IntRange(1024)),
+    _number("body_timeout_seconds", Number(0.1)),
+    _number("keep_alive_seconds", Number(0.1)),
+    _number("ingest_streams_max", click.IntRange(1)),
+    _number("ingest_idle_seconds", Number(0.1)),
+    _number("head_seconds", Number(0.1)),
+    _number("requests_per_second", Number(0.001)),
+    _number("concurrency", click.IntRange(1)),
+    _number("feeds_max", click.IntRange(0)),
     click.option(
         "--metrics/--no-metrics",
         default=_SERVER.metrics,
@@ -139,10 +111,3 @@ def network_options(command: F) -> F:
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
-
-
-def network_settings(values: dict[str, Any]) -> dict[str, Any]:
-    """Return what of all options is for `ServerSettings`; paths as texts, which may travel to child processes."""
-    known = {entry.name for entry in fields(ServerSettings)}
-    found = {name: value for name, value in values.items() if name in known}
-    return {name: str(value) if isinstance(value, Path) else value for name, value in found.items()}

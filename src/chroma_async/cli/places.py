@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
-from chroma_async.cli.console import fail, one_line_errors
-from chroma_async.cli.directory import address, require_directory
+from chroma_async.cli.console import fail
+from chroma_async.cli.directory import require_directory
 from chroma_async.errors import RateLimitError
-from chroma_async.model import Collection
+from chroma_async.model import Collection, address_of
 from chroma_async.protocol import Call, GetRecords
 from chroma_async.protocol.records import Include
 from chroma_async.protocol.results import Columns
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from chroma_async.engine import Engine
 
 R = TypeVar("R")
+Headers = Mapping[str, str]
 
 PAGE_ROWS: Final = 500
 PATIENCE_SECONDS: Final = 1.0
@@ -52,7 +53,7 @@ class Directory:
     def pages(self, collection: Collection) -> AsyncGenerator[Columns]:
         from chroma_async.engine.handlers.records import all_columns
 
-        return all_columns(self.engine, collection, PAGE_ROWS)
+        return all_columns(self.engine.context, collection, PAGE_ROWS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,20 +69,20 @@ class Server:
         return await self.transport.send(call)
 
     async def pages(self, collection: Collection) -> AsyncGenerator[Columns]:
-        ids = (await self.send(GetRecords(**address(collection), include=()))).columns.ids
+        ids = (await self.send(GetRecords(**address_of(collection), include=()))).columns.ids
         for first in range(0, len(ids), PAGE_ROWS):
             yield await self._page(collection, ids[first : first + PAGE_ROWS])
 
     async def _page(self, collection: Collection, ids: list[str]) -> Columns:
-        return (await self.send(GetRecords(**address(collection), ids=ids, include=EVERYTHING))).columns
+        return (await self.send(GetRecords(**address_of(collection), ids=ids, include=EVERYTHING))).columns
 
 
-def open_place(path: Path | None, url: str | None, headers: Sequence[str] = (), *, create: bool = False) -> _Opener:
+def open_place(path: Path | None, url: str | None, headers: Headers | None = None, *, create: bool = False) -> _Opener:
     """Return what opens a place: a directory, which must exist unless `create`, or the server at a URL; not both."""
     if (path is None) == (url is None):
         fail("name a data directory, or a server with --url" + (", not both." if url else "."))
     if url is not None:
-        return _server(url, headers)
+        return _server(url, headers or {})
     assert path is not None
     if not create:
         require_directory(path)
@@ -100,7 +101,7 @@ async def _directory(path: Path, *, compact: bool) -> AsyncGenerator[Place]:
 
 
 @asynccontextmanager
-async def _server(url: str, headers: Sequence[str]) -> AsyncGenerator[Place]:
+async def _server(url: str, headers: Headers) -> AsyncGenerator[Place]:
     from chroma_async.client._async.http import AsyncHttpTransport
     from chroma_async.client.address import parse_address
     from chroma_async.client.options import chosen_limits, chosen_timeout
@@ -109,7 +110,7 @@ async def _server(url: str, headers: Sequence[str]) -> AsyncGenerator[Place]:
 
     transport = AsyncHttpTransport(
         parse_address(url),
-        headers=dict(parsed_header(text) for text in headers),
+        headers=headers,
         timeout=chosen_timeout(None),
         retry=RetryPolicy(retries=8),
         limits=chosen_limits(None, Settings()),
@@ -118,24 +119,3 @@ async def _server(url: str, headers: Sequence[str]) -> AsyncGenerator[Place]:
         yield Server(transport)
     finally:
         await transport.aclose()
-
-
-def parsed_header(text: str) -> tuple[str, str]:
-    """Return name and value of a header."""
-    name, colon, value = text.partition(":")
-    if not colon or not name.strip():
-        raise ValueError(f"a header is NAME: VALUE. got={text!r}")
-    return name.strip(), value.strip()
-
-
-def in_loop(work: Callable[[], Awaitable[R]]) -> R:
-    """Run a command's work; what a person can do something about ends it with one line."""
-
-    async def run() -> R:
-        return await work()
-
-    with one_line_errors():
-        try:
-            return asyncio.run(run())
-        except ValueError as error:
-            fail(str(error))

@@ -10,7 +10,8 @@ import click
 from msgspec.structs import replace
 
 from chroma_async.cli.console import EXIT_FAILED, Number, format_bytes, print_table
-from chroma_async.model import DEFAULT_DATABASE, DEFAULT_TENANT, STAGES, Stage
+from chroma_async.cli.options import place_options
+from chroma_async.model import STAGES, Stage
 
 if TYPE_CHECKING:
     from chroma_async.cli.directory import Dispatcher
@@ -78,15 +79,15 @@ def _cells(row: CollectionStatus) -> tuple[str, ...]:
 @click.argument("collection", required=False)
 @click.option("--wait", type=click.Choice(STAGES), default="applied", help="How far.")
 @click.option("--wait-seconds", type=Number(0, 3600), default=600.0, help="How long at most.")
-@click.option("--tenant", default=DEFAULT_TENANT, help="Tenant of the collection.")
-@click.option("--database", default=DEFAULT_DATABASE, help="Database of the collection.")
+@place_options
 def flush(path: Path, collection: str | None, wait: Stage, wait_seconds: float, tenant: str, database: str) -> None:
     """Fsync the log, and wait until what it holds is applied.
 
     It waits for COLLECTION of the data directory PATH, or for all of a database. The directory may be in use; where nobody
     compacts it, this command does. The exit code is 0 when all has come so far.
     """
-    from chroma_async.cli.directory import address, get_collection, with_engine
+    from chroma_async.cli.directory import get_collection, with_engine
+    from chroma_async.model import address_of
     from chroma_async.protocol import FlushCollection, FlushDatabase
 
     async def ask(engine: Dispatcher) -> FlushResult:
@@ -94,7 +95,7 @@ def flush(path: Path, collection: str | None, wait: Stage, wait_seconds: float, 
             whole = FlushDatabase(tenant=tenant, database=database, wait=wait, wait_seconds=wait_seconds)
             return await engine.dispatch(whole)
         found = await get_collection(engine, tenant, database, collection)
-        return await engine.dispatch(FlushCollection(**address(found), wait=wait, wait_seconds=wait_seconds))
+        return await engine.dispatch(FlushCollection(**address_of(found), wait=wait, wait_seconds=wait_seconds))
 
     result = with_engine(path, ask, compact=True)
     click.echo(f"{path}: {result.reached} lsn={result.lsn}")

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
-from chroma_async.cli.console import progress_bar
-from chroma_async.model import DEFAULT_DATABASE, DEFAULT_TENANT
+from chroma_async.cli.console import in_loop, progress_bar
+from chroma_async.cli.options import place_options, server_options
 
 if TYPE_CHECKING:
     from chroma_async.cli.exchange import Definition
@@ -19,30 +18,21 @@ if TYPE_CHECKING:
     from chroma_async.model import Collection
     from chroma_async.protocol.results import Columns
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def _place(command: F) -> F:
-    url = click.option("--url", help="Server to use, instead of a data directory.")
-    header = click.option("--header", multiple=True, help="Header that the server wants, as NAME: VALUE; repeatable.")
-    tenant = click.option("--tenant", default=DEFAULT_TENANT, show_default=True, help="Tenant of the collection.")
-    database = click.option("--database", default=DEFAULT_DATABASE, show_default=True, help="Database of the collection.")
-    return url(header(tenant(database(command))))
-
 
 @click.command("export")
 @click.argument("path", nargs=-1, type=click.Path(path_type=Path), metavar="[PATH]")
 @click.argument("collection")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--lists", is_flag=True, help="NDJSON with vectors as lists of numbers, not as base64.")
-@_place
+@server_options
+@place_options
 def export_collection(
     path: tuple[Path, ...],
     collection: str,
     file: Path,
     lists: bool,
     url: str | None,
-    header: tuple[str, ...],
+    header: dict[str, str],
     tenant: str,
     database: str,
 ) -> None:
@@ -50,9 +40,9 @@ def export_collection(
 
     COLLECTION is one of the data directory PATH, or of a server. FILE is Parquet if it ends with .parquet, else NDJSON.
     """
-    from chroma_async.cli.directory import address
     from chroma_async.cli.exchange import Definition, new_file
-    from chroma_async.cli.places import in_loop, open_place
+    from chroma_async.cli.places import open_place
+    from chroma_async.model import address_of
     from chroma_async.protocol import CountRecords, GetCollection
 
     if len(path) > 1:
@@ -63,7 +53,7 @@ def export_collection(
         done = 0
         async with place as source:
             found = await source.send(GetCollection(tenant=tenant, database=database, name=collection))
-            total = (await source.send(CountRecords(**address(found)))).count
+            total = (await source.send(CountRecords(**address_of(found)))).count
             with progress_bar() as report, new_file(file, Definition.of(found), lists=lists) as sink:
                 async for columns in source.pages(found):
                     if columns.ids:
@@ -80,13 +70,14 @@ def export_collection(
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("path", required=False, type=click.Path(path_type=Path))
 @click.option("--collection", help="Name to give it; by default the one it had.")
-@_place
+@server_options
+@place_options
 def import_collection(
     file: Path,
     path: Path | None,
     collection: str | None,
     url: str | None,
-    header: tuple[str, ...],
+    header: dict[str, str],
     tenant: str,
     database: str,
 ) -> None:
@@ -95,7 +86,7 @@ def import_collection(
     It is one of the data directory PATH, or of a server, and made if it is not there. After an interruption, run it again.
     """
     from chroma_async.cli.exchange import open_file
-    from chroma_async.cli.places import in_loop, open_place
+    from chroma_async.cli.places import open_place
 
     place = open_place(path, url, header, create=True)
 
@@ -152,13 +143,13 @@ async def write(target: Target, columns: Columns) -> int:
 
     What an interrupted import has written already is read and left alone: that is how an import goes on.
     """
-    from chroma_async.cli.directory import address
     from chroma_async.cli.exchange import missing_in
     from chroma_async.cli.places import EVERYTHING
+    from chroma_async.model import address_of
     from chroma_async.protocol import GetRecords
 
     if not target.is_new:
-        call = GetRecords(**address(target.collection), ids=columns.ids, include=EVERYTHING)
+        call = GetRecords(**address_of(target.collection), ids=columns.ids, include=EVERYTHING)
         columns = missing_in((await target.place.send(call)).columns, columns)
     if columns.ids:
         await _upsert(target.place, target.collection, columns)
@@ -166,7 +157,7 @@ async def write(target: Target, columns: Columns) -> int:
 
 
 async def _upsert(place: Place, collection: Collection, columns: Columns) -> None:
-    from chroma_async.cli.directory import address
+    from chroma_async.model import address_of
     from chroma_async.protocol import UpsertRecords
     from chroma_async.protocol.embeddings import EmbeddingBatch
     from chroma_async.protocol.results import metadata_object
@@ -174,7 +165,7 @@ async def _upsert(place: Place, collection: Collection, columns: Columns) -> Non
     assert columns.embeddings is not None
     await place.send(
         UpsertRecords(
-            **address(collection),
+            **address_of(collection),
             ids=columns.ids,
             embeddings=EmbeddingBatch(columns.embeddings),
             documents=columns.documents,

@@ -8,8 +8,18 @@ from typing import get_args
 
 import click
 
-from chroma_async.cli.console import EXIT_FAILED, fail, format_bytes, one_line_errors, print_table, progress_bar
-from chroma_async.model import DEFAULT_DATABASE, DEFAULT_TENANT, Precision, Space
+from chroma_async.cli.console import (
+    EXIT_FAILED,
+    Number,
+    fail,
+    format_bytes,
+    in_loop,
+    one_line_errors,
+    print_table,
+    progress_bar,
+)
+from chroma_async.cli.options import place_options
+from chroma_async.model import Precision, Space
 
 
 @click.command()
@@ -84,16 +94,19 @@ def purge(path: Path, collections: tuple[str, ...], as_json: bool) -> None:
     Of COLLECTIONS (names or ids; none: all) every trace of them. Files that hold any are written anew, the log's too.
     Backups are files of their own. The data directory PATH may be in use: then the process that compacts it does this.
     """
-    import asyncio
-
     import msgspec
 
     from chroma_async.cli.directory import require_directory
+    from chroma_async.engine.purge import Receipt
     from chroma_async.engine.purge import purge as purge_directory
 
     require_directory(path)
-    with one_line_errors(), progress_bar() as report:
-        receipt = asyncio.run(purge_directory(path, collections, report=report))
+
+    async def work() -> Receipt:
+        with progress_bar() as report:
+            return await purge_directory(path, collections, report=report)
+
+    receipt = in_loop(work)
     if as_json:
         click.echo(msgspec.json.encode(receipt).decode())
         return
@@ -110,8 +123,8 @@ def purge(path: Path, collections: tuple[str, ...], as_json: bool) -> None:
 @click.option("--max-neighbors", type=click.IntRange(1), help="Neighbours of a vector in the graph (M).", show_default=False)
 @click.option("--ef-construction", type=click.IntRange(1), help="How widely they are looked for.", show_default=False)
 @click.option("--precision", type=click.Choice(get_args(Precision)), help="Of the graph's vectors.", show_default=False)
-@click.option("--tenant", default=DEFAULT_TENANT, help="Tenant of the collection.")
-@click.option("--database", default=DEFAULT_DATABASE, help="Database of the collection.")
+@click.option("--wait-seconds", type=Number(0, 3600), default=3600.0, help="How long to wait for it at most.")
+@place_options
 def reindex(
     path: Path,
     collection: str,
@@ -119,6 +132,7 @@ def reindex(
     max_neighbors: int | None,
     ef_construction: int | None,
     precision: Precision | None,
+    wait_seconds: float,
     tenant: str,
     database: str,
 ) -> None:
@@ -127,32 +141,23 @@ def reindex(
     It is that of COLLECTION in the data directory PATH. The directory may be in use: queries go on by the old index until
     the new one takes its place at once.
     """
-    import asyncio
-
-    from chroma_async.cli.directory import get_collection, require_directory
-    from chroma_async.engine import open_engine
-    from chroma_async.engine.directory import check_version
+    from chroma_async.cli.directory import Dispatcher, get_collection, with_engine
+    from chroma_async.model import address_of
     from chroma_async.protocol import FlushCollection, ReindexCollection
 
-    async def work() -> None:
-        async with open_engine(path) as engine:
-            found = await get_collection(engine, tenant, database, collection)
-            call = ReindexCollection(
-                tenant=tenant,
-                database=database,
-                collection_id=found.id,
-                space=space,
-                max_neighbors=max_neighbors,
-                ef_construction=ef_construction,
-                precision=precision,
-            )
-            await engine.dispatch(call)
-            flush = FlushCollection(tenant=tenant, database=database, collection_id=found.id, wait="indexed")
-            while (await engine.dispatch(flush)).waiting:
-                continue
+    async def is_built(engine: Dispatcher) -> bool:
+        place = address_of(await get_collection(engine, tenant, database, collection))
+        call = ReindexCollection(
+            **place, space=space, max_neighbors=max_neighbors, ef_construction=ef_construction, precision=precision
+        )
+        await engine.dispatch(call)
+        flush = FlushCollection(**place, wait="indexed", wait_seconds=wait_seconds)
+        return not (await engine.dispatch(flush)).waiting
 
-    require_directory(path)
-    with one_line_errors():
-        check_version(path)
-        asyncio.run(work())
+    if not with_engine(path, is_built, compact=True):
+        fail(
+            "not built yet. It is decided: whoever compacts the directory goes on with it; verify tells whether damage is "
+            f"in the way. collection={collection!r} wait_seconds={wait_seconds:g}",
+            EXIT_FAILED,
+        )
     click.echo(f"{collection}: reindexed")

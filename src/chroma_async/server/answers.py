@@ -49,10 +49,13 @@ async def answer_unread(receive: Receive, send: Send, response: WireResponse, *,
     await send_response(send, response)
 
 
-def is_stream(scope: Scope) -> bool:
-    """Whether the body of a request may be without end: its answer does not wait for that."""
+async def refuse(scope: Scope, receive: Receive, send: Send, response: WireResponse, *, timeout_seconds: float) -> None:
+    """Send an answer to a request that has not come to its endpoint; the body of a stream has no end to wait for."""
     path: bytes = scope["raw_path"]
-    return path.endswith(b"/ingest") and scope["method"] == "POST"
+    if path.endswith(b"/ingest") and scope["method"] == "POST":
+        await answer_at_once(receive, send, response)
+    else:
+        await answer_unread(receive, send, response, timeout_seconds=timeout_seconds)
 
 
 async def answer_at_once(receive: Receive, send: Send, response: WireResponse) -> None:
@@ -91,13 +94,17 @@ def empty_response(status: int, **headers: str) -> WireResponse:
 
 def error_response(error: ChromaError, trace: str | None = None) -> WireResponse:
     """Return the answer that a client turns back into this error. `trace` is the request's id, if it has one."""
-    return _error_response(error, trace or secrets.token_hex(16))
+    headers = {TRACE_HEADER: trace or secrets.token_hex(16)}
+    if error.retryable:
+        headers["retry-after"] = str(error.retry_after_seconds)
+    body = orjson.dumps({"error": error.wire_name, "message": error.message})
+    return WireResponse(status=error.status, body=body, headers=headers)
 
 
 def unexpected_response(error: Exception, call: str, trace: str | None = None) -> WireResponse:
     """Log an error that nobody foresaw, and answer without its details."""
     trace = trace or secrets.token_hex(16)
-    return _error_response(unexpected_error(error, call, trace), trace)
+    return error_response(unexpected_error(error, call, trace), trace)
 
 
 def unexpected_error(error: Exception, call: str, trace: str | None = None) -> InternalError:
@@ -105,11 +112,3 @@ def unexpected_error(error: Exception, call: str, trace: str | None = None) -> I
     trace = trace or secrets.token_hex(16)
     logger.error("request.failed call=%s trace_id=%s", call, trace, exc_info=error)
     return InternalError(f"internal error; the server's log has the details. trace_id={trace}")
-
-
-def _error_response(error: ChromaError, trace: str) -> WireResponse:
-    headers = {TRACE_HEADER: trace}
-    if error.retryable:
-        headers["retry-after"] = str(error.retry_after_seconds)
-    body = orjson.dumps({"error": error.wire_name, "message": error.message})
-    return WireResponse(status=error.status, body=body, headers=headers)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
+from msgspec.structs import replace
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chroma_async.metrics import HttpMetrics
@@ -22,10 +23,10 @@ from chroma_async.server.feed_hall import FeedHall
 from chroma_async.server.forwarded import Forwarded
 from chroma_async.server.ingest import IngestEndpoint
 from chroma_async.server.legacy import LegacyCallEndpoint
-from chroma_async.server.life import LIVE_PATH, READY_PATH, Life, Reason
+from chroma_async.server.life import Life, Reason
 from chroma_async.server.limits import Limits
 from chroma_async.server.observe import Observed
-from chroma_async.server.routing import PathTable
+from chroma_async.server.routing import LIVE_PATH, READY_PATH, PathTable
 from chroma_async.server.shared_metrics import METRICS_PATH, MetricsPage
 from chroma_async.settings import ServerSettings
 
@@ -59,49 +60,57 @@ def create_app(
     Raises:
         ValueError: a setting that can't be meant so.
     """
-    app: ASGIApp
     life = life or Life()
-    extra = _pages(life, metrics)
     counted = HttpMetrics() if metrics else None
     feeds = FeedHall(settings.feeds_max, life.draining)
+    host, nobody = _hosts(Host(dispatch, settings, position=position, metrics=counted, feeds=feeds), access)
+    app: ASGIApp = Application(host, nobody, _pages(life, metrics), life)
+    for layer in reversed([*_layers(settings, access, counted, tracer)]):
+        app = layer(app)
+    return app
+
+
+def _hosts(host: Host, access: Access | None) -> tuple[Host, Host]:
+    """Return what answers the calls, and what the calls that are always refused."""
     if access is None:
-        host = Host(dispatch, settings, position=position, metrics=counted, feeds=feeds)
-        nobody = Host(_refuse, settings)
-    else:
-        from chroma_async.server.auth.guard import Guard
+        return host, replace(host, dispatch=_refuse)
+    from chroma_async.server.auth.guard import Guard
 
-        guard, refusing = Guard(dispatch, dispatch, access.note), Guard(_refuse, dispatch)
-        host = Host(guard, settings, guard.refusal_of, position, counted, feeds)
-        nobody = Host(refusing, settings, refusing.refusal_of)
-    app = _limited(Application(host, nobody, extra, life), settings)
-    if access is not None:
-        from chroma_async.server.auth.authentication import Authentication
+    guard, refusing = Guard(host.dispatch, host.dispatch, access.note), Guard(_refuse, host.dispatch)
+    return (
+        replace(host, dispatch=guard, refusal_of=guard.refusal_of),
+        replace(host, dispatch=refusing, refusal_of=refusing.refusal_of),
+    )
 
-        app = Authentication(app, access.authenticator, settings.body_timeout_seconds)
+
+def _layers(
+    settings: ServerSettings, access: Access | None, counted: HttpMetrics | None, tracer: Tracer | None
+) -> Iterator[Callable[[ASGIApp], ASGIApp]]:
+    """What is around the application, in the order in which a request comes through it."""
+    if settings.access_log or settings.request_ids or counted is not None or tracer is not None:
+        yield lambda app: Observed(app, settings.access_log, counted)
+    if tracer is not None:
+        from chroma_async.server.tracing import Traced
+
+        yield lambda app: Traced(app, tracer)
+    if settings.root_path or settings.trusted_proxies:
+        yield lambda app: Forwarded(app, settings)
     if settings.cors_origins:
         from starlette.middleware.cors import CORSMiddleware
 
-        app = CORSMiddleware(
+        yield lambda app: CORSMiddleware(
             app,
             allow_origins=settings.cors_origins,
             allow_methods=["*"],
             allow_headers=["*"],
             expose_headers=EXPOSED_HEADERS,
         )
-    if settings.root_path or settings.trusted_proxies:
-        app = Forwarded(app, settings)
-    if tracer is not None:
-        from chroma_async.server.tracing import Traced
+    if access is not None:
+        from chroma_async.server.auth.authentication import Authentication
 
-        app = Traced(app, tracer)
-    if settings.access_log or settings.request_ids or metrics or tracer:
-        app = Observed(app, settings.access_log, counted)
-    return app
-
-
-def _limited(app: ASGIApp, settings: ServerSettings) -> ASGIApp:
-    limited = settings.requests_per_second is not None or settings.concurrency is not None
-    return Limits(app, settings) if limited else app
+        yield lambda app: Authentication(app, access.authenticator, settings.body_timeout_seconds)
+    if settings.requests_per_second is not None or settings.concurrency is not None:
+        yield lambda app: Limits(app, settings)
 
 
 def _pages(life: Life, metrics: MetricsPage | None) -> dict[str, ASGIApp]:

@@ -165,22 +165,31 @@ class _Patience:
 
     What is cancelled is the wait in this request. The engine finishes or forgets the work by its own rules: a write that
     has reached the writer is committed whole or not at all, whether or not anybody listens.
+
+    Raises:
+        ClientDisconnect: the client has gone. No CancelledError: the request may be its connection's own task, and whoever
+            looks at that would call a cancelled one a failure.
     """
 
-    __slots__ = ("_receive", "_request", "_timer", "_watcher")
+    __slots__ = ("_is_abandoned", "_receive", "_request", "_timer", "_watcher")
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
 
     def __enter__(self) -> None:
         self._request = asyncio.current_task()
+        self._is_abandoned = False
         self._watcher: asyncio.Task[None] | None = None
         self._timer = asyncio.get_running_loop().call_later(PATIENCE_SECONDS, self._start)
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._timer.cancel()
         if self._watcher is not None:
             self._watcher.cancel()
+        if self._is_abandoned and kind is asyncio.CancelledError and self._request is not None:
+            if self._request.uncancel():
+                return  # somebody else has cancelled it too
+            raise ClientDisconnect from None
 
     def _start(self) -> None:
         self._watcher = asyncio.create_task(self._watch())
@@ -190,6 +199,7 @@ class _Patience:
             continue
         assert self._request is not None
         logger.debug("request.abandoned")
+        self._is_abandoned = True
         self._request.cancel()
 
 

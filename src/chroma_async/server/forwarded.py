@@ -15,11 +15,11 @@ import ipaddress
 import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any, Final
+from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from chroma_async.server.peers import UNIX, TrustedPeers
+from chroma_async.server.peers import TrustedPeers, client_of
 from chroma_async.settings import ServerSettings
 
 PEER: Final = "chroma_async.peer"
@@ -59,8 +59,7 @@ class Forwarded:
         await self._app(scope, receive, send)
 
     def _rewrite(self, scope: Scope) -> None:
-        peer = peer_of(scope)
-        scope[PEER] = peer
+        scope[PEER] = peer = client_of(scope)
         if self._prefix:
             self._take_prefix_off(scope)
         if self._is_trusted(peer):
@@ -93,12 +92,6 @@ class Forwarded:
                 break
         if found is not None and found[0] != peer:
             scope["client"] = found
-
-
-def peer_of(scope: Scope) -> str:
-    """The address at the other end of the connection."""
-    client: Any = scope.get("client")
-    return str(client[0]) if client else UNIX
 
 
 class _Said:

@@ -11,7 +11,7 @@ from chroma_async.errors import ChromaError
 from chroma_async.protocol import WireRequest, WireResponse
 from chroma_async.protocol.v1 import FindCollection, Generation, LegacyRoute, legacy_error
 from chroma_async.server.answers import error_response
-from chroma_async.server.endpoint import AnsweringEndpoint, Host
+from chroma_async.server.endpoint import AnsweringEndpoint, Host, header
 
 
 class LegacyCallEndpoint(AnsweringEndpoint):
@@ -27,7 +27,7 @@ class LegacyCallEndpoint(AnsweringEndpoint):
             request = await self._with_place(request)
         call = await self._decode(self._row.decode, request)
         result = await self._dispatch(call, receive)
-        generation = Generation.of(_user_agent(scope))
+        generation = Generation.of(header(scope, b"user-agent") or "")
         return await self._encode(partial(self._row.encode, generation=generation), result)
 
     async def _with_place(self, request: WireRequest) -> WireRequest:
@@ -38,8 +38,3 @@ class LegacyCallEndpoint(AnsweringEndpoint):
 
     def _refusal(self, error: ChromaError, trace: str | None) -> WireResponse:
         return error_response(legacy_error(error), trace)
-
-
-def _user_agent(scope: Scope) -> str:
-    headers: list[tuple[bytes, bytes]] = scope["headers"]
-    return next((value.decode("latin-1") for name, value in headers if name == b"user-agent"), "")

@@ -17,11 +17,6 @@ from chroma_async.engine.lock import is_compacted
 from chroma_async.engine.search_times import SearchTimes
 from chroma_async.server.loads import Loads, Said
 
-LIVE_PATH: Final = "/livez"
-READY_PATH: Final = "/readyz"
-PROBE_PATHS: Final = frozenset({LIVE_PATH, READY_PATH})
-"""Answered to everybody: they say nothing about data, and probes have no credentials."""
-
 LOOK_SECONDS: Final = 1.0
 ABSENCE_SECONDS: Final = 10.0
 """A compactor that died is back sooner; reads and writes go on meanwhile."""

@@ -15,10 +15,10 @@ from typing import Final
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chroma_async.errors import RateLimitError
-from chroma_async.server.answers import answer_at_once, answer_unread, error_response, is_stream
-from chroma_async.server.life import PROBE_PATHS
-from chroma_async.server.observe import IDENTITY, REQUEST_ID
-from chroma_async.server.peers import UNIX, source_of
+from chroma_async.server.answers import error_response, refuse
+from chroma_async.server.observe import REQUEST_ID, SENDER
+from chroma_async.server.peers import client_of, source_of
+from chroma_async.server.routing import PROBE_PATHS
 from chroma_async.settings import ServerSettings
 
 CLIENTS_MAX: Final = 10_000
@@ -64,7 +64,8 @@ class Limits:
         client = client_key(scope)
         refusal = self._refusal(client)
         if refusal is not None:
-            await self._refuse(refusal, scope, receive, send)
+            response = error_response(refusal, scope.get(REQUEST_ID))
+            await refuse(scope, receive, send, response, timeout_seconds=self._timeout_seconds)
             return
         self._running[client] = self._running.get(client, 0) + 1
         try:
@@ -94,22 +95,11 @@ class Limits:
         seconds = bucket.take(now)
         if not seconds:
             return None
-        error = RateLimitError(f"too many requests; send fewer. requests_per_second={self._rate:g}")
-        error.retry_after_seconds = math.ceil(seconds)
-        return error
-
-    async def _refuse(self, refusal: RateLimitError, scope: Scope, receive: Receive, send: Send) -> None:
-        response = error_response(refusal, scope.get(REQUEST_ID))
-        if is_stream(scope):
-            await answer_at_once(receive, send, response)
-        else:
-            await answer_unread(receive, send, response, timeout_seconds=self._timeout_seconds)
+        message = f"too many requests; send fewer. requests_per_second={self._rate:g}"
+        return RateLimitError(message, retry_after_seconds=math.ceil(seconds))
 
 
 def client_key(scope: Scope) -> str:
     """Whom a request is counted for: identities and addresses never meet in one name."""
-    identity = scope.get(IDENTITY)
-    if identity is not None:
-        return f"identity {identity.name}"
-    client = scope["client"]
-    return source_of(client[0]) if client else UNIX
+    sender = scope.get(SENDER)
+    return source_of(client_of(scope)) if sender is None else f"identity {sender.name}"

@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from chroma_async.server.start_error import StartError
+
 LISTEN_BACKLOG: Final = 2048
 
 SOCKET_MASK: Final = 0o117
@@ -20,7 +22,7 @@ FIRST_INHERITED: Final = 3
 """Descriptor of the first socket that systemd hands over, `SD_LISTEN_FDS_START` of sd_listen_fds(3)."""
 
 
-class ListenError(Exception):
+class ListenError(StartError):
     """The address can't be listened on; the message says why and what to change."""
 
 

@@ -15,12 +15,13 @@ import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chroma_async.metrics import HttpMetrics
+from chroma_async.server.peers import client_of
 from chroma_async.settings import AccessLogForm
 
 REQUEST_ID: Final = "chroma_async.request_id"
 CALL: Final = "chroma_async.call"
 BODY_BYTES: Final = "chroma_async.body_bytes"
-IDENTITY: Final = "chroma_async.identity"
+SENDER: Final = "chroma_async.identity"
 """Names in the scope: of the request's id, of the call that it is, of the bytes of its body, and of who sent it."""
 
 RENEW: Final = "chroma_async.renew"
@@ -109,10 +110,9 @@ def _given_id(scope: Scope) -> bytes | None:
 
 
 def _fields(scope: Scope, raw_path: bytes, answer: _Answer, seconds: float) -> dict[str, Any]:
-    client, identity = scope["client"], scope.get(IDENTITY)
     return {
-        "client": client[0] if client else "unix",
-        "identity": getattr(identity, "name", "-"),
+        "client": client_of(scope),
+        "identity": getattr(scope.get(SENDER), "name", "-"),
         "method": scope["method"],
         "path": raw_path.decode("latin-1"),
         "call": scope.get(CALL, "-"),

@@ -6,6 +6,8 @@ import ipaddress
 from collections.abc import Sequence
 from typing import Final
 
+from starlette.types import Scope
+
 _V6_PREFIX: Final = 64
 
 UNIX: Final = "unix"
@@ -45,6 +47,12 @@ def _network(entry: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
         raise ValueError(
             f"not an address, not a network like 10.0.0.0/8, and not {UNIX!r}: {error}. got={entry!r}"
         ) from error
+
+
+def client_of(scope: Scope) -> str:
+    """The address of a request's client: the peer of the connection, or whom a trusted one names."""
+    client: tuple[str, int] | None = scope.get("client")
+    return client[0] if client else UNIX
 
 
 def source_of(address: str) -> str:

@@ -7,9 +7,14 @@ slash would fall apart into two segments; so segments are told apart first, and 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from msgspec import Struct, field
+
+LIVE_PATH: Final = "/livez"
+READY_PATH: Final = "/readyz"
+PROBE_PATHS: Final = frozenset({LIVE_PATH, READY_PATH})
+"""Answered to everybody: they say nothing about data, and probes have no credentials."""
 
 T = TypeVar("T")
 

@@ -10,8 +10,8 @@ import os
 import resource
 import socket
 import time
-from collections.abc import Callable, Generator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
 
@@ -23,15 +23,16 @@ from chroma_async.errors import FormatError
 from chroma_async.seams import SystemFiles
 from chroma_async.server.begin import BEGIN, Begin, fork, preload
 from chroma_async.server.child import STOPPING_SIGNALS, Orders, Role, reason_of
-from chroma_async.server.listen import AddressTaken, ListenError, inherited, listen, listen_unix, url_of
+from chroma_async.server.listen import AddressTaken, inherited, listen, listen_unix, url_of
 from chroma_async.server.loads import forget_load, loads_file
 from chroma_async.server.logs import configure_logs
 from chroma_async.server.memory import keep_blocks
 from chroma_async.server.shared_file import shared_file
 from chroma_async.server.shared_metrics import metrics_directory
+from chroma_async.server.start_error import StartError
 from chroma_async.server.supervisor import Asked, Child, GaveUp, NeverBegan, RestartPolicy, Supervisor
-from chroma_async.server.tls import TlsError, tls_context
-from chroma_async.server.tracing import TracingError, check_tracing
+from chroma_async.server.tls import tls_context
+from chroma_async.server.tracing import check_tracing
 from chroma_async.settings import AuthSettings, EngineSettings, HttpServer, ServerSettings
 
 EXIT_OK: Final = 0
@@ -43,10 +44,6 @@ TAKEN_SECONDS: Final = 5.0
 _TAKEN_LOOK_SECONDS: Final = 0.1
 
 logger = logging.getLogger("chroma_async.supervisor")
-
-
-class StartError(Exception):
-    """The server can't start; the message is one line for the person who started it."""
 
 
 def run_server(
@@ -64,34 +61,19 @@ def run_server(
             nothing was started.
     """
     configure_logs(server.log_level, server.access_log)
-    _check_server(server.http_server)
     auth = auth or AuthSettings()
+    _check_server(server.http_server)
     _check_access(auth, server)
-    scheme = _check_tls(server)
-    try:
-        check_tracing()
-    except TracingError as error:
-        raise StartError(str(error)) from error
-    with _listening(server) as bound, ExitStack() as stack:
+    scheme = "http" if tls_context(server) is None else "https"
+    check_tracing()
+    with ExitStack() as stack:
+        bound = _listen(server, stack)
         check_directory(path.absolute(), allow_network=engine.allow_network_file_system)
         keep_blocks()
         _raise_descriptor_limit()
         if begin is fork:
             preload(server.http_server)
-        lifeline, _writing_end = os.pipe()
-        orders = Orders(
-            role="worker",
-            path=str(path.absolute()),
-            socket=bound.fileno(),
-            lifeline=lifeline,
-            status=-1,
-            metrics=stack.enter_context(metrics_directory()) if server.metrics else None,
-            loads=stack.enter_context(loads_file(server.workers)) if server.workers > 1 else None,
-            searches=stack.enter_context(shared_file("searches", SEARCH_TIMES_BYTES)) if server.workers > 1 else None,
-            engine=engine,
-            server=server,
-            auth=auth,
-        )
+        orders = _orders(path.absolute(), bound, engine, server, auth, stack)
         try:
             orderly = asyncio.run(_supervise(orders, begin, url_of(bound, scheme), bound.close))
         except NeverBegan as error:
@@ -102,16 +84,36 @@ def run_server(
     return EXIT_OK if orderly else EXIT_FAILED
 
 
-@contextmanager
-def _listening(server: ServerSettings) -> Generator[socket.socket]:
+def _orders(
+    path: Path,
+    bound: socket.socket,
+    engine: EngineSettings,
+    server: ServerSettings,
+    auth: AuthSettings,
+    stack: ExitStack,
+) -> Orders:
+    """The orders of a worker, from which those of each child are made; the stack keeps open what they name."""
+    lifeline, _writing_end = os.pipe()
+    several = server.workers > 1
+    return Orders(
+        role="worker",
+        path=str(path),
+        socket=bound.fileno(),
+        lifeline=lifeline,
+        status=-1,
+        metrics=stack.enter_context(metrics_directory()) if server.metrics else None,
+        loads=stack.enter_context(loads_file(server.workers)) if several else None,
+        searches=stack.enter_context(shared_file("searches", SEARCH_TIMES_BYTES)) if several else None,
+        engine=engine,
+        server=server,
+        auth=auth,
+    )
+
+
+def _listen(server: ServerSettings, stack: ExitStack) -> socket.socket:
     """The socket that systemd has handed over, a unix socket, or one of TCP."""
-    with ExitStack() as stack:
-        try:
-            taken = inherited()
-            bound = _bind(server, stack) if taken is None else stack.enter_context(taken)
-        except ListenError as error:
-            raise StartError(str(error)) from error
-        yield bound
+    taken = inherited()
+    return _bind(server, stack) if taken is None else stack.enter_context(taken)
 
 
 def _bind(server: ServerSettings, stack: ExitStack) -> socket.socket:
@@ -136,25 +138,13 @@ def _check_server(name: HttpServer) -> None:
         raise StartError("uvicorn is not installed: pip install 'chroma-async[server,uvicorn]', or choose another --server")
 
 
-def _check_tls(server: ServerSettings) -> str:
-    """Return the scheme of the server's URLs."""
-    try:
-        return "http" if tls_context(server) is None else "https"
-    except TlsError as error:
-        raise StartError(str(error)) from error
-
-
 def _check_access(auth: AuthSettings, server: ServerSettings) -> None:
     """Read every file that says who may come in: better no server than one that lets nobody in, or everybody."""
     access = None
     if auth != AuthSettings():
         from chroma_async.server.auth.build import build_access
-        from chroma_async.server.auth.provider import AuthConfigError
 
-        try:
-            access = build_access(auth, server.trusted_proxies, check=True)
-        except AuthConfigError as error:
-            raise StartError(str(error)) from error
+        access = build_access(auth, server.trusted_proxies, check=True)
     if access is None and server.unix_socket is None and not _is_loopback(server.host):
         reason = "whoever reaches the port may do everything; --auth-... options say whom to let in"
         logger.warning("auth.none host=%s reason=%r", server.host, reason)

@@ -8,6 +8,7 @@ import ssl
 import time
 from typing import Final
 
+from chroma_async.server.start_error import StartError
 from chroma_async.settings import ServerSettings
 
 PROTOCOLS: Final = {"hypercorn": ("h2", "http/1.1"), "uvicorn": ("http/1.1",)}
@@ -24,7 +25,7 @@ LOOK_SECONDS: Final = 1.0
 logger = logging.getLogger("chroma_async.server")
 
 
-class TlsError(Exception):
+class TlsError(StartError):
     """Certificate, key or client CA can't be used; the message says which, and what to change."""
 
 

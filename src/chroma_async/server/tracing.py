@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chroma_async.server.observe import CALL, REQUEST_ID
+from chroma_async.server.peers import client_of
+from chroma_async.server.start_error import StartError
 
 if TYPE_CHECKING:  # an extra
     from opentelemetry.sdk.trace import TracerProvider
@@ -23,7 +25,7 @@ SERVICE: Final = "chroma-async"
 _ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
 
-class TracingError(Exception):
+class TracingError(StartError):
     """Spans are asked for and can't be made; the message says what to install or change."""
 
 
@@ -120,7 +122,6 @@ class Traced:
                 await self._app(scope, receive, send_and_note)
             finally:
                 if span.is_recording():
-                    client = scope.get("client")
                     span.update_name(scope.get(CALL) or method)
                     span.set_attributes(
                         {
@@ -128,7 +129,7 @@ class Traced:
                             "url.path": path,
                             "url.scheme": scope.get("scheme", "http"),
                             "network.protocol.version": scope.get("http_version", ""),
-                            "client.address": client[0] if client else "unix",
+                            "client.address": client_of(scope),
                             "http.response.status_code": status,
                             "chroma_async.request_id": scope.get(REQUEST_ID, ""),
                         }

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable
-from dataclasses import replace
+from collections.abc import AsyncGenerator, Awaitable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -20,14 +20,12 @@ from chroma_async.server.tracing import tracer_provider
 from chroma_async.settings import AuthSettings, HttpServer, ServerSettings
 
 if TYPE_CHECKING:  # loaded where it is asked for
+    from opentelemetry.trace import Tracer
+
     from chroma_async.server.auth.build import Access
 
 SWITCH_SECONDS: Final = 0.0005
 """How long a searching thread may keep the interpreter from the event loop; answers would feel the usual 5 ms."""
-
-BRIEF_SECONDS: Final = 0.01
-"""A worker's loop has nothing to do but answer requests, so a read that is over sooner may run on it. With a limit of half
-of this, busy workers could get stuck in threads that fight for the interpreter."""
 
 
 class Serve(Protocol):
@@ -55,62 +53,65 @@ async def work(duty: Duty) -> None:
     orders = duty.orders
     serve = serve_by(orders.server.http_server)
     sys.setswitchinterval(SWITCH_SECONDS)
-    settings = replace(orders.engine, brief_seconds=BRIEF_SECONDS)
-    searches = orders.open_searches()
-    async with open_engine(Path(orders.path), settings, compact=False, searches=searches) as engine:
-        life = Life(
-            lambda: None if engine.is_ready else "the engine is not open",
-            lambda: engine.writer.refusal,
-            CompactorWatch(Path(orders.path)),
-            loads=orders.open_loads(),
-            searches=searches,
-        )
-        metrics = None if orders.metrics is None else MetricsPage.shared(orders.metrics)
-        provider = tracer_provider()
-        tracer = None if provider is None else provider.get_tracer("chroma_async")
+    async with _engine(orders) as (engine, life), _tracing() as tracer:
         app = create_app(
             engine.dispatch,
             orders.server,
             _access(orders),
             life=life,
-            metrics=metrics,
+            metrics=None if orders.metrics is None else MetricsPage.shared(orders.metrics),
             tracer=tracer,
             position=lambda: engine.position,
         )
         stop = asyncio.Event()
-        tasks = [
-            asyncio.create_task(_drain(duty, life, stop)),
-            asyncio.create_task(_end_waits(engine, stop)),
-            asyncio.create_task(_end_feeds(engine, life.draining)),
-        ]
+        ending = asyncio.create_task(_end(duty, engine, life, stop))
         duty.report_ready()
         try:
             await serve(app, orders.server, orders.socket, stop, life)
         finally:
-            for task in tasks:
-                task.cancel()
-            if provider is not None:
-                await asyncio.to_thread(provider.shutdown)  # which sends what waits
+            ending.cancel()
 
 
-async def _drain(duty: Duty, life: Life, stop: asyncio.Event) -> None:
-    """Let readiness go first: whoever probes it, and connections that are kept, can turn elsewhere before they must."""
+@asynccontextmanager
+async def _engine(orders: Orders) -> AsyncGenerator[tuple[Engine, Life]]:
+    path, searches = Path(orders.path), orders.open_searches()
+    async with open_engine(path, orders.engine, compact=False, searches=searches) as engine:
+        yield (
+            engine,
+            Life(
+                lambda: None if engine.is_ready else "the engine is not open",
+                lambda: engine.writer.refusal,
+                CompactorWatch(path),
+                loads=orders.open_loads(),
+                searches=searches,
+            ),
+        )
+
+
+@asynccontextmanager
+async def _tracing() -> AsyncGenerator[Tracer | None]:
+    """What makes spans, None where nobody wants them; those that wait at the end are sent."""
+    provider = tracer_provider()
+    if provider is None:
+        yield None
+        return
+    try:
+        yield provider.get_tracer("chroma_async")
+    finally:
+        await asyncio.to_thread(provider.shutdown)
+
+
+async def _end(duty: Duty, engine: Engine, life: Life, stop: asyncio.Event) -> None:
+    """Let readiness go first: whoever probes it, and connections that are kept, can turn elsewhere before they must.
+
+    So can feeds, which would last. Writes that wait for the compactor are answered when this process stops listening.
+    """
     await duty.stop.wait()
     life.draining.set()
+    engine.feeds.stop()
     await asyncio.sleep(duty.orders.server.drain_seconds)
     stop.set()
-
-
-async def _end_waits(engine: Engine, stop: asyncio.Event) -> None:
-    """Answer writes that wait for the compactor, as soon as this process stops listening."""
-    await stop.wait()
     engine.progress.stop()
-
-
-async def _end_feeds(engine: Engine, draining: asyncio.Event) -> None:
-    """End feeds before anything else: they would last, and their clients can turn elsewhere at once."""
-    await draining.wait()
-    engine.feeds.stop()
 
 
 def _access(orders: Orders) -> Access | None:

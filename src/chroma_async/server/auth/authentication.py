@@ -20,15 +20,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from chroma_async.errors import AuthorizationError, ChromaError, RateLimitError, UnavailableError
 from chroma_async.protocol import WireResponse
 from chroma_async.seams import ThreadWorkers, Workers
-from chroma_async.server.answers import answer_at_once, answer_unread, error_response, is_stream
+from chroma_async.server.answers import error_response, refuse
 from chroma_async.server.auth.identity import IDENTITY, Identity
 from chroma_async.server.auth.provider import CannotDecide, Credential, Provider, Rejected, Scheme
 from chroma_async.server.auth.rules import PUBLIC_PATHS
 from chroma_async.server.auth.throttle import BUCKETS, Slot, Throttle
 from chroma_async.server.forwarded import PEER
-from chroma_async.server.observe import IDENTITY as IDENTITY_IN_SCOPE
-from chroma_async.server.observe import RENEW, REQUEST_ID
-from chroma_async.server.peers import source_of
+from chroma_async.server.observe import RENEW, REQUEST_ID, SENDER
+from chroma_async.server.peers import client_of, source_of
 
 VERIFYING_THREADS: Final = 2
 REMEMBERED_MAX: Final = 10_000
@@ -117,14 +116,13 @@ class Authenticator:
             UnavailableError: it can't be told now.
         """
         name, value = self._presented(scope)
-        peer = _peer(scope)
         key = hashlib.blake2b(name + b"\0" + value, key=self._key, digest_size=16).digest()
         now = self._now()
         found = self._remembered.get(key)
         if found is not None and self._still_counts(found, now):
             return found.identity
-        credential = self._credential(name, value, peer)
-        return await self._verify(credential, key, source_of(_client(scope)))
+        credential = self._credential(name, value, scope.get(PEER) or client_of(scope))
+        return await self._verify(credential, key, source_of(client_of(scope)))
 
     def _presented(self, scope: Scope) -> tuple[bytes, bytes]:
         """The one header that holds a credential."""
@@ -192,7 +190,7 @@ class Authenticator:
         self._remembered.pop(key, None)
         was_free = not any(provider.is_slow for provider in providers)
         if was_free and self._is_crowded(source):
-            raise _TooMany(1)
+            raise _too_many(1)
         reason = "; ".join(reasons) or f"no provider takes {credential.scheme}"
         logger.warning("auth.fail source=%s user=%r reason=%r", source, user, reason)
         if was_free:
@@ -210,7 +208,7 @@ class Authenticator:
             wait = 0 if was_right else self.throttle.wait_seconds(slot, self._now())
             if wait:
                 logger.info("auth.slow source=%s wait_seconds=%d", slot[0], wait)
-                raise _TooMany(wait)
+                raise _too_many(wait)
             self.throttle.begin(slot, self._now())
             pending = self._pending[key] = asyncio.create_task(self._attempt(provider, credential, key, slot))
             pending.add_done_callback(_look_at_outcome)
@@ -292,12 +290,9 @@ def _threads(provider: Provider) -> Workers:
     return ThreadWorkers(VERIFYING_THREADS, f"chroma_async.auth.{provider.name}")
 
 
-class _TooMany(RateLimitError):
-    """Wrong credentials came too often; as other clients know it by its name and status."""
-
-    def __init__(self, wait_seconds: int) -> None:
-        super().__init__("too many wrong credentials from there: wait, then try again")
-        self.retry_after_seconds = wait_seconds
+def _too_many(wait_seconds: int) -> RateLimitError:
+    message = "too many wrong credentials from there: wait, then try again"
+    return RateLimitError(message, retry_after_seconds=wait_seconds)
 
 
 def _unforeseen(provider: Provider, error: Exception) -> CannotDecide:
@@ -314,15 +309,6 @@ def _look_at_outcome(task: asyncio.Task[Identity]) -> None:
     """Nobody may be waiting any more; then an error is not lost but meant for nobody."""
     if not task.cancelled():
         task.exception()
-
-
-def _client(scope: Scope) -> str:
-    client = scope.get("client")
-    return str(client[0]) if client else ""
-
-
-def _peer(scope: Scope) -> str:
-    return str(scope.get(PEER) or _client(scope))
 
 
 class Authentication:
@@ -343,9 +329,10 @@ class Authentication:
         try:
             identity = await self._authenticator.identify(scope)
         except ChromaError as error:
-            await self._refuse(self._authenticator.refusal(error, scope.get(REQUEST_ID)), scope, receive, send)
+            response = self._authenticator.refusal(error, scope.get(REQUEST_ID))
+            await refuse(scope, receive, send, response, timeout_seconds=self._timeout_seconds)
             return
-        scope[IDENTITY_IN_SCOPE] = identity
+        scope[SENDER] = identity
         scope[RENEW] = partial(self._renew, scope)
         token = IDENTITY.set(identity)
         try:
@@ -354,11 +341,5 @@ class Authentication:
             IDENTITY.reset(token)
 
     async def _renew(self, scope: Scope, context: Context) -> None:
-        scope[IDENTITY_IN_SCOPE] = identity = await self._authenticator.identify(scope)
+        scope[SENDER] = identity = await self._authenticator.identify(scope)
         context.run(IDENTITY.set, identity)
-
-    async def _refuse(self, response: WireResponse, scope: Scope, receive: Receive, send: Send) -> None:
-        if is_stream(scope):
-            await answer_at_once(receive, send, response)
-        else:
-            await answer_unread(receive, send, response, timeout_seconds=self._timeout_seconds)

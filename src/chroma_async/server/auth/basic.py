@@ -15,7 +15,7 @@ from passlib.context import CryptContext
 from chroma_async.server.auth.files import Source
 from chroma_async.server.auth.identity import Identity
 from chroma_async.server.auth.lines import Roles, check_name
-from chroma_async.server.auth.provider import Credential, Rejected, Scheme, Verified
+from chroma_async.server.auth.provider import Credential, Provider, Rejected, Scheme, Verified
 
 SCHEMES: Final = ("bcrypt", "apr_md5_crypt", "sha256_crypt", "sha512_crypt", "argon2")
 """Kinds of hashes, under passlib's names. argon2 works where its library is installed (the extra `argon2`)."""
@@ -25,7 +25,7 @@ BCRYPT_BYTES_MAX: Final = 72
 PASSWORD_BYTES_MAX: Final = 1024
 
 
-class BasicProvider:
+class BasicProvider(Provider):
     """Users of an htpasswd file."""
 
     name = "basic"
@@ -48,9 +48,6 @@ class BasicProvider:
             return _parts(credential.value)[0]
         except Rejected:
             return ""
-
-    async def prepare(self, credential: Credential) -> None:
-        return
 
     def verify(self, credential: Credential) -> Verified:
         users = self._users.current()

@@ -28,6 +28,9 @@ T = TypeVar("T")
 
 logger = logging.getLogger("chroma_async.auth")
 
+SINGLE_TOKEN_NAME = "token"
+"""Who presents a token that is given by itself, not in a file with names."""
+
 _URLS = ("http://", "https://")
 _SCHEMES_OF_HEADER: dict[str, frozenset[Scheme]] = {
     "any": frozenset({"bearer", "token"}),
@@ -102,7 +105,7 @@ class _Parts:
         if settings.chroma_tokens_file is not None:
             found.append(self._file(settings.chroma_tokens_file, _chroma_tokens(settings)))
         if settings.token_digests:
-            entries = [TokenEntry(settings.token_name, bytes.fromhex(digest), None) for digest in settings.token_digests]
+            entries = [TokenEntry(SINGLE_TOKEN_NAME, bytes.fromhex(digest), None) for digest in settings.token_digests]
             found.append(FixedValue(entries))
         if settings.chroma_tokens is not None:
             found.append(self._fixed(settings.chroma_tokens, _chroma_tokens(settings)))

@@ -243,10 +243,7 @@ def parse_chroma_tokens(text: str, *, by_roles: bool) -> Sequence[TokenEntry]:
     for user, digests in _users_of(text):
         name = user["id"]
         check_name(name)
-        tenant, databases = user.get("tenant") or EVERY, user.get("databases") or [EVERY]
-        if not isinstance(tenant, str) or not _is_list_of_strings(databases):
-            raise ValueError(f"tenant must be a name, databases a list of names. user={name!r}")
-        place = Grant(frozenset() if by_roles else ROLES["admin"], (tenant,), tuple(databases))
+        place = _grant(user, frozenset() if by_roles else ROLES["admin"])
         for digest in digests:
             entry = TokenEntry(name, bytes.fromhex(digest), None if by_roles else (place,), within=place)
             if found.setdefault(entry.digest, entry).name != name:
@@ -272,6 +269,14 @@ def _user(user: object) -> dict[str, Any]:
     if not isinstance(user, dict) or not isinstance(cast("dict[str, object]", user).get("id"), str):
         raise ValueError("each user must be an object with a text `id`")
     return cast("dict[str, Any]", user)
+
+
+def _grant(user: dict[str, Any], actions: frozenset[str]) -> Grant:
+    """These actions in the tenant and the databases of a user."""
+    tenant, databases = user.get("tenant") or EVERY, user.get("databases") or [EVERY]
+    if not isinstance(tenant, str) or not _is_list_of_strings(databases):
+        raise ValueError(f"tenant must be a name, databases a list of names. user={user['id']!r}")
+    return Grant(actions, (tenant,), tuple(databases))
 
 
 def _digests(user: dict[str, Any]) -> list[str]:
@@ -309,11 +314,7 @@ def parse_chroma_roles(text: str) -> Roles:
         role = str(user.get("role"))
         if role not in actions:
             raise ValueError(f"the user's role is not in roles_mapping. user={user['id']!r} role={role!r}")
-        tenant, databases = user.get("tenant") or EVERY, user.get("databases") or [EVERY]
-        if not isinstance(tenant, str) or not _is_list_of_strings(databases):
-            raise ValueError(f"tenant must be a name, databases a list of names. user={user['id']!r}")
-        grant = Grant(actions[role], (tenant,), tuple(databases))
-        names[user["id"]] = (*names.get(user["id"], ()), grant)
+        names[user["id"]] = (*names.get(user["id"], ()), _grant(user, actions[role]))
     return Roles(names, {})
 
 

@@ -8,13 +8,13 @@ from typing import Final
 from chroma_async.server.auth.files import Source
 from chroma_async.server.auth.identity import Identity
 from chroma_async.server.auth.lines import Roles, check_name
-from chroma_async.server.auth.provider import Credential, Rejected, Scheme, Verified
+from chroma_async.server.auth.provider import Credential, Provider, Rejected, Scheme, Verified
 from chroma_async.server.peers import TrustedPeers
 
 CACHED_MAX: Final = 10_000
 
 
-class ForwardedProvider:
+class ForwardedProvider(Provider):
     """The name in a header of a trusted proxy. What a proxy says is not remembered: another peer may say the same."""
 
     name = "proxy"
@@ -31,12 +31,6 @@ class ForwardedProvider:
     def generation(self) -> object:
         self._roles.current()
         return self._roles.generation
-
-    def slot(self, credential: Credential) -> str:
-        return ""
-
-    async def prepare(self, credential: Credential) -> None:
-        return
 
     def verify(self, credential: Credential) -> Verified:
         if not self._is_trusted(credential.peer):

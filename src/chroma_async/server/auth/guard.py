@@ -31,10 +31,10 @@ from chroma_async.protocol.unsupported import AttachFunction, ForkCollection
 from chroma_async.protocol.v1 import FindCollection
 from chroma_async.server.auth.identity import IDENTITY, Identity
 from chroma_async.server.auth.rules import GET_OR_CREATE, RULES, SEE, Rule
+from chroma_async.server.endpoint import Dispatch
 
 logger = logging.getLogger("chroma_async.auth")
 
-Dispatch = Callable[[Call[Any]], Awaitable[Any]]
 Note = Callable[[Identity, Call[Any], Any], None]
 """Takes down that a write was accepted: by whom, which, and what came of it."""
 

@@ -15,7 +15,7 @@ from msgspec import Struct
 from chroma_async.server.auth.files import Source, WatchedFile
 from chroma_async.server.auth.identity import Identity
 from chroma_async.server.auth.lines import Roles, check_name
-from chroma_async.server.auth.provider import AuthConfigError, CannotDecide, Credential, Rejected, Scheme, Verified
+from chroma_async.server.auth.provider import AuthConfigError, CannotDecide, Credential, Provider, Rejected, Scheme, Verified
 
 ALGORITHMS: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 """What may be pinned: signatures by a private key. With HMAC whoever can verify could sign, and `none` is no signature."""
@@ -131,7 +131,7 @@ class FileKeys:
         return _required(self._file.current(), key_id)
 
 
-class JwtProvider:
+class JwtProvider(Provider):
     """Bearer tokens that an identity provider signed."""
 
     name = "jwt"
@@ -165,9 +165,6 @@ class JwtProvider:
     def generation(self) -> object:
         self._roles.current()
         return self._keys.generation, self._roles.generation
-
-    def slot(self, credential: Credential) -> str:
-        return ""
 
     async def prepare(self, credential: Credential) -> None:
         await self._keys.prepare(self._header(credential.value).get("kid"))

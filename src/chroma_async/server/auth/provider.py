@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from chroma_async.server.auth.identity import Identity
+from chroma_async.server.start_error import StartError
 
 Scheme = Literal["basic", "bearer", "token", "peer"]
 """How a credential arrived: `Authorization: Basic`, `Authorization: Bearer`, `X-Chroma-Token`, or a proxy's header."""
 
 
-class AuthConfigError(Exception):
+class AuthConfigError(StartError):
     """Settings or a file of credentials that can't be used; the message is one line that says what to change."""
 
 
@@ -81,7 +82,7 @@ class Provider(Protocol):
         Raises:
             Rejected, CannotDecide: as `verify`.
         """
-        ...
+        return
 
     def verify(self, credential: Credential) -> Verified:
         """Return whose the credential is.
@@ -93,5 +94,8 @@ class Provider(Protocol):
         ...
 
     def slot(self, credential: Credential) -> str:
-        """Return the name that wrong credentials of one source are counted by, whether or not there is such a user."""
-        ...
+        """Return the name that wrong credentials of one source are counted by, whether or not there is such a user.
+
+        Only a provider that `is_slow` is asked.
+        """
+        return ""

@@ -61,6 +61,7 @@ from chroma_async.protocol.unsupported import (
     Search,
 )
 from chroma_async.protocol.v1 import API_V1, FindCollection
+from chroma_async.server.routing import PROBE_PATHS
 
 Role = Literal["read", "write", "admin"]
 
@@ -196,16 +197,13 @@ IMPLIED: Final[Mapping[str, tuple[str, ...]]] = {
 
 ACTIONS: Final = frozenset({*ROLES["admin"], *IMPLIED})
 
-PROBES: Final = ("/livez", "/readyz")
-"""Say whether the server lives and is ready, and nothing else: supervisors have no credentials."""
-
 PUBLIC_PATHS: Final[frozenset[bytes]] = frozenset(
     path.encode()
     for path in (
         API_V2,
         *(call.route.path for call, rule in RULES.items() if rule is PUBLIC),
         *(f"{API_V1}{name}{slash}" for name in ("", "/heartbeat", "/version") for slash in ("", "/")),
-        *PROBES,
+        *PROBE_PATHS,
     )
 )
 """Paths, as they are sent, that GET and HEAD may be asked of without credentials."""

@@ -12,7 +12,7 @@ from typing import Final
 from chroma_async.server.auth.files import Source
 from chroma_async.server.auth.identity import Identity
 from chroma_async.server.auth.lines import TOKEN_LENGTH_MAX, Roles, TokenEntry, confined, digest_of
-from chroma_async.server.auth.provider import Credential, Rejected, Scheme, Verified
+from chroma_async.server.auth.provider import Credential, Provider, Rejected, Scheme, Verified
 
 REMEMBER_SECONDS: Final = 60.0
 
@@ -20,7 +20,7 @@ _KEY: Final = secrets.token_bytes(32)
 _NOTHING: Final = bytes(32)
 
 
-class TokenProvider:
+class TokenProvider(Provider):
     """Tokens of a file.
 
     A token is found by a keyed hash of its hash, which nobody outside can foresee, so how long that takes says nothing. What
@@ -48,12 +48,6 @@ class TokenProvider:
         self._tokens.current()
         self._roles.current()
         return self._tokens.generation, self._roles.generation
-
-    def slot(self, credential: Credential) -> str:
-        return ""
-
-    async def prepare(self, credential: Credential) -> None:
-        return
 
     def verify(self, credential: Credential) -> Verified:
         index = self._current_index()
