@@ -109,6 +109,22 @@ def test_negative_operators_leave_out_records_that_lack_the_field(wire: Wire, pa
     assert post(wire, path + "/get", {"where": {"n": {"$ne": 1}}, "missing": "include"}).body["ids"] == ["b", "c"]
 
 
+def test_null_among_the_metadata_of_a_new_record_is_left_out(wire: Wire, path: str) -> None:
+    """Clients for JavaScript send it; up to 1.8.1 they don't raise when such an addition is refused."""
+    metadatas = [{"n": 4, "gone": None}, {"gone": None}, {}, None]
+    body = {"ids": ["d", "e", "f", "g"], "embeddings": [[1, 0]] * 4, "metadatas": metadatas}
+    assert post(wire, path + "/add", body).body is True
+    found = post(wire, path + "/get", {"ids": ["d", "e", "f", "g"], "include": ["metadatas"]}).body
+    assert found["metadatas"] == [{"n": 4}, None, None, None]
+
+
+@pytest.mark.parametrize("metadatas", [{}, "x", [1], [[]]], ids=str)
+def test_metadata_that_is_none_is_refused_as_ever(wire: Wire, path: str, metadatas: Any) -> None:
+    answer = post(wire, path + "/add", {"ids": ["d"], "embeddings": [[1, 0]], "metadatas": metadatas})
+    assert (answer.status, answer.refusal[1]) == (422, "ChromaError")
+    assert wire.call("GET", path + "/count").body == 3
+
+
 @pytest.mark.parametrize("verb", ["update", "upsert", "delete"])
 def test_writes_are_answered_by_null(wire: Wire, path: str, verb: str) -> None:
     body = {"ids": ["a"], "where": {}, "where_document": {}, "embeddings": [[2, 2]]}

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 from tests.api.serving import URL_VARIABLE
-from tests.integrations.environments import SUITES, node_environment, python_environment
+from tests.integrations.environments import ROOT, SUITES, node_environment, python_environment
 
 SUITE_SECONDS_MAX = 400.0
 
@@ -40,7 +40,8 @@ def test_npm_client_makes_its_journey(client: str, node: Path, server_url: str, 
 
 
 def _run(command: Sequence[str | Path], server_url: str, directory: Path) -> None:
-    environment = {**os.environ, URL_VARIABLE: server_url, "ANONYMIZED_TELEMETRY": "False"}
+    # Some of the packages are also given clients of ours.
+    environment = {**os.environ, URL_VARIABLE: server_url, "ANONYMIZED_TELEMETRY": "False", "PYTHONPATH": str(ROOT / "src")}
     done = subprocess.run(
         command,
         cwd=directory,

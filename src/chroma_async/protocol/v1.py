@@ -166,6 +166,21 @@ def _object(value: object) -> JsonObject:
     return cast("JsonObject", value) if isinstance(value, dict) else {}
 
 
+def _add_records(request: WireRequest) -> Call[Any]:
+    """Null in the metadata of a new record says that there is no such field, and was never refused."""
+    fields = dict(decode_body(AddRecords, request.body))
+    metadatas = fields.get("metadatas")
+    if isinstance(metadatas, list):
+        fields["metadatas"] = [_without_nulls(metadata) for metadata in cast("list[object]", metadatas)]
+    return AddRecords.from_fields({**fields, **request.path})
+
+
+def _without_nulls(metadata: object) -> object:
+    if not isinstance(metadata, dict):
+        return metadata
+    return {key: value for key, value in cast("JsonObject", metadata).items() if value is not None}
+
+
 def _filtered(call: type[Call[Any]]) -> Decode:
     """A call with filters and columns."""
 
@@ -328,7 +343,7 @@ LEGACY_ROUTES: Final[tuple[LegacyRoute, ...]] = (
     LegacyRoute(Route("GET", COLLECTIONS + "/{name}", query=PLACE), _placed(GetCollection), _collection),
     LegacyRoute(Route("DELETE", COLLECTIONS + "/{name}", query=PLACE), _placed(DeleteCollection), _nothing),
     LegacyRoute(Route("PUT", RECORDS), _with_body(ModifyCollection), _nothing),
-    LegacyRoute(Route("POST", RECORDS + "/add"), _with_body(AddRecords), _added),
+    LegacyRoute(Route("POST", RECORDS + "/add"), _add_records, _added),
     LegacyRoute(Route("POST", RECORDS + "/update"), _with_body(UpdateRecords), _nothing),
     LegacyRoute(Route("POST", RECORDS + "/upsert"), _with_body(UpsertRecords), _nothing),
     LegacyRoute(Route("POST", RECORDS + "/get"), _filtered(GetRecords), _get),

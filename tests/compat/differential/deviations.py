@@ -374,6 +374,12 @@ DEVIATIONS: tuple[Deviation, ...] = (
         tolerate=tolerances.empty_name,
     ),
     Deviation(
+        row="an empty name of a tenant in a path",
+        example=(Request("GET", "/api/v2/tenants//databases"),),
+        chroma=answered(200, lambda body: body == []),
+        ours=lambda answer: (answer.status, answer.body) == (404, ""),
+    ),
+    Deviation(
         row="`/docs`",
         example=(Request("GET", "/docs/"),),
         chroma=lambda answer: answer.status == 200 and "swagger" in str(answer.body).lower(),

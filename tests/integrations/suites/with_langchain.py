@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,6 +14,8 @@ from langchain_chroma import Chroma
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from langchain_tests.integration_tests import VectorStoreIntegrationTests
+
+import chroma_async
 
 SERVER = urlsplit(os.environ["CHROMA_ASYNC_TEST_URL"])
 
@@ -35,7 +38,9 @@ class WordEmbeddings(Embeddings):
 
 def connect(embeddings: Embeddings, **options: Any) -> Chroma:
     name = options.pop("collection_name", f"langchain-{uuid.uuid4()}")
-    return Chroma(name, embeddings, host=SERVER.hostname, port=SERVER.port, **options)
+    if "client" not in options:
+        options |= {"host": SERVER.hostname, "port": SERVER.port}
+    return Chroma(name, embeddings, **options)
 
 
 class TestStandardSuite(VectorStoreIntegrationTests):
@@ -46,12 +51,16 @@ class TestStandardSuite(VectorStoreIntegrationTests):
         store.delete_collection()
 
 
-@pytest.fixture
-def films() -> Iterator[Chroma]:
-    store = connect(WordEmbeddings(), collection_configuration={"hnsw": {"space": "cosine"}})
-    assert store.add_documents(FILMS) == ["alien", "2001", "amelie"]
-    yield store
-    store.delete_collection()
+@pytest.fixture(params=["own client", "client of chroma_async"])
+def films(request: pytest.FixtureRequest) -> Iterator[Chroma]:
+    """A store that connects by itself, and one that is given a client of ours."""
+    ours = request.param == "client of chroma_async"
+    with chroma_async.HttpClient(SERVER.hostname, SERVER.port) if ours else nullcontext() as client:
+        options = {} if client is None else {"client": client}
+        store = connect(WordEmbeddings(), collection_configuration={"hnsw": {"space": "cosine"}}, **options)
+        assert store.add_documents(FILMS) == ["alien", "2001", "amelie"]
+        yield store
+        store.delete_collection()
 
 
 def titles(documents: list[Document]) -> list[str]:

@@ -8,7 +8,6 @@ import uuid
 from collections.abc import Iterator, Sequence
 from urllib.parse import urlsplit
 
-import chromadb
 import pytest
 from llama_index.core import StorageContext, VectorStoreIndex
 from llama_index.core.embeddings import BaseEmbedding
@@ -23,6 +22,8 @@ from llama_index.core.vector_stores import (
 from llama_index.core.vector_stores.types import VectorStoreQueryMode
 from llama_index.vector_stores.chroma import ChromaVectorStore
 from llama_index.vector_stores.chroma.base import MAX_CHUNK_SIZE
+
+import chroma_async
 
 SERVER = urlsplit(os.environ["CHROMA_ASYNC_TEST_URL"])
 
@@ -53,11 +54,15 @@ NODES = [
 ]
 
 
-@pytest.fixture
-def empty() -> Iterator[ChromaVectorStore]:
+@pytest.fixture(params=["own client", "collection of chroma_async"])
+def empty(request: pytest.FixtureRequest) -> Iterator[ChromaVectorStore]:
+    """A store that connects by itself, and one that is given a collection of ours."""
     name = f"llama-{uuid.uuid4()}"
-    yield ChromaVectorStore.from_params(name, host=SERVER.hostname, port=SERVER.port)
-    with chromadb.HttpClient(host=SERVER.hostname, port=SERVER.port) as client:
+    with chroma_async.HttpClient(SERVER.hostname, SERVER.port) as client:
+        if request.param == "own client":
+            yield ChromaVectorStore.from_params(name, host=SERVER.hostname, port=SERVER.port)
+        else:
+            yield ChromaVectorStore(chroma_collection=client.create_collection(name))
         client.delete_collection(name)
 
 
