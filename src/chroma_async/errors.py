@@ -25,7 +25,8 @@
     ├── UnimplementedError            501
     ├── InsufficientStorageError      507  retryable: no room on the disk; nothing of the write was kept
     ├── UnavailableError              503  retryable: the engine refuses writes, or is stopping
-    │   └── ResourceLimitError        503  retryable: read-only disk, no file handles, or no memory
+    │   ├── ResourceLimitError        503  retryable: read-only disk, no file handles, or no memory
+    │   └── DirectoryReplacedError    503  another directory is in the place of the server's; not retryable
     ├── ServerUnreachableError        503  retryable: no answer from the named hop
     │   └── ForeignAnswerError        503  what answered is not a server that has this call; not retryable
     └── InternalError                 500
@@ -56,9 +57,11 @@ class ChromaError(Exception):
     retryable: ClassVar[bool] = False
     retry_after_seconds: int = 1
 
-    def __init__(self, message: str = "") -> None:
+    def __init__(self, message: str = "", *, retry_after_seconds: int | None = None) -> None:
         super().__init__(message)
         self.message = message
+        if retry_after_seconds is not None:
+            self.retry_after_seconds = retry_after_seconds
 
     def code(self) -> int:
         """HTTP status, under the name that Chroma gives it."""
