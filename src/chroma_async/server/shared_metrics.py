@@ -23,6 +23,9 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 from starlette.types import Receive, Scope, Send
 
+from chroma_async.protocol import WireResponse
+from chroma_async.server.answers import send_response
+
 METRICS_PATH: Final = "/metrics"
 
 _VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
@@ -81,7 +84,5 @@ class MetricsPage:
         return cls(registry)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = generate_latest(self._registry)
-        headers = [(b"content-type", CONTENT_TYPE_LATEST.encode()), (b"content-length", b"%d" % len(body))]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        headers = {"content-type": CONTENT_TYPE_LATEST}
+        await send_response(send, WireResponse(200, generate_latest(self._registry), headers))
