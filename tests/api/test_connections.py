@@ -211,8 +211,9 @@ time.sleep(0.4)
 )
 def test_a_program_ends_when_a_thread_goes_on_after_its_end(tmp_path: Path, client: str, said: str) -> None:
     code = f"""
-import sys, threading
+import atexit, sys, threading, time
 from chroma_async import EphemeralClient, PersistentClient
+atexit.register(time.sleep, 0.5)  # what else the program does at its end; the files of the client are not gone by then
 old = PersistentClient(sys.argv[1])
 old.heartbeat()
 

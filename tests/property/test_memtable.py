@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -218,8 +219,7 @@ def test_a_memtable_over_a_newer_base_is_what_folding_over_that_base_gives(
     payloads = [encode(as_event(change)) for change in history]
     bases = sorted(data.draw(st.sets(st.integers(0, len(history)), min_size=1, max_size=4)))
     asked = data.draw(st.booleans())
-    with tempfile.TemporaryDirectory() as root:
-        store = CollectionStore(Path(root) / "c", UnsyncedFiles())
+    with tempfile.TemporaryDirectory() as root, closing(CollectionStore(Path(root) / "c", UnsyncedFiles())) as store:
         going = Memtable(applied=Lsn(0), next_slot=0)
         tails: list[tuple[Tail, Vectors]] = []
         for base in bases:
@@ -242,7 +242,6 @@ def test_a_memtable_over_a_newer_base_is_what_folding_over_that_base_gives(
             for lsn in range(base + 1, going.through + 1):
                 fold_entry(fresh, Lsn(lsn), payloads[lsn - 1], store.tables)
             assert told(going) == told(fresh)
-        store.close()
         for kept, vectors_before in tails:  # though the memtables that followed wrote into the same room
             np.testing.assert_array_equal(kept.vectors[:], vectors_before)
 

@@ -238,7 +238,7 @@ async def test_reads_are_refused_while_a_file_cannot_be_opened(
             failing_open(patched, code, ending)
             with pytest.raises(refusal):
                 await Records(engine, name).get()
-            assert Here(engine).answer(call) is None  # the event loop looks into it
+            assert Here(engine.context).answer(call) is None  # the event loop looks into it
         assert await Records(engine, name).count() == 40
 
 

@@ -45,7 +45,10 @@ class BackgroundLoop:
         """Enter the context in the loop, and leave it when the loop closes. It is entered and left by one task."""
         portal = self._running_portal()
         assert self._stack is not None
-        return self._stack.enter_context(portal.wrap_async_context_manager(resource))
+        held = self._stack.enter_context(portal.wrap_async_context_manager(resource))
+        atexit.unregister(_close_all)  # it comes before what the resource has left for the end, such as removing its files
+        atexit.register(_close_all)
+        return held
 
     def close(self) -> None:
         """Leave what is held, stop the loop and its thread. A later use starts another one."""

@@ -7,6 +7,7 @@ for damage instead, file by file.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Final
 
@@ -147,16 +148,18 @@ async def read_state(directory: Path, log: LogStore) -> DirectoryState:
     oldest = await log.oldest()
     entries = [entry async for entry in log.read(after=Lsn(oldest - 1), through=kept.lsn)]
     catalog = Catalog.from_rows(kept.rows)
-    collections = [
-        _read_collection(CollectionId(path.name), path)
-        for path in sorted((directory / COLLECTIONS).glob("*"))
-        if catalog.collection(CollectionId(path.name)) is not None and (path / RECORDS_FILE).exists()
-    ]
+    with ExitStack() as opened:  # if all can be read, the caller's
+        collections = [
+            _read_collection(CollectionId(path.name), path, opened)
+            for path in sorted((directory / COLLECTIONS).glob("*"))
+            if catalog.collection(CollectionId(path.name)) is not None and (path / RECORDS_FILE).exists()
+        ]
+        opened.pop_all()
     return DirectoryState(oldest, kept.lsn, entries, catalog, collections)
 
 
-def _read_collection(collection_id: CollectionId, path: Path) -> CollectionState:
-    tables = RecordTables(path / RECORDS_FILE, writable=False)
+def _read_collection(collection_id: CollectionId, path: Path, opened: ExitStack) -> CollectionState:
+    tables = opened.enter_context(closing(RecordTables(path / RECORDS_FILE, writable=False)))
     manifest = tables.manifest()
     return CollectionState(collection_id, path, tables, manifest, load_base(path, manifest, EMPTY_BASE, tables))
 

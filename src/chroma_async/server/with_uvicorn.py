@@ -26,6 +26,7 @@ from chroma_async.server.transport import HeldTransport
 from chroma_async.settings import ServerSettings
 
 _STATUS_HEAD_TOO_LARGE: Final = 431
+_CLOSE: Final = (b"connection", b"close")
 
 
 class Config(uvicorn.Config):
@@ -102,7 +103,7 @@ class Connection(HttpToolsProtocol):
         super().on_headers_complete()
 
         if self._config.life.draining.is_set() or self._config.stop.is_set():
-            self.cycle.keep_alive = False
+            self.cycle.default_headers = [*self.cycle.default_headers, _CLOSE]  # uvicorn sees it, and closes
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
