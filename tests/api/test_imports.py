@@ -110,5 +110,7 @@ def test_filters_are_checked_by_the_names_of_chroma() -> None:
     validate_where_document({"$contains": "x"})
     with pytest.raises(ValueError, match="unknown"):
         validate_where({"year": {"$over": 1960}})
+    with pytest.raises(ValueError, match="where is None"):
+        validate_where(None)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="at least one character"):
         validate_where_document({"$contains": ""})

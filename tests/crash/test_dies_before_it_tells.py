@@ -13,7 +13,7 @@ from tests.support.engines import Records, as_batch, contents, create_collection
 
 from chroma_async.errors import LogConflict
 from chroma_async.model import CollectionId, Lsn
-from chroma_async.protocol import UpsertRecords
+from chroma_async.protocol import GetIngestPosition, UpsertRecords
 from chroma_async.settings import EngineSettings
 from chroma_async.wal import NewEntry, SqliteLog
 
@@ -59,6 +59,11 @@ with chroma_async.PersistentClient(sys.argv[1], compact=False) as client:
     be_mortal()
     collection.upsert(["last words"], [[1.0, 2.0]], idempotency_key="once")
 """
+)
+
+STREAMS = WRITES.replace(
+    """collection.upsert(["last words"], [[1.0, 2.0]], idempotency_key="once")""",
+    """collection.ingest_from([{"id": "last words", "embedding": [1.0, 2.0]}], stream_id="s")""",
 )
 
 
@@ -109,3 +114,17 @@ async def test_a_write_that_is_found_to_be_there_is_seen_by_all(tmp_path: Path) 
             )
             assert (await engine.dispatch(again)).lsn is not None
             assert list(contents(await same.get())) == ["last words"]
+
+
+async def test_a_position_in_a_stream_is_told_when_all_can_read_up_to_it(tmp_path: Path) -> None:
+    """Whoever resumes the stream learns that all of it is there, and sends nothing that would make it so."""
+    settings = EngineSettings(durability="off")
+    async with engine_at(tmp_path, settings) as engine, engine_at(tmp_path, settings) as other:
+        collection = await create_collection(engine, "things")
+        killed(STREAMS, tmp_path)
+        with anyio.fail_after(20):
+            place = GetIngestPosition(
+                tenant="default_tenant", database="default_database", collection_id=collection.id, stream_id="s"
+            )
+            assert (await engine.dispatch(place)).position == 1
+            assert list(contents(await Records(other, collection.id).get())) == ["last words"]

@@ -50,6 +50,7 @@ def test_settings_are_changed_as_they_are_given() -> None:
     settings.chroma_client_auth_token_transport_header = "X-Chroma-Token"
     assert settings == Settings(persist_directory="d", chroma_auth_token_transport_header="X-Chroma-Token")
     assert settings.anonymized_telemetry is False
+    assert settings.chroma_client_auth_token_transport_header == "X-Chroma-Token"
     with pytest.raises(ValueError, match="unknown setting allow_resett; did you mean allow_reset"):
         settings.allow_resett = True
     with pytest.raises(ValueError, match=r"before 0\.4"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +66,7 @@ def test_a_damaged_collection_is_left_alone_for_a_while_and_says_so(
     word = tmp_path / "collections" / ONE / LEFT_ALONE_FILE
     fail(stores, ONE)
     assert (stores.is_left_alone(ONE), stores.is_left_alone(OTHER)) == (True, False)
-    assert word.read_text() == "for a test"
+    assert word.read_text().startswith("damaged: see the log")
     assert stores.opened() == []
     clock.seconds += 31
     assert not stores.is_left_alone(ONE)
@@ -82,14 +83,18 @@ def test_a_store_that_somebody_works_on_is_closed_when_that_has_ended(stores: Op
     stores.pin(ONE)
     fail(stores, ONE)
     stores.close_idle()
-    assert stores.opened() == [store]
-    assert store.tables.version() == 0
-    stores.unpin(ONE)
     assert stores.opened() == []
+    assert store.tables.version() == 0
+    another = stores.get(ONE)
+    assert another is not store
+    stores.unpin(ONE)
+    with pytest.raises(sqlite3.ProgrammingError):
+        store.tables.version()
+    assert (stores.opened(), another.tables.version()) == ([another], 0)
     stores.get(OTHER)
     stores.pin(OTHER)
     stores.unpin(OTHER)
-    assert len(stores.opened()) == 1
+    assert len(stores.opened()) == 2
     stores.close_idle()
     assert stores.opened() == []
 

@@ -5,9 +5,13 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.support.engines import PATH, create_collection, engine_at
 
 from chroma_async import AsyncPersistentClient, PersistentClient
 from chroma_async.client.types import ReadLevel
+from chroma_async.errors import UnavailableError
+from chroma_async.model import Lsn
+from chroma_async.protocol import CountRecords
 
 ROWS = 3
 
@@ -88,3 +92,17 @@ def test_queries_of_both_levels_at_once_get_each_their_own(tmp_path: Path) -> No
             return [sorted(item["ids"][0]) for item in found]
 
     assert asyncio.run(ask()) == [["a"], ["a", "b"]] * 8
+
+
+@pytest.mark.anyio
+async def test_a_read_that_waits_for_an_lsn_ends_when_its_process_stops(tmp_path: Path) -> None:
+    """It held up the stop of a server for as long as requests may go on."""
+    async with engine_at(tmp_path) as engine:
+        collection = await create_collection(engine)
+        call = CountRecords(**PATH, collection_id=collection.id, min_lsn=Lsn(engine.position + 1), wait_seconds=20.0)
+        reading = asyncio.create_task(engine.dispatch(call))
+        await asyncio.sleep(0.1)
+        assert not reading.done()
+        engine.progress.stop()
+        with pytest.raises(UnavailableError, match="stopping"):
+            await asyncio.wait_for(reading, 5)

@@ -32,6 +32,25 @@ async def test_request_of_a_client_that_has_gone_ends_without_being_cancelled(mo
     assert task.cancelling() == 0
 
 
+async def test_request_of_a_client_that_has_gone_is_cancelled_if_somebody_else_does_so_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(endpoint, "PATIENCE_SECONDS", 20)
+    patience = endpoint._Patience(gone)
+
+    async def cancelled_twice() -> None:
+        with patience:
+            await asyncio.sleep(20)
+
+    task = asyncio.create_task(cancelled_twice())
+    await asyncio.sleep(0)
+    await patience._watch()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert task.cancelled()
+
+
 async def test_request_that_is_cancelled_by_somebody_else_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoint, "PATIENCE_SECONDS", 20)
     task = asyncio.create_task(waiting_request())

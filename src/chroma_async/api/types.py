@@ -82,7 +82,8 @@ def validate_where(where: Where) -> None:
     Raises:
         ValueError: it is none; the message names the place.
     """
-    checked_where(where)
+    if checked_where(where) is None:
+        raise ValueError("where is None: there is nothing to check")
 
 
 def validate_where_document(where_document: WhereDocument) -> None:
@@ -91,4 +92,5 @@ def validate_where_document(where_document: WhereDocument) -> None:
     Raises:
         ValueError: it is none; the message names the place.
     """
-    checked_where_document(where_document)
+    if checked_where_document(where_document) is None:
+        raise ValueError("where_document is None: there is nothing to check")

@@ -149,6 +149,8 @@ class Settings(_Fields):
         self.__dict__[name] = value
 
     def __getattr__(self, name: str) -> Any:
+        if name in OLD_NAMES:
+            return getattr(self, OLD_NAMES[name])
         if name in WITHOUT_EFFECT:
             return self.__dict__.get(name)
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")

@@ -6,6 +6,7 @@ import logging
 import math
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +44,9 @@ COLUMNS_AT_HAND_ROWS: Final = 1_024
 
 PACKED_AT_ONCE_ROWS: Final = 4 * BLOCK_ROWS
 """Rows that are packed, in a fourth of a second, before searches use them."""
+
+LEFT_ALONE_SECONDS: Final = 120.0
+"""After so long the word that a collection is left alone has been forgotten there: it was repaired, or nobody compacts."""
 
 AGAIN_SECONDS: Final = 5.0
 """Until the newest base is taken ahead of reads once more, after that has failed."""
@@ -214,8 +218,11 @@ class CollectionReader:
         """Why nothing of this collection is applied for the time being; None: it is."""
         if self._refusal is not None:
             return self._refusal
+        path = self._directory / LEFT_ALONE_FILE
         try:
-            return (self._directory / LEFT_ALONE_FILE).read_text(errors="replace")
+            if time.time() - path.stat().st_mtime > LEFT_ALONE_SECONDS:  # each attempt says so anew
+                return None
+            return path.read_text(errors="replace")
         except OSError:
             return None
 
@@ -416,11 +423,12 @@ class CollectionReader:
             if tables.version() <= before.manifest.version:
                 return tables.version() == before.manifest.version
             manifest = tables.manifest()
-            if manifest.applied < self.entries.complete_after:
-                return False  # an older instant than entries were forgotten for
-            if manifest.applied < self._freed:
+            freed = max(self._freed, self.entries.complete_after)
+            if manifest.applied < freed:
+                if manifest.applied >= self._freed and not tables.is_newest():
+                    return False  # an older instant than entries were forgotten for
                 raise StorageCorrupt(
-                    f"the newest records are lost. path={self._directory} applied={manifest.applied} freed={self._freed}"
+                    f"the newest records are lost. path={self._directory} applied={manifest.applied} freed={freed}"
                 )
             base = self._opened_base(load_base(self._directory, manifest, before, tables))
             if packed:

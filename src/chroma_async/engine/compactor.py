@@ -187,7 +187,7 @@ class Compactor:
                     raise
                 self._note_limit(limit)
                 began = min(began, self._seams.clock.monotonic())
-                if self._seams.clock.monotonic() - began >= GIVE_WAY_SECONDS and self._is_own(limit):
+                if self._seams.clock.monotonic() - began >= GIVE_WAY_SECONDS and self._is_own(limit, error):
                     raise
                 self._stores.close_idle()
                 if limit.reason == FULL:
@@ -198,9 +198,14 @@ class Compactor:
                 self._note_limit(None)
                 return outcome
 
-    def _is_own(self, limit: LimitError) -> bool:
-        """Whether other processes may have what this one lacks: handles, memory, or the right to write longer files."""
+    def _is_own(self, limit: LimitError, error: Exception) -> bool:
+        """Whether other processes may have what this one lacks: handles, memory, or the right to write longer files.
+
+        What was refused before it was tried, for want of room on the disk, nobody has.
+        """
         if limit.reason == FULL:
+            if limit is error:
+                return False
             return is_over(limit, self._directory, 0, self._settings.disk_reserve_bytes)
         return limit.reason in (NO_HANDLES, NO_MEMORY)
 

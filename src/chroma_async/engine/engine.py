@@ -302,6 +302,10 @@ class Engine:
     def _unapplied_bytes(self, besides: Container[CollectionId] = ()) -> int:
         return sum(reader.entries.size_bytes for name, reader in self.follower.sinks().items() if name not in besides)
 
+    def _unapplied_bytes_of(self, collection_id: CollectionId) -> int:
+        reader = self.follower.sinks().get(collection_id)
+        return 0 if reader is None else reader.entries.size_bytes
+
     async def wait_for_room(self, collection_id: CollectionId, size_bytes: int) -> None:
         """Wait while too much acknowledged data is not yet applied. What can't be applied counts for its collection only.
 
@@ -315,11 +319,13 @@ class Engine:
         deadline = self.seams.clock.monotonic() + ROOM_WAIT_SECONDS
         while True:
             stuck = await self._stuck()
-            if collection_id in stuck and self.follower.sink(collection_id).entries.size_bytes > room:
+            if collection_id in stuck and self._unapplied_bytes_of(collection_id) > room:
                 raise StorageCorrupt(
                     "its writes can't be applied, and no more may wait for a repair. "
                     f"unapplied_bytes_max={self.settings.unapplied_bytes_max} reason={stuck[collection_id]}"
                 )
+            if self._unapplied_bytes(besides=stuck) <= room:
+                return
             if await self._trimmed_bytes(besides=stuck) <= room:
                 return
             if not self._ready:

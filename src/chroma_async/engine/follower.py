@@ -52,7 +52,7 @@ class Follower(Generic[S]):
         self._lock = anyio.Lock(fast_acquire=True)
         self._sinks: dict[CollectionId, S] = {}
         self.freed: Mapping[CollectionId, Lsn] = {}
-        """Through which LSN each collection was applied, as far as the log had been told, when this last read it anew."""
+        """Through which LSN each collection was applied, as far as the log was told, when this began to follow."""
         self.catalog = Catalog()
         self.position = Lsn(0)
         self._newest: dict[CollectionId, Lsn] = {}
@@ -61,6 +61,7 @@ class Follower(Generic[S]):
     async def start(self) -> None:
         """Read the catalog and all entries that are kept."""
         async with self._lock:
+            self.freed = await self._log.freed()
             await self._reload()
         await self.catch_up()
 
@@ -141,23 +142,22 @@ class Follower(Generic[S]):
                 entries = await self._read_all(oldest, kept.lsn)
             except LogTruncated:
                 continue
-            freed = await self._log.freed()  # after the entries: of those, what has no payload is among it
+            truncated = await self._log.truncated()  # after the entries: of those, what has no payload is among it
             if kept.lsn < self.position:
                 continue  # this process appended meanwhile: read a newer instant
-            self.freed = freed
             self._replace_catalog(Catalog.from_rows(kept.rows))
-            self._miss_what_was_freed()
+            self._miss(truncated)
             self._offer_all(entries)
             self._drop_deleted()
             self.position = self._reloaded = kept.lsn
             return
 
-    def _miss_what_was_freed(self) -> None:
+    def _miss(self, truncated: Mapping[CollectionId, Lsn]) -> None:
         """Tell those that lack entries which were applied and freed before they were read here."""
         for collection_id, sink in self._sinks.items():
-            freed = self.freed.get(collection_id, Lsn(0))
-            if freed > self.position:
-                sink.miss(freed)
+            through = truncated.get(collection_id, Lsn(0))
+            if through > self.position:
+                sink.miss(through)
 
     def _offer_all(self, entries: Iterable[Entry]) -> None:
         """Those of deleted collections too: their sinks are closed at once, and so learn of the deletion."""

@@ -122,6 +122,11 @@ class Progress:
             await self._clock.sleep(LOOK_SECONDS)
         return None
 
+    @property
+    def is_stopped(self) -> bool:
+        """Whether nobody is to wait any more."""
+        return self._stopped
+
     def stop(self) -> None:
         """Let nobody wait any more: this process is about to end."""
         self._stopped = True

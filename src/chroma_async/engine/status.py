@@ -55,7 +55,7 @@ class DirectoryStatus(Struct, frozen=True):
 
 
 UNREADABLE: Final = (
-    ChromaError, StorageCorrupt, FormatError, LogError, sqlite3.DatabaseError, UnicodeDecodeError, OSError
+    ChromaError, StorageCorrupt, FormatError, LogError, sqlite3.DatabaseError, UnicodeDecodeError, OSError, MemoryError
 )  # fmt: skip
 """What a collection can't be read by: damage, or what the machine lacks."""
 

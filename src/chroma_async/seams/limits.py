@@ -180,7 +180,8 @@ def _few_handles() -> bool:
     import resource
 
     try:
-        return resource.getrlimit(resource.RLIMIT_NOFILE)[0] - len(os.listdir("/dev/fd")) <= _HANDLES_AT_WORK
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return limit != resource.RLIM_INFINITY and limit - len(os.listdir("/dev/fd")) <= _HANDLES_AT_WORK
     except OSError:
         return False
 

@@ -195,6 +195,8 @@ async def start_server(
         life.count(connections=1)
         try:
             await serve(reader, writer)
+        except asyncio.CancelledError:  # at the server's end; asyncio would log what is cancelled as a failure
+            writer.close()
         finally:
             life.count(connections=-1)
 

@@ -186,10 +186,10 @@ class _Patience:
         self._timer.cancel()
         if self._watcher is not None:
             self._watcher.cancel()
-        if self._is_abandoned and kind is asyncio.CancelledError and self._request is not None:
-            if self._request.uncancel():
-                return  # somebody else has cancelled it too
-            raise ClientDisconnect from None
+        if self._is_abandoned and self._request is not None:
+            is_cancelled_by_others = self._request.uncancel() > 0
+            if kind is asyncio.CancelledError and not is_cancelled_by_others:
+                raise ClientDisconnect from None
 
     def _start(self) -> None:
         self._watcher = asyncio.create_task(self._watch())

@@ -405,7 +405,11 @@ class SqliteLog:
         self._check_open()
         ranges = [bound for prefix in prefixes for bound in (prefix, prefix[:-1] + chr(ord(prefix[-1]) + 1))]
         found = await _fetched(self._reader, _OPERATIONS.format(ranges=", ".join(["(?, ?)"] * len(prefixes))), ranges)
-        return {str(row[0]): (str(row[1]), Lsn(int(row[2]))) for row in found}
+        operations = {str(row[0]): (str(row[1]), Lsn(int(row[2]))) for row in found}
+        if any(lsn > self.barrier() for _, lsn in operations.values()):
+            async with self.exclusive():  # whoever appended it tells of it before that, or was killed: then this does
+                pass
+        return operations
 
     async def _known(self, operation_id: str) -> int | None:
         found = await self._writer.execute_fetchall("SELECT lsn FROM operations WHERE operation_id = ?", (operation_id,))
@@ -755,7 +759,7 @@ def _synchronous(durability: Durability) -> str:
 
 
 class _Connection(sqlite3.Connection):
-    """Closed when it is forgotten, as aiosqlite forgets one whose opening is cancelled: else a warning, from Python 3.13 on."""
+    """Closed when it is forgotten, as aiosqlite forgets one whose opening is cancelled. Python 3.13 would warn of that."""
 
     def __del__(self) -> None:
         with suppress(sqlite3.ProgrammingError):  # it was not opened

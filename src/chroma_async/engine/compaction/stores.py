@@ -44,8 +44,8 @@ class OpenStores:
         self._stores: dict[CollectionId, CollectionStore] = {}
         self._lock = threading.Lock()
         self._pinned: set[CollectionId] = set()
-        self._stale: set[CollectionId] = set()
-        """Of those that are pinned: to be closed when they are not any more."""
+        self._left: dict[CollectionId, CollectionStore] = {}
+        """Those that were pinned when they turned out to be damaged: closed when they are not any more."""
         self._damaged: dict[CollectionId, float] = {}
         """Collections to leave alone, each until a moment of the monotonic clock."""
 
@@ -86,9 +86,9 @@ class OpenStores:
 
     def unpin(self, collection_id: CollectionId) -> None:
         self._pinned.discard(collection_id)
-        if collection_id in self._stale:
-            self._stale.discard(collection_id)
-            self._close(collection_id)
+        left = self._left.pop(collection_id, None)
+        if left is not None:
+            left.close()
 
     def opened(self) -> list[CollectionStore]:
         """The stores that are open now."""
@@ -105,7 +105,7 @@ class OpenStores:
 
     def remove(self, collection_id: CollectionId) -> None:
         """Remove a collection from the disk, durably."""
-        self._close(collection_id)
+        self._leave(collection_id)
         self._damaged.pop(collection_id, None)
         self._seams.files.remove(self._root / collection_id)
         self._seams.files.sync_directory(self._root)
@@ -117,14 +117,10 @@ class OpenStores:
                 self._stores.pop(collection_id).close()
 
     def close_all(self) -> None:
-        for store in self._stores.values():
+        for store in (*self._stores.values(), *self._left.values()):
             store.close()
         self._stores.clear()
-
-    def _close(self, collection_id: CollectionId) -> None:
-        store = self._stores.pop(collection_id, None)
-        if store is not None:
-            store.close()
+        self._left.clear()
 
     # ---- damage
 
@@ -139,12 +135,9 @@ class OpenStores:
             if limit_error(error, self._root.parent) is not None:
                 raise
             self._damaged[collection_id] = self._seams.clock.monotonic() + DAMAGED_SECONDS
-            if collection_id in self._pinned:
-                self._stale.add(collection_id)
-            else:
-                self._close(collection_id)
-            self._tell(collection_id, str(error))
+            self._leave(collection_id)
             what = "unreadable" if isinstance(error, PermissionError) else "damaged"
+            self._tell(collection_id, what)
             logger.error("collection.%s collection=%s reason=%s", what, collection_id, error)
 
     def is_left_alone(self, collection_id: CollectionId) -> bool:
@@ -156,10 +149,24 @@ class OpenStores:
         if (self._root / collection_id / LEFT_ALONE_FILE).exists():
             self._seams.files.remove(self._root / collection_id / LEFT_ALONE_FILE)
 
-    def _tell(self, collection_id: CollectionId, reason: str) -> None:
-        """Tell all processes that nothing of a collection is applied now: its writes must not hold up those of others."""
+    def _leave(self, collection_id: CollectionId) -> None:
+        """Have the next one who asks open the store anew; whoever works on the one that is open may end that."""
+        with self._lock:
+            store = self._stores.pop(collection_id, None)
+        if store is not None and collection_id in self._pinned:
+            self._left.setdefault(collection_id, store)
+        elif store is not None:
+            store.close()
+
+    def _tell(self, collection_id: CollectionId, what: str) -> None:
+        """Tell all processes that nothing of a collection is applied now: its writes must not hold up those of others.
+
+        Not by the error's words, which may be a record's.
+        """
+        directory = self._root / collection_id
         with suppress(OSError):  # no room or no right to do so: then they do
-            self._seams.files.write(self._root / collection_id / LEFT_ALONE_FILE, [reason.encode(errors="replace")])
+            self._seams.files.make_directory(directory)
+            self._seams.files.write(directory / LEFT_ALONE_FILE, [f"{what}: see the log of whoever compacts".encode()])
 
 
 def _code_of(error: sqlite3.Error) -> int:

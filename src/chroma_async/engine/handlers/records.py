@@ -23,7 +23,7 @@ from chroma_async.engine.reads import Kind
 from chroma_async.engine.repeats import KeyedWrite, keyed
 from chroma_async.engine.search import Neighbours
 from chroma_async.engine.writer import Append, Decision, Proposal
-from chroma_async.errors import NotFoundError, NotYetVisibleError
+from chroma_async.errors import NotFoundError, NotYetVisibleError, UnavailableError
 from chroma_async.model import STAGES, Collection, CollectionId, MetadataPatch, Slots, Vectors
 from chroma_async.projections.records import StoredRow
 from chroma_async.protocol import (
@@ -269,6 +269,8 @@ async def _until_visible(context: Context, call: Reading, collection: Collection
         return
     deadline = context.seams.clock.monotonic() + call.patience_seconds
     while context.follower.position < wanted and context.seams.clock.monotonic() < deadline:
+        if context.progress.is_stopped:
+            raise UnavailableError("this process is stopping; read again")
         await context.seams.clock.sleep(LOOK_SECONDS)
         await context.follower.catch_up()
     if context.follower.position < wanted:
