@@ -483,6 +483,7 @@ class SqliteLog:
                 turn.release()
 
     async def catalog(self) -> CatalogRows:
+        """See `LogStore.catalog`. Unlike a page it may be of an instant that its writer has not told of yet."""
         self._check_open()
         found = await _fetched(self._reader, _CATALOG)
         self._saw(found[0][0])
