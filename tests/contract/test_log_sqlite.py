@@ -8,6 +8,8 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import closing, suppress
 from pathlib import Path
@@ -405,6 +407,27 @@ async def test_an_open_that_is_cancelled_leaves_nothing_behind(tmp_path: Path, m
     gc.collect()
     assert len(opened) >= 24
     assert closed == set(opened)
+
+
+def test_an_open_that_is_cancelled_with_its_event_loop_leaves_no_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its thread would tell a closed loop of the connection, and end with a traceback on standard error."""
+    original = sqlite3.connect
+
+    def connect(*args: Any, **options: Any) -> sqlite3.Connection:
+        time.sleep(0.2)
+        return original(*args, **options)
+
+    async def begin() -> None:
+        opening = asyncio.create_task(SqliteLog.open(tmp_path))
+        await asyncio.sleep(0.1)
+        assert not opening.done()
+
+    monkeypatch.setattr(sqlite3, "connect", connect)
+    before = set(threading.enumerate())
+    asyncio.run(begin())
+    assert set(threading.enumerate()) <= before
 
 
 @pytest.mark.parametrize("count", [1, 3])

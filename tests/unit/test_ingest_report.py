@@ -18,7 +18,7 @@ def rows(count: int) -> list[dict[str, Any]]:
 def test_a_terminal_shows_lines_and_rate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
     monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("TERM", "xterm")  # a dumb one gets no bar
+    monkeypatch.setenv("TERM", "xterm")
     with EphemeralClient() as client:
         client.create_collection("bars", embedding_function=None).ingest_from(rows(3_000), progress=True)
     shown = capsys.readouterr()
@@ -27,7 +27,12 @@ def test_a_terminal_shows_lines_and_rate(monkeypatch: pytest.MonkeyPatch, capsys
     assert shown.out == ""
 
 
-def test_a_file_or_a_pipe_gets_no_bar(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("variables", [{}, {"TTY_COMPATIBLE": "1", "FORCE_COLOR": "1", "TERM": "dumb"}])
+def test_a_file_or_a_pipe_gets_no_bar_and_nor_does_a_dumb_terminal(
+    variables: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
     with EphemeralClient() as client:
         client.create_collection("bars", embedding_function=None).ingest_from(rows(10), progress=True)
     assert capsys.readouterr() == ("", "")

@@ -88,8 +88,11 @@ def progress_bar(description: str, begun: int, *, wanted: bool) -> Generator[Rep
             return Text(f"{lines:,} lines  {rate:,.0f}/s")
 
     console = Console(stderr=True)
+    if not console.is_interactive:
+        yield None
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), Lines(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(description, total=None, lines=begun)
 
         def report(lines: int, share: float | None) -> None:

@@ -332,7 +332,11 @@ class SqliteLog:
             if shared.get() > newest:
                 newest = await _bridge(writer, newest, shared.get())
         except BaseException:
-            await _to_its_end(_close_all(reader, writer))
+            try:
+                await _to_its_end(_close_all(reader, writer))
+            finally:  # a thread that is still connecting would tell a loop that ends now of it, and fail with a traceback
+                for connection in (reader, writer):
+                    _end_thread(connection)
             raise
         shared.set(newest)
         return cls(directory, identity, writer, reader, shared)
@@ -772,8 +776,19 @@ def _connection(file: Path) -> aiosqlite.Connection:
         file, isolation_level=None, timeout=_BUSY_SECONDS, check_same_thread=False, factory=_Connection
     )
     # A script that forgets to close the log should end all the same; what was acknowledged is on disk.
-    cast(threading.Thread, getattr(connection, "_thread", connection)).daemon = True
+    _thread_of(connection).daemon = True
     return connection
+
+
+def _thread_of(connection: aiosqlite.Connection) -> threading.Thread:
+    return cast("threading.Thread", getattr(connection, "_thread", connection))
+
+
+def _end_thread(connection: aiosqlite.Connection) -> None:
+    """Wait for the thread of a connection that was closed, or was told to be while it connects."""
+    thread = _thread_of(connection)
+    if thread.is_alive():
+        thread.join(_BUSY_SECONDS)
 
 
 async def _prepare_writer(writer: aiosqlite.Connection, directory: Path, synchronous: str) -> str:

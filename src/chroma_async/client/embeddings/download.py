@@ -163,8 +163,11 @@ def _progress(answer: httpx.Response, done: int) -> Generator[Advance]:
         yield lambda count: None
         return
     console = Console(stderr=True)
+    if not console.is_interactive:
+        yield lambda count: None
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(MODEL_NAME, total=total, completed=done)
         yield lambda count: bar.advance(task, count)
 
