@@ -423,8 +423,7 @@ async def test_client_that_leaves_ends_the_waiting_for_its_answer() -> None:
     request = asyncio.create_task(connection.run(create_app(dispatch, ServerSettings()), "GET", "/api/v2/tenants/x"))
     await waiting.wait()
     connection.inbox.put_nowait({"type": "http.disconnect"})
-    with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(request, 5)
+    await asyncio.wait_for(request, 5)
     assert cancelled.is_set()
     assert connection.sent == []
 
