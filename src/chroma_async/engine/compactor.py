@@ -204,9 +204,7 @@ class Compactor:
         What was refused before it was tried, for want of room on the disk, nobody has.
         """
         if limit.reason == FULL:
-            if limit is error:
-                return False
-            return is_over(limit, self._directory, 0, self._settings.disk_reserve_bytes)
+            return limit is not error and is_over(limit, self._directory, 0, self._settings.disk_reserve_bytes)
         return limit.reason in (NO_HANDLES, NO_MEMORY)
 
     def _note_limit(self, limit: LimitError | None) -> None:

@@ -335,8 +335,7 @@ class SqliteLog:
             try:
                 await _to_its_end(_close_all(reader, writer))
             finally:  # a thread that is still connecting would tell a loop that ends now of it, and fail with a traceback
-                for connection in (reader, writer):
-                    _end_thread(connection)
+                await _to_its_end(asyncio.to_thread(_await_threads, reader, writer))
             raise
         shared.set(newest)
         return cls(directory, identity, writer, reader, shared)
@@ -784,11 +783,11 @@ def _thread_of(connection: aiosqlite.Connection) -> threading.Thread:
     return cast("threading.Thread", getattr(connection, "_thread", connection))
 
 
-def _end_thread(connection: aiosqlite.Connection) -> None:
-    """Wait for the thread of a connection that was closed, or was told to be while it connects."""
-    thread = _thread_of(connection)
-    if thread.is_alive():
-        thread.join(_BUSY_SECONDS)
+def _await_threads(*connections: aiosqlite.Connection) -> None:
+    """Wait for the threads of connections that were closed, or told to be while they connect. Not for the event loop."""
+    for thread in map(_thread_of, connections):
+        if thread.is_alive():
+            thread.join(_BUSY_SECONDS)
 
 
 async def _prepare_writer(writer: aiosqlite.Connection, directory: Path, synchronous: str) -> str:
