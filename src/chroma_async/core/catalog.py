@@ -120,7 +120,7 @@ class Catalog:
             case DatabaseDeleted():
                 return self._delete_database(event)
             case CollectionCreated():
-                return self._put(Collection(**{name: getattr(event, name) for name in event.__struct_fields__}))
+                return self._put(event.collection())
             case CollectionModified():
                 return self._modify(event)
             case CollectionDeleted():
@@ -158,8 +158,7 @@ class Catalog:
     def _modify(self, event: CollectionModified) -> Rows:
         old = self._collections[event.id]
         del self._ids[old.tenant, old.database, old.name]
-        changes = {name: getattr(event, name) for name in ("name", "metadata", "hnsw", "embedding_function", "schema")}
-        return self._put(replace(old, **changes))
+        return self._put(event.applied_to(old))
 
     def _delete(self, collection_ids: Iterable[CollectionId]) -> Rows:
         rows: Rows = {}

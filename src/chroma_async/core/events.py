@@ -21,9 +21,10 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import orjson
+from msgspec.structs import replace
 
 from chroma_async.errors import LogCorrupt
-from chroma_async.model import CollectionId, HnswConfiguration, JsonObject, MetadataPatch, Vectors
+from chroma_async.model import Collection, CollectionId, HnswConfiguration, JsonObject, MetadataPatch, Vectors
 
 CODEC_VERSION: Final = 1
 _PREFIX: Final = struct.Struct("<BBI")
@@ -62,6 +63,19 @@ class CollectionCreated(msgspec.Struct, frozen=True):
     embedding_function: JsonObject | None
     schema: JsonObject | None
 
+    def collection(self) -> Collection:
+        """Return the collection, as it begins."""
+        return Collection(
+            id=self.id,
+            name=self.name,
+            tenant=self.tenant,
+            database=self.database,
+            metadata=self.metadata,
+            hnsw=self.hnsw,
+            embedding_function=self.embedding_function,
+            schema=self.schema,
+        )
+
 
 class CollectionModified(msgspec.Struct, frozen=True):
     """The collection's new properties, whole."""
@@ -72,6 +86,17 @@ class CollectionModified(msgspec.Struct, frozen=True):
     hnsw: HnswConfiguration
     embedding_function: JsonObject | None
     schema: JsonObject | None
+
+    def applied_to(self, old: Collection) -> Collection:
+        """Return the collection with these properties instead of the old ones."""
+        return replace(
+            old,
+            name=self.name,
+            metadata=self.metadata,
+            hnsw=self.hnsw,
+            embedding_function=self.embedding_function,
+            schema=self.schema,
+        )
 
 
 class CollectionDeleted(msgspec.Struct, frozen=True):

@@ -46,8 +46,7 @@ async def create_collection(context: Context, call: CreateCollection) -> Collect
             raise InvalidArgumentError(f"Database [{call.database}] does not exist")
         existing = catalog.collection_named(call.tenant, call.database, call.name)
         if existing is None:
-            created = Collection(**{name: getattr(event, name) for name in event.__struct_fields__})
-            return Decision([Append.of_catalog(event)], lambda lsn: created)
+            return Decision([Append.of_catalog(event)], lambda lsn: event.collection())
         if not call.get_or_create:
             raise UniqueConstraintError(f"Collection [{call.name}] already exists")
         return Decision([], lambda lsn: existing)
