@@ -29,7 +29,7 @@ from chroma_async.errors import (
 )
 from chroma_async.model import CollectionId, Lsn
 from chroma_async.wal import NewEntry, SqliteLog
-from chroma_async.wal.turns import FileLock, SharedLsn
+from chroma_async.wal.sqlite.turns import FileLock, SharedLsn
 
 pytestmark = pytest.mark.anyio
 
@@ -226,15 +226,14 @@ async def test_nobody_is_given_an_entry_before_everybody_may_ask_for_it(
         return [found.lsn for found in history.entries], history.through
 
     await writer.append([entry(b"1")], after=Lsn(0))
-    publish = SqliteLog._publish
     with monkeypatch.context() as patched:
-        patched.setattr(SqliteLog, "_publish", lambda log, newest: None)
+        patched.setattr(SharedLsn, "set", lambda shared, newest: None)
         await writer.append([entry(b"2")], after=Lsn(1))
     assert sql(tmp_path, "SELECT max(lsn) FROM entries") == [(2,)]
     assert [await given(A), await given(None)] == [([1], 1), ([1], 1)]
     assert await payloads(reader) == [b"1"]
     assert reader.barrier() == other.barrier() == 1
-    publish(writer, 2)
+    writer._shared.set(2)
     assert [await given(A), await given(None)] == [([1, 2], 2), ([1, 2], 2)]
     assert await payloads(other) == [b"1", b"2"]
     for log in (writer, reader, other):
@@ -367,7 +366,7 @@ async def test_a_log_of_0_1_0_knows_where_its_histories_begin(tmp_path: Path) ->
 
 
 async def test_old_operation_ids_are_forgotten_beyond_the_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chroma_async.wal.sqlite.OPERATION_WINDOW", 3)
+    monkeypatch.setattr("chroma_async.wal.sqlite.upkeep.OPERATION_WINDOW", 3)
     log = await SqliteLog.open(tmp_path)
     for after in range(6):
         await log.append([NewEntry(b"x", 0, A, f"op {after + 1}")], after=Lsn(after))

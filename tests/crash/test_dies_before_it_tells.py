@@ -21,13 +21,13 @@ pytestmark = pytest.mark.anyio
 
 DYING = """
 import os, signal
-from chroma_async.wal import SqliteLog
+from chroma_async.wal.sqlite.turns import SharedLsn
 
 def die(self, newest):
     os.kill(os.getpid(), signal.SIGKILL)
 
 def be_mortal():
-    SqliteLog._publish = die
+    SharedLsn.set = die
 """
 
 APPENDS = (
@@ -36,7 +36,7 @@ APPENDS = (
 import sys
 from pathlib import Path
 import anyio
-from chroma_async.wal import NewEntry
+from chroma_async.wal import NewEntry, SqliteLog
 
 async def main(directory):
     log = await SqliteLog.open(Path(directory))

@@ -67,12 +67,6 @@ class FailingSqliteLog(SqliteLog):
     """The log in SQLite, which fails when it is told to."""
 
     medium: SqliteMedium
-    _is_dying = False
-
-    def _publish(self, newest: int) -> None:
-        if self._is_dying:
-            _refuse("untold")
-        super()._publish(newest)
 
     async def append(
         self, entries: Sequence[NewEntry], *, after: Lsn, rows: Mapping[str, bytes | None] | None = None
@@ -80,7 +74,8 @@ class FailingSqliteLog(SqliteLog):
         fault = self.medium.faults.take()
         if fault == "full":
             _refuse(fault)
-        self._is_dying = fault == "untold"
+        if fault == "untold":
+            self._shared.set = lambda newest: _refuse("untold")  # type: ignore[method-assign]
         first = await super().append(entries, after=after, rows=rows)
         if fault is not None:
             _refuse(fault)

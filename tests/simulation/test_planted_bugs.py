@@ -25,7 +25,8 @@ from chroma_async.engine.fsync import IntervalFsync
 from chroma_async.engine.read_view import View
 from chroma_async.model import Lsn
 from chroma_async.projections.store import CollectionStore
-from chroma_async.wal import MemoryLog, SqliteLog
+from chroma_async.wal import MemoryLog
+from chroma_async.wal.sqlite.transactions import Transactions
 
 SEEDS = range(40)
 
@@ -254,11 +255,11 @@ def fsync_in_intervals_that_forgets_what_came_meanwhile(patch: Patch) -> None:
 def end_of_the_log_that_nobody_tells(patch: Patch) -> None:
     """Who finds that somebody died between a commit and telling of it knows it for itself alone."""
 
-    async def wrong(self: SqliteLog) -> int:
-        found = await self._writer.execute_fetchall("SELECT newest FROM bounds")
+    async def wrong(self: Transactions) -> int:
+        found = await self.writer.execute_fetchall("SELECT newest FROM bounds")
         return int(next(iter(found))[0])
 
-    patch.setattr(SqliteLog, "_publish_newest", wrong)
+    patch.setattr(Transactions, "publish_newest", wrong)
 
 
 BUGS: dict[Callable[[Patch], None], tuple[Regime, LogKind]] = {

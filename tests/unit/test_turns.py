@@ -16,8 +16,8 @@ from pathlib import Path
 import anyio
 import pytest
 
-from chroma_async.wal import turns
-from chroma_async.wal.turns import FileLock, Turn, pinned, unpinned
+from chroma_async.wal.sqlite import turns
+from chroma_async.wal.sqlite.turns import FileLock, Turn, pinned, unpinned
 
 pytestmark = pytest.mark.anyio
 
@@ -65,7 +65,7 @@ async def test_a_fork_while_somebody_waits_keeps_nobody_waiting(tmp_path: Path) 
 HOLDER = """
 import os, signal, sys, threading, time
 from pathlib import Path
-from chroma_async.wal.turns import Turn
+from chroma_async.wal.sqlite.turns import Turn
 turn = Turn(Path(sys.argv[1]))
 assert turn.try_take()
 threading.Thread(target=Turn(Path(sys.argv[1])).take, daemon=True).start()

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from chroma_async.wal.checks import OPERATION_WINDOW
-from chroma_async.wal.copy import LogCopy, check_log, copy_log, let_go_of, renew_identity
 from chroma_async.wal.memory import MemoryLog, MemoryLogState
 from chroma_async.wal.sqlite import FILE as LOG_FILE
-from chroma_async.wal.sqlite import SqliteLog
+from chroma_async.wal.sqlite import LogCopy, SqliteLog, check_log, copy_log, let_go_of, renew_identity
 from chroma_async.wal.store import CatalogRows, Durability, Entry, History, LogStore, NewEntry, Weight
 
 __all__ = [

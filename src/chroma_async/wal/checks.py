@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from chroma_async.checksums import crc32
-from chroma_async.errors import LogConflict, LogCorrupt, LogReset, LogTruncated
+from chroma_async.errors import LogConflict, LogCorrupt, LogHole, LogReset, LogTruncated
 from chroma_async.model import Lsn
 from chroma_async.wal.store import NewEntry
 
@@ -84,6 +84,11 @@ def mixed_operations(entries: Sequence[NewEntry], known: Sequence[int | None]) -
 
 def conflict(after: int, newest: int) -> LogConflict:
     return LogConflict(f"the log moved on: read what follows, then decide again. after={after} newest={newest}")
+
+
+def hole(after: int, found: int) -> LogHole:
+    """Say that the entries between two LSNs are missing."""
+    return LogHole(f"entries are missing in the middle of the log: restore it. after={after} next={found}")
 
 
 def check_reachable(after: int, oldest: int, newest: int) -> None:

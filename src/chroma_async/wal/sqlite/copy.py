@@ -10,11 +10,13 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from chroma_async.errors import FormatError, LogCorrupt, LogHole, StorageCorrupt
+from chroma_async.errors import LogCorrupt, LogHole, StorageCorrupt
 from chroma_async.model import CollectionId, Lsn
 from chroma_async.seams.databases import copy_database, open_unchanging
-from chroma_async.wal.checks import checksum, only_row, row_checksum
-from chroma_async.wal.sqlite import FILE, FORMAT
+from chroma_async.wal.checks import checksum, hole, only_row
+from chroma_async.wal.sqlite import sql
+from chroma_async.wal.sqlite.connections import FILE
+from chroma_async.wal.sqlite.rows import identity_in, verified_catalog
 
 
 class LogCopy(Struct, frozen=True):
@@ -41,7 +43,7 @@ def copy_log(directory: Path, destination: Path, progress: Callable[[int], None]
     uri = f"{(directory / FILE).absolute().as_uri()}?mode=rw"
     with closing(sqlite3.connect(uri, uri=True, isolation_level=None, timeout=10.0)) as source:
         source.execute("BEGIN")
-        source.execute("SELECT identity FROM log").fetchone()
+        source.execute(sql.LOG).fetchone()
         copy_database(source, destination / FILE, progress)
     with closing(open_unchanging(destination / FILE)) as copy:
         checked = _read_checked(copy)
@@ -67,21 +69,18 @@ def check_log(directory: Path) -> LogCopy:
         if found != "ok":
             raise StorageCorrupt(f"the log is damaged. file={FILE} reason={str(found).splitlines()[-1]}")
         connection.execute("BEGIN")
-        (version,) = only_row(connection.execute("SELECT format FROM log"))
-        if version != FORMAT:
-            raise FormatError(f"the log has another format: use the version that wrote it. format={version} known={FORMAT}")
         return _read_checked(connection)
 
 
 def _read_checked(copy: sqlite3.Connection) -> LogCopy:
-    identity = str(only_row(copy.execute("SELECT identity FROM log"))[0])
+    identity = identity_in(copy.execute(sql.LOG))
     newest, oldest = only_row(copy.execute("SELECT newest, oldest FROM bounds"))
     expected, freed, spoiled = oldest, _freed(copy), list[Lsn]()
     applied = dict(freed)
     entries = copy.execute("SELECT lsn, crc, collection, time_ns, operation_id, payload FROM entries ORDER BY lsn")
     for lsn, crc, collection, time_ns, operation_id, payload in entries:
         if lsn != expected:
-            raise LogHole(f"entries are missing in the middle of the log: restore it. after={expected - 1} next={lsn}")
+            raise hole(expected - 1, lsn)
         if checksum(lsn, collection, time_ns, operation_id, payload) == crc:
             pass
         elif payload is not None and lsn <= applied.get(collection, 0):
@@ -93,21 +92,22 @@ def _read_checked(copy: sqlite3.Connection) -> LogCopy:
         expected += 1
     if expected != newest + 1:
         raise LogHole(f"entries are missing at the end of the log: restore it. after={expected - 1} newest={newest}")
-    return LogCopy(identity, Lsn(newest), _rows(copy), freed, tuple(spoiled))
+    rows = verified_catalog(copy.execute("SELECT key, crc, value FROM catalog"))
+    return LogCopy(identity, Lsn(newest), rows, freed, tuple(spoiled))
 
 
 def _freed(copy: sqlite3.Connection) -> dict[CollectionId, Lsn]:
     """Through which LSN each collection's entries were applied, and may be freed; release 0.1.0 kept no account of it."""
-    if not copy.execute("SELECT count(*) FROM sqlite_master WHERE name = 'freed'").fetchone()[0]:
+    if not copy.execute(sql.COUNT_NOTED_TABLES).fetchone()[0]:
         return {}
-    return {CollectionId(collection): Lsn(lsn) for collection, lsn in copy.execute("SELECT collection, lsn FROM freed")}
+    return {CollectionId(collection): Lsn(lsn) for collection, lsn in copy.execute(sql.NOTED_ALONE)}
 
 
 def let_go_of(directory: Path, spoiled: Sequence[Lsn]) -> None:
     """Free the payloads of entries that are spoiled. Feeds that have not come so far begin anew."""
     with closing(sqlite3.connect(directory / FILE, isolation_level=None, timeout=10.0)) as connection:
         connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("BEGIN IMMEDIATE")
+        connection.execute(sql.BEGIN)
         for lsn in spoiled:
             beside = connection.execute(
                 "SELECT collection, time_ns, operation_id FROM entries WHERE lsn = ?", (lsn,)
@@ -117,21 +117,8 @@ def let_go_of(directory: Path, spoiled: Sequence[Lsn]) -> None:
                 "UPDATE entries SET payload = NULL, crc = ? WHERE lsn = ?",
                 (checksum(lsn, collection, time_ns, operation_id, None), lsn),
             )
-            connection.execute(
-                "INSERT INTO truncated VALUES (?, ?) "
-                "ON CONFLICT (collection) DO UPDATE SET lsn = excluded.lsn WHERE excluded.lsn > lsn",
-                (collection, lsn),
-            )
+            connection.execute(sql.NOTE_FREED, (collection, lsn))
         connection.execute("COMMIT")
-
-
-def _rows(copy: sqlite3.Connection) -> dict[str, bytes]:
-    rows: dict[str, bytes] = {}
-    for key, crc, value in copy.execute("SELECT key, crc, value FROM catalog"):
-        if row_checksum(key, value) != crc:
-            raise LogCorrupt(f"a catalog row does not match its checksum: restore the log. key={key!r}")
-        rows[key] = value
-    return rows
 
 
 def renew_identity(directory: Path) -> str:

@@ -161,6 +161,8 @@ class SharedLsn:
     Written only by who holds the turn. It is a cache of what the database says: a power cut may leave any value in the
     file, so who opens the log writes it anew. A second word says that it is about to change: who finds it set, and has the
     turn, knows that somebody died between a commit and telling of it.
+
+    What this process saw of the database may be ahead of the number, for as long as whoever committed it has not told of it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -174,9 +176,18 @@ class SharedLsn:
         finally:
             os.close(fd)
         self._words = np.frombuffer(self._map, dtype=np.uint64)
+        self._seen = 0
 
     def get(self) -> int:
         return int(self._words[0])
+
+    def known(self) -> int:
+        """The number, or what this process saw, whichever is greater."""
+        return max(self._seen, int(self._words[0]))
+
+    def saw(self, value: int) -> None:
+        """Note what this process saw, or was told."""
+        self._seen = max(self._seen, value)
 
     @property
     def is_about_to_change(self) -> bool:
@@ -190,6 +201,7 @@ class SharedLsn:
         """Change the number, or say that it stays."""
         self._words[0] = value
         self._words[1] = 0
+        self.saw(value)
 
     def close(self) -> None:
         del self._words

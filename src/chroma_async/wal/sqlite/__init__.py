@@ -1,0 +1,9 @@
+"""The log in one SQLite file: `log.SqliteLog`, and the parts that it is made of."""
+
+from __future__ import annotations
+
+from chroma_async.wal.sqlite.connections import FILE
+from chroma_async.wal.sqlite.copy import LogCopy, check_log, copy_log, let_go_of, renew_identity
+from chroma_async.wal.sqlite.log import SqliteLog
+
+__all__ = ["FILE", "LogCopy", "SqliteLog", "check_log", "copy_log", "let_go_of", "renew_identity"]
