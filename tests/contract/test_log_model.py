@@ -29,7 +29,7 @@ class Model:
     rows: dict[str, bytes] = field(default_factory=dict)
     operations: dict[str, int] = field(default_factory=dict)
     applied: dict[str, int] = field(default_factory=dict)
-    truncated: dict[str, int] = field(default_factory=dict)
+    freed_through: dict[str, int] = field(default_factory=dict)
 
     def append(self, after: int, entries: list[NewEntry], rows: dict[str, bytes | None]) -> Outcome:
         ids = [entry.operation_id for entry in entries if entry.operation_id]
@@ -76,7 +76,7 @@ class Model:
     def history(self, collection: str | None, after: int) -> Outcome:
         if collection is None:
             return self.read(after, None) if after < self.newest or after + 1 < self.oldest else self._at_end(after)
-        if after < self.truncated.get(collection, 0):
+        if after < self.freed_through.get(collection, 0):
             return LogTruncated
         if after > self.newest:
             return LogReset
@@ -105,7 +105,7 @@ class Model:
             collection, payload = self.kept[lsn]
             if collection is not None and payload is not None:
                 self.kept[lsn] = (collection, None)
-                self.truncated[collection] = max(lsn, self.truncated.get(collection, 0))
+                self.freed_through[collection] = max(lsn, self.freed_through.get(collection, 0))
 
     def _forget(self, last: int) -> None:
         while self.oldest <= min(last, self.newest) and None in self.kept[self.oldest]:
@@ -166,7 +166,7 @@ class Subject:
         weights = await self.log.weights()
         assert not weights or weights[-1].through == self.log.barrier()
         size = sum(weight.size_bytes for weight in weights)
-        return (await self.log.freed(), await self.log.truncated(), await self.log.first_unapplied(), size)
+        return (await self.log.noted_applied(), await self.log.freed_through(), await self.log.first_unapplied(), size)
 
 
 lsn = st.integers(0, 12)
@@ -218,7 +218,7 @@ async def _compare(directory: Path, calls: list[tuple[Any, ...]]) -> None:
         for subject in subjects:
             assert await getattr(subject, name)(*arguments) == expected
             assert await subject.state() == (model.oldest, model.newest, model.newest, model.rows)
-    kept = (model.applied, model.truncated, model.first_unapplied, model.size_bytes)
+    kept = (model.applied, model.freed_through, model.first_unapplied, model.size_bytes)
     for subject in subjects:
         assert await subject.kept() == kept
         assert await subject.log.holding() == model.holding

@@ -342,8 +342,8 @@ async def test_where_histories_begin_is_told_and_moved_at_the_same_cost_however_
         await log.append([entry()] * count, after=Lsn(0))
         await log.note_applied(A, through=Lsn(count))
         moved.append(await steps_of(log._writer, lambda log=log: log.truncate(through=Lsn(10))))  # type: ignore[misc]
-        told.append(await steps_of(log._reader, log.truncated))
-        assert await log.truncated() == {A: 10}
+        told.append(await steps_of(log._reader, log.freed_through))
+        assert await log.freed_through() == {A: 10}
         await log.close()
     assert told[1] < 2 * told[0] + 10
     assert moved[1] < 2 * moved[0]
@@ -358,7 +358,7 @@ async def test_a_log_of_0_1_0_knows_where_its_histories_begin(tmp_path: Path) ->
     sql(tmp_path, "DROP TABLE freed")
     sql(tmp_path, "DROP TABLE truncated")
     log = await SqliteLog.open(tmp_path)
-    assert await log.truncated() == {A: 2}
+    assert await log.freed_through() == {A: 2}
     with pytest.raises(LogTruncated):
         await log.history(A, after=Lsn(1), bytes_max=100)
     assert [found.lsn for found in (await log.history(A, after=Lsn(2), bytes_max=100)).entries] == [4]

@@ -490,12 +490,12 @@ async def test_a_reader_that_is_overtaken_by_truncation_is_told(logs: Logs) -> N
     assert await lsns_before(LogTruncated, "oldest=5", log, truncate) in ([1], [1, 2])
 
 
-async def test_what_was_freed_is_known_for_ever(log: LogStore) -> None:
+async def test_what_was_noted_as_applied_is_known_for_ever(log: LogStore) -> None:
     """Also when the freed entries are forgotten: whoever has applied less than that has lost something."""
     await log.append([entry(), entry(collection=B), entry()], after=Lsn(0))
     await log.truncate_collection(A, through=Lsn(3))
     await log.truncate_collection(A, through=Lsn(1))
-    assert await log.freed() == {A: 3}
+    assert await log.noted_applied() == {A: 3}
 
 
 async def test_truncation_of_many_entries_is_complete(log: LogStore) -> None:
@@ -774,11 +774,11 @@ async def test_what_is_said_to_be_applied_stays_until_the_log_is_truncated(log: 
     await fill_both(log)
     assert await log.note_applied(A, through=Lsn(3))
     assert [e.payload for e in await all_of(log)] == [b"1", b"2", b"3", b"4", b"5"]
-    assert await log.freed() == {A: 3}
-    assert await log.truncated() == {}
+    assert await log.noted_applied() == {A: 3}
+    assert await log.freed_through() == {}
     assert await log.truncate(through=Lsn(2))
     assert [e.payload for e in await all_of(log, after=1)] == [b"2", b"3", b"4", b"5"]
-    assert await log.truncated() == {A: 1}
+    assert await log.freed_through() == {A: 1}
 
 
 async def test_truncation_frees_nothing_that_waits(log: LogStore) -> None:
@@ -869,7 +869,7 @@ async def test_a_quiet_collection_has_a_history_from_its_last_entry_on_however_m
     await fill_both(log)
     await log.truncate_collection(A, through=Lsn(5), keep_after=Lsn(5))
     await log.truncate_collection(B, through=Lsn(5), keep_after=Lsn(5))
-    assert await log.truncated() == {A: 3, B: 4}
+    assert await log.freed_through() == {A: 3, B: 4}
     page = await log.history(A, after=Lsn(3), bytes_max=100)
     assert (page.entries, page.through) == ([], 5)
     with pytest.raises(LogTruncated):
@@ -905,7 +905,7 @@ async def test_nothing_is_freed_by_any_way_while_the_log_is_pinned(log: LogStore
     async with log.pinned():
         assert not await log.note_applied(A, through=Lsn(3))
         assert not await log.truncate(through=Lsn(5))
-    assert await log.freed() == {}
+    assert await log.noted_applied() == {}
     assert [e.payload for e in await all_of(log)] == [b"1", b"2", b"3", b"4", b"5"]
 
 
@@ -915,4 +915,4 @@ async def test_where_a_history_begins_is_known_for_ever(logs: Logs) -> None:
     await log.truncate_collection(A, through=Lsn(3))
     await log.close()
     again = await logs.open()
-    assert await again.truncated() == {A: 3}
+    assert await again.freed_through() == {A: 3}

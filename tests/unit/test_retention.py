@@ -140,7 +140,7 @@ async def test_what_is_kept_too_long_is_freed_and_its_place_given_back(
         await settle(compactor)
         await settle(compactor)
         assert 0 < await kept(engine) <= 500
-        assert (await engine.log.truncated())[CollectionId(records.id)] == await engine.log.oldest() - 1
+        assert (await engine.log.freed_through())[CollectionId(records.id)] == await engine.log.oldest() - 1
 
 
 @pytest.mark.anyio

@@ -236,11 +236,11 @@ class _Copier(Struct):
             fingerprint = _fingerprint(manifest)
             collections.append(BackupCollection(item, collection.name, manifest.applied, manifest.live, fingerprint))
         for item in catalog.collection_ids():
-            applied = taken[item].applied if item in taken else 0
-            if not log.freed.get(item, 0) <= applied <= log.lsn:
+            noted_applied, applied = log.noted_applied.get(item, 0), taken[item].applied if item in taken else 0
+            if not noted_applied <= applied <= log.lsn:
                 raise StorageCorrupt(
                     f"a collection's files do not go with the log; see that all of them are there. collection={item} "
-                    f"freed={log.freed.get(item, 0)} applied={applied} committed={log.lsn}"
+                    f"noted_applied={noted_applied} applied={applied} committed={log.lsn}"
                 )
         return tuple(collections)
 

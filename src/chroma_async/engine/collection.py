@@ -80,7 +80,7 @@ class CollectionReader:
     def __init__(
         self,
         directory: Path,
-        freed: Lsn = Lsn(0),  # noqa: B008
+        noted_applied: Lsn = Lsn(0),  # noqa: B008
         opened: OpenReaders | None = None,
         position: Callable[[], Lsn] = lambda: Lsn(0),
         share: Share = run_in_turn,
@@ -88,7 +88,7 @@ class CollectionReader:
         searched: SearchTime | None = None,
         clock: Clock | None = None,
     ) -> None:
-        """`freed`: the log has freed the entries through this LSN, so that only the files have them.
+        """`noted_applied`: the entries through this LSN may be freed, so that only the files have them.
 
         `position` gives the LSN through which all entries were offered. `share` runs the parts of a large search.
         `row_cache` keeps rows of results; None: nothing does. `searched` says when the collection was searched last, here
@@ -98,12 +98,12 @@ class CollectionReader:
         self.times = ReadTimes(searched or SearchTimes(clock=clock).of(directory.name), self._clock)
         self.entries = PendingEntries()
         self._directory = directory
-        self._freed = freed
+        self._noted_applied = noted_applied
         self._opened = OpenReaders() if opened is None else opened
         self._position = position
         self._share = share
         self._row_cache = RowCache(0) if row_cache is None else row_cache
-        self._connections = Connections(directory, freed)
+        self._connections = Connections(directory, noted_applied)
         self._failures = FailureLog(logger, directory)
 
         self._lock = threading.Lock()
@@ -423,12 +423,13 @@ class CollectionReader:
             if tables.version() <= before.manifest.version:
                 return tables.version() == before.manifest.version
             manifest = tables.manifest()
-            freed = max(self._freed, self.entries.complete_after)
-            if manifest.applied < freed:
-                if manifest.applied >= self._freed and not tables.is_newest():
+            noted_applied = max(self._noted_applied, self.entries.complete_after)
+            if manifest.applied < noted_applied:
+                if manifest.applied >= self._noted_applied and not tables.is_newest():
                     return False  # an older instant than entries were forgotten for
                 raise StorageCorrupt(
-                    f"the newest records are lost. path={self._directory} applied={manifest.applied} freed={freed}"
+                    "the newest records are lost. "
+                    f"path={self._directory} applied={manifest.applied} noted_applied={noted_applied}"
                 )
             base = self._opened_base(load_base(self._directory, manifest, before, tables))
             if packed:

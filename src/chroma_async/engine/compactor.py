@@ -118,7 +118,7 @@ class Compactor:
 
         clock = seams.clock
         self._jobs = Jobs(workers)
-        self._stores = OpenStores(self._root, seams, self._freed, apart=apart)
+        self._stores = OpenStores(self._root, seams, self._noted_applied, apart=apart)
         self._room = LogRoom(log, Retention(settings.log_retention_bytes, settings.log_retention_seconds), clock)
         self._graphs = Graphs(
             directory, self._stores, self._jobs, indexers or workers, settings, clock, self._collection, self._note_limit
@@ -132,8 +132,8 @@ class Compactor:
 
         return Follower(self._log, lambda collection_id: Backlog(collection_id, self._deleted.add, offered))
 
-    def _freed(self, collection_id: CollectionId) -> Lsn:
-        return self._follower.freed.get(collection_id, Lsn(0))
+    def _noted_applied(self, collection_id: CollectionId) -> Lsn:
+        return self._follower.noted_applied.get(collection_id, Lsn(0))
 
     def _collection(self, collection_id: CollectionId) -> Collection | None:
         return self._follower.catalog.collection(collection_id)

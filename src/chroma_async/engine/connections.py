@@ -17,10 +17,10 @@ from chroma_async.seams.limits import FULL, READ_ONLY, limit_error
 class Connections:
     """Used by any thread, without a lock, which another one may hold for long: each step of a list is atomic."""
 
-    def __init__(self, directory: Path, freed: Lsn) -> None:
-        """`freed`: the log has freed the entries through this LSN, so that only the tables have them."""
+    def __init__(self, directory: Path, noted_applied: Lsn) -> None:
+        """`noted_applied`: the entries through this LSN may be freed, so that only the tables have them."""
         self._directory = directory
-        self._freed = freed
+        self._noted_applied = noted_applied
         self._idle: list[RecordTables] = []
         self._checked = False
         self._closed = False
@@ -44,8 +44,10 @@ class Connections:
             return idle
         path = self._directory / RECORDS_FILE
         if not path.exists():
-            if self._freed:
-                raise StorageCorrupt(f"records are missing, and the only copy. path={path} freed={self._freed}")
+            if self._noted_applied:
+                raise StorageCorrupt(
+                    f"records are missing, and the only copy. path={path} noted_applied={self._noted_applied}"
+                )
             return None
         try:
             return self._open(path)

@@ -95,7 +95,7 @@ class Engine:
             log,
             lambda name: CollectionReader(
                 collections / name,
-                self.follower.freed.get(name, Lsn(0)),
+                self.follower.noted_applied.get(name, Lsn(0)),
                 self.open_readers,
                 lambda: self.follower.position,
                 workers.share,

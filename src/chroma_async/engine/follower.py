@@ -51,8 +51,8 @@ class Follower(Generic[S]):
         self._identity = log.identity
         self._lock = anyio.Lock(fast_acquire=True)
         self._sinks: dict[CollectionId, S] = {}
-        self.freed: Mapping[CollectionId, Lsn] = {}
-        """Through which LSN each collection was applied, as far as the log was told, when this began to follow."""
+        self.noted_applied: Mapping[CollectionId, Lsn] = {}
+        """See `LogStore.noted_applied`: as it was when this began to follow."""
         self.catalog = Catalog()
         self.position = Lsn(0)
         self._newest: dict[CollectionId, Lsn] = {}
@@ -61,7 +61,7 @@ class Follower(Generic[S]):
     async def start(self) -> None:
         """Read the catalog and all entries that are kept."""
         async with self._lock:
-            self.freed = await self._log.freed()
+            self.noted_applied = await self._log.noted_applied()
             await self._reload()
         await self.catch_up()
 
@@ -142,20 +142,20 @@ class Follower(Generic[S]):
                 entries = await self._read_all(oldest, kept.lsn)
             except LogTruncated:
                 continue
-            truncated = await self._log.truncated()  # after the entries: of those, what has no payload is among it
+            freed_through = await self._log.freed_through()  # after the entries: of those, what has no payload is among it
             if kept.lsn < self.position:
                 continue  # this process appended meanwhile: read a newer instant
             self._replace_catalog(Catalog.from_rows(kept.rows))
-            self._miss(truncated)
+            self._miss(freed_through)
             self._offer_all(entries)
             self._drop_deleted()
             self.position = self._reloaded = kept.lsn
             return
 
-    def _miss(self, truncated: Mapping[CollectionId, Lsn]) -> None:
+    def _miss(self, freed_through: Mapping[CollectionId, Lsn]) -> None:
         """Tell those that lack entries which were applied and freed before they were read here."""
         for collection_id, sink in self._sinks.items():
-            through = truncated.get(collection_id, Lsn(0))
+            through = freed_through.get(collection_id, Lsn(0))
             if through > self.position:
                 sink.miss(through)
 

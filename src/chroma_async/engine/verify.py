@@ -121,10 +121,10 @@ def verify(directory: Path, *, repair: bool = False, report: Report | None = Non
             stack.enter_context(compacting_alone(directory))
         progress = _Progress(report, size_of(directory))
         findings = [Finding(VERSION_FILE, "whole", size_bytes=(directory / VERSION_FILE).stat().st_size)]
-        logged, freed = _verify_log(directory, progress, repair=repair)
+        logged, noted_applied = _verify_log(directory, progress, repair=repair)
         findings.append(logged)
         for collection in _known_collections(directory):
-            found = _verify_collection(directory, collection, progress, freed)
+            found = _verify_collection(directory, collection, progress, noted_applied)
             findings += _mended(directory / COLLECTIONS / collection.id, found) if repair else found
     return Verdict(str(directory), tuple(findings))
 
@@ -172,8 +172,8 @@ def _verify_log(directory: Path, progress: _Progress, *, repair: bool) -> tuple[
                 state = "mended"
             except sqlite3.DatabaseError as error:  # somebody writes
                 logger.warning("repair.failed path=%s reason=%s", path, error)
-        return Finding(LOG_FILE, state, reason, size_bytes=size), found.freed
-    return Finding(LOG_FILE, "whole", size_bytes=size), found.freed
+        return Finding(LOG_FILE, state, reason, size_bytes=size), found.noted_applied
+    return Finding(LOG_FILE, "whole", size_bytes=size), found.noted_applied
 
 
 def _check_reachable(path: Path, error: Exception) -> None:
@@ -192,15 +192,15 @@ def _check_reachable(path: Path, error: Exception) -> None:
 
 
 def _verify_collection(
-    directory: Path, collection: Collection, progress: _Progress, freed: Mapping[CollectionId, Lsn]
+    directory: Path, collection: Collection, progress: _Progress, noted_applied: Mapping[CollectionId, Lsn]
 ) -> list[Finding]:
     """What is to be said of a collection; nothing, when it was deleted while it was looked at."""
     folder, tables = directory / COLLECTIONS / collection.id, f"{COLLECTIONS}/{collection.id}/{RECORDS_FILE}"
     found: list[Finding] = []
     try:
         if (folder / RECORDS_FILE).exists():
-            found = list(_Collection(directory, collection, progress, freed.get(collection.id, Lsn(0))).verify())
-        elif freed.get(collection.id) or (folder.exists() and any((folder / SEGMENTS).glob("*/*"))):
+            found = list(_Collection(directory, collection, progress, noted_applied.get(collection.id, Lsn(0))).verify())
+        elif noted_applied.get(collection.id) or (folder.exists() and any((folder / SEGMENTS).glob("*/*"))):
             found = [Finding(tables, "lost", "missing", collection.name)]
     except FileNotFoundError:
         if _is_known(directory, collection):
@@ -253,7 +253,7 @@ class _Collection(msgspec.Struct):
     directory: Path
     collection: Collection
     progress: _Progress
-    freed: Lsn
+    noted_applied: Lsn
 
     @property
     def folder(self) -> Path:
@@ -271,9 +271,9 @@ class _Collection(msgspec.Struct):
                     yield self._finding(path, "whole" if tables.is_summed() else "unsummed")
                 with tables.transaction():
                     manifest = tables.manifest()
-                    if manifest.applied < self.freed:
-                        reason = f"the newest records are lost. applied={manifest.applied} freed={self.freed}"
-                        yield self._finding(path, "lost", reason)
+                    if manifest.applied < self.noted_applied:
+                        marks = f"applied={manifest.applied} noted_applied={self.noted_applied}"
+                        yield self._finding(path, "lost", f"the newest records are lost. {marks}")
                     yield from self._files(tables, manifest)
         except DAMAGE as error:
             _check_reachable(path, error)

@@ -104,13 +104,13 @@ def check_reachable(after: int, oldest: int, newest: int) -> None:
         raise LogReset(f"the log ends before the position to read from. after={after} newest={newest}")
 
 
-def check_history(after: int, truncated: int, newest: int) -> None:
+def check_history(after: int, freed_through: int, newest: int) -> None:
     """Refuse to read on from a position of a collection whose history does not reach back to it.
 
     Raises:
         LogTruncated: something after the position was freed.
         LogReset: as `check_reachable`.
     """
-    if after < truncated:
-        raise LogTruncated(f"entries were freed: start from a projection. after={after} oldest={truncated}")
+    if after < freed_through:
+        raise LogTruncated(f"entries were freed: start from a projection. after={after} oldest={freed_through}")
     check_reachable(after, 0, newest)

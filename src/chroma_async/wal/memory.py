@@ -48,11 +48,11 @@ class _Image(Struct):
     entries: dict[int, _Stored]
     rows: dict[str, bytes]
     operations: dict[str, int]
-    freed: dict[CollectionId, Lsn] = field(default_factory=dict[CollectionId, Lsn])
-    truncated: dict[CollectionId, Lsn] = field(default_factory=dict[CollectionId, Lsn])
+    noted_applied: dict[CollectionId, Lsn] = field(default_factory=dict[CollectionId, Lsn])
+    freed_through: dict[CollectionId, Lsn] = field(default_factory=dict[CollectionId, Lsn])
 
     def copy(self) -> _Image:
-        parts = (self.entries, self.rows, self.operations, self.freed, self.truncated)
+        parts = (self.entries, self.rows, self.operations, self.noted_applied, self.freed_through)
         return _Image(self.oldest, self.newest, *(dict(part) for part in parts))  # type: ignore[arg-type]
 
 
@@ -216,7 +216,7 @@ class MemoryLog:
             if self.state.pins:
                 return False
             now = self._image_to_change()
-            now.freed[collection] = max(through, now.freed.get(collection, Lsn(0)))
+            _note_applied(now, collection, through)
             _free(now, lambda entry: entry.collection == collection and entry.lsn <= through)
             _forget(now, now.newest if keep_after is None else keep_after)
             return True
@@ -227,8 +227,7 @@ class MemoryLog:
             self._check_open()
             if self.state.pins:
                 return False
-            freed = self._image_to_change().freed
-            freed[collection] = max(through, freed.get(collection, Lsn(0)))
+            _note_applied(self._image_to_change(), collection, through)
             return True
 
     async def truncate(self, *, through: Lsn) -> bool:
@@ -249,7 +248,7 @@ class MemoryLog:
         if collection is None:
             check_reachable(after, now.oldest, now.newest)
         else:
-            check_history(after, now.truncated.get(collection, 0), now.newest)
+            check_history(after, now.freed_through.get(collection, 0), now.newest)
         entries: list[Entry] = []
         size = 0
         for lsn in range(max(after + 1, now.oldest), now.newest + 1):
@@ -267,9 +266,9 @@ class MemoryLog:
             entries.append(entry)
         return History(entries, entries[-1].lsn if entries else Lsn(now.newest))
 
-    async def truncated(self) -> Mapping[CollectionId, Lsn]:
+    async def freed_through(self) -> Mapping[CollectionId, Lsn]:
         self._check_open()
-        return dict(self.state.image.truncated)
+        return dict(self.state.image.freed_through)
 
     async def first_unapplied(self) -> Lsn:
         self._check_open()
@@ -294,9 +293,9 @@ class MemoryLog:
             groups[lsn // together] = Weight(Lsn(lsn), time_ns, size)
         return list(groups.values())
 
-    async def freed(self) -> Mapping[CollectionId, Lsn]:
+    async def noted_applied(self) -> Mapping[CollectionId, Lsn]:
         self._check_open()
-        return dict(self.state.image.freed)
+        return dict(self.state.image.noted_applied)
 
     async def oldest(self) -> Lsn:
         self._check_open()
@@ -338,7 +337,13 @@ def _stored(lsn: Lsn, new: NewEntry) -> _Stored:
 
 def _waits(now: _Image, entry: Entry) -> bool:
     """Whether an entry is not applied, as far as the log was told."""
-    return entry.collection is not None and entry.payload is not None and entry.lsn > now.freed.get(entry.collection, 0)
+    return (
+        entry.collection is not None and entry.payload is not None and entry.lsn > now.noted_applied.get(entry.collection, 0)
+    )
+
+
+def _note_applied(now: _Image, collection: CollectionId, through: Lsn) -> None:
+    now.noted_applied[collection] = max(through, now.noted_applied.get(collection, Lsn(0)))
 
 
 def _free(now: _Image, is_meant: Callable[[Entry], bool]) -> None:
@@ -346,7 +351,7 @@ def _free(now: _Image, is_meant: Callable[[Entry], bool]) -> None:
         collection = stored.entry.collection
         if collection is not None and stored.entry.payload is not None and is_meant(stored.entry):
             now.entries[lsn] = _freed(stored)
-            now.truncated[collection] = max(Lsn(lsn), now.truncated.get(collection, Lsn(0)))
+            now.freed_through[collection] = max(Lsn(lsn), now.freed_through.get(collection, Lsn(0)))
 
 
 def _freed(stored: _Stored) -> _Stored:

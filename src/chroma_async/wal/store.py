@@ -158,7 +158,7 @@ class LogStore(Protocol):
         """
         ...
 
-    async def truncated(self) -> Mapping[CollectionId, Lsn]:
+    async def freed_through(self) -> Mapping[CollectionId, Lsn]:
         """The LSN of the newest entry of a collection whose payload was freed, ever: a history begins after it."""
         ...
 
@@ -187,8 +187,11 @@ class LogStore(Protocol):
         """LSN of the oldest kept entry; one above the newest when none is kept."""
         ...
 
-    async def freed(self) -> Mapping[CollectionId, Lsn]:
-        """The LSN through which a collection was said to be applied, ever: its projections must hold all up to there."""
+    async def noted_applied(self) -> Mapping[CollectionId, Lsn]:
+        """The LSN through which a collection was noted as applied, ever: its projections must hold all up to there.
+
+        `note_applied` notes it, and `truncate_collection`. It is at or above `freed_through`.
+        """
         ...
 
     async def tidy(self) -> bool:

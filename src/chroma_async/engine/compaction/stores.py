@@ -32,14 +32,14 @@ class OpenStores:
     """Stores by collection, least recently used first. Several threads ask for them: what is applied and what is indexed
     are of threads of their own."""
 
-    def __init__(self, root: Path, seams: Seams, freed: Callable[[CollectionId], Lsn], *, apart: bool) -> None:
-        """`root`: the directory of all collections. `freed`: the LSN through which the log has freed a collection's entries.
+    def __init__(self, root: Path, seams: Seams, noted_applied: Callable[[CollectionId], Lsn], *, apart: bool) -> None:
+        """`root`: the directory of all collections. `noted_applied`: the LSN through which entries may be freed.
 
         `apart`: graphs are built by processes of their own.
         """
         self._root = root
         self._seams = seams
-        self._freed = freed
+        self._noted_applied = noted_applied
         self._write_graph = write_graph_elsewhere if apart else write_graph
         self._stores: dict[CollectionId, CollectionStore] = {}
         self._lock = threading.Lock()
@@ -53,7 +53,7 @@ class OpenStores:
         """The store of a collection, opened when it is not.
 
         Raises:
-            StorageCorrupt: it is damaged, or lacks what the log has freed.
+            StorageCorrupt: it is damaged, or lacks what the log may have freed.
         """
         with self._lock:
             store = self._stores.pop(collection_id, None)
@@ -65,14 +65,16 @@ class OpenStores:
             return store
 
     def _open(self, collection_id: CollectionId) -> CollectionStore:
-        """Never one that lacks what the log has freed: it would be made up of what is left."""
-        freed, directory = self._freed(collection_id), self._root / collection_id
-        if freed and not (directory / RECORDS_FILE).exists():
-            raise StorageCorrupt(f"records are missing, and the only copy. path={directory} freed={freed}")
+        """Never one that lacks what the log may have freed: it would be made up of what is left."""
+        noted_applied, directory = self._noted_applied(collection_id), self._root / collection_id
+        if noted_applied and not (directory / RECORDS_FILE).exists():
+            raise StorageCorrupt(f"records are missing, and the only copy. path={directory} noted_applied={noted_applied}")
         store = CollectionStore(directory, self._seams.files, self._write_graph)
-        if store.applied < freed:
+        if store.applied < noted_applied:
             store.close()
-            raise StorageCorrupt(f"the newest records are lost. path={directory} applied={store.applied} freed={freed}")
+            raise StorageCorrupt(
+                f"the newest records are lost. path={directory} applied={store.applied} noted_applied={noted_applied}"
+            )
         return store
 
     def _close_surplus(self) -> None:

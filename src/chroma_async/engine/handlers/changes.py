@@ -25,7 +25,7 @@ async def watch_collection(context: Context, call: WatchCollection) -> ChangeFee
     _check_log(context, call.log)
     position = None if call.snapshot == "true" else context.follower.position
     if call.after is not None:
-        oldest = (await context.log.truncated()).get(collection.id, Lsn(0))
+        oldest = (await context.log.freed_through()).get(collection.id, Lsn(0))
         position = await _position(context, parse_lsn(call.after), oldest)
     return Feed(source, CollectionChanges(source, collection, call.choice(), position))
 
@@ -46,9 +46,9 @@ async def watch_database(context: Context, call: WatchDatabase) -> ChangeFeed:
 
 async def _oldest_of_database(context: Context, call: WatchDatabase) -> Lsn:
     """The LSN after which nothing is missing of the database, or of what there is in the log of its catalog."""
-    truncated = await context.log.truncated()
+    freed_through = await context.log.freed_through()
     collections = context.follower.catalog.collections(call.tenant, call.database)
-    freed = max((truncated.get(item.id, Lsn(0)) for item in collections), default=Lsn(0))
+    freed = max((freed_through.get(item.id, Lsn(0)) for item in collections), default=Lsn(0))
     return max(freed, Lsn(await context.log.oldest() - 1))
 
 

@@ -20,15 +20,16 @@ from chroma_async.wal.sqlite.rows import identity_in, verified_catalog
 
 
 class LogCopy(Struct, frozen=True):
-    """What a copy holds: all through `lsn`, the catalog's rows of that instant, and per collection the newest freed LSN.
+    """What a copy holds: all through `lsn`, and the catalog's rows of that instant.
 
+    `noted_applied`: the LSN through which a collection was noted as applied.
     `spoiled`: entries that do not match their checksums, and are kept for feeds only: what they said was applied.
     """
 
     identity: str
     lsn: Lsn
     rows: Mapping[str, bytes]
-    freed: Mapping[CollectionId, Lsn]
+    noted_applied: Mapping[CollectionId, Lsn]
     spoiled: tuple[Lsn, ...] = ()
 
 
@@ -75,29 +76,29 @@ def check_log(directory: Path) -> LogCopy:
 def _read_checked(copy: sqlite3.Connection) -> LogCopy:
     identity = identity_in(copy.execute(sql.LOG))
     newest, oldest = only_row(copy.execute("SELECT newest, oldest FROM bounds"))
-    expected, freed, spoiled = oldest, _freed(copy), list[Lsn]()
-    applied = dict(freed)
+    expected, noted, spoiled = oldest, _noted(copy), list[Lsn]()
+    noted_applied = dict(noted)  # and what was freed without a note, by release 0.1.0
     entries = copy.execute("SELECT lsn, crc, collection, time_ns, operation_id, payload FROM entries ORDER BY lsn")
     for lsn, crc, collection, time_ns, operation_id, payload in entries:
         if lsn != expected:
             raise hole(expected - 1, lsn)
         if checksum(lsn, collection, time_ns, operation_id, payload) == crc:
             pass
-        elif payload is not None and lsn <= applied.get(collection, 0):
+        elif payload is not None and lsn <= noted.get(collection, 0):
             spoiled.append(lsn)
         else:
             raise LogCorrupt(f"an entry does not match its checksum: restore the log. lsn={lsn}")
         if payload is None and collection is not None:
-            freed[collection] = Lsn(max(lsn, freed.get(collection, 0)))
+            noted_applied[collection] = Lsn(max(lsn, noted_applied.get(collection, 0)))
         expected += 1
     if expected != newest + 1:
         raise LogHole(f"entries are missing at the end of the log: restore it. after={expected - 1} newest={newest}")
     rows = verified_catalog(copy.execute("SELECT key, crc, value FROM catalog"))
-    return LogCopy(identity, Lsn(newest), rows, freed, tuple(spoiled))
+    return LogCopy(identity, Lsn(newest), rows, noted_applied, tuple(spoiled))
 
 
-def _freed(copy: sqlite3.Connection) -> dict[CollectionId, Lsn]:
-    """Through which LSN each collection's entries were applied, and may be freed; release 0.1.0 kept no account of it."""
+def _noted(copy: sqlite3.Connection) -> dict[CollectionId, Lsn]:
+    """What was noted as applied; by release 0.1.0 nothing was."""
     if not copy.execute(sql.COUNT_NOTED_TABLES).fetchone()[0]:
         return {}
     return {CollectionId(collection): Lsn(lsn) for collection, lsn in copy.execute(sql.NOTED_ALONE)}
