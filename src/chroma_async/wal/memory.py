@@ -1,12 +1,11 @@
-"""The log in memory, for simulated processes that share one log: what was not synced can be lost, and bits flipped."""
+"""The log in memory, for simulated processes that share one log: what was not synced can be lost."""
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
 import anyio
 import anyio.lowlevel
@@ -83,17 +82,6 @@ class MemoryLogState:
         self.pins = 0
         self.power_cuts += 1
 
-    def flip_bit(self, lsn: Lsn) -> None:
-        """Damage the payload of an entry, as a bad disk does."""
-        stored = self.image.entries[lsn]
-        payload = bytearray(stored.entry.payload or b"")
-        payload[-1] ^= 1
-        self.image.entries[lsn] = replace(stored, entry=replace(stored.entry, payload=bytes(payload)))
-
-    def drop_entry(self, lsn: Lsn) -> None:
-        """Lose an entry in the middle, as no disk should."""
-        del self.image.entries[lsn]
-
 
 class MemoryLog:
     """A `LogStore` in memory. Handles on one state are to each other as processes on one directory.
@@ -107,12 +95,6 @@ class MemoryLog:
         self._power_cuts = self.state.power_cuts
         self._holds = Holds()
         self._closed = False
-
-    @classmethod
-    async def open(cls, directory: Path, *, durability: Durability = "commit", create: bool = True) -> Self:
-        """Make a new, empty log, by the signature that all logs share. It has nothing to do with the directory."""
-        del directory, create
-        return cls(durability=durability)
 
     @property
     def identity(self) -> str:
@@ -337,9 +319,8 @@ def _stored(lsn: Lsn, new: NewEntry) -> _Stored:
 
 def _waits(now: _Image, entry: Entry) -> bool:
     """Whether an entry is not applied, as far as the log was told."""
-    return (
-        entry.collection is not None and entry.payload is not None and entry.lsn > now.noted_applied.get(entry.collection, 0)
-    )
+    collection = entry.collection
+    return collection is not None and entry.payload is not None and entry.lsn > now.noted_applied.get(collection, 0)
 
 
 def _note_applied(now: _Image, collection: CollectionId, through: Lsn) -> None:
