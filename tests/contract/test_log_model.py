@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from chroma_async.errors import LogConflict, LogReset, LogTruncated
 from chroma_async.model import CollectionId, Lsn
-from chroma_async.wal import LogStore, MemoryLog, MemoryLogState, NewEntry, SqliteLog
+from chroma_async.wal import MemoryLog, MemoryLogState, NewEntry, SqliteLog, TruncatableLog
 
 Outcome = Any
 """What a call returned, or the class of what it raised."""
@@ -116,7 +116,7 @@ class Model:
 class Subject:
     """A log, asked in the words of the model."""
 
-    def __init__(self, log: LogStore) -> None:
+    def __init__(self, log: TruncatableLog) -> None:
         self.log = log
 
     async def append(self, after: int, entries: list[NewEntry], rows: dict[str, bytes | None]) -> Outcome:

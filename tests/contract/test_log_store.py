@@ -1,4 +1,4 @@
-"""Every sentence of `LogStore`, for every log."""
+"""Every sentence of `LogStore` and `TruncatableLog`, for every log."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from chroma_async.errors import LogConflict, LogCorrupt, LogError, LogHole, LogReset, LogTruncated
 from chroma_async.model import CollectionId, Lsn
-from chroma_async.wal import CatalogRows, Entry, LogStore, MemoryLog, MemoryLogState, NewEntry, SqliteLog
+from chroma_async.wal import CatalogRows, Entry, MemoryLog, MemoryLogState, NewEntry, SqliteLog, TruncatableLog
 
 pytestmark = pytest.mark.anyio
 
@@ -29,7 +29,7 @@ class MemoryMedium:
     def __init__(self) -> None:
         self.state = MemoryLogState()
 
-    async def open(self) -> LogStore:
+    async def open(self) -> TruncatableLog:
         return MemoryLog(self.state)
 
     def flip_bit(self, lsn: int) -> None:
@@ -45,7 +45,7 @@ class SqliteMedium:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
-    async def open(self) -> LogStore:
+    async def open(self) -> TruncatableLog:
         return await SqliteLog.open(self.directory)
 
     def flip_bit(self, lsn: int) -> None:
@@ -64,9 +64,9 @@ class Logs:
 
     def __init__(self, medium: MemoryMedium | SqliteMedium) -> None:
         self.medium = medium
-        self._opened: list[LogStore] = []
+        self._opened: list[TruncatableLog] = []
 
-    async def open(self) -> LogStore:
+    async def open(self) -> TruncatableLog:
         log = await self.medium.open()
         self._opened.append(log)
         return log
@@ -84,7 +84,7 @@ async def logs(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
 
 
 @pytest.fixture
-async def log(logs: Logs) -> LogStore:
+async def log(logs: Logs) -> TruncatableLog:
     return await logs.open()
 
 
@@ -92,22 +92,22 @@ def entry(payload: str = "x", collection: CollectionId | None = A, operation: st
     return NewEntry(payload.encode(), 1_700_000_000_000_000_000, collection, operation)
 
 
-async def fill(log: LogStore, count: int, collection: CollectionId | None = A) -> None:
+async def fill(log: TruncatableLog, count: int, collection: CollectionId | None = A) -> None:
     """Append `count` entries whose payloads are their LSNs."""
     after = log.barrier()
     await log.append([entry(str(after + 1 + i), collection) for i in range(count)], after=after)
 
 
-async def all_of(log: LogStore, after: int = 0, through: int | None = None) -> list[Entry]:
+async def all_of(log: TruncatableLog, after: int = 0, through: int | None = None) -> list[Entry]:
     return [found async for found in log.read(after=Lsn(after), through=None if through is None else Lsn(through))]
 
 
-async def lsns(log: LogStore, after: int = 0, through: int | None = None) -> list[int]:
+async def lsns(log: TruncatableLog, after: int = 0, through: int | None = None) -> list[int]:
     return [found.lsn for found in await all_of(log, after, through)]
 
 
 async def lsns_before(
-    error: type[LogError], match: str, log: LogStore, between: Callable[[], Awaitable[None]] | None = None
+    error: type[LogError], match: str, log: TruncatableLog, between: Callable[[], Awaitable[None]] | None = None
 ) -> list[int]:
     """Return what a reader gets before the error that it must get."""
     seen: list[int] = []
@@ -126,7 +126,7 @@ async def lsns_before(
 # 1. Density
 
 
-async def test_lsns_are_dense_and_begin_with_one(log: LogStore) -> None:
+async def test_lsns_are_dense_and_begin_with_one(log: TruncatableLog) -> None:
     assert await log.append([entry()], after=Lsn(0)) == 1
     assert await log.append([entry(), entry(), entry()], after=Lsn(1)) == 2
     assert await log.append([entry()], after=Lsn(4)) == 5
@@ -165,7 +165,7 @@ async def test_appended_entries_come_back_as_they_were(logs: Logs) -> None:
     assert found == [Entry(Lsn(lsn), e.collection, e.payload, e.time_ns) for lsn, e in enumerate(new, 1)]
 
 
-async def test_an_append_that_fails_half_way_leaves_nothing(log: LogStore) -> None:
+async def test_an_append_that_fails_half_way_leaves_nothing(log: TruncatableLog) -> None:
     await log.append([entry()], after=Lsn(0), rows={"k": b"old"})
     unencodable = entry(operation="\ud800")
     with pytest.raises(UnicodeEncodeError):
@@ -175,7 +175,7 @@ async def test_an_append_that_fails_half_way_leaves_nothing(log: LogStore) -> No
     assert await log.append([entry()], after=Lsn(1)) == 2
 
 
-async def test_an_append_of_nothing_is_refused(log: LogStore) -> None:
+async def test_an_append_of_nothing_is_refused(log: TruncatableLog) -> None:
     with pytest.raises(ValueError, match="nothing to append"):
         await log.append([], after=Lsn(0), rows={"k": b"v"})
     assert dict((await log.catalog()).rows) == {}
@@ -185,7 +185,7 @@ async def test_an_append_of_nothing_is_refused(log: LogStore) -> None:
 
 
 @pytest.mark.parametrize("after", [0, 1, 3, 99])
-async def test_an_append_that_names_another_end_changes_nothing(log: LogStore, after: int) -> None:
+async def test_an_append_that_names_another_end_changes_nothing(log: TruncatableLog, after: int) -> None:
     await log.append([entry(), entry()], after=Lsn(0), rows={"k": b"old"})
     with pytest.raises(LogConflict, match="newest=2"):
         await log.append([entry(), entry()], after=Lsn(after), rows={"k": b"new"})
@@ -207,7 +207,7 @@ async def test_of_many_appends_after_one_lsn_exactly_one_wins(logs: Logs) -> Non
     handles = [await logs.open() for _ in range(3)]
     won: list[int] = []
 
-    async def attempt(log: LogStore, name: str) -> None:
+    async def attempt(log: TruncatableLog, name: str) -> None:
         try:
             won.append(await log.append([entry(name)], after=Lsn(0)))
         except LogConflict:
@@ -223,7 +223,7 @@ async def test_of_many_appends_after_one_lsn_exactly_one_wins(logs: Logs) -> Non
 # 4. Cancellation
 
 
-async def append_three(log: LogStore, name: str, done: list[str]) -> None:
+async def append_three(log: TruncatableLog, name: str, done: list[str]) -> None:
     async with log.exclusive():
         await log.append([entry(f"{name}.{i}") for i in range(3)], after=log.barrier(), rows={"last": name.encode()})
     done.append(name)
@@ -282,7 +282,7 @@ def name_and_number(found: Entry) -> tuple[str, str]:
 async def test_a_cancelled_waiter_does_not_keep_the_log(logs: Logs) -> None:
     holder, waiter, third = await logs.open(), await logs.open(), await logs.open()
 
-    async def append(log: LogStore, start: anyio.Event) -> None:
+    async def append(log: TruncatableLog, start: anyio.Event) -> None:
         await start.wait()
         await fill(log, 1)
 
@@ -329,7 +329,7 @@ async def test_a_retry_is_recognised_after_its_entries_were_truncated_and_after_
     assert again.barrier() == 1
 
 
-async def test_an_append_of_old_and_new_operations_is_refused_rather_than_guessed(log: LogStore) -> None:
+async def test_an_append_of_old_and_new_operations_is_refused_rather_than_guessed(log: TruncatableLog) -> None:
     await log.append([entry(operation="old")], after=Lsn(0))
     for new in (entry(operation="new"), entry()):
         with pytest.raises(ValueError, match="one by one"):
@@ -340,7 +340,7 @@ async def test_an_append_of_old_and_new_operations_is_refused_rather_than_guesse
     assert await log.append([entry(operation="new")], after=Lsn(1)) == 2
 
 
-async def test_one_operation_id_on_two_entries_is_refused(log: LogStore) -> None:
+async def test_one_operation_id_on_two_entries_is_refused(log: TruncatableLog) -> None:
     with pytest.raises(ValueError, match="two entries"):
         await log.append([entry(operation="same"), entry(operation="same")], after=Lsn(0))
     assert await lsns(log) == []
@@ -349,7 +349,7 @@ async def test_one_operation_id_on_two_entries_is_refused(log: LogStore) -> None
 # 6. Reading
 
 
-async def test_read_begins_after_and_ends_through(log: LogStore) -> None:
+async def test_read_begins_after_and_ends_through(log: TruncatableLog) -> None:
     await fill(log, 10)
     assert await lsns(log, after=3, through=6) == [4, 5, 6]
     assert await lsns(log, after=8) == [9, 10]
@@ -359,7 +359,7 @@ async def test_read_begins_after_and_ends_through(log: LogStore) -> None:
     assert await lsns(log, after=4, through=2) == []
 
 
-async def test_read_pages_through_a_log_of_any_length(log: LogStore) -> None:
+async def test_read_pages_through_a_log_of_any_length(log: TruncatableLog) -> None:
     for after in range(0, 3000, 500):
         await log.append([entry(str(after + i + 1)) for i in range(500)], after=Lsn(after))
     await log.append([entry("y" * 3_000_000) for _ in range(7)], after=Lsn(3000))
@@ -406,7 +406,7 @@ async def test_a_missing_entry_stops_the_reader(logs: Logs, missing: list[int]) 
     assert await lsns_before(LogHole, f"after={before[-1]}", log) == before
 
 
-async def test_reading_from_beyond_the_end_says_that_this_is_another_log(log: LogStore) -> None:
+async def test_reading_from_beyond_the_end_says_that_this_is_another_log(log: TruncatableLog) -> None:
     await fill(log, 2)
     with pytest.raises(LogReset, match="newest=2"):
         await lsns(log, after=3)
@@ -415,7 +415,7 @@ async def test_reading_from_beyond_the_end_says_that_this_is_another_log(log: Lo
 # 7 and 10. Truncation
 
 
-async def test_truncation_frees_payloads_and_keeps_lsns_dense(log: LogStore) -> None:
+async def test_truncation_frees_payloads_and_keeps_lsns_dense(log: TruncatableLog) -> None:
     await fill(log, 1, B)
     await fill(log, 2, A)
     await fill(log, 1, B)
@@ -432,7 +432,7 @@ async def test_truncation_frees_payloads_and_keeps_lsns_dense(log: LogStore) -> 
     assert await log.oldest() == 1
 
 
-async def test_what_is_empty_at_the_old_end_is_forgotten(log: LogStore) -> None:
+async def test_what_is_empty_at_the_old_end_is_forgotten(log: TruncatableLog) -> None:
     await fill(log, 2, A)
     await fill(log, 2, None)
     await fill(log, 1, B)
@@ -445,7 +445,7 @@ async def test_what_is_empty_at_the_old_end_is_forgotten(log: LogStore) -> None:
     assert await lsns(log, after=7) == []
 
 
-async def test_truncation_forgets_nothing_above_keep_after(log: LogStore) -> None:
+async def test_truncation_forgets_nothing_above_keep_after(log: TruncatableLog) -> None:
     await fill(log, 3, A)
     await fill(log, 3, None)
     await log.truncate_collection(A, through=Lsn(3), keep_after=Lsn(0))
@@ -493,7 +493,7 @@ async def test_a_reader_that_is_overtaken_by_truncation_is_told(logs: Logs) -> N
     assert await lsns_before(LogTruncated, "oldest=5", log, truncate) in ([1], [1, 2])
 
 
-async def test_what_was_noted_as_applied_is_known_for_ever(log: LogStore) -> None:
+async def test_what_was_noted_as_applied_is_known_for_ever(log: TruncatableLog) -> None:
     """Also when the freed entries are forgotten: whoever has applied less than that has lost something."""
     await log.append([entry(), entry(collection=B), entry()], after=Lsn(0))
     await log.truncate_collection(A, through=Lsn(3))
@@ -501,7 +501,7 @@ async def test_what_was_noted_as_applied_is_known_for_ever(log: LogStore) -> Non
     assert await log.noted_applied() == {A: 3}
 
 
-async def test_truncation_of_many_entries_is_complete(log: LogStore) -> None:
+async def test_truncation_of_many_entries_is_complete(log: TruncatableLog) -> None:
     for after in range(0, 3000, 500):
         await log.append([entry(str(i), A if i % 2 else B) for i in range(500)], after=Lsn(after))
     await log.truncate_collection(A, through=Lsn(2000))
@@ -557,7 +557,7 @@ async def test_nobody_appends_while_another_holds_the_log(logs: Logs) -> None:
     start = anyio.Event()
     appended: list[str] = []
 
-    async def append(log: LogStore, name: str) -> None:
+    async def append(log: TruncatableLog, name: str) -> None:
         await start.wait()
         async with log.exclusive():
             await fill(log, 1)
@@ -611,7 +611,7 @@ async def test_waiters_are_served_one_after_another(logs: Logs) -> None:
     assert max(firsts) < min(lasts)
 
 
-async def test_the_holder_may_nest_and_may_let_its_tasks_append(log: LogStore) -> None:
+async def test_the_holder_may_nest_and_may_let_its_tasks_append(log: TruncatableLog) -> None:
     with anyio.fail_after(5):
         async with log.exclusive(), log.exclusive():
             await asyncio.wait_for(log.append([entry("waited for")], after=Lsn(0)), 5)
@@ -693,10 +693,10 @@ async def test_identity_is_kept_and_tells_logs_apart(logs: Logs, tmp_path: Path)
         await another.close()
 
 
-# 13. Closing
+# 16. Closing
 
 
-async def test_after_close_every_call_raises(log: LogStore) -> None:
+async def test_after_close_every_call_raises(log: TruncatableLog) -> None:
     await fill(log, 1)
     await log.close()
     await log.close()
@@ -736,7 +736,7 @@ async def test_close_lets_a_running_append_finish_and_turns_away_those_that_wait
     await fill(again, 1)
 
 
-async def test_an_operation_is_found_by_the_beginning_of_its_id_within_the_window(log: LogStore) -> None:
+async def test_an_operation_is_found_by_the_beginning_of_its_id_within_the_window(log: TruncatableLog) -> None:
     assert await log.operations(["a/", "b/"]) == {}
     await log.append([entry(operation="a/1"), entry(operation="b/2"), entry()], after=Lsn(0))
     assert await log.operations(["a/"]) == {"a/": ("a/1", Lsn(1))}
@@ -745,7 +745,7 @@ async def test_an_operation_is_found_by_the_beginning_of_its_id_within_the_windo
     assert await log.operations(["a/"]) == {"a/": ("a/1", Lsn(1))}
 
 
-async def test_of_several_operations_with_one_beginning_the_greatest_is_found(log: LogStore) -> None:
+async def test_of_several_operations_with_one_beginning_the_greatest_is_found(log: TruncatableLog) -> None:
     names = ["a/2", "a/1", "a/10", "a/\U0001f600", "a/\uffff", "a/", "a", "b/9", "a0"]
     await log.append([entry(operation=name) for name in names], after=Lsn(0))
     assert await log.operations(["a/", "a/1", "a", "b"]) == {
@@ -761,13 +761,13 @@ async def test_of_several_operations_with_one_beginning_the_greatest_is_found(lo
 # 10 and 15. What is kept beyond what waits, and its history
 
 
-async def fill_both(log: LogStore) -> None:
+async def fill_both(log: TruncatableLog) -> None:
     """1 and 3 of A, 2 and 4 of B, and 5 of the catalog."""
     for collection in (A, B, A, B, None):
         await fill(log, 1, collection)
 
 
-async def test_what_is_said_to_be_applied_stays_until_the_log_is_truncated(log: LogStore) -> None:
+async def test_what_is_said_to_be_applied_stays_until_the_log_is_truncated(log: TruncatableLog) -> None:
     await fill_both(log)
     assert await log.note_applied(A, through=Lsn(3))
     assert [e.payload for e in await all_of(log)] == [b"1", b"2", b"3", b"4", b"5"]
@@ -778,7 +778,7 @@ async def test_what_is_said_to_be_applied_stays_until_the_log_is_truncated(log: 
     assert await log.freed_through() == {A: 1}
 
 
-async def test_truncation_frees_nothing_that_waits(log: LogStore) -> None:
+async def test_truncation_frees_nothing_that_waits(log: TruncatableLog) -> None:
     await fill_both(log)
     await log.note_applied(A, through=Lsn(1))
     assert await log.truncate(through=Lsn(5))
@@ -789,7 +789,7 @@ async def test_truncation_frees_nothing_that_waits(log: LogStore) -> None:
     assert await lsns(log, after=4) == [5]
 
 
-async def test_the_first_entry_that_waits_is_found_behind_those_that_are_kept(log: LogStore) -> None:
+async def test_the_first_entry_that_waits_is_found_behind_those_that_are_kept(log: TruncatableLog) -> None:
     assert await log.first_unapplied() == 1
     await fill_both(log)
     assert await log.first_unapplied() == 1
@@ -801,14 +801,14 @@ async def test_the_first_entry_that_waits_is_found_behind_those_that_are_kept(lo
     assert await log.first_unapplied() == 6
 
 
-async def test_collections_that_hold_something_are_known(log: LogStore) -> None:
+async def test_collections_that_hold_something_are_known(log: TruncatableLog) -> None:
     await fill_both(log)
     assert await log.holding() == {A, B}
     await log.truncate_collection(A, through=Lsn(5), keep_after=Lsn(0))
     assert await log.holding() == {B}
 
 
-async def test_a_history_is_read_in_pages_and_says_through_where(log: LogStore) -> None:
+async def test_a_history_is_read_in_pages_and_says_through_where(log: TruncatableLog) -> None:
     await fill_both(log)
     page = await log.history(A, after=Lsn(0), bytes_max=100)
     assert ([e.lsn for e in page.entries], page.through) == ([1, 3], 3)
@@ -820,7 +820,7 @@ async def test_a_history_is_read_in_pages_and_says_through_where(log: LogStore) 
     assert ([e.lsn for e in page.entries], page.through) == ([2, 3, 4], 4)
 
 
-async def test_a_page_of_history_has_one_entry_however_large(log: LogStore) -> None:
+async def test_a_page_of_history_has_one_entry_however_large(log: TruncatableLog) -> None:
     await log.append([entry("x" * 300_000), entry("y" * 300_000), entry("z")], after=Lsn(0))
     for collection in (A, None):
         page = await log.history(collection, after=Lsn(0), bytes_max=10)
@@ -829,7 +829,7 @@ async def test_a_page_of_history_has_one_entry_however_large(log: LogStore) -> N
         assert [e.lsn for e in page.entries] == [2]
 
 
-async def test_a_page_of_history_is_over_before_an_entry_that_is_too_much_for_it(log: LogStore) -> None:
+async def test_a_page_of_history_is_over_before_an_entry_that_is_too_much_for_it(log: TruncatableLog) -> None:
     await log.append([entry("s"), entry("x" * 300_000), entry("y"), entry("z")], after=Lsn(0))
     for collection in (A, None):
         pages = [await log.history(collection, after=Lsn(after), bytes_max=10) for after in (0, 1, 2)]
@@ -837,7 +837,7 @@ async def test_a_page_of_history_is_over_before_an_entry_that_is_too_much_for_it
         assert [page.through for page in pages] == [1, 2, 4]
 
 
-async def test_a_long_history_of_small_entries_is_whole(log: LogStore) -> None:
+async def test_a_long_history_of_small_entries_is_whole(log: TruncatableLog) -> None:
     await log.append([entry(str(i), A if i % 3 else B) for i in range(3000)], after=Lsn(0))
     seen: list[int] = []
     after = Lsn(0)
@@ -862,7 +862,7 @@ async def test_a_history_never_skips_what_was_freed(logs: Logs) -> None:
         await other.history(A, after=Lsn(6), bytes_max=100)
 
 
-async def test_a_quiet_collection_has_a_history_from_its_last_entry_on_however_much_was_freed(log: LogStore) -> None:
+async def test_a_quiet_collection_has_a_history_from_its_last_entry_on_however_much_was_freed(log: TruncatableLog) -> None:
     await fill_both(log)
     await log.truncate_collection(A, through=Lsn(5), keep_after=Lsn(5))
     await log.truncate_collection(B, through=Lsn(5), keep_after=Lsn(5))
@@ -883,7 +883,7 @@ async def test_a_damaged_entry_ends_a_history_and_not_what_is_before_it(logs: Lo
             await log.history(collection, after=Lsn(first[-1]), bytes_max=100)
 
 
-async def test_payloads_are_weighed_in_order(log: LogStore) -> None:
+async def test_payloads_are_weighed_in_order(log: TruncatableLog) -> None:
     assert await log.weights() == []
     for first in range(0, 40_000, 10_000):
         await log.append([NewEntry(b"x" * 10, first + time, A) for time in range(10_000)], after=Lsn(first))
@@ -897,7 +897,7 @@ async def test_payloads_are_weighed_in_order(log: LogStore) -> None:
     assert sum(weight.size_bytes for weight in await log.weights()) == 10
 
 
-async def test_nothing_is_freed_by_any_way_while_the_log_is_pinned(log: LogStore) -> None:
+async def test_nothing_is_freed_by_any_way_while_the_log_is_pinned(log: TruncatableLog) -> None:
     await fill_both(log)
     async with log.pinned():
         assert not await log.note_applied(A, through=Lsn(3))

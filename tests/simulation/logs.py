@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 
 from chroma_async.model import CollectionId, Lsn
 from chroma_async.settings import Durability
-from chroma_async.wal import LOG_FILE, LogStore, MemoryLog, MemoryLogState, NewEntry, SqliteLog
+from chroma_async.wal import LOG_FILE, MemoryLog, MemoryLogState, NewEntry, SqliteLog, TruncatableLog
 
 AppendFault = Literal["full", "unanswered", "untold"]
 """full: nothing is appended, the disk is full. unanswered: all is appended, but its fsync says that it failed. untold: all
@@ -97,7 +97,7 @@ class Medium(Protocol):
 
     faults: AppendFaults
 
-    async def open(self, durability: Durability) -> LogStore:
+    async def open(self, durability: Durability) -> TruncatableLog:
         """A handle for one process, of the durability that it chose."""
         ...
 
@@ -105,7 +105,7 @@ class Medium(Protocol):
         """The operating system writes what it has to the disk."""
         ...
 
-    async def cut_power(self, handles: Sequence[LogStore]) -> int:
+    async def cut_power(self, handles: Sequence[TruncatableLog]) -> int:
         """Lose what a power cut may take, and return the LSN of the newest entry that is left.
 
         These are all handles that are open; they are of no use afterwards.
@@ -120,13 +120,13 @@ class MemoryMedium:
         self.state = MemoryLogState(f"log-{seed}")
         self.faults = AppendFaults()
 
-    async def open(self, durability: Durability) -> LogStore:
+    async def open(self, durability: Durability) -> TruncatableLog:
         return FailingMemoryLog(self.state, self.faults, durability=durability)
 
     def write_back(self) -> None:
         self.state.sync()
 
-    async def cut_power(self, handles: Sequence[LogStore]) -> int:
+    async def cut_power(self, handles: Sequence[TruncatableLog]) -> int:
         self.state.lose_unsynced()
         return self.state.image.newest
 
@@ -142,7 +142,7 @@ class SqliteMedium:
         self._safe_bytes = 0
         self.faults = AppendFaults()
 
-    async def open(self, durability: Durability) -> LogStore:
+    async def open(self, durability: Durability) -> TruncatableLog:
         is_new = not (self._directory / LOG_FILE).exists()
         log = await FailingSqliteLog.open(self._directory, durability=durability)
         log.medium = self
@@ -153,7 +153,7 @@ class SqliteMedium:
     def write_back(self) -> None:
         self._safe_bytes = self._journal.stat().st_size if self._journal.exists() else 0
 
-    async def cut_power(self, handles: Sequence[LogStore]) -> int:
+    async def cut_power(self, handles: Sequence[TruncatableLog]) -> int:
         kept = {path: path.read_bytes() for path in (self._directory / LOG_FILE, self._journal) if path.exists()}
         for log in handles:
             await log.close()

@@ -24,7 +24,7 @@ from chroma_async.engine.lock import MemoryCompactorLock
 from chroma_async.engine.read_view import View
 from chroma_async.seams import InlineWorkers, Seams, SeededEntropy
 from chroma_async.settings import Durability, EngineSettings
-from chroma_async.wal import LogStore
+from chroma_async.wal import TruncatableLog
 
 LogKind = Literal["memory", "sqlite"]
 Regime = Durability | Literal["mixed"]
@@ -83,7 +83,7 @@ class SimulatedProcess:
 
     engine: Engine
     compactor: Compactor
-    logs: list[LogStore]
+    logs: list[TruncatableLog]
     durability: Durability
     is_compacting: bool = False
     held: list[HeldView] = field(default_factory=list[HeldView])
@@ -102,7 +102,7 @@ class World:
     """Of all processes, but for what each chooses: how much of the log is kept is one of these."""
     clock: VirtualClock = field(default_factory=VirtualClock)
     medium: Medium = field(init=False)
-    log: LogStore = field(init=False)
+    log: TruncatableLog = field(init=False)
     processes: list[SimulatedProcess] = field(default_factory=list[SimulatedProcess])
     lock_holder: list[object] = field(default_factory=list[object])
 
@@ -122,7 +122,7 @@ class World:
         """Switch the machine on."""
         self.log = await self._open_log()
 
-    async def _open_log(self) -> LogStore:
+    async def _open_log(self) -> TruncatableLog:
         """The history's own handle, which appends nothing."""
         return await self.medium.open("off" if self.durability == "mixed" else self.durability)
 
@@ -141,7 +141,7 @@ class World:
     def _seams(self) -> Seams:
         return Seams(self.clock, self.entropy, self.files)
 
-    def _new_compactor(self, log: LogStore) -> Compactor:
+    def _new_compactor(self, log: TruncatableLog) -> Compactor:
         lock = MemoryCompactorLock(self.lock_holder)
         return Compactor(self.directory, log, lock, InlineWorkers(), self.settings, self._seams())
 

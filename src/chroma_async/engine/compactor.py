@@ -41,7 +41,7 @@ from chroma_async.seams.limits import (
     limit_error,
 )
 from chroma_async.settings import EngineSettings
-from chroma_async.wal import LOG_FILE, LogStore, check_log
+from chroma_async.wal import LOG_FILE, TruncatableLog, check_log
 
 T = TypeVar("T")
 
@@ -90,7 +90,7 @@ class Compactor:
     def __init__(
         self,
         directory: Path,
-        log: LogStore,
+        log: TruncatableLog,
         lock: CompactorLock,
         workers: Workers,
         settings: EngineSettings,

@@ -1,4 +1,4 @@
-"""The log: the only truth of a data directory. `store.LogStore` says what each of them promises."""
+"""The log: the only truth of a data directory. `store` says what each of them promises."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from chroma_async.wal.checks import OPERATION_WINDOW
 from chroma_async.wal.memory import MemoryLog, MemoryLogState
 from chroma_async.wal.sqlite import FILE as LOG_FILE
 from chroma_async.wal.sqlite import LogCopy, SqliteLog, check_log, copy_log, let_go_of, renew_identity
-from chroma_async.wal.store import CatalogRows, Durability, Entry, History, LogStore, NewEntry, Weight
+from chroma_async.wal.store import CatalogRows, Durability, Entry, History, LogStore, NewEntry, TruncatableLog, Weight
 
 __all__ = [
     "LOG_FILE",
@@ -21,6 +21,7 @@ __all__ = [
     "MemoryLogState",
     "NewEntry",
     "SqliteLog",
+    "TruncatableLog",
     "Weight",
     "check_log",
     "copy_log",

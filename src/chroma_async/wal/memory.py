@@ -84,7 +84,7 @@ class MemoryLogState:
 
 
 class MemoryLog:
-    """A `LogStore` in memory. Handles on one state are to each other as processes on one directory.
+    """A `TruncatableLog` in memory. Handles on one state are to each other as processes on one directory.
 
     With a durability other than `commit`, a cut of the power loses what was changed since the last `sync`.
     """

@@ -83,18 +83,14 @@ class LogStore(Protocol):
     9. `exclusive` keeps every other writer, in this and in other processes, from appending while it is held; waiters
        are served one after another, without polling. A holder that dies releases it. It may be nested, and tasks
        that are started inside of it may append.
-    10. `truncate_collection(c, through)` frees the payloads of that collection's entries up to there; each leaves
-       an entry without payload, so that LSNs stay dense. Then entries without payload at the old end of the log, not
-       above `keep_after` where one is given, are forgotten for good. Entries of the catalog (collection None) at the
-       old end may be forgotten as well, since the rows hold their effect. `note_applied(c, through)` only says that the
-       payloads may be freed; `truncate(through)` frees what may be, of all collections up to there, and forgets the old
-       end up to there.
+    10. An entry whose payload was freed is there without it, so that LSNs stay dense, until it is forgotten at the old end
+       of the log. Both are for good, and done by whoever has the log as a `TruncatableLog`.
     11. `catalog` returns the rows and the LSN of one instant.
     12. `identity` is made once, at creation, and tells two logs apart.
     13. What was appended before `sync` survives a power cut after it, whatever the durability. Nothing may be derived
         and kept for good from an entry that is not that safe.
-    14. While `pinned` is held, by whichever process, nothing is freed and forgotten: what should do so returns False, and
-        the caller asks again later. A holder that dies lets go. Appending goes on.
+    14. While `pinned` is held, by whichever process, nothing is freed and forgotten. A holder that dies lets go.
+        Appending goes on.
     15. `history` never skips: of a collection it raises `LogTruncated` when anything after the position was freed, in
         the same instant as it reads; of all collections it gives freed entries without payload, as `read` does.
     16. After `close`, every call raises `RuntimeError`, but another `close`.
@@ -104,6 +100,8 @@ class LogStore(Protocol):
 
     @property
     def identity(self) -> str: ...
+
+    def require_in_place(self) -> None: ...
 
     async def append(
         self, entries: Sequence[NewEntry], *, after: Lsn, rows: Mapping[str, bytes | None] | None = None
@@ -127,25 +125,20 @@ class LogStore(Protocol):
         """
         ...
 
-    def read(self, *, after: Lsn, through: Lsn | None = None) -> AsyncIterator[Entry]: ...
+    def exclusive(self) -> AbstractAsyncContextManager[None]: ...
+
+    async def sync(self) -> None:
+        """Make durable all that was appended before this call, by whichever process.
+
+        Raises:
+            InsufficientStorageError, ResourceLimitError: it was not begun; try again.
+            OSError: it failed, and what of the log is on disk is not known.
+        """
+        ...
 
     def barrier(self) -> Lsn: ...
 
-    def require_in_place(self) -> None: ...
-
-    def exclusive(self) -> AbstractAsyncContextManager[None]: ...
-
-    def pinned(self) -> AbstractAsyncContextManager[None]: ...
-
-    async def catalog(self) -> CatalogRows: ...
-
-    async def truncate_collection(
-        self, collection: CollectionId, *, through: Lsn, keep_after: Lsn | None = None
-    ) -> bool: ...
-
-    async def note_applied(self, collection: CollectionId, *, through: Lsn) -> bool: ...
-
-    async def truncate(self, *, through: Lsn) -> bool: ...
+    def read(self, *, after: Lsn, through: Lsn | None = None) -> AsyncIterator[Entry]: ...
 
     async def history(self, collection: CollectionId | None, *, after: Lsn, bytes_max: int) -> History:
         """Return the next entries of a collection, or of the whole log: one at least, if there are any.
@@ -158,6 +151,17 @@ class LogStore(Protocol):
         """
         ...
 
+    async def catalog(self) -> CatalogRows: ...
+
+    def pinned(self) -> AbstractAsyncContextManager[None]: ...
+
+    async def noted_applied(self) -> Mapping[CollectionId, Lsn]:
+        """The LSN through which a collection was noted as applied, ever: its projections must hold all up to there.
+
+        `note_applied` notes it, and `truncate_collection`. It is at or above `freed_through`.
+        """
+        ...
+
     async def freed_through(self) -> Mapping[CollectionId, Lsn]:
         """The LSN of the newest entry of a collection whose payload was freed, ever: a history begins after it."""
         ...
@@ -166,32 +170,45 @@ class LogStore(Protocol):
         """LSN of the oldest entry that nobody has said is applied; one above the newest when there is none."""
         ...
 
-    async def holding(self) -> frozenset[CollectionId]:
-        """The collections of which a payload is kept, existing or deleted."""
+    async def oldest(self) -> Lsn:
+        """LSN of the oldest kept entry; one above the newest when none is kept."""
         ...
 
     async def weights(self) -> list[Weight]:
         """What the kept payloads weigh, oldest first; the last one is through the newest entry. None of an empty log."""
         ...
 
-    async def sync(self) -> None:
-        """Make durable all that was appended before this call, by whichever process.
+    async def size_bytes(self) -> int:
+        """Bytes that the store takes on disk (0 for one in memory)."""
+        ...
 
-        Raises:
-            InsufficientStorageError, ResourceLimitError: it was not begun; try again.
-            OSError: it failed, and what of the log is on disk is not known.
+    async def close(self) -> None: ...
+
+
+class TruncatableLog(LogStore, Protocol):
+    """A log as those have it who free what was applied: the compactor, and a purge.
+
+    While the log is pinned, what frees or notes changes nothing and returns False; ask again later.
+    """
+
+    async def note_applied(self, collection: CollectionId, *, through: Lsn) -> bool:
+        """Note that a collection was applied: its payloads up to there may be freed. `noted_applied` tells of it."""
+        ...
+
+    async def truncate_collection(self, collection: CollectionId, *, through: Lsn, keep_after: Lsn | None = None) -> bool:
+        """Note that a collection was applied, free its payloads up to there, and forget the old end of the log.
+
+        The old end is what has no payload, and entries of the catalog (collection None), whose effect its rows hold: all up
+        to the first other entry, or to `keep_after` where that is given and comes first.
         """
         ...
 
-    async def oldest(self) -> Lsn:
-        """LSN of the oldest kept entry; one above the newest when none is kept."""
+    async def truncate(self, *, through: Lsn) -> bool:
+        """Free what was noted as applied, of all collections up to there, and forget the old end up to there."""
         ...
 
-    async def noted_applied(self) -> Mapping[CollectionId, Lsn]:
-        """The LSN through which a collection was noted as applied, ever: its projections must hold all up to there.
-
-        `note_applied` notes it, and `truncate_collection`. It is at or above `freed_through`.
-        """
+    async def holding(self) -> frozenset[CollectionId]:
+        """The collections of which a payload is kept, existing or deleted."""
         ...
 
     async def tidy(self) -> bool:
@@ -208,9 +225,3 @@ class LogStore(Protocol):
             UnavailableError: somebody reads the log.
         """
         ...
-
-    async def size_bytes(self) -> int:
-        """Bytes that the store takes on disk (0 for one in memory)."""
-        ...
-
-    async def close(self) -> None: ...

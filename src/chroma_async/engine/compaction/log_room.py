@@ -9,13 +9,13 @@ from chroma_async.core.retention import Ledger, Retention
 from chroma_async.errors import UnavailableError
 from chroma_async.model import CollectionId, Lsn
 from chroma_async.seams import Clock
-from chroma_async.wal import LogStore
+from chroma_async.wal import TruncatableLog
 
 
 class LogRoom:
     """Frees what was applied and is not kept for feeds. What the log does not free now, since a backup pins it, is owed."""
 
-    def __init__(self, log: LogStore, retention: Retention, clock: Clock) -> None:
+    def __init__(self, log: TruncatableLog, retention: Retention, clock: Clock) -> None:
         self._log = log
         self._retention = retention
         self._clock = clock

@@ -15,7 +15,7 @@ from chroma_async.errors import DirectoryReplacedError, UnavailableError
 from chroma_async.model import Collection, CollectionId, Lsn
 from chroma_async.projections.manifest import PurgeRef
 from chroma_async.seams import Clock
-from chroma_async.wal import LogStore
+from chroma_async.wal import TruncatableLog
 
 PURGE_AGAIN_SECONDS_MIN: Final = 1.0
 PURGE_AGAIN_SECONDS_MAX: Final = 30.0
@@ -31,7 +31,7 @@ class Purges:
         self,
         stores: OpenStores,
         jobs: Jobs,
-        log: LogStore,
+        log: TruncatableLog,
         room: LogRoom,
         clock: Clock,
         is_applied: Callable[[CollectionId, Lsn], bool],

@@ -62,7 +62,7 @@ class _Page(Struct, frozen=True):
 
 
 class SqliteLog:
-    """A `LogStore` in one SQLite file. Made by `open`; belongs to one event loop; open as many as you like."""
+    """A `TruncatableLog` in one SQLite file. Made by `open`; belongs to one event loop; open as many as you like."""
 
     def __init__(self, directory: Path, files: OpenFiles) -> None:
         self._directory = directory

@@ -103,7 +103,7 @@ class Upkeep:
             return await self._transactions.run(vacuum)
 
     async def tidy(self) -> bool:
-        """See `LogStore.tidy`. Moves SQLite's journal into the file and empties it; one that is being read stays."""
+        """See `TruncatableLog.tidy`. Moves SQLite's journal into the file and empties it; one that is being read stays."""
         while await self._vacuum(spare_pages=0):
             pass
 
@@ -115,7 +115,7 @@ class Upkeep:
             return await self._transactions.run(empty)
 
     async def scrub(self) -> None:
-        """See `LogStore.scrub`."""
+        """See `TruncatableLog.scrub`."""
 
         async def vacuum() -> bool:
             await self._forget_deleted()
