@@ -1,4 +1,4 @@
-"""The log in one SQLite file: `log.SqliteLog`, and the parts that it is made of."""
+"""The log in one SQLite file. Begin with `log`, which has the theory; its parts can be read alone."""
 
 from __future__ import annotations
 

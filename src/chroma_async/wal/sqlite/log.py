@@ -53,7 +53,6 @@ _PIN: Final = "log.pin"
 
 _READ_BYTES: Final = 8 * 2**20
 _READ_ROWS: Final = 1024
-_NO_LIMIT: Final = 2**63 - 1
 
 
 class _Page(Struct, frozen=True):
@@ -200,7 +199,7 @@ class SqliteLog:
     async def read(self, *, after: Lsn, through: Lsn | None = None) -> AsyncIterator[Entry]:
         """See `LogStore.read`. Ends, at the latest, with what was the newest entry when the first one was read."""
         self._transactions.check_open()
-        last = _NO_LIMIT if through is None else int(through)
+        last = sql.NO_LIMIT if through is None else int(through)
         while after < last:
             page = await self._page(after, self.barrier() if through is None else last)
             last = min(last, page.newest)
@@ -290,23 +289,18 @@ class SqliteLog:
             yield
 
     async def note_applied(self, collection: CollectionId, *, through: Lsn) -> bool:
-        self._transactions.check_open()
         return await self._upkeep.note_applied(collection, through)
 
     async def truncate_collection(self, collection: CollectionId, *, through: Lsn, keep_after: Lsn | None = None) -> bool:
-        self._transactions.check_open()
-        return await self._upkeep.free_collection(collection, through, keep_after)
+        return await self._upkeep.truncate_collection(collection, through, keep_after)
 
     async def truncate(self, *, through: Lsn) -> bool:
-        self._transactions.check_open()
-        return await self._upkeep.free_applied(through)
+        return await self._upkeep.truncate(through)
 
     async def tidy(self) -> bool:
-        self._transactions.check_open()
         return await self._upkeep.tidy()
 
     async def scrub(self) -> None:
-        self._transactions.check_open()
         await self._upkeep.scrub()
 
 

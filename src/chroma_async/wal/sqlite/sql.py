@@ -8,6 +8,9 @@ from chroma_async.wal.checks import WEIGHTS_MAX
 
 FORMAT: Final = 1
 
+NO_LIMIT: Final = 2**63 - 1
+"""The greatest number that SQLite has: above every LSN."""
+
 # Two tables are older than the words for what they hold, and keep their names: these are part of the format.
 _NOTED: Final = "freed"
 """Through which LSN each collection was noted as applied."""
@@ -172,9 +175,9 @@ FREE_APPLIED = _FREE.format(
     of=f"entries JOIN {_NOTED} AS noted USING (collection) WHERE entries.lsn <= ? AND entries.lsn <= noted.lsn"
 )
 
-FORGET = """
+FORGET = f"""
 DELETE FROM entries WHERE lsn <= ? AND lsn < coalesce(
-    (SELECT lsn FROM entries WHERE payload IS NOT NULL AND collection IS NOT NULL ORDER BY lsn LIMIT 1), ?
+    (SELECT lsn FROM entries WHERE payload IS NOT NULL AND collection IS NOT NULL ORDER BY lsn LIMIT 1), {NO_LIMIT}
 ) AND lsn < (SELECT min(lsn) FROM entries) + ?
 """
 FORGET_OPERATIONS = "DELETE FROM operations WHERE lsn <= (SELECT newest FROM bounds) - ?"

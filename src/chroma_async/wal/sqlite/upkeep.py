@@ -32,11 +32,9 @@ _VACUUM_PAGES: Final = 1024
 _SPARE_PAGES: Final = 1024
 """Free pages that stay in the file, 8 MB, since the next entries need them."""
 
-_NO_LIMIT: Final = 2**63 - 1
-
 
 class Upkeep:
-    """What a compactor has done to the log."""
+    """What a `TruncatableLog` does for those who free what was applied, and nobody else."""
 
     def __init__(self, transactions: Transactions, pin: Path) -> None:
         """`pin`: the file that is locked by whoever wants nothing to be freed."""
@@ -45,21 +43,22 @@ class Upkeep:
         self._pin = pin
 
     async def note_applied(self, collection: CollectionId, through: Lsn) -> bool:
+        """See `TruncatableLog.note_applied`."""
         return await self._change((sql.NOTE_APPLIED, (collection, through))) is not None
 
-    async def free_collection(self, collection: CollectionId, through: Lsn, keep_after: Lsn | None) -> bool:
-        """Free a collection's entries, and forget the old end, but for what is after `keep_after`."""
+    async def truncate_collection(self, collection: CollectionId, through: Lsn, keep_after: Lsn | None) -> bool:
+        """See `TruncatableLog.truncate_collection`."""
         note = (sql.NOTE_APPLIED, (collection, through)), (sql.NOTE_FREEING, (collection, through))
         free = (sql.FREE, (collection, through, _FREE_ROWS, _FREE_BYTES))
-        return await self._truncate(note, free, _NO_LIMIT if keep_after is None else int(keep_after))
+        return await self._truncate(note, free, sql.NO_LIMIT if keep_after is None else int(keep_after))
 
-    async def free_applied(self, through: Lsn) -> bool:
-        """Free the entries of all collections that were noted as applied, and forget the old end."""
+    async def truncate(self, through: Lsn) -> bool:
+        """See `TruncatableLog.truncate`."""
         note = ((sql.NOTE_FREEING_APPLIED, (through,)),)
         return await self._truncate(note, (sql.FREE_APPLIED, (through, _FREE_ROWS, _FREE_BYTES)), int(through))
 
     async def _truncate(self, note: Sequence[Statement], free: Statement, forget_through: int) -> bool:
-        forget = (sql.FORGET, (forget_through, _NO_LIMIT, _FORGET_ROWS)), (sql.FORGET_OPERATIONS, (OPERATION_WINDOW,))
+        forget = (sql.FORGET, (forget_through, _FORGET_ROWS)), (sql.FORGET_OPERATIONS, (OPERATION_WINDOW,))
         steps: tuple[Statement, ...] = (*note, free, *forget)
         while steps:
             changed = await self._change(*steps)
