@@ -366,7 +366,7 @@ async def test_a_log_of_0_1_0_knows_where_its_histories_begin(tmp_path: Path) ->
 
 
 async def test_old_operation_ids_are_forgotten_beyond_the_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chroma_async.wal.sqlite.upkeep.OPERATION_WINDOW", 3)
+    monkeypatch.setattr("chroma_async.wal.sqlite.truncation.OPERATION_WINDOW", 3)
     log = await SqliteLog.open(tmp_path)
     for after in range(6):
         await log.append([NewEntry(b"x", 0, A, f"op {after + 1}")], after=Lsn(after))

@@ -32,7 +32,7 @@ from chroma_async.protocol.ingest import Acknowledgement, IngestResult, LineErro
 from chroma_async.protocol.lines import decode_ndjson
 from chroma_async.server.app import create_app
 from chroma_async.settings import ServerSettings
-from chroma_async.wal.sqlite import upkeep
+from chroma_async.wal.sqlite import truncation
 
 pytestmark = pytest.mark.anyio
 
@@ -315,7 +315,7 @@ async def test_a_stream_that_goes_on_is_remembered_beyond_the_window(
 ) -> None:
     """What is known of a stream is written anew before the log forgets it: also by parts without lines."""
     monkeypatch.setattr(streams, "RENEW_AFTER", 10)
-    monkeypatch.setattr(upkeep, "OPERATION_WINDOW", 20)
+    monkeypatch.setattr(truncation, "OPERATION_WINDOW", 20)
     async with engine_at(tmp_path) as engine, compactor_at(tmp_path) as compactor:
         place = (await create_collection(engine)).id
 
@@ -338,7 +338,7 @@ async def test_a_stream_that_goes_on_is_remembered_beyond_the_window(
 
 async def test_who_has_written_is_known_for_as_long_as_it_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streams, "RENEW_AFTER", 10)
-    monkeypatch.setattr(upkeep, "OPERATION_WINDOW", 20)
+    monkeypatch.setattr(truncation, "OPERATION_WINDOW", 20)
     async with engine_at(tmp_path) as engine, compactor_at(tmp_path) as compactor:
         place = (await create_collection(engine)).id
         for number in range(40):

@@ -4,7 +4,7 @@ Theory of operation. Two connections per handle: one writes, one reads, so that 
 own process. A write is three steps (`transactions`): take the turn (`turns.FileLock`), run one transaction, publish the
 new end (`turns.SharedLsn`) before the turn is given back; so the published number never goes backwards. Who is killed
 between the last two has said before that it would publish: the next one who has the turn does it. Until then nobody is
-given what was committed, since others do not see it yet. Freeing (`upkeep`) is many such writes, each of them short.
+given what was committed, since others do not see it yet. Freeing (`truncation`) is many such writes, each of them short.
 
 An append of one entry, as most are, is one trip to the writer's thread, because each costs as much as the work it does:
 the insert is a transaction by itself. One of several entries, or with rows of the catalog, takes three: it is begun,
@@ -45,8 +45,8 @@ from chroma_async.wal.sqlite.journal import Journal
 from chroma_async.wal.sqlite.opening import OpenFiles, open_files
 from chroma_async.wal.sqlite.rows import entry_rows, verified, verified_catalog, within
 from chroma_async.wal.sqlite.transactions import Transactions
+from chroma_async.wal.sqlite.truncation import Truncation
 from chroma_async.wal.sqlite.turns import pinned
-from chroma_async.wal.sqlite.upkeep import Upkeep
 from chroma_async.wal.store import CatalogRows, Durability, Entry, History, NewEntry, Weight
 
 _PIN: Final = "log.pin"
@@ -70,7 +70,7 @@ class SqliteLog:
         self._reader = files.reader
         self._shared = files.shared
         self._transactions = Transactions(directory, files)
-        self._upkeep = Upkeep(self._transactions, directory / _PIN)
+        self._truncation = Truncation(self._transactions, directory / _PIN)
         self._journal = Journal(directory / FILE)
 
     @classmethod
@@ -289,19 +289,19 @@ class SqliteLog:
             yield
 
     async def note_applied(self, collection: CollectionId, *, through: Lsn) -> bool:
-        return await self._upkeep.note_applied(collection, through)
+        return await self._truncation.note_applied(collection, through)
 
     async def truncate_collection(self, collection: CollectionId, *, through: Lsn, keep_after: Lsn | None = None) -> bool:
-        return await self._upkeep.truncate_collection(collection, through, keep_after)
+        return await self._truncation.truncate_collection(collection, through, keep_after)
 
     async def truncate(self, *, through: Lsn) -> bool:
-        return await self._upkeep.truncate(through)
+        return await self._truncation.truncate(through)
 
     async def tidy(self) -> bool:
-        return await self._upkeep.tidy()
+        return await self._truncation.tidy()
 
     async def scrub(self) -> None:
-        await self._upkeep.scrub()
+        await self._truncation.scrub()
 
 
 def _numbered(entries: Sequence[NewEntry], after: int) -> Iterator[Row]:

@@ -33,7 +33,7 @@ _SPARE_PAGES: Final = 1024
 """Free pages that stay in the file, 8 MB, since the next entries need them."""
 
 
-class Upkeep:
+class Truncation:
     """What a `TruncatableLog` does for those who free what was applied, and nobody else."""
 
     def __init__(self, transactions: Transactions, pin: Path) -> None:
