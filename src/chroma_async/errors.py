@@ -240,8 +240,11 @@ class ResourceLimitError(UnavailableError):
     """The machine lacks something for this call: the disk is read-only, or file handles or memory are used up."""
 
     wire_name = "ResourceLimitError"
-    reason: str = ""
     retry_after_seconds = 5
+
+    def __init__(self, message: str = "", *, reason: str = "", retry_after_seconds: int | None = None) -> None:
+        super().__init__(message, retry_after_seconds=retry_after_seconds)
+        self.reason = reason
 
 
 class ServerUnreachableError(ChromaError):

@@ -305,26 +305,21 @@ def _query(result: QueryResult, generation: Generation) -> WireResponse:
     )
 
 
-class LegacyError(ChromaError):
-    """An error under the name and status that the first API gave it."""
+LEGACY_NAMES: Final[Mapping[type[ChromaError], tuple[str, int]]] = {
+    NotFoundError: ("InvalidCollection", 400),
+    UniqueConstraintError: ("UniqueConstraintError", 409),
+    InvalidDimensionException: ("InvalidDimension", 400),
+    InvalidUUIDError: ("InvalidUUID", 400),
+}
+"""Name and status that errors had in the first API, where they are others today."""
 
-    def __init__(self, error: ChromaError, wire_name: str, status: int) -> None:
-        super().__init__(error.message)
-        self.wire_name = wire_name  # type: ignore[misc]
-        self.status = status  # type: ignore[misc]
 
-
-def legacy_error(error: ChromaError) -> ChromaError:
-    """Return the error as clients of the first API know it."""
-    if isinstance(error, NotFoundError) and error.message.startswith("Collection"):
-        return LegacyError(error, "InvalidCollection", 400)
-    if isinstance(error, UniqueConstraintError):
-        return LegacyError(error, "UniqueConstraintError", 409)
-    if isinstance(error, InvalidDimensionException):
-        return LegacyError(error, "InvalidDimension", 400)
-    if isinstance(error, InvalidUUIDError):
-        return LegacyError(error, "InvalidUUID", 400)
-    return error
+def legacy_name(error: ChromaError) -> tuple[str, int]:
+    """Return the name and status under which clients of the first API know an error."""
+    todays = error.wire_name, error.status
+    if isinstance(error, NotFoundError) and not error.message.startswith("Collection"):
+        return todays  # it named collections alone
+    return LEGACY_NAMES.get(type(error), todays)
 
 
 LEGACY_ROUTES: Final[tuple[LegacyRoute, ...]] = (

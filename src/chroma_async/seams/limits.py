@@ -188,8 +188,4 @@ def _few_handles() -> bool:
 
 def _as_error(reason: str, details: str) -> LimitError:
     message = f"{_SAID[reason]}. {details}"
-    if reason == FULL:
-        return InsufficientStorageError(message)
-    error = ResourceLimitError(message)
-    error.reason = reason
-    return error
+    return InsufficientStorageError(message) if reason == FULL else ResourceLimitError(message, reason=reason)

@@ -92,13 +92,17 @@ def empty_response(status: int, **headers: str) -> WireResponse:
     return WireResponse(status=status, body=b"", headers=headers)
 
 
-def error_response(error: ChromaError, trace: str | None = None) -> WireResponse:
-    """Return the answer that a client turns back into this error. `trace` is the request's id, if it has one."""
+def error_response(error: ChromaError, trace: str | None = None, *, named: tuple[str, int] | None = None) -> WireResponse:
+    """Return the answer that a client turns back into this error.
+
+    `trace` is the request's id, if it has one; `named` the error's name and status where they are others than its own.
+    """
+    name, status = named or (error.wire_name, error.status)
     headers = {TRACE_HEADER: trace or secrets.token_hex(16)}
     if error.retryable:
         headers["retry-after"] = str(error.retry_after_seconds)
-    body = orjson.dumps({"error": error.wire_name, "message": error.message})
-    return WireResponse(status=error.status, body=body, headers=headers)
+    body = orjson.dumps({"error": name, "message": error.message})
+    return WireResponse(status=status, body=body, headers=headers)
 
 
 def unexpected_response(error: Exception, call: str, trace: str | None = None) -> WireResponse:

@@ -9,7 +9,7 @@ from starlette.types import Receive, Scope
 
 from chroma_async.errors import ChromaError
 from chroma_async.protocol import WireRequest, WireResponse
-from chroma_async.protocol.v1 import FindCollection, Generation, LegacyRoute, legacy_error
+from chroma_async.protocol.v1 import FindCollection, Generation, LegacyRoute, legacy_name
 from chroma_async.server.answers import error_response
 from chroma_async.server.endpoint import AnsweringEndpoint, Host, header
 
@@ -37,4 +37,4 @@ class LegacyCallEndpoint(AnsweringEndpoint):
         return replace(request, path={**request.path, **place})
 
     def _refusal(self, error: ChromaError, trace: str | None) -> WireResponse:
-        return error_response(legacy_error(error), trace)
+        return error_response(error, trace, named=legacy_name(error))
