@@ -292,11 +292,12 @@ def _chosen(ours: type[Any], theirs: type[Any]) -> Callable[..., Any]:
 
 
 class AsyncioOfHypercorn:
-    """The `asyncio` that Hypercorn's module sees: ours but for how connections are accepted."""
+    """The `asyncio` that Hypercorn's module sees: that of all others, but for how our servers accept connections."""
 
     @staticmethod
-    async def start_server(serve: Serve, **arguments: Any) -> FairServer:
-        return await start_server(_LIFE.get() or Life(), serve, **arguments)
+    async def start_server(serve: Serve, **arguments: Any) -> FairServer | asyncio.Server:
+        life = _LIFE.get()
+        return await (asyncio.start_server(serve, **arguments) if life is None else start_server(life, serve, **arguments))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(asyncio, name)
