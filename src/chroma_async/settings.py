@@ -23,20 +23,20 @@ class EngineSettings:
 
     durability: Durability = setting(
         "commit",
-        "when a write is acknowledged: after its fsync (commit), or before one that follows within sync_interval_seconds "
-        "(interval), or when the operating system likes (off)",
+        "when a write is acknowledged: after its fsync (commit), before one that follows soon (interval), "
+        "or without one (off)",
     )
     sync_interval_seconds: float = setting(
-        1.0, "with durability interval: how long an acknowledged write may wait for its fsync; more than 0"
+        1.0, "with durability interval: seconds that an acknowledged write may wait for its fsync; more than 0"
     )
-    allow_reset: bool = setting(False, "whether a client may delete everything with reset()")
+    allow_reset: bool = setting(False, "whether clients may delete everything by reset()")
     allow_network_file_system: bool = setting(
         False, "whether a directory on a network file system is opened; right only where one machine alone uses it"
     )
     missing: Missing | None = setting(
         None,
         "whether $ne, $nin, $not_contains and $not_regex match records that lack the field or the document, where a request "
-        "does not say it; null: not for our clients and the API v1, but for Chroma's",
+        "does not say it; by default not for chroma_async's clients and the API v1, but for Chroma's",
     )
     unapplied_bytes_max: int = setting(64 * 2**20, "bytes of acknowledged, not yet applied entries before writes wait")
     disk_reserve_bytes: int = setting(
@@ -93,9 +93,11 @@ class ServerSettings:
     ingest_streams_max: int = setting(64, "ingest streams that a worker takes at the same time; more get status 429")
     ingest_idle_seconds: float = setting(600.0, "how long an ingest stream may go without a whole line before it is ended")
     cors_origins: tuple[str, ...] = setting((), "origins that browsers may call from; * for every one")
-    access_log: AccessLogForm | None = setting(None, "how every request is logged: text or json; null: not at all")
+    access_log: AccessLogForm | None = setting(None, "how every request is logged, as text or json; by default not at all")
     log_level: LogLevel = setting("info", "least severe level that is logged")
-    unix_socket: str | None = setting(None, "path of a unix socket to listen on, instead of host and port")
+    unix_socket: str | None = setting(
+        None, "path of a unix socket to listen on, instead of host and port; its owner and group may connect"
+    )
     root_path: str = setting(
         "", "path under which a proxy offers the server, such as /chroma; taken off requests that have it"
     )
@@ -134,20 +136,24 @@ TokenHeader = Literal["any", "authorization", "x-chroma-token"]
 class AuthSettings:
     """Whom a server lets in. With no provider (a file of users or tokens, JWTs, or a trusted proxy) everybody."""
 
-    basic_file: str | None = setting(None, "htpasswd file: users with hashed passwords")
+    basic_file: str | None = setting(None, "users with passwords: an htpasswd file, as htpasswd -B makes it")
     basic_lines: tuple[str, ...] = setting((), "lines of such a file, from the variables of Chroma")
-    token_file: str | None = setting(None, "file of tokens, hashed, one JSON object a line")
+    token_file: str | None = setting(None, "tokens, hashed: a file of lines that `chroma-async auth token` makes")
     token_digests: tuple[str, ...] = setting((), "SHA-256 of single tokens, of CHROMA_ASYNC_AUTH_TOKEN for one")
     token_header: TokenHeader = setting("any", "header of tokens: authorization (Bearer), x-chroma-token, or any of the two")
-    roles_file: str | None = setting(None, "file of roles, one JSON object a line; without it every user may do everything")
-    jwt_jwks: str | None = setting(None, "file or https URL of the public keys of JWTs")
+    roles_file: str | None = setting(
+        None, "what users may do: a file of one JSON object a line; without it all of them may do everything"
+    )
+    jwt_jwks: str | None = setting(None, "public keys of JWTs (JWKS): a file or an https URL")
     jwt_issuer: str | None = setting(None, "issuer that JWTs must name")
     jwt_audience: str | None = setting(None, "audience that JWTs must be for")
     jwt_algorithms: tuple[str, ...] = setting(("RS256", "ES256"), "algorithms that JWTs may be signed with")
     jwt_name_claim: str = setting("sub", "claim of a JWT that names the user")
     jwt_groups_claim: str = setting("groups", "claim of a JWT that names the user's groups")
     proxy_header: str | None = setting(None, "header in which a trusted proxy names the user")
-    audit_log: str | None = setting(None, "file to which every accepted write is appended, one JSON object a line")
+    audit_log: str | None = setting(
+        None, "file that gets every accepted write (who, what, when), one JSON object a line; needs an --auth- option"
+    )
     chroma_tokens_file: str | None = setting(None, "Chroma's YAML file of users and tokens")
     chroma_tokens: str | None = setting(None, "the same from a variable, with hashes")
     chroma_roles_file: str | None = setting(None, "Chroma's YAML file of roles and users")

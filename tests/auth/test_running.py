@@ -272,13 +272,15 @@ def test_audit_of_what_is_not_there_says_so(tmp_path: Path, arguments: tuple[str
 def test_server_that_lets_everybody_in_loads_nothing_of_this() -> None:
     code = """
 import os, sys
-from chroma_async.cli.auth import auth_settings, _OPTIONS
+from chroma_async.cli.auth import auth_settings
+from chroma_async.cli.commands import run as command
 from chroma_async.server import app, run, worker, child
 from chroma_async.settings import AuthSettings, EngineSettings, ServerSettings
 
 async def dispatch(call): ...
 
-found = auth_settings({name: None for name in _OPTIONS}, {"PATH": "x", "CHROMA_SERVER_HOST": "x"})
+with command.make_context("run", []) as context:
+    found = auth_settings(context, {"PATH": "x", "CHROMA_SERVER_HOST": "x"})
 assert found == AuthSettings()
 run._check_access(found, ServerSettings())
 orders = child.Orders("worker", "x", 0, 0, 0)

@@ -11,11 +11,11 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from chroma_async.cli.auth import _OPTIONS
 from chroma_async.cli.commands import app, run
-from chroma_async.cli.config import MASKED, shown, variable
+from chroma_async.cli.config import MASKED, shown
 from chroma_async.cli.retention import retention_settings
-from chroma_async.settings import EngineSettings, ServerSettings
+from chroma_async.cli.run_options import variable
+from chroma_async.settings import AuthSettings, EngineSettings, ServerSettings
 
 
 def config(*arguments: str, **environment: str) -> Result:
@@ -51,8 +51,15 @@ def test_every_option_of_run_is_there_and_has_a_variable() -> None:
 def test_every_option_of_run_reaches_what_it_is_for() -> None:
     """Most go by their names into settings, so one with another name would be lost."""
     names = {str(option.name) for option in run.params}
-    taken = {entry.name for kind in (EngineSettings, ServerSettings) for entry in fields(kind)}
-    assert names - taken == {"path", "log_retention", *_OPTIONS}
+    taken = [entry.name for kind in (EngineSettings, ServerSettings, AuthSettings) for entry in fields(kind)]
+    assert names - set(taken) == {"path", "log_retention"}
+    assert len(set(taken)) == len(taken)  # else one option would mean two settings
+
+
+def test_a_value_of_the_command_line_is_not_told_to_come_from_chroma() -> None:
+    rows = found("--auth-jwt-jwks", "keys.json", "--auth-jwt-algorithm", "EdDSA", "--audit-log", "audit")
+    assert rows["auth_jwt_algorithm"] == {"value": ["EdDSA"], "source": "command line"}
+    assert not [name for name, row in rows.items() if "CHROMA_SERVER" in row["source"]]
 
 
 def test_defaults_are_those_that_count() -> None:

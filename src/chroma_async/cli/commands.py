@@ -8,24 +8,21 @@ from __future__ import annotations
 import gc
 import json
 import sys
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Any, Final
 
 import click
 from click.core import ParameterSource
 
-from chroma_async.cli.auth import auth_options, auth_settings
+from chroma_async.cli.auth import auth_settings
 from chroma_async.cli.config import config_command
 from chroma_async.cli.console import EXIT_FAILED, Number, fail
 from chroma_async.cli.lazy import LazyGroup
-from chroma_async.cli.network import network_options
 from chroma_async.cli.options import place_options
-from chroma_async.cli.retention import retention_option, retention_settings
-from chroma_async.settings import SERVED, Durability, EngineSettings, HttpServer, LogLevel, Missing, ServerSettings
-
-_SERVER = ServerSettings()
-
+from chroma_async.cli.retention import retention_settings
+from chroma_async.cli.run_options import chosen, name_variables, run_options
+from chroma_async.settings import SERVED, EngineSettings, ServerSettings
 
 _PACKAGE: Final = "chroma-async"
 _VERSION: Final = "chroma-async %(version)s"
@@ -60,59 +57,11 @@ _COLLECTION = click.argument("collection")
 
 
 @app.command()
-@click.option(
-    "--path",
-    type=click.Path(path_type=Path),
-    default=Path("./chroma"),
-    help="Data directory; created if it is not there.",
-)
-@click.option("--host", default=_SERVER.host, help="Address to listen on.")
-@click.option("--port", type=click.IntRange(0, 65535), default=_SERVER.port, help="TCP port; 0 takes a free one.")
-@click.option("--workers", type=click.IntRange(1), default=_SERVER.workers, help="Processes that answer; one more compacts.")
-@click.option(
-    "--server",
-    "http_server",
-    type=click.Choice(get_args(HttpServer)),
-    default=_SERVER.http_server,
-    help="Who speaks HTTP; uvicorn is an extra.",
-)
-@click.option("--allow-reset", is_flag=True, help="Let clients delete everything by reset().")
-@click.option(
-    "--allow-network-file-system",
-    is_flag=True,
-    help="Open a directory on a network file system that this machine alone uses.",
-)
-@click.option(
-    "--durability",
-    type=click.Choice(get_args(Durability)),
-    default=SERVED.durability,
-    help="Acknowledge a write after its fsync (commit), or before one that follows soon (interval), or never (off).",
-)
-@click.option(
-    "--sync-interval",
-    "sync_interval_seconds",
-    type=Number(0.0, min_open=True),
-    default=SERVED.sync_interval_seconds,
-    help="With --durability interval: seconds that a write may wait for its fsync.",
-)
-@retention_option
-@click.option(
-    "--missing",
-    type=click.Choice(get_args(Missing)),
-    default=None,
-    help="Whether $ne, $nin, $not_contains and $not_regex match records that lack the field or the document, where "
-    "a request does not say it; by default not for chroma_async's clients and the API v1, but for Chroma's.",
-    show_default=False,
-)
-@auth_options
-@click.option("--cors-origin", "cors_origins", multiple=True, help="Origin that browsers may call from, or *; repeatable.")
-@network_options
-@click.option(
-    "--log-level", type=click.Choice(get_args(LogLevel)), default=_SERVER.log_level, help="Least severe level to log."
-)
-def run(path: Path, log_retention: str, **options: Any) -> None:
+@run_options
+@click.pass_context
+def run(context: click.Context, /, path: Path, log_retention: str, **options: Any) -> None:
     """Serve a data directory until told to stop."""
-    given = click.get_current_context().get_parameter_source("sync_interval_seconds")
+    given = context.get_parameter_source("sync_interval_seconds")
     if given is not ParameterSource.DEFAULT and options["durability"] != "interval":
         fail(f"--sync-interval is for --durability interval. durability={options['durability']!r}")
     gc.disable()
@@ -120,21 +69,16 @@ def run(path: Path, log_retention: str, **options: Any) -> None:
     from chroma_async.server.start_error import StartError
 
     gc.enable()
-    engine = replace(SERVED, **_named(EngineSettings, options), **retention_settings(log_retention))
-    server = ServerSettings(**_named(ServerSettings, options))
+    engine = replace(SERVED, **chosen(EngineSettings, options), **retention_settings(log_retention))
+    server = ServerSettings(**chosen(ServerSettings, options))
     try:
-        code = run_server(path, engine, server, auth=auth_settings(options))
+        code = run_server(path, engine, server, auth=auth_settings(context))
     except StartError as error:
         fail(str(error))
     sys.exit(code)
 
 
-def _named(kind: type[EngineSettings | ServerSettings], options: dict[str, Any]) -> dict[str, Any]:
-    """The options that are settings of this kind; paths as texts, which may travel to child processes."""
-    found = {entry.name: options[entry.name] for entry in fields(kind) if entry.name in options}
-    return {name: str(value) if isinstance(value, Path) else value for name, value in found.items()}
-
-
+name_variables(run)
 app.add_command(config_command(run))
 
 
@@ -148,7 +92,9 @@ def version() -> None:
 
 @app.command()
 @click.option(
-    "--url", default=f"http://localhost:{_SERVER.port}", help="Where the server listens, with its path if it has one."
+    "--url",
+    default=f"http://localhost:{ServerSettings().port}",
+    help="Where the server listens, with its path if it has one.",
 )
 @click.option("--unix-socket", type=click.Path(path_type=Path), help="Unix socket on which it listens.")
 @click.option("--timeout", type=Number(0.1), default=5.0, help="Seconds to wait for an answer.")

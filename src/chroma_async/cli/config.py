@@ -14,12 +14,13 @@ from typing import Any, Final
 import click
 from click.core import ParameterSource
 
+from chroma_async.cli.auth import auth_settings
+from chroma_async.cli.run_options import PREFIX, variable
 from chroma_async.settings import SERVED, AuthSettings, ServerSettings
 
 MASKED: Final = "********"
-PREFIX: Final = "CHROMA_ASYNC_"
 
-_SECRETS: Final = frozenset({"auth_token", "basic_lines", "token_digests", "chroma_tokens", "chroma_roles"})
+_SECRETS: Final = frozenset({"basic_lines", "token_digests", "chroma_tokens", "chroma_roles"})
 """Values that let somebody in, or help to. Paths of files, and names of headers, are none."""
 
 _USER_IN_URL: Final = re.compile(r"(?<=://)[^/@\s]*@")
@@ -46,13 +47,11 @@ def effective(run: click.Command, arguments: list[str], command: str) -> list[Ro
     Raises:
         click.ClickException: an argument or a variable is wrong, as it would be for `run`.
     """
-    from chroma_async.cli.auth import auth_settings
-
     with run.make_context(command, arguments) as context:
         rows = [_row(context, option) for option in run.params]
         named = {str(option.name) for option in run.params}
         rows += _without_option(named | {"log_retention_bytes", "log_retention_seconds"})
-        rows += _from_chroma(auth_settings(context.params), context.params)
+        rows += _from_chroma(auth_settings(context), context.params)
     return rows
 
 
@@ -66,17 +65,6 @@ def _row(context: click.Context, option: click.Parameter) -> Row:
     return Row(option.opts[0].removeprefix("--").replace("-", "_"), shown(name, context.params[name]), told)
 
 
-def name_variables(run: click.Command) -> None:
-    """Let each option come from the environment, by its own name: `--root-path` from `CHROMA_ASYNC_ROOT_PATH`."""
-    for option in run.params:
-        option.envvar = variable(option)
-
-
-def variable(option: click.Parameter) -> str:
-    """The variable of an option in the environment."""
-    return PREFIX + option.opts[0].removeprefix("--").replace("-", "_").upper()
-
-
 def _without_option(known: set[str]) -> Iterator[Row]:
     """Settings that only a program can change."""
     for settings in (SERVED, ServerSettings()):
@@ -88,8 +76,7 @@ def _without_option(known: set[str]) -> Iterator[Row]:
 def _from_chroma(found: AuthSettings, options: dict[str, Any]) -> Iterator[Row]:
     """What Chroma's variables have set beside the options."""
     default = AuthSettings()
-    given = {name.removeprefix("auth_") for name, value in options.items() if value is not None and value != ()}
-    given |= {"token_digests"} if options.get("auth_token") else set()
+    given = {name for name, value in options.items() if value is not None and value != ()}
     for entry in fields(found):
         value = getattr(found, entry.name)
         if value != getattr(default, entry.name) and entry.name not in given:
@@ -122,7 +109,6 @@ def unknown_variables(run: click.Command) -> list[str]:
 
 def config_command(run: click.Command) -> click.Command:
     """Make the command; it takes the options of `run`, and their variables."""
-    name_variables(run)
 
     @click.command(context_settings={"ignore_unknown_options": True})
     @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
