@@ -1,9 +1,9 @@
 """Ingest streams over HTTP: a body that is cut into parts as it comes, and an answer that flows beside it.
 
-Theory of operation. Four tasks share one stream. The reader takes the body from the server, as long as little enough of it
-waits. The cutter makes a part of what has come, after a pause that lets more lines join, and hands it to the engine; of two
-parts one may be decoded while the other is appended. The settler awaits them in order. The sender, which is the request
-itself, says what is durable.
+Theory of operation. Four tasks share one stream. The reader (`ingest_body.py`) takes the body from the server, as long as
+little enough of it waits. The cutter makes a part of what has come, after a pause that lets more lines join, and hands it to
+the engine; of two parts one may be decoded while the other is appended. The settler awaits them in order. The sender
+(`ingest_answer.py`), which is the request itself, says what is durable.
 
 Nobody waits for the client to read: what the sender can't say yet is merged, since positions are cumulative, and the bad
 lines that wait are bounded. So a client may send its whole body before it reads a word. What holds back the body is the log
@@ -18,7 +18,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import itertools
-import logging
 import secrets
 from collections import deque
 from collections.abc import Coroutine, Mapping
@@ -26,7 +25,7 @@ from contextlib import suppress
 from typing import Any, Final, cast
 
 import msgspec
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from chroma_async.errors import (
     ChromaError,
@@ -36,23 +35,17 @@ from chroma_async.errors import (
     UnavailableError,
     UnsupportedMediaTypeError,
 )
-from chroma_async.model import Lsn
-from chroma_async.protocol import Ingest, WireRequest, WireResponse
+from chroma_async.protocol import Ingest, WireRequest
 from chroma_async.protocol.arrow import require_arrow
-from chroma_async.protocol.ingest import (
-    ARROW,
-    NDJSON,
-    Acknowledgement,
-    IngestResult,
-    LineError,
-    encode_acknowledgement,
-)
-from chroma_async.server.answers import answer_at_once, error_response, linger, send_response, unexpected_error
+from chroma_async.protocol.ingest import ARROW, NDJSON, IngestResult
+from chroma_async.server.answers import answer_at_once, error_response, unexpected_error
 from chroma_async.server.body import ClientDisconnect
-from chroma_async.server.cutters import PART_BYTES_MAX, ArrowCutter, Cutter, LineCutter, Piece
+from chroma_async.server.cutters import ArrowCutter, Cutter, LineCutter, Piece
 from chroma_async.server.endpoint import Endpoint, Host, decode_query, decode_segment
+from chroma_async.server.ingest_answer import StreamAnswer
+from chroma_async.server.ingest_body import JOIN_SECONDS, StreamBody
 from chroma_async.server.life import Life
-from chroma_async.server.observe import BODY_BYTES, CALL, RENEW, REQUEST_ID
+from chroma_async.server.observe import CALL, RENEW, REQUEST_ID
 
 CONTENT_TYPES: Final[Mapping[str, str]] = {
     NDJSON: NDJSON,
@@ -63,24 +56,13 @@ CONTENT_TYPES: Final[Mapping[str, str]] = {
 }
 """What a body may say that it is, and what that is to us. One JSON object is NDJSON of one line."""
 
-JOIN_SECONDS: Final = 0.05
-"""How long the first line of a part waits for others."""
-
-WAITING_BYTES_MAX: Final = 4 * 2**20
-"""Of whole lines that wait to be cut; then the body is not read on."""
-
 PARTS_MAX: Final = 2
 """Of one stream that are decoded or appended at a time."""
-
-ERRORS_MAX: Final = 10_000
-"""Bad lines that wait to be named."""
 
 HEARTBEAT_SECONDS: Final = 10.0
 """After so long without a word the position is said again, so that proxies know that the stream lives."""
 
 RETRY_SECONDS: Final = 0.2
-
-logger = logging.getLogger("chroma_async.server")
 
 
 class IngestEndpoint(Endpoint):
@@ -99,16 +81,18 @@ class IngestEndpoint(Endpoint):
             opening = _opening(scope, self._path_fields)
             if self._life.streams >= streams_max:
                 raise RateLimitError(f"too many streams at the same time: wait for some. ingest_streams_max={streams_max}")
-            stream = _Stream(self._host, opening, scope, receive, send, self._life.draining)
+            body = StreamBody(scope, receive, _cutter(opening, self._host.settings.body_bytes_max))
         except ChromaError as error:
             await answer_at_once(receive, send, error_response(error, scope.get(REQUEST_ID)))
             return
+        patience = self._host.settings.body_timeout_seconds
+        answer = StreamAnswer(scope, receive, send, position=opening.position, patience_seconds=patience)
         self._count(1)
         try:
-            await stream.run()
+            await _Stream(self._host, opening, scope, body, answer, self._life.draining).run()
         finally:
             self._count(-1)
-        await stream.say_last()
+        await answer.say_last(is_whole=body.is_whole)
 
     def _count(self, change: int) -> None:
         self._life.count(streams=change)
@@ -146,77 +130,33 @@ class _Sent(msgspec.Struct, eq=False):
     task: asyncio.Task[IngestResult]
 
 
-class _News(msgspec.Struct):
-    """What the client was not told yet."""
-
-    position: int
-    lsn: Lsn | None = None
-    errors: list[LineError] = msgspec.field(default_factory=list[LineError])
-    dropped: int = 0
-
-    def add(self, result: IngestResult) -> None:
-        self.position = result.position
-        self.lsn = self.lsn if result.lsn is None else result.lsn
-        room = ERRORS_MAX - len(self.errors)
-        self.errors.extend(result.errors[:room])
-        self.dropped += max(0, len(result.errors) - room)
-
-    def take(self) -> Acknowledgement:
-        errors, self.errors = self.errors, []
-        dropped, self.dropped = self.dropped, 0
-        return Acknowledgement(position=self.position, lsn=self.lsn, errors=errors, errors_dropped=dropped)
-
-
 class _Stream:
-    """One request."""
+    """What is between a body and its answer: parts, on their way through the engine."""
 
     def __init__(
-        self, host: Host, opening: Ingest, scope: Scope, receive: Receive, send: Send, draining: asyncio.Event
+        self, host: Host, opening: Ingest, scope: Scope, body: StreamBody, answer: StreamAnswer, draining: asyncio.Event
     ) -> None:
         self._host = host
         self._opening = opening
         self._scope = scope
-        self._receive = receive
-        self._send = send
+        self._body = body
+        self._answer = answer
         self._draining = draining
-        self._cutter = _cutter(opening, host.settings.body_bytes_max)
         self._context = contextvars.copy_context()
         self._loop = asyncio.get_running_loop()
-        self._moved_at = self._loop.time()
-        """When the last whole line came."""
-        self._waiting_since = self._moved_at
-        """When the first one came that waits to be cut."""
-        self._is_bounded = any(name == b"content-length" for name, _ in scope["headers"])
-        self._is_ended = False
-        self._is_whole = False
-        """The body was read to its end."""
-        self._cause: ChromaError | None = None
-        """Why the stream ends where its input ended, if not because it was whole."""
-        self._input = asyncio.Event()
-        self._room = asyncio.Event()
         self._slots = asyncio.Semaphore(PARTS_MAX - 1)
         self._sent: asyncio.Queue[_Sent | None] = asyncio.Queue()
         self._flying: deque[_Sent] = deque()
         self._numbers = itertools.count(1)
         self._settled_number = 0
-        self._news = _News(opening.position)
-        self._is_settled = False
-        """Whether any part was."""
-        self._told = asyncio.Event()
-        self._is_over = False
-        self._error: ChromaError | None = None
-        self._is_gone = False
-        self._has_begun = False
-        self._patience: asyncio.Timeout | None = None
+        self._settled_at = self._loop.time()
 
     async def run(self) -> None:
         """Take the stream to its end, and acknowledge what comes."""
-        work = (self._read(), self._cut(), self._settle(), self._watch())
+        work = (self._body.read(), self._cut(), self._settle(), self._watch())
         tasks: list[asyncio.Task[Any]] = [asyncio.create_task(self._guarded(item)) for item in work]
         try:
-            await self._tell()
-        except ClientDisconnect:
-            self._is_gone = True
+            await self._answer.run(HEARTBEAT_SECONDS)
         finally:
             tasks += [sent.task for sent in self._flying]
             for task in tasks:
@@ -227,68 +167,22 @@ class _Stream:
         try:
             await work
         except ChromaError as error:
-            self._finish(error)
+            self._answer.finish(error)
         except ClientDisconnect:
-            self._is_gone = True
-            self._finish(None)
+            self._answer.give_up()
         except Exception as error:
-            self._finish(unexpected_error(error, Ingest.__name__, self._scope.get(REQUEST_ID)))
-
-    def _finish(self, error: ChromaError | None) -> None:
-        """Let the sender say its last word."""
-        if self._is_over:
-            return
-        self._is_over, self._error = True, error
-        self._told.set()
-        if self._patience is not None:
-            self._patience.reschedule(self._loop.time() + self._host.settings.body_timeout_seconds)
-
-    # ---- reader
-
-    async def _read(self) -> None:
-        size = 0
-        while not self._is_ended:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                raise ClientDisconnect
-            data: bytes = message.get("body", b"")
-            size += len(data)
-            self._scope[BODY_BYTES] = size
-            self._is_whole = not message.get("more_body", False)
-            if self._is_ended:
-                return
-            waiting = self._cutter.waiting_bytes
-            try:
-                self._cutter.feed(data)
-                if self._is_whole:
-                    self._cutter.end()
-            except ChromaError as error:
-                self._end_input(error)
-            else:
-                if self._is_whole:
-                    self._end_input(None)
-            if self._cutter.waiting_bytes != waiting:
-                self._moved_at = self._loop.time()
-                if not waiting:
-                    self._waiting_since = self._moved_at
-                if not waiting or self._cutter.waiting_bytes >= PART_BYTES_MAX:
-                    self._input.set()
-            while self._cutter.waiting_bytes > WAITING_BYTES_MAX and not self._is_ended:
-                self._room.clear()
-                await self._room.wait()
-
-    def _end_input(self, cause: ChromaError | None) -> None:
-        """Take no more of the body. What has come whole is still appended, then the stream ends, for this cause."""
-        if not self._is_ended:
-            self._is_ended, self._cause = True, cause
-            self._input.set()
-            self._room.set()
+            self._answer.finish(unexpected_error(error, Ingest.__name__, self._scope.get(REQUEST_ID)))
 
     # ---- cutter
 
     async def _cut(self) -> None:
+        """Hand over part after part.
+
+        Soon at the beginning, and now and then later, it is one without lines: whether the stream may go on is told by the
+        engine, which also remembers it anew.
+        """
         position = self._opening.position
-        piece: Piece | None = await self._next() or Piece(b"", 0)
+        piece: Piece | None = await self._body.take(JOIN_SECONDS) or Piece(b"", 0)
         while piece is not None:
             call = msgspec.structs.replace(self._opening, position=position, content=piece.content)
             sent = _Sent(call, *self._dispatched(call))
@@ -296,37 +190,8 @@ class _Stream:
             self._sent.put_nowait(sent)
             position += piece.lines
             await self._slots.acquire()
-            piece = await self._next()
+            piece = await self._body.take(HEARTBEAT_SECONDS)
         self._sent.put_nowait(None)
-
-    async def _next(self) -> Piece | None:
-        """Return the next part, after more lines had the time to join it; None at the end.
-
-        Soon at the beginning, and now and then later, it is one without lines: whether the stream may go on is told by the
-        engine, which also remembers it anew.
-        """
-        patience = HEARTBEAT_SECONDS if self._flying or self._is_settled else JOIN_SECONDS
-        while not self._cutter.waiting_bytes:
-            if self._is_ended:
-                return None
-            self._input.clear()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(patience):
-                    await self._input.wait()
-            if not self._input.is_set():
-                return Piece(b"", 0)
-        while not self._is_ended and self._cutter.waiting_bytes < PART_BYTES_MAX:
-            left = self._waiting_since + JOIN_SECONDS - self._loop.time()
-            if left <= 0:
-                break
-            self._input.clear()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(left):
-                    await self._input.wait()
-        piece = self._cutter.cut()
-        self._waiting_since = self._loop.time()
-        self._room.set()
-        return piece
 
     # ---- settler
 
@@ -335,15 +200,13 @@ class _Stream:
             result = await self._result(sent)
             self._flying.popleft()
             self._settled_number = sent.number
+            self._settled_at = self._loop.time()
             self._slots.release()
-            self._news.add(result)
-            self._is_settled = True
-            self._moved_at = self._loop.time()  # the client may have waited for this
-            self._told.set()
+            self._answer.add(result)
             if result.stopped_by is not None:
                 bad = result.stopped_by
                 raise InvalidArgumentError(f"the stream stopped at a bad line. line={bad.line}: {bad.message}")
-        self._finish(self._cause)
+        self._answer.finish(self._body.cause)
 
     async def _result(self, sent: _Sent) -> IngestResult:
         """Await a part. One that found no room is sent again: a stream waits for as long as it takes."""
@@ -373,78 +236,19 @@ class _Stream:
             if (renew := self._scope.get(RENEW)) is not None:
                 await renew(self._context)
             if self._draining.is_set():
-                if not self._is_bounded:
-                    self._end_input(UnavailableError("the server is stopping: send the rest to another one, or later"))
+                if not self._body.is_bounded:
+                    self._body.end(UnavailableError("the server is stopping: send the rest to another one, or later"))
                 return
-            is_idle = not self._flying and not self._cutter.waiting_bytes
-            if is_idle and self._loop.time() - self._moved_at > idle_seconds:
-                self._end_input(UnavailableError(f"no whole line came for {idle_seconds:g} seconds: send the rest anew"))
+            if self._idle_seconds > idle_seconds:
+                self._body.end(UnavailableError(f"no whole line came for {idle_seconds:g} seconds: send the rest anew"))
                 return
 
-    # ---- sender
-
-    async def _tell(self) -> None:
-        """Acknowledge, until there is but one word left to say."""
-        while not self._is_over:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(HEARTBEAT_SECONDS):
-                    await self._told.wait()
-            self._told.clear()
-            if self._is_settled and not self._is_over:
-                await self._say(self._news.take())
-
-    async def _say(self, acknowledged: Acknowledgement) -> None:
-        if not self._has_begun:
-            self._has_begun = True
-            headers = [(b"content-type", NDJSON.encode()), (b"cache-control", b"no-store"), (b"x-accel-buffering", b"no")]
-            await self._deliver({"type": "http.response.start", "status": 200, "headers": headers})
-        body = encode_acknowledgement(acknowledged)
-        await self._deliver({"type": "http.response.body", "body": body, "more_body": True})
-
-    async def _deliver(self, message: Message) -> None:
-        """Send on, for as long as it takes; when all else is over, for as long as a client may pause.
-
-        Raises:
-            ClientDisconnect: the client reads no more.
-        """
-        try:
-            async with asyncio.timeout(None) as self._patience:
-                if self._is_over:
-                    self._patience.reschedule(self._loop.time() + self._host.settings.body_timeout_seconds)
-                await self._send(message)
-        except TimeoutError:
-            raise ClientDisconnect from None
-        finally:
-            self._patience = None
-
-    async def say_last(self) -> None:
-        """Say how it ended. A client that still sends is listened to for a while."""
-        if not self._is_gone:
-            with suppress(ClientDisconnect):
-                await self._say_last()
-
-    async def _say_last(self) -> None:
-        error = self._error
-        if error is not None and not self._is_settled:
-            response = error_response(error, self._scope.get(REQUEST_ID))
-            if self._is_whole:
-                await send_response(self._deliver, response)
-            else:
-                await answer_at_once(self._receive, self._send, response)
-            return
-        last = self._news.take()
-        if error is None:
-            last = msgspec.structs.replace(last, done=True)
-        else:
-            last = msgspec.structs.replace(last, error=error.wire_name, status=error.status, message=error.message)
-        if self._is_whole and not self._has_begun:
-            body = encode_acknowledgement(last)
-            await send_response(self._deliver, WireResponse(200, body, {"content-type": NDJSON}))
-            return
-        await self._say(last)
-        if not self._is_whole:
-            await linger(self._receive)
-        await self._deliver({"type": "http.response.body", "body": b""})
+    @property
+    def _idle_seconds(self) -> float:
+        """For how long there has been nothing to do. The client may have waited for what was settled last."""
+        if self._flying or self._body.is_waiting:
+            return 0.0
+        return self._loop.time() - max(self._body.moved_at, self._settled_at)
 
 
 def _cutter(opening: Ingest, line_bytes_max: int) -> Cutter:
