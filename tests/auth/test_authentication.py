@@ -19,6 +19,7 @@ from tests.auth.providers import Hands, basic_case, basic_value, proxy_case, wat
 
 from chroma_async.seams import InlineWorkers, Workers
 from chroma_async.server.auth import authentication as layer
+from chroma_async.server.auth import remembered
 from chroma_async.server.auth.authentication import Authentication, Authenticator
 from chroma_async.server.auth.basic import BasicProvider, htpasswd_line, parse_htpasswd
 from chroma_async.server.auth.build import build_access
@@ -392,7 +393,7 @@ async def test_ten_thousand_wrong_passwords_neither_fill_memory_nor_starve_right
     authenticator = Authenticator([users(tmp_path, "alice", "bob", "admin")])
     async with client_of(authenticator) as client, client_of(authenticator, "198.51.100.9") as elsewhere:
         assert (await client.get("/x", headers=as_user("alice"))).text == "alice"
-        verified = Counting(authenticator._providers[0])
+        verified = Counting(authenticator._by_scheme["basic"][0])
         authenticator._by_scheme["basic"] = [verified]  # type: ignore[list-item]
         statuses: list[int] = []
         waits: set[str] = set()
@@ -577,7 +578,7 @@ async def test_failures_are_logged_with_their_source_and_without_the_credential(
 
 
 async def test_memory_of_right_credentials_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layer, "REMEMBERED_MAX", 5)
+    monkeypatch.setattr(remembered, "REMEMBERED_MAX", 5)
     names = [f"n{number}" for number in range(20)]
     authenticator = Authenticator([tokens(*names)])
     async with client_of(authenticator) as client:

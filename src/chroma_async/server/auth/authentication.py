@@ -7,13 +7,12 @@ import hashlib
 import logging
 import secrets
 import time
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextvars import Context
 from functools import partial
 from typing import Final
 
-from msgspec import Struct
 from msgspec.structs import replace
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -21,8 +20,10 @@ from chroma_async.errors import AuthorizationError, ChromaError, RateLimitError,
 from chroma_async.protocol import WireResponse
 from chroma_async.seams import ThreadWorkers, Workers
 from chroma_async.server.answers import error_response, refuse
+from chroma_async.server.auth.credentials import CredentialHeaders
 from chroma_async.server.auth.identity import IDENTITY, Identity
 from chroma_async.server.auth.provider import CannotDecide, Credential, Provider, Rejected, Scheme
+from chroma_async.server.auth.remembered import Known, Remembered
 from chroma_async.server.auth.rules import PUBLIC_PATHS
 from chroma_async.server.auth.throttle import BUCKETS, Slot, Throttle
 from chroma_async.server.forwarded import PEER
@@ -30,33 +31,18 @@ from chroma_async.server.observe import RENEW, REQUEST_ID, SENDER
 from chroma_async.server.peers import client_of, source_of
 
 VERIFYING_THREADS: Final = 2
-REMEMBERED_MAX: Final = 10_000
 SLOW_SECONDS: Final = 1.0
 WAITING_MAX: Final = 256
 WAITING_PER_SOURCE_MAX: Final = 64
-CREDENTIAL_BYTES_MAX: Final = 8_192 + 64
-TOKEN_HEADER: Final = b"x-chroma-token"
-AUTHORIZATION: Final = b"authorization"
 
 
 logger = logging.getLogger("chroma_async.auth")
 
 
-class _Remembered(Struct):
-    """Who presented a credential. `generation` is that of the provider, which forgets by changing it."""
-
-    identity: Identity
-    provider: Provider
-    generation: object
-    until: float
-    slides_seconds: float
-
-
 class Authenticator:
     """Finds out whose the credential of a request is.
 
-    A right one is remembered by its keyed hash, whose key is random and never leaves the process. For how long it counts
-    without being verified again, the provider says; afterwards, that it was right once lets it pass the crowd of wrong ones.
+    A right one is remembered. When it has to be verified again, that it was right once lets it pass the crowd of wrong ones.
 
     One that costs something to verify is verified in a thread: once, however often it comes at the same time, and to its end
     whether or not its sender waits. The throttle bounds how many there are. One that costs nothing is verified at once,
@@ -71,20 +57,18 @@ class Authenticator:
         workers: Callable[[Provider], Workers] | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._providers = providers
         self._by_scheme: dict[Scheme, list[Provider]] = {}
         for provider in providers:
             for scheme in provider.schemes:
                 self._by_scheme.setdefault(scheme, []).append(provider)
-        self._name_header = None if name_header is None else name_header.lower().encode("latin-1")
-        self._headers = self._read_headers()
+        self._headers = CredentialHeaders(self._by_scheme, name_header)
         self._make_workers = workers or _threads
         self._workers: dict[str, Workers] = {}
         self._now = now
-        self._key = secrets.token_bytes(32)
-        self._remembered: OrderedDict[bytes, _Remembered] = OrderedDict()
+        self._remembered = Remembered()
         self._pending: dict[bytes, asyncio.Task[Identity]] = {}
         self.throttle = Throttle()
+        self._bucket_key = secrets.token_bytes(32)
         self._waiting: Counter[str] = Counter()
         """How many requests of each source wait for being refused."""
         challenges = dict.fromkeys(provider.challenge for provider in providers if provider.challenge)
@@ -93,17 +77,6 @@ class Authenticator:
     def __len__(self) -> int:
         """How many credentials are remembered."""
         return len(self._remembered)
-
-    def _read_headers(self) -> frozenset[bytes]:
-        """The headers that a provider reads; others may hold what somebody else's door needs."""
-        found: set[bytes] = set()
-        if "basic" in self._by_scheme or "bearer" in self._by_scheme:
-            found.add(AUTHORIZATION)
-        if "token" in self._by_scheme:
-            found.add(TOKEN_HEADER)
-        if self._name_header is not None:
-            found.add(self._name_header)
-        return frozenset(found)
 
     # ---- one request
 
@@ -115,55 +88,16 @@ class Authenticator:
             RateLimitError: too many wrong ones came from there.
             UnavailableError: it can't be told now.
         """
-        name, value = self._presented(scope)
-        key = hashlib.blake2b(name + b"\0" + value, key=self._key, digest_size=16).digest()
-        now = self._now()
-        found = self._remembered.get(key)
-        if found is not None and self._still_counts(found, now):
-            return found.identity
-        credential = self._credential(name, value, scope.get(PEER) or client_of(scope))
-        return await self._verify(credential, key, source_of(client_of(scope)))
-
-    def _presented(self, scope: Scope) -> tuple[bytes, bytes]:
-        """The one header that holds a credential."""
-        wanted = self._headers
-        found: tuple[bytes, bytes] | None = None
-        headers: list[tuple[bytes, bytes]] = scope["headers"]
-        for header in headers:
-            if header[0] in wanted:
-                if found is not None:
-                    raise AuthorizationError(f"more than one credential: send one header of {self._header_names()}, once")
-                found = header
-        if found is None:
-            raise AuthorizationError(f"no credentials: send one header of {self._header_names()}")
-        if len(found[1]) > CREDENTIAL_BYTES_MAX:
-            raise AuthorizationError("the credential is too long")
-        return found
-
-    def _header_names(self) -> str:
-        return ", ".join(sorted(name.decode("latin-1") for name in self._headers))
-
-    def _still_counts(self, found: _Remembered, now: float) -> bool:
+        header = self._headers.find(scope["headers"])
+        key = self._remembered.key_of(header)
         try:
-            counts = now < found.until and found.generation == found.provider.generation
+            known = self._remembered.recall(key, self._now())
         except CannotDecide as error:
             raise _cannot_decide(error) from error
-        if counts and found.slides_seconds:
-            found.until = now + found.slides_seconds
-        return counts
-
-    def _credential(self, name: bytes, value: bytes, peer: str) -> Credential:
-        if name == self._name_header:
-            return Credential("peer", value, peer)
-        if name == TOKEN_HEADER:
-            return Credential("token", value.strip(), peer)
-        scheme, _, rest = value.strip().partition(b" ")
-        kind = scheme.lower()
-        if kind == b"basic":
-            return Credential("basic", rest.strip(), peer)
-        if kind == b"bearer":
-            return Credential("bearer", rest.strip(), peer)
-        raise AuthorizationError("the Authorization header must begin with Basic or Bearer")
+        if known is not None:
+            return known
+        credential = self._headers.read(header, scope.get(PEER) or client_of(scope))
+        return await self._verify(credential, key, source_of(client_of(scope)))
 
     # ---- verifying
 
@@ -187,7 +121,7 @@ class Authenticator:
                 undecided = error
         if undecided is not None:
             raise _cannot_decide(undecided)
-        self._remembered.pop(key, None)
+        self._remembered.forget(key)
         was_free = not any(provider.is_slow for provider in providers)
         if was_free and self._is_crowded(source):
             raise _too_many(1)
@@ -198,7 +132,7 @@ class Authenticator:
         raise AuthorizationError("wrong credentials")
 
     def _bucket(self, name: str) -> int:
-        return hashlib.blake2b(name.encode(), key=self._key, digest_size=1).digest()[0] % BUCKETS
+        return hashlib.blake2b(name.encode(), key=self._bucket_key, digest_size=1).digest()[0] % BUCKETS
 
     async def _verify_in_thread(
         self, provider: Provider, credential: Credential, key: bytes, slot: Slot, was_right: bool
@@ -236,7 +170,7 @@ class Authenticator:
         except Exception as error:
             raise _unforeseen(provider, error) from error
 
-    def _decide(self, provider: Provider, credential: Credential) -> _Remembered:
+    def _decide(self, provider: Provider, credential: Credential) -> Known:
         """Ask the provider. What it can't foresee is not decided, and that opens nothing."""
         try:
             generation = provider.generation
@@ -246,15 +180,11 @@ class Authenticator:
         except Exception as error:
             raise _unforeseen(provider, error) from error
         slides = verified.seconds if verified.slides else 0.0
-        return _Remembered(verified.identity, provider, generation, self._now() + verified.seconds, slides)
+        return Known(verified.identity, provider, generation, self._now() + verified.seconds, slides)
 
-    def _keep(self, key: bytes, found: _Remembered) -> Identity:
-        if found.until > self._now():
-            self._remembered[key] = found
-            self._remembered.move_to_end(key)
-            while len(self._remembered) > REMEMBERED_MAX:
-                self._remembered.popitem(last=False)
-        return found.identity
+    def _keep(self, key: bytes, known: Known) -> Identity:
+        self._remembered.keep(key, known, self._now())
+        return known.identity
 
     # ---- guessers of what costs nothing to verify
 

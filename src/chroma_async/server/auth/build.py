@@ -11,9 +11,10 @@ from typing import TypeVar
 from msgspec import Struct
 
 from chroma_async.server.auth.audit import AuditTrail, check_audit_file
-from chroma_async.server.auth.authentication import AUTHORIZATION, TOKEN_HEADER, Authenticator
+from chroma_async.server.auth.authentication import Authenticator
 from chroma_async.server.auth.basic import BasicProvider, parse_htpasswd
 from chroma_async.server.auth.chroma import parse_chroma_roles, parse_chroma_tokens
+from chroma_async.server.auth.credentials import AUTHORIZATION, TOKEN_HEADER
 from chroma_async.server.auth.files import FixedValue, Source, WatchedFile, looks_private
 from chroma_async.server.auth.forwarded import ForwardedProvider
 from chroma_async.server.auth.guard import Note
