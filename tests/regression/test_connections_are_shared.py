@@ -10,12 +10,12 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from chroma_async.engine.search_times import SearchTimes
-from chroma_async.server import accept
-from chroma_async.server import life as life_module
+from chroma_async.server import accept, workload
 from chroma_async.server.life import Life
 from chroma_async.server.listen import listen
 from chroma_async.server.loads import Loads, forget_load, loads_file
 from chroma_async.server.worker import serve_by
+from chroma_async.server.workload import Workload
 from chroma_async.settings import HttpServer, ServerSettings
 
 pytestmark = pytest.mark.anyio
@@ -38,8 +38,8 @@ class Counted:
         await send({"type": "http.response.body", "body": b""})
 
 
-class Watched(Life):
-    """A life that counts how often somebody has looked whether others have less to do."""
+class Watched(Workload):
+    """A load that counts how often somebody has looked whether others have less to do."""
 
     looks = 0
 
@@ -50,24 +50,29 @@ class Watched(Life):
 
 
 @contextmanager
-def sharing(workers: int) -> Generator[list[Life]]:
+def sharing(workers: int) -> Generator[list[Workload]]:
     """Workers that know of each other."""
     with loads_file(workers) as file:
-        yield [Life(loads=Loads(file, workers, place)) for place in range(workers)]
+        yield [Workload(Loads(file, workers, place)) for place in range(workers)]
+
+
+def serving_by(
+    server: HttpServer, app: Counted, listening: socket.socket, stop: asyncio.Event, load: Workload
+) -> asyncio.Future[None]:
+    """A worker of this load, which shares a socket."""
+    serve = serve_by(server)(app, ServerSettings(), os.dup(listening.fileno()), stop, Life(load=load))
+    return asyncio.ensure_future(serve)
 
 
 @pytest.mark.parametrize("server", ["hypercorn", "uvicorn"])
 async def test_connections_that_come_at_once_are_shared(server: HttpServer) -> None:
     stop = asyncio.Event()
     apps = [Counted(), Counted()]
-    with listen("127.0.0.1", 0) as listening, sharing(2) as lives:
+    with listen("127.0.0.1", 0) as listening, sharing(2) as loads:
         clients = [socket.create_connection(listening.getsockname()) for _ in range(CONNECTIONS)]
         for client in clients:
             client.sendall(REQUEST)
-        serving = [
-            asyncio.ensure_future(serve_by(server)(app, ServerSettings(), os.dup(listening.fileno()), stop, life))
-            for app, life in zip(apps, lives, strict=True)
-        ]
+        serving = [serving_by(server, app, listening, stop, load) for app, load in zip(apps, loads, strict=True)]
         async with asyncio.timeout(20):
             while sum(app.requests for app in apps) < CONNECTIONS:
                 await asyncio.sleep(0.01)
@@ -83,15 +88,12 @@ async def test_connections_that_come_one_by_one_go_to_who_takes_no_stream(server
     """Queries beside an ingest stream came to the worker that was at work anyway, while the other one slept."""
     stop = asyncio.Event()
     apps = [Counted(), Counted()]
-    with listen("127.0.0.1", 0) as listening, sharing(2) as lives:
-        lives[0].count(streams=1)
-        serving = [
-            asyncio.ensure_future(serve_by(server)(app, ServerSettings(), os.dup(listening.fileno()), stop, life))
-            for app, life in zip(apps, lives, strict=True)
-        ]
+    with listen("127.0.0.1", 0) as listening, sharing(2) as loads:
+        loads[0].count(streams=1)
+        serving = [serving_by(server, app, listening, stop, load) for app, load in zip(apps, loads, strict=True)]
         clients: list[socket.socket] = []
         async with asyncio.timeout(20):
-            while lives[0].ahead <= 0:
+            while loads[0].ahead <= 0:
                 await asyncio.sleep(0.001)  # the other one begins to listen
             for number in range(FEWER):
                 clients.append(socket.create_connection(listening.getsockname()))
@@ -110,10 +112,10 @@ async def test_connection_is_taken_though_who_has_less_to_do_does_not_come(serve
     """One that was killed, or hangs, is not waited for, and leaves what it said."""
     stop = asyncio.Event()
     app = Counted()
-    with listen("127.0.0.1", 0) as listening, sharing(2) as (life, gone):
-        life.count(streams=1)
+    with listen("127.0.0.1", 0) as listening, sharing(2) as (load, gone):
+        load.count(streams=1)
         gone.count()
-        serving = asyncio.ensure_future(serve_by(server)(app, ServerSettings(), os.dup(listening.fileno()), stop, life))
+        serving = serving_by(server, app, listening, stop, load)
         with socket.create_connection(listening.getsockname()) as client:
             client.sendall(REQUEST)
             async with asyncio.timeout(20):
@@ -129,10 +131,10 @@ async def test_who_came_too_late_once_is_waited_for_again(server: HttpServer, mo
     stop = asyncio.Event()
     app = Counted()
     with listen("127.0.0.1", 0) as listening, loads_file(2) as file:
-        life, other = Watched(loads=Loads(file, 2, 0)), Life(loads=Loads(file, 2, 1))
-        life.count(streams=1)
+        load, other = Watched(Loads(file, 2, 0)), Workload(Loads(file, 2, 1))
+        load.count(streams=1)
         other.count()
-        serving = asyncio.ensure_future(serve_by(server)(app, ServerSettings(), os.dup(listening.fileno()), stop, life))
+        serving = serving_by(server, app, listening, stop, load)
         async with asyncio.timeout(20):
             with socket.create_connection(listening.getsockname()) as client:
                 client.sendall(REQUEST)
@@ -141,10 +143,10 @@ async def test_who_came_too_late_once_is_waited_for_again(server: HttpServer, mo
             monkeypatch.setattr(accept, "PATIENCE_SECONDS", 10.0)
             other.count(connections=1)  # it has come for another one since then, which is closed already
             other.count(connections=-1)
-            life.looks = 0
+            load.looks = 0
             with socket.create_connection(listening.getsockname()) as client:
                 client.sendall(REQUEST)
-                while life.looks < 100:
+                while load.looks < 100:
                     await asyncio.sleep(0.001)
                 assert app.requests == 1
                 stop.set()
@@ -159,15 +161,13 @@ async def test_stop_while_a_connection_is_left_to_another_worker_is_in_order(
     monkeypatch.setattr(accept, "PATIENCE_SECONDS", 10.0)
     stop = asyncio.Event()
     with listen("127.0.0.1", 0) as listening, loads_file(2) as file:
-        life, other = Watched(loads=Loads(file, 2, 0)), Life(loads=Loads(file, 2, 1))
-        life.count(streams=1)
+        load, other = Watched(Loads(file, 2, 0)), Workload(Loads(file, 2, 1))
+        load.count(streams=1)
         other.count()
-        serving = asyncio.ensure_future(
-            serve_by(server)(Counted(), ServerSettings(), os.dup(listening.fileno()), stop, life)
-        )
+        serving = serving_by(server, Counted(), listening, stop, load)
         with socket.create_connection(listening.getsockname()):
             async with asyncio.timeout(20):
-                while not life.looks:
+                while not load.looks:
                     await asyncio.sleep(0.001)
                 stop.set()
                 await serving
@@ -177,26 +177,26 @@ async def test_who_takes_a_stream_is_ready_for_no_searches_of_others_until_it_ha
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """And is left alone for some seconds more, in which it makes itself ready."""
-    monkeypatch.setattr(life_module, "AFTERWARDS_SECONDS", 0.05)
+    monkeypatch.setattr(workload, "AFTERWARDS_SECONDS", 0.05)
     searches = SearchTimes()
     with loads_file(2) as file:
-        life, other = Life(loads=Loads(file, 2, 0), searches=searches), Life(loads=Loads(file, 2, 1))
+        load, other = Workload(Loads(file, 2, 0), searches), Workload(Loads(file, 2, 1))
         other.count(connections=1)
-        life.count(streams=2)
-        assert (life.ahead, searches.heeds_others) == (31, False)
-        life.count(streams=-1)
-        assert (life.ahead, searches.heeds_others) == (15, False)
-        life.count(streams=-1)
-        assert (life.ahead, searches.heeds_others) == (15, True)
+        load.count(streams=2)
+        assert (load.ahead, searches.heeds_others) == (31, False)
+        load.count(streams=-1)
+        assert (load.ahead, searches.heeds_others) == (15, False)
+        load.count(streams=-1)
+        assert (load.ahead, searches.heeds_others) == (15, True)
         async with asyncio.timeout(20):
             while other.ahead < 1:
                 await asyncio.sleep(0.01)
-        assert life.ahead == -1
+        assert load.ahead == -1
 
 
 def test_load_of_who_died_is_forgotten() -> None:
     with loads_file(2) as file:
-        first, second = (Life(loads=Loads(file, 2, place)) for place in range(2))
+        first, second = (Workload(Loads(file, 2, place)) for place in range(2))
         second.count(connections=3)
         assert first.least is not None
         forget_load(file, 1)

@@ -145,7 +145,7 @@ async def test_connections_count_from_their_handshake_to_their_end(files: Files,
 
     async def until(connections: int) -> None:
         async with asyncio.timeout(20):
-            while life.connections != connections:
+            while life.load.connections != connections:
                 await asyncio.sleep(0.001)
 
     async with serving(settings_of(files, http_server=http_server), life) as url:

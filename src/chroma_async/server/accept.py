@@ -14,11 +14,11 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Final, cast
 
-from chroma_async.server.life import Life
 from chroma_async.server.listen import LISTEN_BACKLOG
 from chroma_async.server.loads import Said
 from chroma_async.server.tls import HANDSHAKE_SECONDS, ServerContext
 from chroma_async.server.transport import HeldTransport
+from chroma_async.server.workload import Workload
 
 PAUSE_SECONDS: Final = 0.0003
 """How long a connection is left to a worker that has less to do, for each connection that it has less, up to `FEW`."""
@@ -53,20 +53,20 @@ class FairServer:
     """Accepts connections until it is closed; those that are open go on.
 
     It stands where `asyncio.start_server` or `loop.create_server` put their server. `make` makes a connection's protocol,
-    which tells `life` that it is open.
+    which tells `load` that it is open.
     """
 
     def __init__(
         self,
         make: Callable[[], asyncio.BaseProtocol],
         listening: socket.socket,
-        life: Life,
+        load: Workload,
         tls: ServerContext | None = None,
     ) -> None:
         self._make = make
         self._tls = tls
         self._handshakes: set[asyncio.Task[None]] = set()
-        self._life = life
+        self._load = load
         self._listening = listening
         self._listening.setblocking(False)
         self._is_closing = False
@@ -83,7 +83,7 @@ class FairServer:
         The loop forgets the socket at once: who called this may close it.
         """
         self._is_closing = True
-        self._life.leave()
+        self._load.leave()
         if self._tls is None:  # else they are closed: they would not have the time for a handshake
             for _ in range(LISTEN_BACKLOG):
                 try:
@@ -104,7 +104,7 @@ class FairServer:
 
     async def _accept(self) -> None:
         loop = asyncio.get_running_loop()
-        self._life.count()
+        self._load.count()
         while not self._is_closing:
             await self._until_readable(loop)
             if not await self._has_turn(loop) or self._is_closing:
@@ -134,11 +134,11 @@ class FairServer:
     async def _has_turn(self, loop: asyncio.AbstractEventLoop) -> bool:
         """Leave the connection that waits to one that has less to do; return whether it has not taken it in time."""
         began = loop.time()
-        while (ahead := self._life.ahead) > 0:
-            is_long = ahead > FEW and self._life.least != self._absent
+        while (ahead := self._load.ahead) > 0:
+            is_long = ahead > FEW and self._load.least != self._absent
             if loop.time() - began >= (PATIENCE_SECONDS if is_long else PAUSE_SECONDS * min(ahead, FEW)):
                 if is_long:
-                    self._absent = self._life.least
+                    self._absent = self._load.least
                 break
             await asyncio.sleep(LOOK_SECONDS)
             if self._is_closing or not self._is_readable():
@@ -164,13 +164,13 @@ class FairServer:
     async def _shake_hands(self, connection: socket.socket, tls: ServerContext) -> None:
         """Begin TLS, while others are accepted: a client may be slow, or speak something else."""
         loop = asyncio.get_running_loop()
-        self._life.count(connections=1)  # its protocol does so afterwards
+        self._load.count(connections=1)  # its protocol does so afterwards
         try:
             tls.refresh()
             with suppress(OSError):
                 await loop.connect_accepted_socket(self._make, connection, ssl=tls, ssl_handshake_timeout=HANDSHAKE_SECONDS)
         finally:
-            self._life.count(connections=-1)
+            self._load.count(connections=-1)
 
 
 def _settle(future: asyncio.Future[None]) -> None:
@@ -187,20 +187,20 @@ class StreamProtocol(asyncio.StreamReaderProtocol):
 
 
 async def start_server(
-    life: Life, serve: Serve, *, sock: socket.socket, ssl: ServerContext | None = None, **_: Any
+    load: Workload, serve: Serve, *, sock: socket.socket, ssl: ServerContext | None = None, **_: Any
 ) -> FairServer:
     """Take the arguments of `asyncio.start_server` that matter here."""
 
     async def counted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        life.count(connections=1)
+        load.count(connections=1)
         try:
             await serve(reader, writer)
         except asyncio.CancelledError:  # at the server's end; asyncio would log what is cancelled as a failure
             writer.close()
         finally:
-            life.count(connections=-1)
+            load.count(connections=-1)
 
     def make() -> StreamProtocol:
         return StreamProtocol(asyncio.StreamReader(limit=READ_BYTES), counted)
 
-    return FairServer(make, sock, life, ssl)
+    return FairServer(make, sock, load, ssl)

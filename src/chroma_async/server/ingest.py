@@ -79,7 +79,7 @@ class IngestEndpoint(Endpoint):
             if self._host.refusal_of is not None and (refusal := self._host.refusal_of(Ingest)) is not None:
                 raise refusal
             opening = _opening(scope, self._path_fields)
-            if self._life.streams >= streams_max:
+            if self._life.load.streams >= streams_max:
                 raise RateLimitError(f"too many streams at the same time: wait for some. ingest_streams_max={streams_max}")
             body = StreamBody(scope, receive, _cutter(opening, self._host.settings.body_bytes_max))
         except ChromaError as error:
@@ -95,7 +95,7 @@ class IngestEndpoint(Endpoint):
         await answer.say_last(is_whole=body.is_whole)
 
     def _count(self, change: int) -> None:
-        self._life.count(streams=change)
+        self._life.load.count(streams=change)
         if self._host.metrics is not None:
             self._host.metrics.ingest_streams.inc(change)
 

@@ -34,11 +34,12 @@ from chroma_async.server.life import Life
 from chroma_async.server.observe import plain as as_logged
 from chroma_async.server.plain import Exchange, plain_request, scope_of
 from chroma_async.server.tls import ServerContext, tls_context
+from chroma_async.server.workload import Workload
 from chroma_async.settings import ServerSettings
 
 _CLOSE_SECONDS: Final = 1.0
 
-_LIFE: Final[ContextVar[Life | None]] = ContextVar("life", default=None)
+_LOAD: Final[ContextVar[Workload | None]] = ContextVar("load", default=None)
 """Of the process that a server is started for; None: a server that is not ours."""
 
 logger = logging.getLogger("chroma_async.server")
@@ -296,8 +297,8 @@ class AsyncioOfHypercorn:
 
     @staticmethod
     async def start_server(serve: Serve, **arguments: Any) -> FairServer | asyncio.Server:
-        life = _LIFE.get()
-        return await (asyncio.start_server(serve, **arguments) if life is None else start_server(life, serve, **arguments))
+        load = _LOAD.get()
+        return await (asyncio.start_server(serve, **arguments) if load is None else start_server(load, serve, **arguments))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(asyncio, name)
@@ -379,7 +380,7 @@ async def serve(
     cast("Any", hypercorn_protocol).H11Protocol = _chosen(Http1, H11Protocol)
     cast("Any", hypercorn_protocol).H2Protocol = _chosen(Http2, H2Protocol)
     cast("Any", hypercorn_run).asyncio = AsyncioOfHypercorn()
-    _LIFE.set(life)  # for the task that follows
+    _LOAD.set(life.load)  # for the task that follows
     config = _config(app, settings, descriptor, stop)
     serving = asyncio.create_task(hypercorn_serve(cast("Any", app), config, shutdown_trigger=stop.wait, mode="asgi"))
     stopping = asyncio.create_task(stop.wait())
@@ -387,7 +388,7 @@ async def serve(
     stopping.cancel()
     for timer in list(config.idle):
         timer.end()
-    life.note_wait(len(config.idle), config.graceful_timeout)
+    life.load.note_wait(len(config.idle), config.graceful_timeout)
     # Hypercorn waits for connections without a limit on some versions of Python: a client that stops halfway through its
     # request would keep us here for ever.
     done, _ = await asyncio.wait({serving}, timeout=config.graceful_timeout + _CLOSE_SECONDS)

@@ -56,7 +56,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(cast("asyncio.Transport", HeldTransport(transport, self.loop)))
-        self._config.life.count(connections=1)
+        self._config.life.load.count(connections=1)
         # One that was accepted during a stop is not told of it.
         stopping = self._config.stop.is_set()
         self._wait_for_head(FIRST_REQUEST_SECONDS if stopping else self.timeout_keep_alive)
@@ -74,7 +74,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self._config.life.count(connections=-1)
+        self._config.life.load.count(connections=-1)
         self._unset_keepalive_if_required()
 
     def data_received(self, data: bytes) -> None:
@@ -126,13 +126,13 @@ class Server(uvicorn.Server):
             return Connection(self.config, self.server_state, {})
 
         config = cast("Config", self.config)
-        self.servers = [cast("Any", FairServer(make, listening, config.life, config.tls)) for listening in sockets]
+        self.servers = [cast("Any", FairServer(make, listening, config.life.load, config.tls)) for listening in sockets]
         self.started = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         connections = cast("set[Connection]", self.server_state.connections)
         idle = sum(connection.is_idle for connection in connections)
-        cast("Config", self.config).life.note_wait(idle, cast("float", self.config.timeout_graceful_shutdown))
+        cast("Config", self.config).life.load.note_wait(idle, cast("float", self.config.timeout_graceful_shutdown))
         await super().shutdown(sockets)
 
 

@@ -17,6 +17,7 @@ from chroma_async.server.child import Duty, Orders
 from chroma_async.server.life import CompactorWatch, Life
 from chroma_async.server.shared_metrics import MetricsPage
 from chroma_async.server.tracing import tracer_provider
+from chroma_async.server.workload import Workload
 from chroma_async.settings import AuthSettings, HttpServer, ServerSettings
 
 if TYPE_CHECKING:  # loaded where it is asked for
@@ -82,8 +83,7 @@ async def _engine(orders: Orders) -> AsyncGenerator[tuple[Engine, Life]]:
                 lambda: None if engine.is_ready else "the engine is not open",
                 lambda: engine.writer.refusal,
                 CompactorWatch(path),
-                loads=orders.open_loads(),
-                searches=searches,
+                load=Workload(orders.open_loads(), searches),
             ),
         )
 
