@@ -24,7 +24,7 @@ from chroma_async.errors import ChromaError, InvalidArgumentError, from_wire
 from chroma_async.model import JsonObject, Lsn, MetadataPatch, Vectors
 from chroma_async.protocol.call import COLLECTION, DATABASE, Call, Route
 from chroma_async.protocol.records import RecordsCall
-from chroma_async.protocol.validation import check_database_in_path
+from chroma_async.protocol.validation import LSN_MAX, check_database_in_path
 
 EVENT_STREAM: Final = "text/event-stream"
 LOG_HEADER: Final = "chroma-async-log"
@@ -46,7 +46,6 @@ KINDS: Final[tuple[str, ...]] = (*RECORD_KINDS, *get_args(CatalogKind)[:3])
 """Kinds that may be asked for; the others come anyway."""
 
 INCLUDED: Final[tuple[Included, ...]] = get_args(Included)
-LSN_MAX: Final = 2**63 - 1
 
 HEARTBEAT_SECONDS: Final = 15.0
 HEARTBEAT_SECONDS_MIN: Final = 0.1

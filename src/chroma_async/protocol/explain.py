@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 import msgspec.inspect as shape
 
 from chroma_async.errors import MalformedRequestError
+
+T = TypeVar("T")
 
 PREFIX: Final = "Failed to deserialize the JSON body into the target type: "
 
@@ -30,6 +32,18 @@ _WANTED: Final[Mapping[str, str]] = {
     "object": "a map",
 }
 _WANTED_OF_AN_INDEX: Final[Mapping[str, str]] = {**_WANTED, "int": "usize", "float": "f64"}
+
+
+def converted(value: Any, kind: type[T], place: str) -> T:
+    """Return a part of a body as a value of this type; `place` is where it stands in the whole body.
+
+    Raises:
+        MalformedRequestError: it is none; which field is wrong, and what is expected there.
+    """
+    try:
+        return msgspec.convert(value, kind, strict=True)
+    except msgspec.ValidationError as error:
+        raise malformed(error, value, kind, place) from error
 
 
 def malformed(

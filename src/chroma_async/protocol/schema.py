@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Final, TypeAlias, TypeVar, assert_never, cast
+from typing import Annotated, Any, Final, TypeAlias, assert_never, cast
 
 import msgspec
 from msgspec.structs import replace
@@ -19,9 +19,7 @@ from chroma_async.core.where import And, DocumentTest, FieldTest, Or, Where
 from chroma_async.errors import InvalidArgumentError, UnimplementedError
 from chroma_async.model import Collection, HnswConfiguration, JsonObject, Space
 from chroma_async.protocol.embedding_function import check_embedding_function, is_default_function, kept_function
-from chroma_async.protocol.explain import malformed
-
-S = TypeVar("S")
+from chroma_async.protocol.explain import converted
 
 Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
 
@@ -162,24 +160,17 @@ def parse_schema(raw: Mapping[str, Any]) -> SchemaInput:
         InvalidArgumentError: an index stands where there can be none.
         UnimplementedError: it asks for encryption with a key of the customer's.
     """
-    outline = _convert(raw, _Outline, "schema")
+    outline = converted(raw, _Outline, "schema")
     if outline.cmek is not None:
         raise UnimplementedError("customer-managed encryption keys are not supported; leave `cmek` out of the schema")
     schema = SchemaInput(
-        defaults=_convert(outline.defaults, ValueTypes, "schema.defaults"),
-        keys={key: _convert(types, ValueTypes, f"schema.keys.{key}") for key, types in outline.keys.items()},
+        defaults=converted(outline.defaults, ValueTypes, "schema.defaults"),
+        keys={key: converted(types, ValueTypes, f"schema.keys.{key}") for key, types in outline.keys.items()},
     )
     problem = next(_problems(schema), None)
     if problem is not None:
         raise InvalidArgumentError(f"Validation error: schema: {problem}")
     return schema
-
-
-def _convert(value: Any, kind: type[S], path: str) -> S:
-    try:
-        return msgspec.convert(value, kind, strict=True)
-    except msgspec.ValidationError as error:
-        raise malformed(error, value, kind, path) from error
 
 
 def _problems(schema: SchemaInput) -> Iterator[str]:

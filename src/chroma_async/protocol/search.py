@@ -12,7 +12,7 @@ import msgspec
 
 from chroma_async.core.where import parse_where
 from chroma_async.errors import InvalidArgumentError, MalformedRequestError
-from chroma_async.protocol.explain import PREFIX, describe, malformed
+from chroma_async.protocol.explain import PREFIX, converted, describe
 from chroma_async.protocol.records import ReadLevel
 from chroma_async.protocol.validation import check_unsigned
 
@@ -81,7 +81,7 @@ def check_searches(searches: Sequence[Any]) -> None:
 
 
 def _check_search(raw: Any, path: str) -> None:
-    search = _convert(raw, SearchPayload, path)
+    search = converted(raw, SearchPayload, path)
     if search.filter:
         try:
             parse_where(search.filter)
@@ -114,10 +114,10 @@ def _check_rank(raw: Any, path: str, depth: int) -> None:
     name, operand = next(iter(expression.items()))
     here = f"{path}.{name}"
     if name in LISTS:
-        for number, item in enumerate(_convert(operand, list[Any], here)):
+        for number, item in enumerate(converted(operand, list[Any], here)):
             _check_rank(item, f"{here}[{number}]", depth + 1)
     elif name in PAIRS:
-        sides = _convert(operand, dict[str, Any], here)
+        sides = converted(operand, dict[str, Any], here)
         for side in ("left", "right"):
             if side not in sides:
                 raise MalformedRequestError(f"{PREFIX}{here}: missing field `{side}`")
@@ -125,14 +125,7 @@ def _check_rank(raw: Any, path: str, depth: int) -> None:
     elif name in SINGLES:
         _check_rank(operand, here, depth + 1)
     elif name in ("$val", "$knn"):
-        _convert(operand, float if name == "$val" else Knn, here)
+        converted(operand, float if name == "$val" else Knn, here)
     else:
         allowed = ", ".join(f"`{variant}`" for variant in VARIANTS)
         raise MalformedRequestError(f"{PREFIX}{path}: unknown variant `{name}`, expected one of {allowed}")
-
-
-def _convert(value: Any, kind: Any, path: str) -> Any:
-    try:
-        return msgspec.convert(value, kind, strict=True)
-    except msgspec.ValidationError as error:
-        raise malformed(error, value, kind, path) from error

@@ -15,11 +15,10 @@ from typing import Annotated, Any, Final, Literal, cast
 import msgspec
 
 from chroma_async.errors import ChromaError, InvalidArgumentError, MalformedRequestError, UnimplementedError
-from chroma_async.model import CollectionId, Json
+from chroma_async.model import INT64_MAX, INT64_MIN, CollectionId, Json
+from chroma_async.protocol.explain import PREFIX
 
 NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{1,510}[a-zA-Z0-9]")
-INT64_MIN: Final = -(2**63)
-INT64_MAX: Final = 2**63 - 1
 WAIT_SECONDS_MAX: Final = 3600.0
 
 LSN_MAX: Final = 2**63 - 1
@@ -310,7 +309,6 @@ def normalise_collection_metadata(metadata: Mapping[str, Json] | None) -> dict[s
 def normalise_metadata(metadata: Mapping[str, object]) -> Mapping[str, object] | None:
     """Return the metadata as stored.
 
-
     An empty list is as good as null, and deletes what was there. The reserved keys `chroma:*`, which Chroma never shows, are
     dropped; {} becomes None.
     """
@@ -321,10 +319,7 @@ def normalise_metadata(metadata: Mapping[str, object]) -> Mapping[str, object] |
 def check_unsigned(value: int | None, name: str) -> None:
     """Limits, offsets and numbers of results are u32 on the wire."""
     if value is not None and not 0 <= value <= U32_MAX:
-        raise MalformedRequestError(
-            f"Failed to deserialize the JSON body into the target type: {name}: invalid value: integer `{value}`, "
-            "expected u32"
-        )
+        raise MalformedRequestError(f"{PREFIX}{name}: invalid value: integer `{value}`, expected u32")
 
 
 def check_lsn(lsn: int | None) -> None:
@@ -375,12 +370,13 @@ def _refusal_of_value(key: str, position: int, value: object, nulls_allowed: boo
 
 def _bad_value(path: str, value: object, variant: str = "MetadataValue") -> str:
     return (
-        f"Failed to deserialize the JSON body into the target type: {path}: data did not match any variant of untagged "
-        f"enum {variant}: expected str, int, float, bool or a list of one of these, got {_describe(value)}"
+        f"{PREFIX}{path}: data did not match any variant of untagged enum {variant}: "
+        f"expected str, int, float, bool or a list of one of these, got {_noun(value)}"
     )
 
 
-def _describe(value: object) -> str:
+def _noun(value: object) -> str:
+    """Name what is no metadata value: for a list, what makes it none."""
     if not isinstance(value, list | tuple):
         return _NOUNS.get(type(value), type(value).__name__)
     items = cast("Sequence[object]", value)
