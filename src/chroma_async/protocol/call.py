@@ -33,6 +33,7 @@ COLLECTIONS = DATABASE + "/collections"
 COLLECTION = COLLECTIONS + "/{collection_id}"
 
 JSON: Final = "application/json"
+ENCODE_OPTIONS: Final = orjson.OPT_SERIALIZE_NUMPY
 KEY_FIELD: Final = "idempotency_key"
 KEY_HEADER: Final = "idempotency-key"
 
@@ -144,7 +145,7 @@ class Call(msgspec.Struct, Generic[R], frozen=True, kw_only=True):
         return 0.0
 
     def validate(self) -> None:
-        """Check all that needs no state. Every call is validated once, by the engine.
+        """Check all that needs no state. The engine does so before it answers, and who answers in its place.
 
         Raises:
             InvalidArgumentError: what is wrong and what is allowed.
@@ -157,9 +158,6 @@ class Call(msgspec.Struct, Generic[R], frozen=True, kw_only=True):
     @classmethod
     def decode_result(cls, response: WireResponse) -> R:
         return cast("R", orjson.loads(response.body))
-
-
-ENCODE_OPTIONS = orjson.OPT_SERIALIZE_NUMPY
 
 
 class EmptyResultCall(Call[None], frozen=True, kw_only=True):

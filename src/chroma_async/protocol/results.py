@@ -12,13 +12,18 @@ import orjson
 from msgspec import Struct
 
 from chroma_async.model import JsonObject, Lsn, Stage, Vectors
+from chroma_async.protocol.call import ENCODE_OPTIONS
 
 StoredMetadata: TypeAlias = "bytes | JsonObject | None"
 """Metadata as JSON bytes (from the engine) or as an object (from the wire)."""
 
 Distances: TypeAlias = npt.NDArray[np.float32]
 
-OPTIONS = orjson.OPT_SERIALIZE_NUMPY
+
+def page(limit: int | None, offset: int | None = None) -> slice:
+    """Return which of the found ones a call gets that gives these."""
+    first = offset or 0
+    return slice(first, None if limit is None else first + limit)
 
 
 def metadata_object(stored: StoredMetadata) -> JsonObject | None:
@@ -130,19 +135,32 @@ def spliced(metadatas: Sequence[StoredMetadata] | None) -> list[Any] | None:
     return [orjson.Fragment(item) if isinstance(item, bytes) else item for item in metadatas]
 
 
+def columns_json(columns: Columns) -> JsonObject:
+    """Return columns as orjson takes them over."""
+    return {
+        "ids": columns.ids,
+        "embeddings": columns.embeddings,
+        "documents": columns.documents,
+        "uris": columns.uris,
+        "metadatas": spliced(columns.metadatas),
+    }
+
+
+def pages_json(result: QueryResult) -> JsonObject:
+    """Return columns, each with one list for each query vector, and the distances; null where not asked for."""
+    pages = list(map(columns_json, result.columns))
+    found: JsonObject = {
+        name: [columns[name] for columns in pages] if name == "ids" or name in result.include else None
+        for name in Columns.__struct_fields__
+    }
+    found["distances"] = result.distances
+    return found
+
+
 def encode_get(result: GetResult) -> bytes:
-    columns = result.columns
-    return orjson.dumps(
-        {
-            "ids": columns.ids,
-            "embeddings": columns.embeddings,
-            "documents": columns.documents,
-            "uris": columns.uris,
-            "metadatas": spliced(columns.metadatas),
-            "include": result.include,
-        },
-        option=OPTIONS,
-    )
+    fields = columns_json(result.columns)
+    fields["include"] = result.include
+    return orjson.dumps(fields, option=ENCODE_OPTIONS)
 
 
 def decode_flush(body: bytes) -> FlushResult:
@@ -172,31 +190,16 @@ def _matrix(rows: list[list[float]] | None) -> Vectors | None:
 
 
 def encode_query(result: QueryResult) -> bytes:
-    def column(name: str) -> list[Any] | None:
-        values = [getattr(columns, name) for columns in result.columns]
-        return values if name in result.include else None
-
-    metadatas = [spliced(columns.metadatas) for columns in result.columns] if "metadatas" in result.include else None
-    return orjson.dumps(
-        {
-            "ids": [columns.ids for columns in result.columns],
-            "embeddings": column("embeddings"),
-            "documents": column("documents"),
-            "uris": column("uris"),
-            "metadatas": metadatas,
-            "distances": result.distances,
-            "include": result.include,
-        },
-        option=OPTIONS,
-    )
+    fields = pages_json(result)
+    fields["include"] = result.include
+    return orjson.dumps(fields, option=ENCODE_OPTIONS)
 
 
 def decode_query(body: bytes, lsn: Lsn | None) -> QueryResult:
     fields = cast("dict[str, Any]", orjson.loads(body))
 
     def of_query(number: int) -> dict[str, Any]:
-        names = ("ids", "embeddings", "documents", "uris", "metadatas")
-        return {name: None if fields[name] is None else fields[name][number] for name in names}
+        return {name: None if fields[name] is None else fields[name][number] for name in Columns.__struct_fields__}
 
     distances = fields["distances"]
     return QueryResult(

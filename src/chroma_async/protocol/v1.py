@@ -24,7 +24,7 @@ from chroma_async.errors import (
     UniqueConstraintError,
 )
 from chroma_async.model import DEFAULT_DATABASE, DEFAULT_TENANT, Collection, Database, JsonObject, Tenant
-from chroma_async.protocol.call import Call, Route, WireRequest, WireResponse, decode_body
+from chroma_async.protocol.call import ENCODE_OPTIONS, Call, Route, WireRequest, WireResponse, decode_body
 from chroma_async.protocol.collection_json import collection_to_json
 from chroma_async.protocol.collections import (
     CountCollections,
@@ -43,7 +43,7 @@ from chroma_async.protocol.records import (
     UpdateRecords,
     UpsertRecords,
 )
-from chroma_async.protocol.results import CountResult, GetResult, QueryResult, spliced
+from chroma_async.protocol.results import CountResult, GetResult, QueryResult, columns_json, pages_json
 from chroma_async.protocol.system import GetPreflight, GetVersion, Heartbeat, Reset
 from chroma_async.protocol.tenants import CreateDatabase, CreateTenant, GetDatabase, GetTenant
 from chroma_async.protocol.validation import parse_collection_id
@@ -86,6 +86,8 @@ class Generation(Enum):
 
 
 SINGLE: Final = Generation.LENIENT.value
+RECORD_FIELDS: Final = ("ids", "distances", "embeddings", "metadatas", "documents", "uris")
+"""In the order in which this API answers them; a get has no distances."""
 
 
 class FindCollection(Call[Collection], frozen=True, kw_only=True):
@@ -212,7 +214,7 @@ def _delete_records(request: WireRequest) -> Call[Any]:
 
 
 def _json(value: object, status: int = 200) -> WireResponse:
-    return WireResponse(status=status, body=orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY))
+    return WireResponse(status=status, body=orjson.dumps(value, option=ENCODE_OPTIONS))
 
 
 def _plain(result: object, generation: Generation) -> WireResponse:
@@ -272,37 +274,16 @@ def _old_configuration(collection: Collection) -> JsonObject:
 
 
 def _get(result: GetResult, generation: Generation) -> WireResponse:
-    columns = result.columns
-    return _json(
-        {
-            "ids": columns.ids,
-            "embeddings": columns.embeddings,
-            "metadatas": spliced(columns.metadatas),
-            "documents": columns.documents,
-            "uris": columns.uris,
-            "data": None,
-            "included": result.include,
-        }
-    )
+    return _json(_records_json(columns_json(result.columns), result.include))
 
 
 def _query(result: QueryResult, generation: Generation) -> WireResponse:
-    def column(name: str) -> list[Any] | None:
-        return [getattr(page, name) for page in result.columns] if name in result.include else None
+    return _json(_records_json(pages_json(result), result.include))
 
-    metadatas = column("metadatas")
-    return _json(
-        {
-            "ids": [page.ids for page in result.columns],
-            "distances": result.distances,
-            "embeddings": column("embeddings"),
-            "metadatas": None if metadatas is None else [spliced(page) for page in metadatas],
-            "documents": column("documents"),
-            "uris": column("uris"),
-            "data": None,
-            "included": result.include,
-        }
-    )
+
+def _records_json(found: JsonObject, include: tuple[str, ...]) -> JsonObject:
+    columns: JsonObject = {name: found[name] for name in RECORD_FIELDS if name in found}
+    return {**columns, "data": None, "included": include}
 
 
 LEGACY_NAMES: Final[Mapping[type[ChromaError], tuple[str, int]]] = {

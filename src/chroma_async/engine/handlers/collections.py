@@ -21,7 +21,7 @@ from chroma_async.protocol import (
     ReindexCollection,
 )
 from chroma_async.protocol.collection_json import resolve_creation, updated_settings
-from chroma_async.protocol.results import PurgeResult
+from chroma_async.protocol.results import PurgeResult, page
 from chroma_async.protocol.schema import updated_schema
 from chroma_async.protocol.v1 import FindCollection
 from chroma_async.protocol.validation import normalise_collection_metadata, parse_collection_id
@@ -81,8 +81,7 @@ async def find_collection(context: Context, call: FindCollection) -> Collection:
 @handles(ListCollections)
 async def list_collections(context: Context, call: ListCollections) -> list[Collection]:
     collections = context.follower.catalog.collections(call.tenant, call.database)
-    first = call.offset or 0
-    return collections[first:] if call.limit is None else collections[first : first + call.limit]
+    return collections[page(call.limit, call.offset)]
 
 
 @handles(CountCollections)

@@ -50,6 +50,7 @@ from chroma_async.protocol.results import (
     IndexingStatus,
     QueryResult,
     WriteResult,
+    page,
 )
 from chroma_async.protocol.schema import check_filter_allowed
 from chroma_async.protocol.validation import CheckedMetadatas, parse_collection_id
@@ -191,7 +192,7 @@ def _decide_delete(
 
 def _matching_ids(view: View, call: DeleteRecords, where: Where, context: Context) -> list[str]:
     slots = view.slots(call.ids, where, call.missing_by(context.settings.missing))
-    return [row[1] for row in view.rows(slots if call.limit is None else slots[: call.limit])]
+    return [row[1] for row in view.rows(slots[page(call.limit)])]
 
 
 # ---- flush
@@ -311,10 +312,9 @@ async def get(context: Context, call: GetRecords) -> GetResult:
     await _until_visible(context, call, collection)
 
     def run(view: View) -> GetResult:
-        first = call.offset or 0
-        whole = not first and (call.limit is None or call.limit >= len(call.ids or ()))
+        whole = not call.offset and (call.limit is None or call.limit >= len(call.ids or ()))
         slots = view.slots(call.ids, where, call.missing_by(context.settings.missing), with_rows=whole)
-        chosen = slots[first:] if call.limit is None else slots[first : first + call.limit]
+        chosen = slots[page(call.limit, call.offset)]
         view.expect(len(chosen))
         return GetResult(_columns(view, chosen, call.include), tuple(call.include), view.lsn)
 

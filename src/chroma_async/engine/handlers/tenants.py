@@ -17,6 +17,7 @@ from chroma_async.protocol import (
     ListDatabases,
     UpdateTenant,
 )
+from chroma_async.protocol.results import page
 
 
 @handles(CreateTenant)
@@ -64,9 +65,7 @@ async def get_database(context: Context, call: GetDatabase) -> Database:
 
 @handles(ListDatabases)
 async def list_databases(context: Context, call: ListDatabases) -> list[Database]:
-    databases = context.follower.catalog.databases(call.tenant)
-    first = call.offset or 0
-    return databases[first:] if call.limit is None else databases[first : first + call.limit]
+    return context.follower.catalog.databases(call.tenant)[page(call.limit, call.offset)]
 
 
 @handles(DeleteDatabase)

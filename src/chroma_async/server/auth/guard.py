@@ -26,6 +26,7 @@ from chroma_async.protocol import (
     ListDatabases,
     ModifyCollection,
 )
+from chroma_async.protocol.results import page
 from chroma_async.protocol.system import Identity as IdentityAnswer
 from chroma_async.protocol.unsupported import AttachFunction, ForkCollection
 from chroma_async.protocol.v1 import FindCollection
@@ -153,7 +154,7 @@ class Guard:
         if identity.reach(RULES[ListCollections].action, call.tenant, call.database) == "all":
             return cast("list[Collection]", await self._dispatch(call))
         call.validate()
-        return _page(await self._seen(call, identity), call.limit, call.offset)
+        return (await self._seen(call, identity))[page(call.limit, call.offset)]
 
     async def _count_collections(self, call: CountCollections, identity: Identity) -> int:
         if identity.reach(RULES[CountCollections].action, call.tenant, call.database) == "all":
@@ -172,7 +173,7 @@ class Guard:
         found: list[Database] = await self._dispatch(ListDatabases(tenant=call.tenant))
         action = RULES[ListDatabases].action
         seen = [item for item in found if identity.reach(action, item.tenant, item.name) != "none"]
-        return _page(seen, call.limit, call.offset)
+        return seen[page(call.limit, call.offset)]
 
 
 _BY_ID: Final = tuple(rule for rule in RULES.values() if rule.place == "id")
@@ -215,11 +216,6 @@ def _other_names(call: Call[Any]) -> list[str]:
             return [call.output_collection]
         case _:
             return []
-
-
-def _page(items: list[Any], limit: int | None, offset: int | None) -> list[Any]:
-    first = offset or 0
-    return items[first:] if limit is None else items[first : first + limit]
 
 
 def _unknown(call: Any) -> NotFoundError:
