@@ -103,7 +103,7 @@ def test_gap_in_an_add_is_named() -> None:
 def test_number_that_float32_cannot_hold_is_named() -> None:
     call = UpdateRecords.decode(body(ids=["a", "b", "c"], embeddings=[[1, 2], None, [3, 1e39]]))
     with pytest.raises(InvalidArgumentError, match=r"place=embeddings\[2\]\[1\] float32=inf"):
-        call.validate_fields()
+        call.checked_metadatas()
 
 
 def test_boolean_in_a_large_batch_of_integers_is_refused_too() -> None:

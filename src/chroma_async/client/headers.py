@@ -6,11 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from chroma_async.protocol.records import KEY_LENGTH_MAX
+from chroma_async.protocol.records import KEY_RULE, is_key
 
 NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 VALUE: Final = re.compile(r"([!-~]([\t -~]*[!-~])?)?")
-KEY: Final = re.compile(f"[!-~]{{1,{KEY_LENGTH_MAX}}}")
 
 
 def checked_headers(headers: Mapping[Any, Any]) -> dict[str, str]:
@@ -33,7 +32,6 @@ def checked_key(key: Any) -> str | None:
     Raises:
         ValueError: it could not travel in a header, or is too long.
     """
-    if key is not None and not (isinstance(key, str) and KEY.fullmatch(key)):
-        rule = f"1 to {KEY_LENGTH_MAX} visible ASCII characters, without spaces"
-        raise ValueError(f"idempotency_key must be a text of {rule}. got={str(key)[:80]!r}")
+    if key is not None and not (isinstance(key, str) and is_key(key)):
+        raise ValueError(f"idempotency_key must be a text of {KEY_RULE}. got={str(key)[:80]!r}")
     return key

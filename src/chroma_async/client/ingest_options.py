@@ -14,7 +14,7 @@ from chroma_async.client.mapping import ColumnMapping
 from chroma_async.client.records import Records
 from chroma_async.client.sources import FileFormat, SourceOptions
 from chroma_async.errors import InvalidArgumentError
-from chroma_async.protocol.ingest import OnError, check_name
+from chroma_async.protocol.ingest import OnError, check_stream_name
 
 LINGER_SECONDS: Final = 0.1
 RETRY_SECONDS: Final = 60.0
@@ -52,7 +52,7 @@ class IngestOptions:
             raise ValueError(f"on_error must be one of {', '.join(get_args(OnError))}. got={self.on_error!r}")
         if self.stream_id is not None:
             try:
-                check_name(self.stream_id, "stream_id")
+                check_stream_name(self.stream_id, "stream_id")
             except (InvalidArgumentError, TypeError) as error:
                 raise ValueError(str(error)) from error
         if self.embedding_concurrency is not None:

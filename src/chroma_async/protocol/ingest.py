@@ -21,6 +21,7 @@ from chroma_async.errors import ChromaError, InvalidArgumentError, UnavailableEr
 from chroma_async.model import Lsn, Operation
 from chroma_async.protocol.call import COLLECTION, Place, Route, WireRequest, WireResponse
 from chroma_async.protocol.records import RecordsCall
+from chroma_async.protocol.validation import is_visible_ascii
 
 NDJSON: Final = "application/x-ndjson"
 ARROW: Final = "application/vnd.apache.arrow.stream"
@@ -101,8 +102,8 @@ class Ingest(RecordsCall[IngestResult], frozen=True, kw_only=True):
 
     def validate(self) -> None:
         super().validate()
-        check_name(self.stream_id, "stream_id")
-        check_name(self.session, "session")
+        check_stream_name(self.stream_id, "stream_id")
+        check_stream_name(self.session, "session")
         if not 0 <= self.position <= POSITION_MAX:
             raise InvalidArgumentError(f"a position is 0 to {POSITION_MAX}. got={self.position}")
 
@@ -155,7 +156,7 @@ class GetIngestPosition(RecordsCall[IngestResult], frozen=True, kw_only=True):
 
     def validate(self) -> None:
         super().validate()
-        check_name(self.stream_id, "stream_id")
+        check_stream_name(self.stream_id, "stream_id")
 
     @classmethod
     def decode(cls, request: WireRequest) -> Self:
@@ -194,13 +195,13 @@ def _parsed_position(text: str) -> int:
     return int(text)
 
 
-def check_name(name: str, field: str) -> None:
+def check_stream_name(name: str, field: str) -> None:
     """Check what names a stream or a session.
 
     Raises:
         InvalidArgumentError: it could not stand in a URL and in the log as it is, or is too long.
     """
-    if not 1 <= len(name) <= NAME_LENGTH_MAX or not all("!" <= mark <= "~" for mark in name):
+    if len(name) > NAME_LENGTH_MAX or not is_visible_ascii(name):
         raise InvalidArgumentError(
             f"a {field} has 1 to {NAME_LENGTH_MAX} visible ASCII characters, without spaces. got={name[:80]!r}"
         )

@@ -35,6 +35,7 @@ from chroma_async.protocol.validation import (
     check_metadatas,
     check_unsigned,
     check_wait_seconds,
+    is_visible_ascii,
     parse_collection_id,
 )
 
@@ -48,6 +49,7 @@ LSN_HEADER: Final = "chroma-async-lsn"
 REACHED_HEADER: Final = "chroma-async-reached"
 
 KEY_LENGTH_MAX: Final = 255
+KEY_RULE: Final = f"1 to {KEY_LENGTH_MAX} visible ASCII characters, without spaces"
 
 WAIT_SECONDS: Final = 30.0
 
@@ -97,6 +99,11 @@ class Waiting:
         check_wait_seconds(self.wait_seconds)
 
 
+def is_key(text: str) -> bool:
+    """Whether a text can be the key of a write."""
+    return len(text) <= KEY_LENGTH_MAX and is_visible_ascii(text)
+
+
 class Keyed:
     """What writes have in common that may carry a key, so that the same one, sent again, is not carried out again."""
 
@@ -110,10 +117,8 @@ class Keyed:
             InvalidArgumentError: a key that could not travel in a header, or is too long.
         """
         key = self.idempotency_key
-        if key is not None and (not 1 <= len(key) <= KEY_LENGTH_MAX or not all("!" <= mark <= "~" for mark in key)):
-            raise InvalidArgumentError(
-                f"an Idempotency-Key has 1 to {KEY_LENGTH_MAX} visible ASCII characters, without spaces. got={key[:80]!r}"
-            )
+        if key is not None and not is_key(key):
+            raise InvalidArgumentError(f"an Idempotency-Key has {KEY_RULE}. got={key[:80]!r}")
 
 
 class Reading:
@@ -165,16 +170,13 @@ class WriteRecords(Keyed, Waiting, RecordsCall[WriteResult], frozen=True, kw_onl
     wait_seconds: float | None = None
     idempotency_key: str | None = None
 
-    def validate_fields(self) -> None:
-        self.checked_metadatas()
-
     def validate(self) -> None:
         super().validate()
         self.validate_wait()
         self.validate_key()
 
     def checked_metadatas(self) -> CheckedMetadatas:
-        """Check the body, as `validate_fields` does, and return what was found out about the metadata."""
+        """Check the body, as other calls do in `validate_fields`, and return what was found out about the metadata."""
         if self.embeddings is not None and self.embeddings.refusal is not None:
             raise self.embeddings.refusal
         checked = check_metadatas(self.metadatas or (), nulls_allowed=self.operation != "add")

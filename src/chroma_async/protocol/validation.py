@@ -31,6 +31,13 @@ DATABASE_NAME_LENGTH_MIN: Final = 3
 
 FieldTypes = dict[str, tuple[str, ...]]
 
+_VISIBLE: Final = re.compile("[!-~]+")
+
+
+def is_visible_ascii(text: str) -> bool:
+    """Whether a text has characters, and only such as headers and URLs take as they are."""
+    return _VISIBLE.fullmatch(text) is not None
+
 
 def check_name(name: str, prefix: str = "") -> None:
     """Refuse a collection or database name outside Chroma's rule (contract: 3-512 of [a-zA-Z0-9._-])."""

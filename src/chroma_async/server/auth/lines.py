@@ -20,6 +20,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from chroma_async.protocol.validation import is_visible_ascii
 from chroma_async.server.auth.identity import EVERY, Grant, matches
 from chroma_async.server.auth.rules import ACTIONS, IMPLIED, ROLES, Role
 
@@ -210,7 +211,7 @@ def check_token(token: str) -> None:
     Raises:
         ValueError: what is wrong, without the token.
     """
-    if not token or not all("!" <= character <= "~" for character in token):
+    if not is_visible_ascii(token):
         raise ValueError("Invalid token. Must contain only ASCII letters, digits, and punctuation.")
     if len(token) > TOKEN_LENGTH_MAX:
         raise ValueError(f"a token has at most {TOKEN_LENGTH_MAX} characters")
