@@ -13,7 +13,7 @@ from typing import TypeVar, cast
 from msgspec import Struct
 from msgspec.structs import replace
 
-from chroma_async.core.events import RecordsDeleted, RecordsHead, RecordsWritten, encode
+from chroma_async.core.events import RecordsDeleted, RecordsHead, RecordsWritten
 from chroma_async.engine.writer import Append
 from chroma_async.errors import ChromaError, InvalidDimensionException
 from chroma_async.model import CollectionId, MetadataPatch, Operation
@@ -107,12 +107,10 @@ def _appends(collection_id: CollectionId, lines: Lines) -> list[Append]:
 def _append(collection_id: CollectionId, operation: Operation, lines: Lines) -> Append:
     """Encode one group."""
     if operation == "delete":
-        deleted = RecordsDeleted(collection_id, list(lines.ids))
-        return Append(deleted, encode(deleted), collection_id)
+        return Append.of_records(RecordsDeleted(collection_id, list(lines.ids)))
     metadatas = _checked_metadatas(operation, lines.metadatas)
-    head = RecordsHead(collection_id, operation, len(lines), lines.dimension, metadatas.types)
     event = RecordsWritten(
-        head=head,
+        head=RecordsHead(collection_id, operation, len(lines), lines.dimension, metadatas.types),
         ids=list(lines.ids),
         vectors=lines.vectors,
         rows=None if len(lines.rows) in (0, len(lines)) else lines.rows,
@@ -120,7 +118,7 @@ def _append(collection_id: CollectionId, operation: Operation, lines: Lines) -> 
         metadatas=cast("list[MetadataPatch | None] | None", _column(metadatas.stored)),
         uris=_column(lines.uris),
     )
-    return Append(head, encode(event), collection_id)
+    return Append.of_records(event)
 
 
 def _column(values: Sequence[T | None]) -> list[T | None] | None:

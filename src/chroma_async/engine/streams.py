@@ -19,7 +19,7 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
-from chroma_async.core.events import RecordsDeleted, encode
+from chroma_async.core.events import RecordsDeleted
 from chroma_async.engine.author import AUTHOR
 from chroma_async.engine.parts import Part
 from chroma_async.engine.writer import Append, Decision
@@ -131,8 +131,7 @@ class StreamPart:
 
     def _nothing(self, operation_id: str) -> Append:
         """An entry that changes no record: a deletion of none."""
-        event = RecordsDeleted(self._collection_id, [])
-        return Append(event, encode(event), self._collection_id, operation_id)
+        return Append.of_records(RecordsDeleted(self._collection_id, []), operation_id)
 
 
 class Queues:

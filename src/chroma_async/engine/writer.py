@@ -17,7 +17,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 from msgspec import Struct, field
 
 from chroma_async.core.catalog import Catalog, Rows
-from chroma_async.core.events import CatalogEvent, RecordsDeleted, RecordsHead, encode, signed
+from chroma_async.core.events import CatalogEvent, RecordsDeleted, RecordsHead, RecordsWritten, encode, signed
 from chroma_async.engine.author import AUTHOR
 from chroma_async.engine.failures import FailureLog
 from chroma_async.engine.follower import Follower
@@ -56,6 +56,11 @@ class Append(Struct, frozen=True):
     @classmethod
     def of_catalog(cls, event: CatalogEvent) -> Append:
         return cls(event, encode(event), None)
+
+    @classmethod
+    def of_records(cls, event: RecordsWritten | RecordsDeleted, operation_id: str | None = None) -> Append:
+        head = event.head if isinstance(event, RecordsWritten) else event
+        return cls(head, encode(event), head.collection, operation_id)
 
 
 class Decision(Struct, Generic[R], frozen=True):

@@ -12,7 +12,7 @@ import numpy as np
 import orjson
 
 from chroma_async.core.catalog import Catalog
-from chroma_async.core.events import RecordsDeleted, RecordsHead, RecordsWritten, WriteOperation, encode
+from chroma_async.core.events import RecordsDeleted, RecordsHead, RecordsWritten, WriteOperation
 from chroma_async.core.where import Where, conjoin, parse_where, parse_where_document
 from chroma_async.engine.batch import QueryJob
 from chroma_async.engine.handlers.registry import Context, handles, require_collection
@@ -129,15 +129,9 @@ def _checked(collection: Collection, call: WriteRecords) -> Append:
 
 def _encode(collection: Collection, call: WriteRecords, metadatas: CheckedMetadatas) -> Append:
     batch = call.embeddings
-    head = RecordsHead(
-        collection=collection.id,
-        operation=cast("WriteOperation", call.operation),
-        count=len(call.ids),
-        dimension=_dimension(call),
-        fields=metadatas.types,
-    )
+    operation = cast("WriteOperation", call.operation)
     event = RecordsWritten(
-        head=head,
+        head=RecordsHead(collection.id, operation, len(call.ids), _dimension(call), metadatas.types),
         ids=call.ids,
         vectors=NO_VECTORS if batch is None else batch.vectors,
         rows=None if batch is None else batch.rows,
@@ -145,7 +139,7 @@ def _encode(collection: Collection, call: WriteRecords, metadatas: CheckedMetada
         metadatas=None if call.metadatas is None else cast("list[MetadataPatch | None]", metadatas.stored),
         uris=call.uris,
     )
-    return Append(head, encode(event), collection.id)
+    return Append.of_records(event)
 
 
 @handles(DeleteRecords)
@@ -186,8 +180,7 @@ def _decide_delete(
         return Decision([], lambda _: DeleteResult(deleted=0, lsn=None))
     event = RecordsDeleted(collection.id, list(dict.fromkeys(ids)))
     operation_id = None if repeats is None else repeats.operation_id(count)
-    append = Append(event, encode(event), collection.id, operation_id)
-    return Decision([append], lambda lsn: DeleteResult(deleted=count, lsn=lsn))
+    return Decision([Append.of_records(event, operation_id)], lambda lsn: DeleteResult(deleted=count, lsn=lsn))
 
 
 def _matching_ids(view: View, call: DeleteRecords, where: Where, context: Context) -> list[str]:
