@@ -43,7 +43,7 @@ LEGACY_REFUSAL: Final = "Failed to parse hnsw parameters from segment metadata"
 
 
 class HnswInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`configuration.hnsw` as a client sends it."""
+    """`configuration.hnsw` as a client sends it. A refusal names the fields in their order."""
 
     space: Space | None = None
     ef_construction: Count | None = None

@@ -54,6 +54,8 @@ class PlainIndex(msgspec.Struct, frozen=True):
 
 
 class HnswOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """In the order in which a schema shows them, and a refusal names them."""
+
     ef_construction: Count | None = None
     max_neighbors: Count | None = None
     ef_search: Count | None = None
@@ -388,18 +390,9 @@ def _index(*, enabled: bool) -> JsonObject:
 
 
 def _vector_options(hnsw: HnswConfiguration, function: JsonObject | None) -> JsonObject:
-    options: JsonObject = {
-        "space": hnsw.space,
-        "hnsw": {
-            "ef_construction": hnsw.ef_construction,
-            "max_neighbors": hnsw.max_neighbors,
-            "ef_search": hnsw.ef_search,
-            "num_threads": hnsw.num_threads or _processors(),
-            "batch_size": hnsw.batch_size,
-            "sync_threshold": hnsw.sync_threshold,
-            "resize_factor": hnsw.resize_factor,
-        },
-    }
+    settings: JsonObject = {name: getattr(hnsw, name) for name in HnswOptions.__struct_fields__}
+    settings["num_threads"] = hnsw.num_threads or _processors()
+    options: JsonObject = {"space": hnsw.space, "hnsw": settings}
     if function is not None:
         options["embedding_function"] = function
     return options
