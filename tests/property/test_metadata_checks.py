@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chroma_async.errors import ChromaError
-from chroma_async.protocol import validation
-from chroma_async.protocol.validation import check_metadatas
+from chroma_async.protocol import metadata
+from chroma_async.protocol.metadata import check_metadatas
 
 KINDS: list[st.SearchStrategy[Any]] = [
     st.text(max_size=3),
@@ -48,5 +48,5 @@ def outcome(metadatas: list[Any], *, nulls_allowed: bool) -> object:
 @given(metadatas=rows(), nulls_allowed=st.booleans())
 def test_checking_field_by_field_is_checking_row_by_row(metadatas: list[Any], nulls_allowed: bool) -> None:
     found = outcome(metadatas, nulls_allowed=nulls_allowed)
-    with patch.object(validation, "_alike", lambda metadatas: None):
+    with patch.object(metadata, "_alike", lambda metadatas: None):
         assert outcome(metadatas, nulls_allowed=nulls_allowed) == found

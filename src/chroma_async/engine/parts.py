@@ -19,7 +19,7 @@ from chroma_async.errors import ChromaError, InvalidDimensionException
 from chroma_async.model import CollectionId, MetadataPatch, Operation
 from chroma_async.protocol.ingest import LineError, OnError
 from chroma_async.protocol.lines import Decoded, Lines, check_dimension
-from chroma_async.protocol.validation import CheckedMetadatas, check_metadatas
+from chroma_async.protocol.metadata import CheckedMetadatas, check_metadatas
 
 T = TypeVar("T")
 Group = tuple[Operation, Sequence[int]]

@@ -18,10 +18,10 @@ from chroma_async.protocol.collection_json import (
     collection_to_json,
 )
 from chroma_async.protocol.embedding_function import check_embedding_function
+from chroma_async.protocol.metadata import check_collection_metadata
 from chroma_async.protocol.results import PurgeResult
 from chroma_async.protocol.schema import Count, parse_schema
 from chroma_async.protocol.validation import (
-    check_collection_metadata,
     check_database_in_path,
     check_name,
     check_wait_seconds,

@@ -14,6 +14,7 @@ from chroma_async.model import STAGES, Lsn, Operation, Stage
 from chroma_async.protocol.call import COLLECTION, DATABASE, Call, Route, WireResponse
 from chroma_async.protocol.embeddings import EMPTY_VECTOR, EmbeddingBatch, require_finite, unequal_lengths
 from chroma_async.protocol.explain import PREFIX
+from chroma_async.protocol.metadata import CheckedMetadatas, check_metadatas
 from chroma_async.protocol.results import (
     CountResult,
     DeleteResult,
@@ -29,10 +30,8 @@ from chroma_async.protocol.results import (
     encode_query,
 )
 from chroma_async.protocol.validation import (
-    CheckedMetadatas,
     check_database_in_path,
     check_lsn,
-    check_metadatas,
     check_unsigned,
     check_wait_seconds,
     is_visible_ascii,

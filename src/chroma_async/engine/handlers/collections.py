@@ -21,10 +21,11 @@ from chroma_async.protocol import (
     ReindexCollection,
 )
 from chroma_async.protocol.collection_json import resolve_creation, updated_settings
+from chroma_async.protocol.metadata import normalise_collection_metadata
 from chroma_async.protocol.results import PurgeResult, page
 from chroma_async.protocol.schema import updated_schema
 from chroma_async.protocol.v1 import FindCollection
-from chroma_async.protocol.validation import normalise_collection_metadata, parse_collection_id
+from chroma_async.protocol.validation import parse_collection_id
 
 
 @handles(CreateCollection)

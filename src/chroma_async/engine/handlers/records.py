@@ -40,6 +40,7 @@ from chroma_async.protocol import (
 )
 from chroma_async.protocol.embeddings import NO_VECTORS
 from chroma_async.protocol.lines import check_dimension
+from chroma_async.protocol.metadata import CheckedMetadatas
 from chroma_async.protocol.records import Reading, RecordsCall, Waiting, WriteRecords
 from chroma_async.protocol.results import (
     Columns,
@@ -53,7 +54,7 @@ from chroma_async.protocol.results import (
     page,
 )
 from chroma_async.protocol.schema import check_filter_allowed
-from chroma_async.protocol.validation import CheckedMetadatas, parse_collection_id
+from chroma_async.protocol.validation import parse_collection_id
 
 T = TypeVar("T")
 Outcome = TypeVar("Outcome", WriteResult, DeleteResult)
