@@ -126,6 +126,11 @@ class ValueTypes(msgspec.Struct, frozen=True):
     bool_type: BoolType | None = msgspec.field(name="bool", default=None)
 
     @property
+    def given(self) -> set[str]:
+        """The types of which something is said."""
+        return {name for name in self.__struct_fields__ if getattr(self, name) is not None}
+
+    @property
     def vector_index(self) -> VectorIndex | None:
         return None if self.float_list is None else self.float_list.vector_index
 
@@ -194,37 +199,46 @@ def _problems(schema: SchemaInput) -> Iterator[str]:
 
 
 def _problems_of_key(key: str, types: ValueTypes) -> Iterator[str]:
-    present = {name for name in types.__struct_fields__ if getattr(types, name) is not None}
-    vector, sparse = types.vector_index, types.sparse_index
-    for index in (vector, sparse):
+    for index in (types.vector_index, types.sparse_index):
         if index is not None:
             check_embedding_function(index.config.embedding_function, f"schema.keys.{key}.config")
     if key == DOCUMENT:
-        yield from _problems_of_document(types, present)
+        yield from _problems_of_document(types)
     elif key == EMBEDDING:
-        if present - {"float_list"}:
-            yield f"Embedding field cannot have any value types other than float_list: {key}"
-        if vector is not None and vector.config.source_key not in (None, DOCUMENT):
-            yield f"Vector index can only source from {DOCUMENT}"
+        yield from _problems_of_embedding(types)
     elif key.startswith("#"):
         yield f"key cannot begin with '#'. Keys starting with '#' are reserved for system use: {key}"
-    elif vector is not None and vector.enabled:
-        yield f"Vector index can only be enabled on #embedding field: {key}"
-    elif types.has_full_text:
-        yield f"Full text search / regular expression index can only be enabled on #document field: {key}"
-    elif sparse is not None and sparse.enabled and sparse.config.source_key and sparse.config.embedding_function is None:
-        yield (
-            "If source_key is provided then embedding_function must also be provided "
-            "since there is no default embedding function."
-        )
+    else:
+        yield from _problems_of_field(key, types)
 
 
-def _problems_of_document(types: ValueTypes, present: set[str]) -> Iterator[str]:
-    if present - {"string"}:
+def _problems_of_document(types: ValueTypes) -> Iterator[str]:
+    if types.given - {"string"}:
         yield f"Document field cannot have any value types other than string: {DOCUMENT}"
     inverted = None if types.string is None else types.string.string_inverted_index
     if inverted is not None and inverted.enabled:
         yield f"String inverted index can not be enabled on #document key: {DOCUMENT}"
+
+
+def _problems_of_embedding(types: ValueTypes) -> Iterator[str]:
+    if types.given - {"float_list"}:
+        yield f"Embedding field cannot have any value types other than float_list: {EMBEDDING}"
+    vector = types.vector_index
+    if vector is not None and vector.config.source_key not in (None, DOCUMENT):
+        yield f"Vector index can only source from {DOCUMENT}"
+
+
+def _problems_of_field(key: str, types: ValueTypes) -> Iterator[str]:
+    vector, sparse = types.vector_index, types.sparse_index
+    if vector is not None and vector.enabled:
+        yield f"Vector index can only be enabled on #embedding field: {key}"
+    if types.has_full_text:
+        yield f"Full text search / regular expression index can only be enabled on #document field: {key}"
+    if sparse is not None and sparse.enabled and sparse.config.source_key and sparse.config.embedding_function is None:
+        yield (
+            "If source_key is provided then embedding_function must also be provided "
+            "since there is no default embedding function."
+        )
 
 
 # ---- schema and configuration
