@@ -22,7 +22,8 @@ import pytest
 
 from chroma_async.client.ingest_options import checked_source_options
 from chroma_async.client.lines import Lines, joined
-from chroma_async.client.sources import LINE_BYTES_MAX, open_source
+from chroma_async.client.sources import open_source
+from chroma_async.client.sources.text import LINE_BYTES_MAX
 
 COUNT = 1_234
 
