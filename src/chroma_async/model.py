@@ -105,9 +105,12 @@ class Collection(Struct, frozen=True):
     """How many were asked for, ever; what is done of them, the manifest says."""
 
 
-class CollectionAddress(TypedDict):
+class DatabaseAddress(TypedDict):
     tenant: str
     database: str
+
+
+class CollectionAddress(DatabaseAddress):
     collection_id: CollectionId
 
 

@@ -228,6 +228,12 @@ def test_clients_take_tenant_and_database_from_who_they_are(tmp_path: Path) -> N
                 "127.0.0.1", port_of(url), token=token, tenant="acme", database="films"
             ) as client:
                 assert await client.count_collections() == 1
+            unconnected = chroma_async.AsyncHttpClient("127.0.0.1", port_of(url), settings=chroma_async.Settings(**settings))
+            try:
+                assert await unconnected.count_collections() == 1
+                assert (unconnected.tenant, unconnected.database) == ("acme", "films")
+            finally:
+                await unconnected.aclose()
 
         asyncio.run(asynchronously())
 

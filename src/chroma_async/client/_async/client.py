@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID
 
 from chroma_async.client._async.collection import MISSING_DEFAULT, AsyncCollection, DataLoader
@@ -39,10 +39,9 @@ from chroma_async.client.settings import Settings, request_headers
 from chroma_async.client.transports.base import AsyncTransport
 from chroma_async.client.transports.embedded import AsyncEmbeddedTransport, engine_opener
 from chroma_async.client.watching import RECONNECT_SECONDS, WATCH_INCLUDE, OnGone, watch_fields
-from chroma_async.model import DEFAULT_DATABASE, DEFAULT_TENANT, Stage
+from chroma_async.model import DEFAULT_DATABASE, DEFAULT_TENANT, DatabaseAddress, Stage
 from chroma_async.model import Collection as Model
 from chroma_async.protocol import (
-    Call,
     CountCollections,
     CreateCollection,
     CreateDatabase,
@@ -72,8 +71,6 @@ if TYPE_CHECKING:  # httpx is loaded when a client is made, not when it is impor
     import httpx
 
     from chroma_async.client._async.http import AsyncHttpTransport
-
-R = TypeVar("R")
 
 
 class AsyncClientAPI(AsyncConnectable):
@@ -143,9 +140,10 @@ class AsyncClientAPI(AsyncConnectable):
         await self.transport.send(GetTenant(tenant=checked_name(tenant, "tenant")))
         await self.transport.send(GetDatabase(tenant=tenant, database=checked_name(database, "database")))
 
-    async def _send(self, call: Call[R]) -> R:
+    async def _address(self) -> DatabaseAddress:
+        """Connect, and return the fields by which calls name the database: which one it is, the server may say."""
         await self.connect()
-        return await self.transport.send(call)
+        return DatabaseAddress(tenant=self.tenant, database=self.database)
 
     async def __aenter__(self) -> Self:
         return await self._connected()
@@ -188,13 +186,9 @@ class AsyncClientAPI(AsyncConnectable):
 
         See `AsyncCollection.flush`; `waiting` names the collections that have not come so far within `wait_seconds` (30).
         """
-        call = FlushDatabase(
-            tenant=self.tenant,
-            database=self.database,
-            wait=checked_stage(wait),
-            wait_seconds=checked_wait_seconds(wait_seconds),
-        )
-        return await self._send(call)
+        seconds = checked_wait_seconds(wait_seconds)
+        call = FlushDatabase(wait=checked_stage(wait), wait_seconds=seconds, **await self._address())
+        return await self.transport.send(call)
 
     def watch(
         self,
@@ -290,17 +284,15 @@ class AsyncClientAPI(AsyncConnectable):
         """
         function = chosen_function(embedding_function, configuration)
         described_schema = schema.serialize_to_json() if hasattr(schema, "serialize_to_json") else schema
-        model = await self._send(
-            CreateCollection(
-                tenant=self.tenant,
-                database=self.database,
-                name=checked_name(name),
-                metadata=checked_metadata(metadata, nones_allowed=False),
-                configuration=to_input(configuration, function, metadata),
-                schema=described_schema,
-                get_or_create=get_or_create,
-            )
+        call = CreateCollection(
+            name=checked_name(name),
+            metadata=checked_metadata(metadata, nones_allowed=False),
+            configuration=to_input(configuration, function, metadata),
+            schema=described_schema,
+            get_or_create=get_or_create,
+            **await self._address(),
         )
+        model = await self.transport.send(call)
         if get_or_create:
             require_same(function, model.embedding_function)
         return self._collection(model, function, data_loader)
@@ -335,7 +327,8 @@ class AsyncClientAPI(AsyncConnectable):
             NotFoundError: there is none.
             ValueError: it was made with another embedding function.
         """
-        model = await self._send(GetCollection(tenant=self.tenant, database=self.database, name=checked_name(name)))
+        call = GetCollection(name=checked_name(name), **await self._address())
+        model = await self.transport.send(call)
         require_same(embedding_function, model.embedding_function)
         return self._collection(model, embedding_function, data_loader)
 
@@ -351,23 +344,22 @@ class AsyncClientAPI(AsyncConnectable):
             NotFoundError: there is none in this tenant and database.
             InvalidArgumentError: it is no UUID.
         """
-        model = await self._send(GetCollectionById(tenant=self.tenant, database=self.database, collection_id=str(id)))
+        model = await self.transport.send(GetCollectionById(collection_id=str(id), **await self._address()))
         require_same(embedding_function, model.embedding_function)
         return self._collection(model, embedding_function, data_loader)
 
     async def list_collections(self, limit: int | None = None, offset: int | None = None) -> list[AsyncCollection]:
         """Return the collections of this database, in the order of their UUIDs."""
         call = ListCollections(
-            tenant=self.tenant,
-            database=self.database,
             limit=checked_optional_count(limit, "limit"),
             offset=checked_optional_count(offset, "offset"),
+            **await self._address(),
         )
-        return [self._collection(model, DEFAULT_EMBEDDING, None) for model in await self._send(call)]
+        return [self._collection(model, DEFAULT_EMBEDDING, None) for model in await self.transport.send(call)]
 
     async def count_collections(self) -> int:
         """Return the number of collections in this database."""
-        return await self._send(CountCollections(tenant=self.tenant, database=self.database))
+        return await self.transport.send(CountCollections(**await self._address()))
 
     async def delete_collection(self, name: str) -> None:
         """Delete a collection with its records.
@@ -375,7 +367,7 @@ class AsyncClientAPI(AsyncConnectable):
         Raises:
             NotFoundError: there is none of that name.
         """
-        await self._send(DeleteCollection(tenant=self.tenant, database=self.database, name=checked_name(name)))
+        await self.transport.send(DeleteCollection(name=checked_name(name), **await self._address()))
 
     def _collection(
         self, model: Model, embedding_function: EmbeddingArgument, data_loader: DataLoader | None

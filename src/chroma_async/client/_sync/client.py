@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID
 
 from chroma_async.client._sync.collection import MISSING_DEFAULT, Collection, DataLoader
@@ -40,10 +40,9 @@ from chroma_async.client.settings import Settings, request_headers
 from chroma_async.client.transports.base import Transport
 from chroma_async.client.transports.embedded import EmbeddedTransport, engine_opener
 from chroma_async.client.watching import RECONNECT_SECONDS, WATCH_INCLUDE, OnGone, watch_fields
-from chroma_async.model import DEFAULT_DATABASE, DEFAULT_TENANT, Stage
+from chroma_async.model import DEFAULT_DATABASE, DEFAULT_TENANT, DatabaseAddress, Stage
 from chroma_async.model import Collection as Model
 from chroma_async.protocol import (
-    Call,
     CountCollections,
     CreateCollection,
     CreateDatabase,
@@ -73,8 +72,6 @@ if TYPE_CHECKING:  # httpx is loaded when a client is made, not when it is impor
     import httpx
 
     from chroma_async.client._sync.http import HttpTransport
-
-R = TypeVar("R")
 
 
 class ClientAPI(Connectable):
@@ -144,9 +141,10 @@ class ClientAPI(Connectable):
         self.transport.send(GetTenant(tenant=checked_name(tenant, "tenant")))
         self.transport.send(GetDatabase(tenant=tenant, database=checked_name(database, "database")))
 
-    def _send(self, call: Call[R]) -> R:
+    def _address(self) -> DatabaseAddress:
+        """Connect, and return the fields by which calls name the database: which one it is, the server may say."""
         self.connect()
-        return self.transport.send(call)
+        return DatabaseAddress(tenant=self.tenant, database=self.database)
 
     def __enter__(self) -> Self:
         return self._connected()
@@ -189,13 +187,9 @@ class ClientAPI(Connectable):
 
         See `Collection.flush`; `waiting` names the collections that have not come so far within `wait_seconds` (30).
         """
-        call = FlushDatabase(
-            tenant=self.tenant,
-            database=self.database,
-            wait=checked_stage(wait),
-            wait_seconds=checked_wait_seconds(wait_seconds),
-        )
-        return self._send(call)
+        seconds = checked_wait_seconds(wait_seconds)
+        call = FlushDatabase(wait=checked_stage(wait), wait_seconds=seconds, **self._address())
+        return self.transport.send(call)
 
     def watch(
         self,
@@ -291,17 +285,15 @@ class ClientAPI(Connectable):
         """
         function = chosen_function(embedding_function, configuration)
         described_schema = schema.serialize_to_json() if hasattr(schema, "serialize_to_json") else schema
-        model = self._send(
-            CreateCollection(
-                tenant=self.tenant,
-                database=self.database,
-                name=checked_name(name),
-                metadata=checked_metadata(metadata, nones_allowed=False),
-                configuration=to_input(configuration, function, metadata),
-                schema=described_schema,
-                get_or_create=get_or_create,
-            )
+        call = CreateCollection(
+            name=checked_name(name),
+            metadata=checked_metadata(metadata, nones_allowed=False),
+            configuration=to_input(configuration, function, metadata),
+            schema=described_schema,
+            get_or_create=get_or_create,
+            **self._address(),
         )
+        model = self.transport.send(call)
         if get_or_create:
             require_same(function, model.embedding_function)
         return self._collection(model, function, data_loader)
@@ -336,7 +328,8 @@ class ClientAPI(Connectable):
             NotFoundError: there is none.
             ValueError: it was made with another embedding function.
         """
-        model = self._send(GetCollection(tenant=self.tenant, database=self.database, name=checked_name(name)))
+        call = GetCollection(name=checked_name(name), **self._address())
+        model = self.transport.send(call)
         require_same(embedding_function, model.embedding_function)
         return self._collection(model, embedding_function, data_loader)
 
@@ -352,23 +345,22 @@ class ClientAPI(Connectable):
             NotFoundError: there is none in this tenant and database.
             InvalidArgumentError: it is no UUID.
         """
-        model = self._send(GetCollectionById(tenant=self.tenant, database=self.database, collection_id=str(id)))
+        model = self.transport.send(GetCollectionById(collection_id=str(id), **self._address()))
         require_same(embedding_function, model.embedding_function)
         return self._collection(model, embedding_function, data_loader)
 
     def list_collections(self, limit: int | None = None, offset: int | None = None) -> list[Collection]:
         """Return the collections of this database, in the order of their UUIDs."""
         call = ListCollections(
-            tenant=self.tenant,
-            database=self.database,
             limit=checked_optional_count(limit, "limit"),
             offset=checked_optional_count(offset, "offset"),
+            **self._address(),
         )
-        return [self._collection(model, DEFAULT_EMBEDDING, None) for model in self._send(call)]
+        return [self._collection(model, DEFAULT_EMBEDDING, None) for model in self.transport.send(call)]
 
     def count_collections(self) -> int:
         """Return the number of collections in this database."""
-        return self._send(CountCollections(tenant=self.tenant, database=self.database))
+        return self.transport.send(CountCollections(**self._address()))
 
     def delete_collection(self, name: str) -> None:
         """Delete a collection with its records.
@@ -376,7 +368,7 @@ class ClientAPI(Connectable):
         Raises:
             NotFoundError: there is none of that name.
         """
-        self._send(DeleteCollection(tenant=self.tenant, database=self.database, name=checked_name(name)))
+        self.transport.send(DeleteCollection(name=checked_name(name), **self._address()))
 
     def _collection(self, model: Model, embedding_function: EmbeddingArgument, data_loader: DataLoader | None) -> Collection:
         return Collection(self.transport, self._caller, model, embedding_function, data_loader, self._missing)
