@@ -13,9 +13,9 @@ from typing import Any, Final, Self, TypeVar
 
 from chroma_async.client.checks import checked_ids
 from chroma_async.client.colours import AsyncCaller, AsyncLock, async_sleep, is_async
+from chroma_async.client.gathering import Gathering
 from chroma_async.client.ingest_options import (
     CONCURRENCY,
-    EMBEDDED_LINES_MAX,
     PART_BYTES_MAX,
     PART_LINES_MAX,
     Embedder,
@@ -90,8 +90,7 @@ class AsyncIngestStream:
         self._lsn: int | None = None
         self._bad = BadLines(options.on_line_error)
         self._failure: Exception | None = None
-        self._waiting: list[Lines] = []
-        self._waiting_lines = self._waiting_bytes = self._waiting_texts = self._parts = 0
+        self._waiting = Gathering()
         self._sent = deque[AsyncOutcome[None]]()
         self._report: Report | None = None
         self._entered = False
@@ -236,7 +235,7 @@ class AsyncIngestStream:
         """
         self._require_open()
         async with self._lock:
-            if self._waiting:
+            if self._waiting.runs:
                 await self._cut()
             under_way = list(self._sent)
         for outcome in under_way:
@@ -260,31 +259,18 @@ class AsyncIngestStream:
         for piece, size in lines.pieces(PART_LINES_MAX, PART_BYTES_MAX):
             async with self._lock:
                 self._raise_failure()
-                self._waiting.append(piece)
-                self._waiting_lines += len(piece)
-                self._waiting_bytes += size
-                self._waiting_texts += len(without_vectors(piece))
-                if self._is_full:
+                self._waiting.add(piece, size)
+                if self._waiting.is_full:
                     await self._cut()
-                elif len(self._waiting) == 1:
+                elif len(self._waiting.runs) == 1:
                     self._filled.set()
-
-    @property
-    def _is_full(self) -> bool:
-        return (
-            self._waiting_lines >= PART_LINES_MAX
-            or self._waiting_bytes >= PART_BYTES_MAX
-            or self._waiting_texts >= EMBEDDED_LINES_MAX
-        )
 
     async def _cut(self) -> None:
         """Make a part of what waits, and wait while too many are under way. Only who holds the lock does so."""
-        runs, begin = self._waiting, self._next
-        self._next += self._waiting_lines
-        self._waiting = []
-        self._waiting_lines = self._waiting_bytes = self._waiting_texts = 0
-        self._parts += 1
-        prepared = self._preparing.start(self._prepare, runs)
+        part, begin = self._waiting, self._next
+        self._waiting = Gathering()
+        self._next += part.lines
+        prepared = self._preparing.start(self._prepare, part.runs)
         self._sent.append(self._sending.start(self._deliver, begin, prepared))
         await async_sleep(0)  # a turn for the others: nothing else on the way of a line gives one
         while len(self._sent) > (self._options.embedding_concurrency or CONCURRENCY):
@@ -297,13 +283,13 @@ class AsyncIngestStream:
             self._filled.clear()
             if self._filled.is_over:
                 return
-            parts = self._parts
+            waiting = self._waiting
             if await self._ended.wait(self._options.linger_seconds):
                 return
             async with self._lock:
-                if self._waiting and self._parts == parts:
+                if self._waiting.runs and self._waiting is waiting:
                     await self._cut()
-                elif self._waiting:  # since a short time only
+                elif self._waiting.runs:  # since a short time only
                     self._filled.set()
 
     async def _prepare(self, runs: list[Lines]) -> _Part | None:

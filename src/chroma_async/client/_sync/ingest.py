@@ -14,9 +14,9 @@ from typing import Any, Final, Self, TypeVar
 
 from chroma_async.client.checks import checked_ids
 from chroma_async.client.colours import Caller, Lock, is_async, sleep
+from chroma_async.client.gathering import Gathering
 from chroma_async.client.ingest_options import (
     CONCURRENCY,
-    EMBEDDED_LINES_MAX,
     PART_BYTES_MAX,
     PART_LINES_MAX,
     Embedder,
@@ -91,8 +91,7 @@ class IngestStream:
         self._lsn: int | None = None
         self._bad = BadLines(options.on_line_error)
         self._failure: Exception | None = None
-        self._waiting: list[Lines] = []
-        self._waiting_lines = self._waiting_bytes = self._waiting_texts = self._parts = 0
+        self._waiting = Gathering()
         self._sent = deque[Outcome[None]]()
         self._report: Report | None = None
         self._entered = False
@@ -237,7 +236,7 @@ class IngestStream:
         """
         self._require_open()
         with self._lock:
-            if self._waiting:
+            if self._waiting.runs:
                 self._cut()
             under_way = list(self._sent)
         for outcome in under_way:
@@ -261,31 +260,18 @@ class IngestStream:
         for piece, size in lines.pieces(PART_LINES_MAX, PART_BYTES_MAX):
             with self._lock:
                 self._raise_failure()
-                self._waiting.append(piece)
-                self._waiting_lines += len(piece)
-                self._waiting_bytes += size
-                self._waiting_texts += len(without_vectors(piece))
-                if self._is_full:
+                self._waiting.add(piece, size)
+                if self._waiting.is_full:
                     self._cut()
-                elif len(self._waiting) == 1:
+                elif len(self._waiting.runs) == 1:
                     self._filled.set()
-
-    @property
-    def _is_full(self) -> bool:
-        return (
-            self._waiting_lines >= PART_LINES_MAX
-            or self._waiting_bytes >= PART_BYTES_MAX
-            or self._waiting_texts >= EMBEDDED_LINES_MAX
-        )
 
     def _cut(self) -> None:
         """Make a part of what waits, and wait while too many are under way. Only who holds the lock does so."""
-        runs, begin = self._waiting, self._next
-        self._next += self._waiting_lines
-        self._waiting = []
-        self._waiting_lines = self._waiting_bytes = self._waiting_texts = 0
-        self._parts += 1
-        prepared = self._preparing.start(self._prepare, runs)
+        part, begin = self._waiting, self._next
+        self._waiting = Gathering()
+        self._next += part.lines
+        prepared = self._preparing.start(self._prepare, part.runs)
         self._sent.append(self._sending.start(self._deliver, begin, prepared))
         sleep(0)  # a turn for the others: nothing else on the way of a line gives one
         while len(self._sent) > (self._options.embedding_concurrency or CONCURRENCY):
@@ -298,13 +284,13 @@ class IngestStream:
             self._filled.clear()
             if self._filled.is_over:
                 return
-            parts = self._parts
+            waiting = self._waiting
             if self._ended.wait(self._options.linger_seconds):
                 return
             with self._lock:
-                if self._waiting and self._parts == parts:
+                if self._waiting.runs and self._waiting is waiting:
                     self._cut()
-                elif self._waiting:  # since a short time only
+                elif self._waiting.runs:  # since a short time only
                     self._filled.set()
 
     def _prepare(self, runs: list[Lines]) -> _Part | None:
