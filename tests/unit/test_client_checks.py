@@ -23,9 +23,8 @@ from chroma_async.client.checks import (
     checked_name,
     checked_read_ids,
     checked_texts,
-    checked_where,
-    checked_where_document,
 )
+from chroma_async.client.filters import checked_where, checked_where_document
 from chroma_async.client.records import checked_records
 from chroma_async.client.vectors import to_matrix
 

@@ -1,9 +1,9 @@
 """What Chroma's programs import from `chromadb.api.types`: names for annotations, the base of embedding functions."""
 
-from chroma_async.client.checks import checked_where, checked_where_document
 from chroma_async.client.configuration import CollectionConfiguration
 from chroma_async.client.embedding import EmbeddingFunction
 from chroma_async.client.embeddings.default import DefaultEmbeddingFunction
+from chroma_async.client.filters import checked_where, checked_where_document
 from chroma_async.client.results import DeleteResult, GetResult, QueryResult
 from chroma_async.client.schema import Schema
 from chroma_async.client.types import (

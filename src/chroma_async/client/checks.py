@@ -1,8 +1,10 @@
-"""What Chroma's client checks before it sends anything: each refusal is a ValueError that says what to change."""
+"""What Chroma's client checks before it sends anything: each refusal is a ValueError that says what to change.
+
+Filters are checked in `client/filters.py`.
+"""
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,7 +12,6 @@ from typing import Any, Final, TypeGuard, cast, get_args
 
 import numpy as np
 
-from chroma_async.core.operators import COMBINATIONS, DOCUMENT_OPERATORS, FIELD_OPERATORS, WHERE_DOCUMENT_KEY
 from chroma_async.errors import DuplicateIDError
 from chroma_async.model import STAGES, Lsn, Stage
 from chroma_async.protocol.records import ReadLevel
@@ -23,8 +24,6 @@ EXACT: Final = frozenset({bool, int})
 
 EXAMPLES_MAX: Final = 5
 
-COMPARISONS: Final = frozenset(row.name for row in FIELD_OPERATORS.values() if row.accepts == "number")
-LISTS: Final = frozenset(row.name for row in FIELD_OPERATORS.values() if row.accepts == "list")
 DOCUMENT_KEY: Final = "chroma:document"
 """Reserved in metadata."""
 
@@ -129,7 +128,7 @@ def checked_texts(value: Any, name: str, *, nones_allowed: bool) -> list[str | N
     for position, text in enumerate(texts or ()):
         if not isinstance(text, str) and not (text is None and nones_allowed):
             allowed = "a text or None" if nones_allowed else "a text"
-            raise ValueError(f"{name}[{position}] must be {allowed}. got={_kind(text)}")
+            raise ValueError(f"{name}[{position}] must be {allowed}. got={class_of(text)}")
         if text is not None and not text.isascii():
             checked_utf8(text, f"{name}[{position}]")
     return texts
@@ -148,8 +147,8 @@ def checked_metadata(value: Any, name: str = "metadata", *, nones_allowed: bool 
     """Return one metadata dictionary with plain values, of which None deletes a field where that is allowed."""
     if value is None:
         return None
-    if not _is_mapping(value):
-        raise ValueError(f"{name} must be a dict or None. got={_kind(value)}")
+    if not is_mapping(value):
+        raise ValueError(f"{name} must be a dict or None. got={class_of(value)}")
     if not value:
         raise ValueError(f"{name} must not be an empty dict; None means no metadata")
     fields = {_field_name(key, name): _field_value(item, name, key) for key, item in value.items()}
@@ -159,11 +158,11 @@ def checked_metadata(value: Any, name: str = "metadata", *, nones_allowed: bool 
     return fields
 
 
-def _is_mapping(value: Any) -> TypeGuard[Mapping[Any, Any]]:
+def is_mapping(value: Any) -> TypeGuard[Mapping[Any, Any]]:
     return isinstance(value, Mapping)
 
 
-def _kind(value: object) -> str:
+def class_of(value: object) -> str:
     return type(value).__name__
 
 
@@ -205,7 +204,7 @@ def plain(value: Any, name: str, expected: str | None = None) -> str | bool | in
         if isinstance(item, kind):
             return _sayable(convert(item), name)
     beginning = expected or f"{name} must be"
-    raise ValueError(f"{beginning} a str, int, float, bool or a list of one of these. got={_kind(item)}")
+    raise ValueError(f"{beginning} a str, int, float, bool or a list of one of these. got={class_of(item)}")
 
 
 def _sayable(value: str | bool | float, name: str) -> str | bool | int | float:
@@ -220,101 +219,6 @@ _CONVERSIONS: Final[Mapping[type, Callable[[Any], str | bool | int | float]]] = 
     float: float,
     str: str.__str__,
 }
-
-
-def checked_where(where: Any, name: str = "where") -> dict[str, Any] | None:
-    """Return a metadata filter with plain operands: `{field: value}`, `{field: {operator: operand}}`, `$and`, `$or`.
-
-    `name` is the place of the filter, for messages.
-
-    Raises:
-        ValueError: more or fewer than one key, an unknown operator, an operand of a wrong type.
-    """
-    if where is None:
-        return None
-    key, value = _only_entry(where, name)
-    here = f"{name}.{key}"
-    if key in COMBINATIONS:
-        return {key: [checked_where(item, place) for place, item in _alternatives(here, value)]}
-    if key in FIELD_OPERATORS:
-        raise ValueError(f"{here}: operators stand below a field, such as {{'year': {{'{key}': ...}}}}")
-    if key.startswith("$"):
-        raise _unknown(key, here, (*COMBINATIONS, "or a field's name"))
-    if isinstance(value, Mapping):
-        operator, operand = _only_entry(value, here)
-        return {key: {operator: _operand(operator, operand, f"{here}.{operator}", is_document=key == WHERE_DOCUMENT_KEY)}}
-    return {key: plain(value, here)}
-
-
-def _operand(operator: str, operand: Any, name: str, *, is_document: bool) -> Any:
-    if operator not in (allowed := (*FIELD_OPERATORS, *DOCUMENT_OPERATORS) if is_document else FIELD_OPERATORS):
-        if operator in DOCUMENT_OPERATORS:
-            raise ValueError(f"{name}: {operator} works on documents only; use where_document, or '{WHERE_DOCUMENT_KEY}'")
-        raise _unknown(operator, name, dict.fromkeys(allowed))
-    if operator in LISTS:
-        return _operand_list(operand, name)
-    value = plain(operand, name)
-    if operator in COMPARISONS and not isinstance(value, int | float):
-        raise ValueError(f"{name}: {operator} compares with a number. got={operand!r}")
-    return value
-
-
-def _unknown(operator: str, name: str, allowed: Iterable[str]) -> ValueError:
-    names = list(allowed)
-    nearest = difflib.get_close_matches(operator.lower(), names, n=1)
-    suggestion = f"; did you mean {nearest[0]}?" if nearest else ";"
-    return ValueError(f"{name}: unknown operator {operator}{suggestion} allowed: {', '.join(names)}")
-
-
-def _operand_list(operand: Any, name: str) -> list[Any]:
-    if not isinstance(operand, list | tuple | set | np.ndarray):
-        raise ValueError(f"{name} takes a list. got={_kind(operand)}")
-    items = [plain(item, f"{name}[{position}]") for position, item in enumerate(cast("Iterable[Any]", operand))]
-    if not items or len({type(item) for item in items}) != 1:
-        raise ValueError(f"{name} takes a list with items, all of one type. got={operand!r:.200}")
-    return items
-
-
-def checked_where_document(where: Any, name: str = "where_document") -> dict[str, Any] | None:
-    """Return a document filter: `{"$contains": text}`, `$not_contains`, `$regex`, `$not_regex`, `$and`, `$or`.
-
-    `name` is the place of the filter, for messages.
-
-    Raises:
-        ValueError: more or fewer than one key, an unknown operator, an operand that is no text or an empty one.
-    """
-    if where is None:
-        return None
-    key, value = _only_entry(where, name)
-    here = f"{name}.{key}"
-    if key in COMBINATIONS:
-        return {key: [checked_where_document(item, place) for place, item in _alternatives(here, value)]}
-    if key not in DOCUMENT_OPERATORS:
-        raise _unknown(key, here, (*DOCUMENT_OPERATORS, *COMBINATIONS))
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"{here} takes a text with at least one character. got={value!r}")
-    return {key: checked_utf8(value, here)}
-
-
-def _only_entry(where: Any, name: str) -> tuple[str, Any]:
-    if not _is_mapping(where):
-        raise ValueError(f"{name} must be a dict. got={_kind(where)}")
-    entries = list(where.items())
-    if not entries:
-        raise ValueError(f"{name} must not be an empty dict; None matches everything")
-    if len(entries) > 1:
-        raise ValueError(f"{name} must have exactly one key; combine several with $and or $or. got={dict(entries)!r:.200}")
-    key, value = entries[0]
-    if not isinstance(key, str):
-        raise ValueError(f"{name} must have a text as its key. got={key!r}")
-    return key, value
-
-
-def _alternatives(name: str, value: Any) -> list[tuple[str, Any]]:
-    """Return the filters of a list, each with its place."""
-    if not isinstance(value, list | tuple) or not value:
-        raise ValueError(f"{name} takes a list of filters that is not empty. got={value!r:.200}")
-    return [(f"{name}[{position}]", item) for position, item in enumerate(cast("Sequence[Any]", value))]
 
 
 def checked_include(include: Any, allowed: Sequence[str]) -> list[str]:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from chroma_async.client.checks import checked_missing, checked_where
+from chroma_async.client.checks import checked_missing
+from chroma_async.client.filters import checked_where
 from chroma_async.core.metadata import merge_metadata
 from chroma_async.model import Metadata, MetadataPatch, Vectors
 from chroma_async.protocol.changes import RECORD_KINDS, Change, ChangeKind, Included, to_query_text, to_where_text

@@ -26,8 +26,6 @@ from chroma_async.client.checks import (
     checked_stage,
     checked_texts,
     checked_wait_seconds,
-    checked_where,
-    checked_where_document,
 )
 from chroma_async.client.colours import AsyncCaller
 from chroma_async.client.configuration import new_function, to_update
@@ -39,6 +37,7 @@ from chroma_async.client.embedding import (
     query_target,
     resolve,
 )
+from chroma_async.client.filters import checked_where, checked_where_document
 from chroma_async.client.ingest_options import LINGER_SECONDS, RETRY_SECONDS, Embedder, IngestOptions, checked_source_options
 from chroma_async.client.ingest_report import IngestReport, LineErrorCallback
 from chroma_async.client.records import WHAT_TO_PASS, Inputs, Records, checked_records, listed_images

@@ -27,8 +27,6 @@ from chroma_async.client.checks import (
     checked_stage,
     checked_texts,
     checked_wait_seconds,
-    checked_where,
-    checked_where_document,
 )
 from chroma_async.client.colours import Caller
 from chroma_async.client.configuration import new_function, to_update
@@ -40,6 +38,7 @@ from chroma_async.client.embedding import (
     query_target,
     resolve,
 )
+from chroma_async.client.filters import checked_where, checked_where_document
 from chroma_async.client.ingest_options import LINGER_SECONDS, RETRY_SECONDS, Embedder, IngestOptions, checked_source_options
 from chroma_async.client.ingest_report import IngestReport, LineErrorCallback
 from chroma_async.client.records import WHAT_TO_PASS, Inputs, Records, checked_records, listed_images
