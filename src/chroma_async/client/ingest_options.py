@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, get_args
 
 from chroma_async.client.cells import OPERATIONS
 from chroma_async.client.checks import checked_count
-from chroma_async.client.embedding import EmbeddingCallable
 from chroma_async.client.ingest_report import LineErrorCallback
 from chroma_async.client.mapping import ColumnMapping
-from chroma_async.client.records import Records
 from chroma_async.client.sources import FileFormat, SourceOptions
 from chroma_async.errors import InvalidArgumentError
 from chroma_async.protocol.ingest import OnError, check_stream_name
@@ -24,15 +21,6 @@ PART_LINES_MAX: Final = 2000
 PART_BYTES_MAX: Final = 2 * 2**20
 EMBEDDED_LINES_MAX: Final = 256
 """Lines of a part whose documents are embedded on the way: one call of the embedding function has as many."""
-
-
-@dataclass(frozen=True, slots=True)
-class Embedder:
-    """How a collection makes vectors: its function, if it has one; vectors of texts; vectors of images and URIs."""
-
-    function: Callable[[], EmbeddingCallable | None]
-    texts: Callable[[list[Any]], Any]
-    records: Callable[[Records], Any]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID
 
-from chroma_async.client._async.collection import MISSING_DEFAULT, AsyncCollection, DataLoader
+from chroma_async.client._async.collection import MISSING_DEFAULT, AsyncCollection
+from chroma_async.client._async.embedder import DataLoader
 from chroma_async.client._async.watch import AsyncWatch
 from chroma_async.client.address import DEFAULT_HOST, DEFAULT_PORT
 from chroma_async.client.checks import (

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 from uuid import UUID
 
 from msgspec.structs import replace
 
+from chroma_async.client._async.embedder import AsyncEmbedder, DataLoader
 from chroma_async.client._async.ingest import AsyncIngestStream, ingest_source
 from chroma_async.client._async.unsupported import AsyncUnsupported
 from chroma_async.client._async.watch import AsyncWatch
@@ -24,23 +25,15 @@ from chroma_async.client.checks import (
     checked_optional_count,
     checked_read_ids,
     checked_stage,
-    checked_texts,
     checked_wait_seconds,
 )
 from chroma_async.client.colours import AsyncCaller
 from chroma_async.client.configuration import new_function, to_update
-from chroma_async.client.embedding import (
-    DEFAULT_EMBEDDING,
-    HOW_TO_PASS,
-    EmbeddingArgument,
-    EmbeddingCallable,
-    query_target,
-    resolve,
-)
+from chroma_async.client.embedding import DEFAULT_EMBEDDING, EmbeddingArgument
 from chroma_async.client.filters import checked_where, checked_where_document
-from chroma_async.client.ingest_options import LINGER_SECONDS, RETRY_SECONDS, Embedder, IngestOptions, checked_source_options
+from chroma_async.client.ingest_options import LINGER_SECONDS, RETRY_SECONDS, IngestOptions, checked_source_options
 from chroma_async.client.ingest_report import IngestReport, LineErrorCallback
-from chroma_async.client.records import WHAT_TO_PASS, Inputs, Records, checked_records, listed_images
+from chroma_async.client.records import Records, checked_records
 from chroma_async.client.results import (
     DeleteResult,
     GetResult,
@@ -80,12 +73,8 @@ from chroma_async.protocol.results import FlushResult, IndexingStatus, PurgeResu
 from chroma_async.protocol.unsupported import ForkCollection
 from chroma_async.settings import Missing
 
-DataLoader = Callable[[list[Any]], Any]
-
 MISSING_DEFAULT: Final[Missing] = "exclude"
 """What our clients ask for where neither a call, nor the client, nor a setting says it."""
-
-QUERY_INPUTS = "pass query_embeddings=..., or exactly one of query_texts, query_images and query_uris"
 
 
 class AsyncCollection(AsyncUnsupported):
@@ -128,8 +117,7 @@ class AsyncCollection(AsyncUnsupported):
         self._transport = transport
         self._caller = caller
         self._model = model
-        self._embedding_function = embedding_function
-        self._data_loader = data_loader
+        self._embedder = AsyncEmbedder(caller, embedding_function, model.embedding_function, data_loader)
         self._missing: Missing | None = checked_missing(missing)
 
     @property
@@ -164,7 +152,7 @@ class AsyncCollection(AsyncUnsupported):
         Raises:
             ValueError: the embedding function is not registered in this process.
         """
-        return {**self.configuration_json, "embedding_function": self._function()}
+        return {**self.configuration_json, "embedding_function": self._embedder.function()}
 
     @property
     def schema(self) -> JsonObject:
@@ -381,8 +369,7 @@ class AsyncCollection(AsyncUnsupported):
         return await ingest_source(self._stream(options, self.name), source, source_options)
 
     def _stream(self, options: IngestOptions, description: str) -> AsyncIngestStream:
-        embedder = Embedder(self._function, self._text_vectors, self._vectors)
-        return AsyncIngestStream(self._transport, self._caller, self._model, embedder, options, description)
+        return AsyncIngestStream(self._transport, self._caller, self._model, self._embedder, options, description)
 
     async def get(
         self,
@@ -416,7 +403,7 @@ class AsyncCollection(AsyncUnsupported):
             **read_options(read_level, min_lsn, wait_seconds),
         )
         result = await self._transport.send(call)
-        data = await self._load(result.columns.uris) if "data" in wanted else None
+        data = await self._embedder.load(result.columns.uris) if "data" in wanted else None
         return to_get_result(result, wanted, data)
 
     async def peek(self, limit: int = 10) -> GetResult:
@@ -460,10 +447,14 @@ class AsyncCollection(AsyncUnsupported):
             missing=self._chosen(missing),
             missing_default=MISSING_DEFAULT,
             **read_options(read_level, min_lsn, wait_seconds),
-            query_embeddings=await self._query_vectors(query_embeddings, query_texts, query_images, query_uris),
+            query_embeddings=(
+                await self._embedder.queries(query_texts, query_images, query_uris)
+                if query_embeddings is None
+                else to_matrix(query_embeddings, "query_embeddings")
+            ),
         )
         result = await self._transport.send(call)
-        data = [await self._load(columns.uris) for columns in result.columns] if "data" in wanted else None
+        data = [await self._embedder.load(columns.uris) for columns in result.columns] if "data" in wanted else None
         return to_query_result(result, wanted, data)
 
     async def count(
@@ -499,7 +490,7 @@ class AsyncCollection(AsyncUnsupported):
         call = ForkCollection(**address_of(self._model), new_name=new_name)
         model = cast("Model", await self._transport.send(call))
         return AsyncCollection(
-            self._transport, self._caller, model, self._embedding_function, self._data_loader, self._missing
+            self._transport, self._caller, model, self._embedder.given, self._embedder.data_loader, self._missing
         )
 
     async def modify(
@@ -618,59 +609,20 @@ class AsyncCollection(AsyncUnsupported):
             hnsw=updated_configuration(self._model.hnsw, update),
             embedding_function=described or self._model.embedding_function,
         )
-        self._embedding_function = function or self._embedding_function
+        self._embedder.given = function or self._embedder.given
+        self._embedder.stored = self._model.embedding_function
 
     def _chosen(self, missing: Missing | None) -> Missing | None:
         return self._missing if missing is None else checked_missing(missing)
 
     def _checked_include(self, include: Sequence[str], allowed: Sequence[str]) -> list[str]:
         wanted = checked_include(include, allowed)
-        if "data" in wanted and self._data_loader is None:
+        if "data" in wanted and self._embedder.data_loader is None:
             raise ValueError("include 'data' needs a data loader; pass data_loader=... to the client's method")
         return wanted
 
     async def _vectors(self, records: Records) -> Vectors:
-        if records.vectors is not None:
-            return records.vectors
-        return await self._embed(records.inputs, WHAT_TO_PASS, is_query=False)
-
-    async def _text_vectors(self, texts: list[Any]) -> Vectors:
-        return await self._embed(Inputs(texts), WHAT_TO_PASS, is_query=False)
-
-    async def _query_vectors(self, embeddings: Any, texts: Any, images: Any, uris: Any) -> Vectors:
-        if embeddings is not None:
-            return to_matrix(embeddings, "query_embeddings")
-        inputs = Inputs(
-            checked_texts(texts, "query_texts", nones_allowed=False),
-            listed_images(images, "query_images"),
-            checked_texts(uris, "query_uris", nones_allowed=False),
-        )
-        return await self._embed(inputs, QUERY_INPUTS, is_query=True)
-
-    async def _embed(self, inputs: Inputs, hint: str, *, is_query: bool) -> Vectors:
-        chosen = inputs.chosen(hint)
-        function = self._function()
-        if function is None:
-            raise ValueError(f"no embedding function; {HOW_TO_PASS}")
-        items = await self._load(inputs.uris) if chosen is None else chosen
-        answer = await self._caller.call(query_target(function) if is_query else function, items)
-        vectors = to_matrix(answer, "the embedding function's answer")
-        if len(vectors) != len(items):
-            raise ValueError(
-                f"the embedding function must give one vector per input. inputs={len(items)} vectors={len(vectors)}"
-            )
-        return vectors
-
-    def _function(self) -> EmbeddingCallable | None:
-        function = resolve(self._embedding_function, self._model.embedding_function)
-        if function is not None:
-            self._embedding_function = function
-        return function
-
-    async def _load(self, uris: Sequence[Any] | None) -> Any:
-        if self._data_loader is None:
-            raise ValueError("URIs can't be loaded without a data loader; pass data_loader=... to the client's method")
-        return await self._caller.call(self._data_loader, list(uris or ()))
+        return await self._embedder.records(records) if records.vectors is None else records.vectors
 
 
 def _sent(include: Sequence[str]) -> Any:

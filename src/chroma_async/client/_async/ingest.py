@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
+from chroma_async.client._async.embedder import AsyncEmbedder
 from chroma_async.client.checks import checked_ids
 from chroma_async.client.colours import AsyncCaller, AsyncLock, async_sleep, is_async
 from chroma_async.client.gathering import Gathering
@@ -18,7 +19,6 @@ from chroma_async.client.ingest_options import (
     CONCURRENCY,
     PART_BYTES_MAX,
     PART_LINES_MAX,
-    Embedder,
     IngestOptions,
 )
 from chroma_async.client.ingest_report import BadLines, IngestReport, Report, progress_bar
@@ -72,7 +72,7 @@ class AsyncIngestStream:
         transport: AsyncTransport,
         caller: AsyncCaller,
         model: Model,
-        embedder: Embedder,
+        embedder: AsyncEmbedder,
         options: IngestOptions,
         description: str = "ingesting",
     ) -> None:

@@ -9,7 +9,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID
 
-from chroma_async.client._sync.collection import MISSING_DEFAULT, Collection, DataLoader
+from chroma_async.client._sync.collection import MISSING_DEFAULT, Collection
+from chroma_async.client._sync.embedder import DataLoader
 from chroma_async.client._sync.watch import Watch
 from chroma_async.client.address import DEFAULT_HOST, DEFAULT_PORT
 from chroma_async.client.checks import (

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
+from chroma_async.client._sync.embedder import Embedder
 from chroma_async.client.checks import checked_ids
 from chroma_async.client.colours import Caller, Lock, is_async, sleep
 from chroma_async.client.gathering import Gathering
@@ -19,7 +20,6 @@ from chroma_async.client.ingest_options import (
     CONCURRENCY,
     PART_BYTES_MAX,
     PART_LINES_MAX,
-    Embedder,
     IngestOptions,
 )
 from chroma_async.client.ingest_report import BadLines, IngestReport, Report, progress_bar
