@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import time
+import unicodedata
 
 import pytest
 
@@ -28,6 +30,8 @@ FOUND: list[tuple[str, str, bool]] = [
     (r"[\W]", "é", False),
     (r"[\W]", "a b", True),
     (r"[\W]", "€", True),
+    (r"[^\W\d_]", "\u061c", False),
+    (r"[\W]", "\u200d", False),
     (r"^\d$", "٣", True),
     (r"^\D$", "٣", False),
     (r"^[\D]$", "x", True),
@@ -106,6 +110,10 @@ def test_pattern_is_found(pattern: str, text: str, expected: bool) -> None:
         ("a{1001}", "invalid repetition size"),
         ("(((a{100}){100}){100})", "invalid repetition size"),
         (r"\p{Nothing}", "invalid character class range"),
+        (r"\ud83d\ude00", r"\ud83d is half of a surrogate pair; write the character, or its number as in \x{1F600}"),
+        (r"[\x{D800}]", "half of a surrogate pair"),
+        (r"\u{dfff}", "half of a surrogate pair"),
+        (r"\U0000DC00", "half of a surrogate pair"),
         (r"\w{60}", "use smaller repetitions"),
     ],
 )
@@ -113,6 +121,13 @@ def test_what_the_engine_lacks_is_refused_with_a_reason(pattern: str, reason: st
     with pytest.raises(PatternError) as caught:
         compile_regex(pattern)
     assert reason in str(caught.value)
+
+
+def test_marks_of_format_are_no_words_but_the_joiners() -> None:
+    marks = [chr(number) for number in range(sys.maxunicode + 1) if unicodedata.category(chr(number)) == "Cf"]
+    words = [mark for mark in marks if compile_regex(r"[\W]").search(mark) is None]
+    assert words == ["\u200c", "\u200d"]
+    assert words == [mark for mark in marks if compile_regex(r"\W").search(mark) is None]
 
 
 def test_plain_patterns_are_left_alone() -> None:

@@ -5,14 +5,15 @@ A pattern is translated before it is compiled, so that one which both engines ac
 - `\d`, `\s`, `\w` and their negations are Unicode classes, as in Rust, while RE2's own know ASCII only;
 - `\u1234`, `\U00012345`, `\u{12}` are written as `\x{...}`;
 - what RE2 would silently read differently is refused: set operations and nested classes (`[a&&b]`, `[a[b]]`), a `{` that
-  begins no repetition (`a{,2}`), octal escapes and back-references (`\1`), `\Q`, `\E`, `\C`, `\<`, `\>`, and `\b` or `\B`
-  beside a letter beyond ASCII (`\bübung`).
+  begins no repetition (`a{,2}`), octal escapes and back-references (`\1`), `\Q`, `\E`, `\C`, `\<`, `\>`, halves of surrogate
+  pairs (`\ud83d`), and `\b` or `\B` beside a letter beyond ASCII (`\bübung`).
 
 The flags are RE2's defaults, which are Rust's too: `.` excludes newline, `^` and `$` are the ends of the text and `$` does
 not match before a final newline, `(?i)`, `(?m)`, `(?s)`, `(?U)` switch as usual, `\z` and `\p{Greek}` work.
 
 What remains different from Rust: `\b` and `\B` see ASCII words only, where the pattern does not tell (`\b\w`); `[\W]`
-*inside* a class counts circled letters as non-words; `(?x)`, `(?u)`, `(?R)`, doubled repetitions (`a++`), loose property
+*inside* a class counts circled letters as non-words, and unassigned characters as words; what Rust refuses is accepted
+where it is harmless (`\p{^Lu}`, `(?i-i)`, `[\d-a]`); `(?x)`, `(?u)`, `(?R)`, doubled repetitions (`a++`), loose property
 names (`\p{Alphabetic}`, `\p{sc=Greek}`) and repetitions above 1000 are refused.
 """
 
@@ -97,7 +98,10 @@ _WORD: Final = (
 )
 _NOT_WORD: Final = (
     r"\p{No}\p{Z}\p{S}\p{Pd}\p{Ps}\p{Pe}\p{Pi}\p{Pf}\p{Po}\p{Cc}\p{Co}"
-    r"\x{AD}\x{600}-\x{605}\x{200B}\x{200E}\x{200F}\x{202A}-\x{202E}\x{2060}-\x{206F}\x{FEFF}\x{FFF9}-\x{FFFB}"
+    # \p{Cf}, but for the two of Join_Control
+    r"\x{AD}\x{600}-\x{605}\x{61C}\x{6DD}\x{70F}\x{890}\x{891}\x{8E2}\x{180E}\x{200B}\x{200E}\x{200F}\x{202A}-\x{202E}"
+    r"\x{2060}-\x{206F}\x{FEFF}\x{FFF9}-\x{FFFB}\x{110BD}\x{110CD}\x{13430}-\x{1343F}\x{1BCA0}-\x{1BCA3}\x{1D173}-\x{1D17A}"
+    r"\x{E0001}\x{E0020}-\x{E007F}"
 )
 _SPACE: Final = r"\t-\r \x{85}\x{A0}\x{1680}\x{2000}-\x{200A}\x{2028}\x{2029}\x{202F}\x{205F}\x{3000}"
 _NOT_SPACE: Final = (
@@ -142,6 +146,7 @@ _TOKENS: Final = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
+_NUMBERED: Final = re.compile(r"\\[xuU]\{?([0-9A-Fa-f]+)\}?")
 
 
 def translate(pattern: str) -> str:
@@ -193,6 +198,9 @@ def _translate_escape(text: str, classes: Mapping[str, str]) -> str:
         raise PatternError(_REFUSED_ESCAPES[text])
     if text in classes:
         return classes[text]
-    if text[1:2] in ("u", "U") and len(text) > 2:
-        return rf"\x{{{text[2:].strip('{}')}}}"
-    return text
+    numbered = _NUMBERED.fullmatch(text)
+    if numbered is None:
+        return text
+    if 0xD800 <= int(numbered[1], 16) <= 0xDFFF:
+        raise PatternError(rf"{text} is half of a surrogate pair; write the character, or its number as in \x{{1F600}}")
+    return rf"\x{{{numbered[1]}}}"

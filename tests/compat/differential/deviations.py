@@ -102,6 +102,23 @@ DEVIATIONS: tuple[Deviation, ...] = (
         tolerate=tolerances.beyond_re2,
     ),
     Deviation(
+        row="what RE2 has in a regular expression, and Rust has not",
+        example=_one(post("docs", "get", {"where_document": {"$regex": r"\p{^Lu}"}})),
+        chroma=refused(400, "Unicode property not found"),
+        ours=found("r0"),
+        tolerate=tolerances.beyond_rust,
+    ),
+    Deviation(
+        row="`[\\W]` in regular expressions, within a class",
+        example=(
+            create("docs"),
+            post("docs", "add", records(1, documents=["Ⓐ"])),
+            post("docs", "get", {"where_document": {"$regex": r"[\W]"}}),
+        ),
+        chroma=found(),
+        ours=found("r0"),
+    ),
+    Deviation(
         row="word boundaries `\\b` in regular expressions",
         example=(
             create("docs"),
@@ -132,6 +149,17 @@ DEVIATIONS: tuple[Deviation, ...] = (
         chroma=found("r0"),
         ours=found(),
         tolerate=tolerances.fraction,
+    ),
+    Deviation(
+        row="integers beyond 2^53 compared with fractions",
+        example=(
+            create("docs"),
+            post("docs", "add", records(1, metadatas=[{"f": 2.0**53}])),
+            post("docs", "get", {"where": {"f": 2**53 + 1}}),
+        ),
+        chroma=found("r0"),
+        ours=found(),
+        tolerate=tolerances.large_integer,
     ),
     Deviation(
         row="`ids` with an unknown id in `query`",
@@ -180,7 +208,7 @@ DEVIATIONS: tuple[Deviation, ...] = (
         ours=refused(404, "does not exist"),
     ),
     Deviation(
-        row="the last digit of floats in metadata",
+        row="the last digit of floats in metadata, and the sign of zero",
         example=(
             create("docs"),
             post("docs", "add", records(1, metadatas=[{"f": 1.2895315114105193e-105}])),
@@ -412,6 +440,14 @@ DEVIATIONS: tuple[Deviation, ...] = (
         chroma=refused(422, 'limit: invalid type: string "1", expected u32 at line 1 column 12'),
         ours=refused(422, 'limit: invalid type: string "1", expected u32'),
         tolerate=tolerances.malformed,
+    ),
+    Deviation(
+        row="numbers beyond floats, and bytes that are no UTF-8, in an unknown field of a write",
+        example=_one(
+            Request("POST", "/collections/{docs}/update", content=b'{"ids": ["r0"], "unknown": ["\xff", 1e400]}'),
+        ),
+        chroma=answered(200),
+        ours=refused(400, "Failed to parse the request body as JSON"),
     ),
     Deviation(
         row="several faults in one request",

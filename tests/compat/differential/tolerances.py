@@ -22,6 +22,13 @@ BEYOND_RE2 = (
     *("invalid perl operator", "invalid character class range", "pattern is too large", "a `{` that begins no repetition"),
     r"\< is not supported",
     r"\b beside a letter beyond ASCII is not supported",
+    r"\B beside a letter beyond ASCII is not supported",
+    "invalid named capture group",
+)
+BEYOND_RUST = (
+    *("Unicode property not found", "Unicode property value not found", "duplicate flag", "duplicate capture group name"),
+    *("invalid range boundary, must be a literal", "repetition operator missing expression"),
+    "invalid capture group character",
 )
 MALFORMED = ("Failed to deserialize the JSON body into the target type: ", "Failed to parse the request body as JSON: ")
 FAULT = "Validation error: "
@@ -89,6 +96,14 @@ def beyond_re2(exchange: Exchange) -> Exchange | None:
     return None
 
 
+def beyond_rust(exchange: Exchange) -> Exchange | None:
+    read = exchange.request.verb in ("get", "query") and exchange.ours.status == 200
+    refusal = exchange.chroma.message
+    if read and refusal.startswith("Regex syntax errror: ") and refusal.endswith(BEYOND_RUST):
+        return exchange.answered_as_chroma()
+    return None
+
+
 def word_boundary(exchange: Exchange) -> Exchange | None:
     """Only documents may be in the way that hold letters beyond ASCII."""
     patterns = [operand for operator, operand in document_tests(exchange.request) if operator in ("$regex", "$not_regex")]
@@ -126,7 +141,16 @@ def fraction(exchange: Exchange) -> Exchange | None:
     fields = {key for key, operand in walk(where) if is_cut(operand)}
     if not fields or (exchange.chroma.status, exchange.ours.status) != (200, 200):
         return None
-    return exchange.answered_as_chroma() if only_integers_differ(exchange, fields) else None
+    return exchange.answered_as_chroma() if only_these_differ(exchange, fields, int) else None
+
+
+def large_integer(exchange: Exchange) -> Exchange | None:
+    """Only records may be in the way that hold a float in a field which a large integer is compared with."""
+    where = exchange.request.field("where")
+    fields = {key for key, operand in walk(where) if type(operand) is int and abs(operand) > 2**53}
+    if not fields or (exchange.chroma.status, exchange.ours.status) != (200, 200):
+        return None
+    return exchange.answered_as_chroma() if only_these_differ(exchange, fields, float) else None
 
 
 def is_cut(operand: Json) -> bool:
@@ -135,14 +159,15 @@ def is_cut(operand: Json) -> bool:
     return is_number and not (-(2**63) <= operand < 2**63 and operand == int(operand))
 
 
-def only_integers_differ(exchange: Exchange, fields: set[str]) -> bool:
+def only_these_differ(exchange: Exchange, fields: set[str], kind: type) -> bool:
+    """Whether each record that only one server found holds a number of this kind in one of the fields."""
     sides = [column_by_id(answer, "metadatas") for answer in (exchange.chroma, exchange.ours)]
     if None in sides:
         return False
     one, two = sides
     different = {**one, **two}.keys() - (one.keys() & two.keys())
     held = ([({**one, **two}[record_id] or {}).get(name) for name in fields] for record_id in different)
-    return bool(different) and all(any(type(value) is int for value in values) for values in held)
+    return bool(different) and all(any(type(value) is kind for value in values) for values in held)
 
 
 def column_by_id(answer: Answer, name: str) -> Any:
