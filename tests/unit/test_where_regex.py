@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import subprocess
 import sys
 import time
 import unicodedata
@@ -144,3 +146,18 @@ def test_a_pattern_that_explodes_elsewhere_takes_linear_time() -> None:
     assert compile_regex("(a+)+(a+)+(a+)+$").search("a" * 50_000 + "b") is None
     assert time.perf_counter() - begin < 5
     assert PROGRAM_SIZE_MAX < 100_000
+
+
+def test_patterns_that_need_much_memory_leave_little_of_it_behind() -> None:
+    """Each of these fills the 2.7 MB that it may, and anybody who may read can send as many as he likes."""
+    program = (
+        "import random\n"
+        "from pathlib import Path\n"
+        "from chroma_async.core.regex import compile_regex\n"
+        "document = ''.join(random.Random(0).choices('ab', k=2_000))\n"
+        "for number in range(160):\n"
+        "    compile_regex(r'[ab]*a[ab]{900}c%d' % number).search(document)\n"
+        "print(Path('/proc/self/statm').read_text().split()[1])\n"
+    )
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert int(answer.stdout) * resource.getpagesize() < 150 * 2**20

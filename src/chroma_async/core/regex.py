@@ -35,7 +35,8 @@ PROGRAM_SIZE_MAX: Final = 50_000
 """RE2 instructions; time per document is at worst proportional to this times its length. One `\\w` takes about 1,400."""
 
 _MEMORY_BYTES_MAX: Final = 8 << 20
-_CACHED_PATTERNS: Final = 64
+_CACHED_PATTERNS: Final = 32
+"""A pattern of few characters can fill several MB while it is searched for, and keeps them."""
 
 
 class PatternError(ValueError):
@@ -83,6 +84,8 @@ def _compile_with_re2(pattern: str) -> _Re2Regex:
         return cast("_Re2Regex", engine.compile(pattern, options))
     except engine.error as error:
         raise PatternError(_reason(cast("Exception", error))) from error
+    finally:
+        engine.purge()  # it keeps 128 patterns of its own
 
 
 def _reason(error: Exception) -> str:
