@@ -42,6 +42,11 @@ def fault(fields: Any, kind: Any) -> msgspec.ValidationError:
             ModifyCollection,
             "new_configuration.hnsw.x: unknown field `x`, expected one of `ef_search`, `max_neighbors`, ",
         ),
+        (
+            {"new_configuration": {"hnsw": {"ef-search": 1}}},
+            ModifyCollection,
+            "new_configuration.hnsw.ef-search: unknown field `ef-search`, expected one of `ef_search`, ",
+        ),
         ({}, CreateCollection, "missing field `name`"),
     ],
     ids=str,

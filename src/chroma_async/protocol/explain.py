@@ -18,7 +18,7 @@ PREFIX: Final = "Failed to deserialize the JSON body into the target type: "
 
 _STEP: Final = re.compile(r"\.(\w+)|\[(\d+)\]|(\[\.\.\.\])")
 _MISSING: Final = re.compile(r"Object missing required field `(\w+)`")
-_UNKNOWN: Final = re.compile(r"Object contains unknown field `(\w+)`")
+_UNKNOWN: Final = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
 _EXPECTED: Final = re.compile(r"Expected `([^`]+)`(?: >= 0)?, got `([^`]+)`")
 _NEGATIVE: Final = re.compile(r"Expected `int` >= 0")
 _VARIANT: Final = re.compile(r"Invalid enum value '?(.*?)'?$")
