@@ -22,7 +22,6 @@ from chroma_async.core.where import FieldTest, parse_where
 from chroma_async.engine.collection import CollectionReader
 from chroma_async.model import NO_SLOT, CollectionId, Lsn, Vectors
 from chroma_async.projections.fold import fold_entry
-from chroma_async.projections.records import decode_metadata
 from chroma_async.projections.store import CollectionStore
 
 COLLECTION = CollectionId("c")
@@ -115,9 +114,9 @@ def contents(directory: Path, payloads: Sequence[bytes]) -> tuple[Any, ...]:
         reader.offer(Lsn(lsn), payload)
     with reader.view(columns=True) as view:
         slots = view.slots(None, None, "include")
-        records = [(row[1], row[2], decode_metadata(row[3]), row[4]) for row in view.rows(slots)]
+        records = [(row.id, row.document, row.metadata, row.uri) for row in view.rows(slots)]
         filtered = [
-            [row[1] for row in view.rows(view.slots(None, parse_where({field: {operator: 1}}), "include"))]
+            [row.id for row in view.rows(view.slots(None, parse_where({field: {operator: 1}}), "include"))]
             for field in "fg"
             for operator in ("$eq", "$ne", "$gt", "$contains")
         ]

@@ -76,7 +76,7 @@ class Tables:
 
     def containing(self, needle: str) -> set[str]:
         slots = sorted(set(self.tables.slots_containing(needle).tolist()))
-        return {row[1] for row in self.tables.rows(slots).values()}
+        return {row.id for row in self.tables.rows(slots).values()}
 
     def expected(self, needle: str) -> set[str]:
         return {record_id for record_id, text in self.documents.items() if text is not None and needle in text}

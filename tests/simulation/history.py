@@ -28,7 +28,7 @@ from chroma_async.engine.read_view import NotAtHand, View
 from chroma_async.errors import ChromaError, GoneError, InternalError, NotFoundError, StorageCorrupt
 from chroma_async.model import CollectionId, JsonObject, Vectors
 from chroma_async.projections.manifest import Manifest
-from chroma_async.projections.records import RecordTables, decode_metadata
+from chroma_async.projections.records import RecordTables
 from chroma_async.projections.store import RECORDS_FILE
 from chroma_async.protocol import (
     AddRecords,
@@ -772,14 +772,14 @@ class History:
         """What a view says of everything, of some ids, of filters, of documents, and of what is nearest."""
         slots = view.slots(None, None, "include")
         rows = view.rows(slots)
-        assert [row[1] for row in rows] == list(records), f"ids {[row[1] for row in rows]}, expected {list(records)}"
-        assert [row[2] for row in rows] == [row[0] for row in records.values()], "documents differ"
-        assert [decode_metadata(row[3]) for row in rows] == [row[1] for row in records.values()], "metadatas differ"
+        assert [row.id for row in rows] == list(records), f"ids {[row.id for row in rows]}, expected {list(records)}"
+        assert [row.document for row in rows] == [row[0] for row in records.values()], "documents differ"
+        assert [row.metadata for row in rows] == [row[1] for row in records.values()], "metadatas differ"
         if records:
             assert np.array_equal(view.vectors(slots), np.stack([row[2] for row in records.values()])), "vectors differ"
         assert view.image.live == len(records), f"live {view.image.live}, expected {len(records)}"
         asked = self.some_ids(8)
-        found = [row[1] for row in view.rows(view.slots_of(asked))]
+        found = [row.id for row in view.rows(view.slots_of(asked))]
         assert found == [key for key in records if key in asked], f"of {asked} found {found}"
         word = self.rng.choice(["fox", "owl", "ed"])
         where = conjoin(None, parse_where_document({"$contains": word}))

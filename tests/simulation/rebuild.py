@@ -11,7 +11,6 @@ from chroma_async.core.memtable import Memtable
 from chroma_async.engine.invariants import CollectionState, DirectoryState
 from chroma_async.model import CollectionId, Lsn
 from chroma_async.projections.fold import fold_entry
-from chroma_async.projections.records import decode_metadata
 
 
 @dataclass
@@ -60,7 +59,7 @@ def _differences(item: CollectionState, memtable: Memtable) -> Iterator[str]:
     stored = item.tables.rows(slots.tolist())
     for row in live:
         found = stored.get(row.slot)
-        if found is None or (*found[:3], decode_metadata(found[3])) != (row.slot, row.id, row.document, row.metadata):
+        if found is None or (found.id, found.document, found.metadata) != (row.id, row.document, row.metadata):
             yield f"{item.collection_id}: stored {found}, rebuilt {row}"
     if live and not np.array_equal(item.base.vectors_of(slots), tail.vectors.take(np.asarray([row.vector for row in live]))):
         yield f"{item.collection_id}: other vectors"

@@ -26,6 +26,7 @@ from tests.support.engines import (
 from tests.support.handles import no_handles
 
 from chroma_async.client.watching import Mirror
+from chroma_async.core.memtable import Row
 from chroma_async.engine.engine import Engine
 from chroma_async.engine.feed import SNAPSHOT_ROWS, Feed
 from chroma_async.engine.read_view import View
@@ -38,7 +39,6 @@ from chroma_async.errors import (
     UnavailableError,
 )
 from chroma_async.model import Slots
-from chroma_async.projections.records import StoredRow
 from chroma_async.protocol import (
     CreateCollection,
     CreateDatabase,
@@ -498,7 +498,7 @@ async def test_a_snapshot_that_is_left_while_it_is_read_ends_there_and_lets_go_o
     read: list[View] = []
     rows_of = View.rows
 
-    def note(view: View, slots: Slots) -> list[StoredRow]:
+    def note(view: View, slots: Slots) -> list[Row]:
         read.append(view)
         return rows_of(view, slots)
 

@@ -467,7 +467,7 @@ async def test_searches_use_the_rows_that_are_packed_while_others_follow(
             with reader.view(search=True) as view:
                 used.append(sum(scan.rows for scan in view.image.scans if scan is not None))
                 (found,) = view.nearest(collection, np.asarray([[1, 2, 3, 4]], dtype=np.float32), [None], [20])
-                assert [row[1] for row in view.rows(found.slots)] == answer
+                assert [row.id for row in view.rows(found.slots)] == answer
             return scanned(segment, more)
 
         monkeypatch.setattr(SegmentView, "scanned", spied)

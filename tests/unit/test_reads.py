@@ -133,7 +133,7 @@ async def test_a_view_at_hand_folds_few_entries_only(tmp_path: Path) -> None:
     async with reader_with_a_base(tmp_path) as (reader, records, _):
         await records.upsert(["a"], VECTORS[:1], documents=["small"])
         with reader.view(at_hand=True) as view:
-            assert [row[2] for row in view.rows(view.slots_of(["a"]))] == ["small"]
+            assert [row.document for row in view.rows(view.slots_of(["a"]))] == ["small"]
         await records.upsert(["a"], VECTORS[:1], documents=["x" * 2 * FOLD_AT_HAND_BYTES])
         with pytest.raises(NotAtHand), reader.view(at_hand=True):
             pass

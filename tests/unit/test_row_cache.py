@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.engines import TINY, Records, compactor_at, create_collection, engine_at, settle
 
+from chroma_async.core.memtable import Row
 from chroma_async.engine.row_cache import _SLOT_BITS, ROWS_AT_ONCE_MAX, RowCache
-from chroma_async.projections.records import RecordTables, StoredRow
+from chroma_async.projections.records import RecordTables
 
 ROOM = 100_000
 
@@ -25,12 +26,12 @@ class Tables:
         self.name, self.slots, self.text = name, frozenset(slots), text
         self.loaded: list[int] = []
 
-    def load(self, slots: Sequence[int]) -> dict[int, StoredRow]:
+    def load(self, slots: Sequence[int]) -> dict[int, Row]:
         self.loaded += slots
         return {slot: self.row(slot) for slot in slots if slot in self.slots}
 
-    def row(self, slot: int) -> StoredRow:
-        return slot, f"{self.name}{slot}", self.text or None, None, None
+    def row(self, slot: int) -> Row:
+        return Row(slot, f"{self.name}{slot}", self.text or None, None, None)
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.lists(st.integers(0, 30), max_size=70)), max_size=40))
@@ -125,7 +126,7 @@ async def test_queries_see_what_was_updated_whether_it_is_applied_or_not(
     loaded: list[int] = []
     load = RecordTables.rows
 
-    def noting(self: RecordTables, slots: Sequence[int]) -> dict[int, StoredRow]:
+    def noting(self: RecordTables, slots: Sequence[int]) -> dict[int, Row]:
         loaded.extend(slots)
         return load(self, slots)
 

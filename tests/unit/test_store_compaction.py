@@ -224,7 +224,7 @@ async def test_reader_keeps_its_answers_while_what_it_reads_is_replaced(tmp_path
             await records.delete(names(50))
             await settle(compactor)
             await settle(compactor)
-            assert [row[1] for row in view.rows(slots)] == names(60)
+            assert [row.id for row in view.rows(slots)] == names(60)
             np.testing.assert_array_equal(view.vectors(slots), random_vectors(60))
         assert await records.count() == 10
 

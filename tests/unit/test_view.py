@@ -92,7 +92,7 @@ async def test_view_without_tables_is_not_pinned_over_a_newer_base(tmp_path: Pat
         with monkeypatch.context() as patched:
             patched.setattr(reader._connections, "borrow", lambda: None)
             with reader.view() as view:
-                assert [row[1] for row in view.rows(view.slots(None, None, "include"))] == names(5)
+                assert [row.id for row in view.rows(view.slots(None, None, "include"))] == names(5)
 
 
 async def test_tables_that_cannot_be_opened_are_not_taken_for_an_empty_collection(
@@ -170,5 +170,5 @@ async def test_view_does_not_change_while_others_write(tmp_path: Path) -> None:
             with reader.view(columns=True) as newer:
                 assert newer.image.live == 6
             slots = view.slots(None, None, "include")
-            assert [row[1] for row in view.rows(slots)] == names(10)
+            assert [row.id for row in view.rows(slots)] == names(10)
             np.testing.assert_array_equal(view.vectors(slots), rows(10))

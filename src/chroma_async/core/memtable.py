@@ -42,7 +42,7 @@ class Row(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def metadata(self) -> Metadata | None:
-        return decode_metadata(self.metadata_json)
+        return _decode_metadata(self.metadata_json)
 
 
 class IgnoredUpdates(msgspec.Struct):
@@ -402,7 +402,7 @@ def _positions(event: RecordsWritten, first: int) -> list[int]:
     return positions.tolist()
 
 
-def decode_metadata(stored: str | None) -> Metadata | None:
+def _decode_metadata(stored: str | None) -> Metadata | None:
     """Metadata of a row as tables store it."""
     return None if stored is None else cast("Metadata", orjson.loads(stored))
 
@@ -420,5 +420,5 @@ def _merged(old: str | None, patch: str | None) -> str | None:
         return old
     if old is None and "null" not in patch:
         return None if patch == "{}" else patch
-    merged = merge_metadata(decode_metadata(old), orjson.loads(patch))
+    merged = merge_metadata(_decode_metadata(old), orjson.loads(patch))
     return None if merged is None else orjson.dumps(merged).decode()

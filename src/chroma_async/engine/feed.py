@@ -30,7 +30,6 @@ from chroma_async.core.events import (
     RecordsWritten,
     decode,
 )
-from chroma_async.core.memtable import decode_metadata
 from chroma_async.core.where import matches
 from chroma_async.engine.collection import CollectionReader
 from chroma_async.engine.failures import read_error
@@ -544,7 +543,7 @@ def _of_catalog(kind: CatalogKind, entry: Entry, collection: str | None, name: s
 def _snapshot_page(choice: Choice, view: View, slots: Slots) -> Change:
     """Records of a snapshot, those that pass the filter."""
     rows = view.rows(slots)
-    metadatas = [decode_metadata(row[3]) for row in rows]
+    metadatas = [row.metadata for row in rows]
     where = choice.where
     if where is not None:
         kept = [number for number, item in enumerate(metadatas) if matches(where, item, None, choice.missing)]
@@ -553,9 +552,9 @@ def _snapshot_page(choice: Choice, view: View, slots: Slots) -> Change:
     return Change(
         kind="snapshot",
         lsn=view.image.through,
-        ids=[row[1] for row in rows],
+        ids=[row.id for row in rows],
         embeddings=list(view.vectors(slots)) if "embeddings" in include and len(slots) else None,
-        documents=[row[2] for row in rows] if "documents" in include else None,
+        documents=[row.document for row in rows] if "documents" in include else None,
         metadatas=list(metadatas) if "metadatas" in include else None,
-        uris=[row[4] for row in rows] if "uris" in include else None,
+        uris=[row.uri for row in rows] if "uris" in include else None,
     )

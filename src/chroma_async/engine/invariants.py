@@ -16,7 +16,6 @@ from msgspec import Struct
 
 from chroma_async.core.catalog import Catalog
 from chroma_async.core.events import RecordsDeleted, RecordsHead, decode_head
-from chroma_async.core.memtable import decode_metadata
 from chroma_async.engine.compactor import COLLECTIONS
 from chroma_async.errors import LogCorrupt, LogHole, StorageCorrupt
 from chroma_async.index.hnsw import checksum
@@ -121,9 +120,9 @@ def columns_say_what_the_records_say(state: DirectoryState) -> Iterator[str]:
             for name, kinds in piece.field_types().items():
                 fields.setdefault(name, set()).update(kinds)
         for row in item.tables.rows(np.flatnonzero(item.base.alive).tolist()).values():
-            missing = set(decode_metadata(row[3]) or {}) - fields.keys()
+            missing = set(row.metadata or {}) - fields.keys()
             if missing:
-                yield f"{item.collection_id}: no column for {sorted(missing)} of record {row[1]!r}"
+                yield f"{item.collection_id}: no column for {sorted(missing)} of record {row.id!r}"
 
 
 CHECKERS: Final[tuple[Callable[[DirectoryState], Iterator[str]], ...]] = (

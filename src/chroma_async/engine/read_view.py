@@ -17,7 +17,7 @@ from chroma_async.engine.search import Neighbours, SearchTarget, search
 from chroma_async.errors import StorageCorrupt
 from chroma_async.index.scan import Scan, TailScan
 from chroma_async.model import Collection, HnswConfiguration, Lsn, Mask, Slots, Vectors
-from chroma_async.projections.records import TRIGRAM, RecordTables, StoredRow
+from chroma_async.projections.records import TRIGRAM, RecordTables
 from chroma_async.projections.view import Base
 from chroma_async.seams import Share, require_wanted, run_in_turn
 
@@ -121,7 +121,7 @@ class View:
         self._share = share
         self._base_rows = base_rows
         self._at_hand = at_hand
-        self._fetched: dict[int, StoredRow] = {}
+        self._fetched: dict[int, Row] = {}
         """By slot: rows that came along when the slots of their ids were looked up."""
         self.lsn = image.through
         """All entries through this LSN were seen; of a view without a tail, all that it holds of this collection."""
@@ -221,7 +221,7 @@ class View:
 
     # ---- what they hold
 
-    def rows(self, slots: Slots) -> list[StoredRow]:
+    def rows(self, slots: Slots) -> list[Row]:
         """The rows of these slots, in their order; each of them is live."""
         wanted = slots.tolist()
         tail = self.image.tail
@@ -230,9 +230,9 @@ class View:
         found = self._stored_rows(stored)
         if len(found) < len(set(stored)):
             raise StorageCorrupt(f"records are missing. slots={sorted(set(stored) - found.keys())[:10]}")
-        return [_stored(newer[slot]) if slot in newer else found[slot] for slot in wanted]
+        return [newer[slot] if slot in newer else found[slot] for slot in wanted]
 
-    def _stored_rows(self, slots: Sequence[int]) -> dict[int, StoredRow]:
+    def _stored_rows(self, slots: Sequence[int]) -> dict[int, Row]:
         if all(slot in self._fetched for slot in slots):
             return self._fetched
         if self._tables is None:
@@ -275,7 +275,3 @@ class IndexingCounts(Struct, frozen=True):
 
     indexed: int
     unindexed: int
-
-
-def _stored(row: Row) -> StoredRow:
-    return row.slot, row.id, row.document, row.metadata_json, row.uri

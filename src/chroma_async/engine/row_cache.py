@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from chroma_async.projections.records import StoredRow
+from chroma_async.core.memtable import Row
 
 ROWS_AT_ONCE_MAX: Final = 64
 """Longer results are not kept: one that reads everything would drive out all others."""
@@ -21,7 +21,7 @@ ROW_SHARE_MIN: Final = 256
 
 _SLOT_BITS: Final = 48
 
-Load = Callable[[Sequence[int]], dict[int, StoredRow]]
+Load = Callable[[Sequence[int]], dict[int, Row]]
 
 
 class RowCache:
@@ -33,8 +33,8 @@ class RowCache:
 
     def __init__(self, bytes_max: int) -> None:
         self._half = bytes_max // 2
-        self._young: dict[int, StoredRow] = {}
-        self._old: dict[int, StoredRow] = {}
+        self._young: dict[int, Row] = {}
+        self._old: dict[int, Row] = {}
         self._young_bytes = 0
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
@@ -43,11 +43,11 @@ class RowCache:
         """The rows of a base that nobody has read yet."""
         return BaseRows(self, next(self._numbers) << _SLOT_BITS)
 
-    def rows(self, base: int, slots: Sequence[int], load: Load) -> dict[int, StoredRow]:
+    def rows(self, base: int, slots: Sequence[int], load: Load) -> dict[int, Row]:
         """Rows of these slots, those that exist; `load` gives those that are not here."""
-        found: dict[int, StoredRow] = {}
+        found: dict[int, Row] = {}
         missing: list[int] = []
-        again: list[StoredRow] = []
+        again: list[Row] = []
         young, old = self._young, self._old
         for slot in slots:
             row = young.get(base + slot)
@@ -66,15 +66,15 @@ class RowCache:
             self._keep(base, again)
         return found
 
-    def _keep(self, base: int, rows: Sequence[StoredRow]) -> None:
+    def _keep(self, base: int, rows: Sequence[Row]) -> None:
         with self._lock:
             for row in rows:
                 size = _size(row)
-                if size * ROW_SHARE_MIN > 2 * self._half or base + row[0] in self._young:
+                if size * ROW_SHARE_MIN > 2 * self._half or base + row.slot in self._young:
                     continue
                 if self._young_bytes + size > self._half:
                     self._young, self._old, self._young_bytes = {}, self._young, 0
-                self._young[base + row[0]] = row
+                self._young[base + row.slot] = row
                 self._young_bytes += size
 
 
@@ -87,11 +87,12 @@ class BaseRows:
         self._cache = cache
         self._base = base
 
-    def rows(self, slots: Sequence[int], load: Load) -> dict[int, StoredRow]:
+    def rows(self, slots: Sequence[int], load: Load) -> dict[int, Row]:
         """Rows of these slots, those that exist; `load` gives those that are not here."""
         return load(slots) if len(slots) > ROWS_AT_ONCE_MAX else self._cache.rows(self._base, slots, load)
 
 
-def _size(row: StoredRow) -> int:
-    """Bytes of memory, with what keeps them: the tuple, its number, and a place in a dictionary of some."""
-    return 250 + sum(text.__sizeof__() for text in row[1:] if isinstance(text, str))
+def _size(row: Row) -> int:
+    """Bytes of memory, with what keeps them: the row, its number, and a place in a dictionary of some."""
+    texts = (row.id, row.document, row.metadata_json, row.uri)
+    return 250 + sum(text.__sizeof__() for text in texts if text is not None)

@@ -15,14 +15,14 @@ import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, TypeAlias, cast
 
 import msgspec
 import numpy as np
 import orjson
 
 from chroma_async.core.columns import ColumnPiece, build
-from chroma_async.core.memtable import Row, Tail, decode_metadata
+from chroma_async.core.memtable import Row, Tail
 from chroma_async.errors import StorageCorrupt, UnavailableError
 from chroma_async.model import Slots
 from chroma_async.projections.manifest import Manifest, decode_manifest, encode_manifest
@@ -65,6 +65,9 @@ SCHEMA_VERSION: Final = 1
 
 ROWS_AT_ONCE: Final = 4096
 
+PARAMETERS_MAX: Final = 64
+"""Slots that are looked for as parameters of their own, which is faster; more of them are one parameter."""
+
 ADD_CHECKSUMS: Final = "ALTER TABLE {table} ADD COLUMN crc INTEGER"
 """For tables of release 0.1.0. NULL means: written without a checksum."""
 
@@ -75,8 +78,8 @@ _OUTDATED: Final = "IN (SELECT slot FROM outdated_documents)"
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
 
-StoredRow = tuple[int, str, str | None, str | None, str | None]
-"""slot, id, document, metadata (JSON), uri"""
+StoredColumns: TypeAlias = tuple[int, str, str | None, str | None, str | None]
+"""slot, id, document, metadata (JSON), uri: the first fields of a `Row`, in its order."""
 
 
 class RecordTables:
@@ -251,25 +254,26 @@ class RecordTables:
 
     def lookup(self, ids: Sequence[str]) -> dict[str, Row]:
         """The records of these ids, whole."""
-        return {row[1]: Row(*row) for row in self._rows_of(ids)}
+        return {row.id: row for row in self._rows_of(ids)}
 
-    def rows_of(self, ids: Sequence[str]) -> dict[int, StoredRow]:
-        """The stored rows of these ids, by slot."""
-        return {row[0]: row for row in self._rows_of(ids)}
+    def rows_of(self, ids: Sequence[str]) -> dict[int, Row]:
+        """The records of these ids, by slot."""
+        return {row.slot: row for row in self._rows_of(ids)}
 
-    def _rows_of(self, ids: Sequence[str]) -> Iterator[StoredRow]:
+    def _rows_of(self, ids: Sequence[str]) -> Iterator[Row]:
         return self._checked(self._with_ids(f"slot, id, document, metadata, uri, {self._crc}", ids))
 
-    def _checked(self, rows: Iterable[Any]) -> Iterator[StoredRow]:
-        """Rows without their checksums, after a comparison.
+    def _checked(self, found: Iterable[Any]) -> Iterator[Row]:
+        """The records of stored rows, each of which ends with its checksum, after a comparison.
 
         Raises:
             StorageCorrupt: one is not what was written.
         """
-        for found in rows:
-            row, crc = found[:-1], found[-1]
-            if crc is not None and row_checksum(row) != crc:
-                raise StorageCorrupt(f"a record does not match its checksum. path={self._path} slot={row[0]}")
+        for stored in found:
+            columns, crc = stored[:-1], stored[-1]
+            row = Row(*columns)
+            if crc is not None and row_checksum(columns) != crc:
+                raise StorageCorrupt(f"a record does not match its checksum. path={self._path} slot={row.slot}")
             yield row
 
     def slots_of(self, ids: Sequence[str]) -> dict[str, int]:
@@ -284,17 +288,18 @@ class RecordTables:
             for record_id in {*ids}.difference(plain):
                 yield from self._connection.execute(f"SELECT {columns} FROM records WHERE id = ?", (record_id,))
 
-    def rows(self, slots: Sequence[int]) -> dict[int, StoredRow]:
-        """The stored rows of these slots."""
-        marks = ",".join("?" * len(slots)) if len(slots) <= 64 else "SELECT value FROM json_each(?)"
-        values = slots if len(slots) <= 64 else (orjson.dumps(slots).decode(),)
+    def rows(self, slots: Sequence[int]) -> dict[int, Row]:
+        """The records of these slots, by slot."""
+        few = len(slots) <= PARAMETERS_MAX
+        marks = ",".join("?" * len(slots)) if few else "SELECT value FROM json_each(?)"
+        values = tuple(slots) if few else (orjson.dumps(slots).decode(),)
         found = self._connection.execute(
-            f"SELECT slot, id, document, metadata, uri, {self._crc} FROM records WHERE slot IN ({marks})", tuple(values)
+            f"SELECT slot, id, document, metadata, uri, {self._crc} FROM records WHERE slot IN ({marks})", values
         )
-        return {row[0]: row for row in self._checked(found)}
+        return {row.slot: row for row in self._checked(found)}
 
-    def every_row(self) -> Iterator[StoredRow]:
-        """All stored rows, checked, by slot."""
+    def every_row(self) -> Iterator[Row]:
+        """All records, checked, by slot."""
         sql = f"SELECT slot, id, document, metadata, uri, {self._crc} FROM records ORDER BY slot"
         return self._checked(self._connection.execute(sql))
 
@@ -304,7 +309,7 @@ class RecordTables:
         Raises:
             StorageCorrupt: a record is not what was written, or some are missing.
         """
-        rows = [(row[0], decode_metadata(row[3])) for row in self.every_row()]
+        rows = [(row.slot, row.metadata) for row in self.every_row()]
         live = self.manifest().live
         if len(rows) != live:
             raise StorageCorrupt(f"records are missing. path={self._path} found={len(rows)} expected={live}")
@@ -544,13 +549,13 @@ def _stamp(path: Path) -> tuple[int, int, int, int]:
     return found.st_ino, found.st_size, found.st_mtime_ns, journal.stat().st_size if journal.exists() else 0
 
 
-def row_checksum(row: StoredRow) -> int:
+def row_checksum(columns: StoredColumns) -> int:
     """CRC-32 of a stored row as MessagePack. Part of the format: a change of it is a new format version.
 
     Raises:
         UnicodeEncodeError: a text has half of a surrogate pair; SQLite takes no such text.
     """
-    return zlib.crc32(_ENCODER.encode(row))
+    return zlib.crc32(_ENCODER.encode(columns))
 
 
 def _manifest_checksum(version: int, body: bytes) -> int:

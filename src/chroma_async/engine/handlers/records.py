@@ -25,7 +25,6 @@ from chroma_async.engine.search import Neighbours
 from chroma_async.engine.writer import Append, Decision, Proposal
 from chroma_async.errors import NotFoundError, NotYetVisibleError, UnavailableError
 from chroma_async.model import STAGES, Collection, CollectionId, MetadataPatch, Slots, Vectors
-from chroma_async.projections.records import StoredRow
 from chroma_async.protocol import (
     AddRecords,
     CountRecords,
@@ -186,7 +185,7 @@ def _decide_delete(
 
 def _matching_ids(view: View, call: DeleteRecords, where: Where, context: Context) -> list[str]:
     slots = view.slots(call.ids, where, call.missing_by(context.settings.missing))
-    return [row[1] for row in view.rows(slots[page(call.limit)])]
+    return [row.id for row in view.rows(slots[page(call.limit)])]
 
 
 # ---- flush
@@ -376,11 +375,13 @@ def _query_result(view: View, found: Sequence[Neighbours], call: QueryRecords) -
 
 
 def _columns(view: View, slots: Slots, include: Sequence[str]) -> Columns:
-    rows: list[StoredRow] = view.rows(slots)
+    rows = view.rows(slots)
     return Columns(
-        ids=[row[1] for row in rows],
+        ids=[row.id for row in rows],
         embeddings=view.vectors(slots) if "embeddings" in include else None,
-        documents=[row[2] for row in rows] if "documents" in include else None,
-        metadatas=[None if row[3] is None else row[3].encode() for row in rows] if "metadatas" in include else None,
-        uris=[row[4] for row in rows] if "uris" in include else None,
+        documents=[row.document for row in rows] if "documents" in include else None,
+        metadatas=[None if row.metadata_json is None else row.metadata_json.encode() for row in rows]
+        if "metadatas" in include
+        else None,
+        uris=[row.uri for row in rows] if "uris" in include else None,
     )
