@@ -11,7 +11,6 @@ Documents that it lacks or holds outdated are looked for by a scan of these.
 from __future__ import annotations
 
 import sqlite3
-import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ import msgspec
 import numpy as np
 import orjson
 
+from chroma_async.checksums import crc32
 from chroma_async.core.columns import ColumnPiece, build
 from chroma_async.core.memtable import Row, Tail
 from chroma_async.errors import StorageCorrupt, UnavailableError
@@ -363,15 +363,13 @@ class RecordTables:
 
     def _check_trigrams(self, *, patient: bool) -> None:
         """Compare the full-text index with the documents."""
-        self._connection.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000) if patient else 0}")
         try:
-            self._connection.execute("BEGIN IMMEDIATE")
+            with self._waiting(BUSY_SECONDS if patient else 0):
+                self._connection.execute("BEGIN IMMEDIATE")
         except sqlite3.OperationalError as error:
             if patient or error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
                 raise
             return
-        finally:
-            self._connection.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
         try:
             if self._trigrams_are_comparable():  # still: documents may have been applied since
                 self._connection.execute("INSERT INTO documents (documents, rank) VALUES ('integrity-check', 1)")
@@ -555,11 +553,11 @@ def row_checksum(columns: StoredColumns) -> int:
     Raises:
         UnicodeEncodeError: a text has half of a surrogate pair; SQLite takes no such text.
     """
-    return zlib.crc32(_ENCODER.encode(columns))
+    return crc32(_ENCODER.encode(columns))
 
 
 def _manifest_checksum(version: int, body: bytes) -> int:
-    return zlib.crc32(body, zlib.crc32(str(version).encode()))
+    return crc32(body, crc32(str(version).encode()))
 
 
 def _indexed_text(document: str) -> str:
