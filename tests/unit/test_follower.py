@@ -167,6 +167,14 @@ async def test_entry_that_was_read_before_it_is_accepted_is_taken_once(state: Me
     assert mine.follower.sink(A).lsns == [4, 5, 6]
 
 
+async def test_entries_are_not_accepted_before_those_that_come_before_them(state: MemoryLogState) -> None:
+    mine = await started(state)
+    await mine.append(*BEGINNING, created(A))
+    with pytest.raises(RuntimeError, match="were not taken"):
+        mine.follower.accept(Lsn(5), [(A, encode(written(A)))], mine.follower.catalog)
+    assert (mine.follower.position, mine.follower.sink(A).lsns) == (3, [])
+
+
 async def test_position_never_goes_back_when_an_append_meets_a_reload(state: MemoryLogState) -> None:
     mine, other = await started(state), await started(state)
     await other.append(*BEGINNING, created(A), written(A))

@@ -1,13 +1,20 @@
-"""What a memtable refuses to fold: records would be given other records' vectors or slots."""
+"""What is refused to be folded or applied: records would be given other records' vectors or slots."""
 
 from __future__ import annotations
 
+from contextlib import closing
+from pathlib import Path
+
 import numpy as np
 import pytest
+from tests.support.engines import UnsyncedFiles
 
-from chroma_async.core.events import RecordsHead, RecordsWritten, WriteOperation
+from chroma_async.core.events import RecordsHead, RecordsWritten, TenantCreated, WriteOperation, encode
 from chroma_async.core.memtable import Memtable
+from chroma_async.errors import LogCorrupt
 from chroma_async.model import CollectionId, Lsn
+from chroma_async.projections.fold import fold_entry
+from chroma_async.projections.store import CollectionStore
 
 
 def written(ids: list[str], vectors: int, operation: WriteOperation = "upsert") -> RecordsWritten:
@@ -45,3 +52,20 @@ def test_a_newer_base_has_what_was_folded() -> None:
         table.rebased(applied=Lsn(3), next_slot=2)
     with pytest.raises(RuntimeError, match="other slots"):
         table.rebased(applied=Lsn(1), next_slot=2)
+
+
+def test_an_entry_of_something_else_than_records_is_not_folded() -> None:
+    table = memtable()
+    with pytest.raises(LogCorrupt, match="TenantCreated"):
+        fold_entry(table, Lsn(1), encode(TenantCreated("t")), None)
+    assert table.through == 0
+
+
+def test_entries_are_applied_to_the_base_that_they_were_folded_over(tmp_path: Path) -> None:
+    table = Memtable(applied=Lsn(0), next_slot=5)
+    table.learn(["a"], {})
+    table.fold(Lsn(1), written(["a"], 1))
+    with closing(CollectionStore(tmp_path / "c", UnsyncedFiles())) as store:
+        with pytest.raises(RuntimeError, match="another base"):
+            store.apply(table.tail(columns=True), space="l2", segment_rows_max=4)
+        assert (store.applied, store.tables.count()) == (0, 0)

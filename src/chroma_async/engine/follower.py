@@ -184,8 +184,12 @@ class Follower(Generic[S]):
         """Take what this process appended itself; `catalog` holds the effect of all of it.
 
         A read that began between the commit and this call may have taken some of it already.
+
+        Raises:
+            RuntimeError: what comes before the first entry was not taken: it would never be seen.
         """
-        assert first <= self.position + 1
+        if first > self.position + 1:
+            raise RuntimeError(f"entries before these were not taken. first={first} position={self.position}")
         self._replace_catalog(catalog)
         for lsn, (collection_id, payload) in enumerate(entries, first):
             if lsn <= self.position:

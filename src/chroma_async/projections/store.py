@@ -92,10 +92,17 @@ class CollectionStore:
     # ---- apply
 
     def apply(self, tail: Tail, *, space: Space, segment_rows_max: int) -> None:
-        """Make the outcome of folded entries part of the base; nothing happens at or below the applied LSN."""
+        """Make the outcome of folded entries part of the base; nothing happens at or below the applied LSN.
+
+        Raises:
+            Superseded: see `_require_newest`.
+            RuntimeError: the entries were folded over another base: rows would get the slots of others.
+        """
         if tail.through <= self.manifest.applied:
             return
-        assert tail.first_slot == self.manifest.next_slot
+        if tail.first_slot != self.manifest.next_slot:
+            next_slot = self.manifest.next_slot
+            raise RuntimeError(f"entries were folded over another base. first={tail.first_slot} next={next_slot}")
         self._require_newest()
         draft = self.manifest
         dimension = draft.dimension if draft.dimension is not None else (tail.vectors.shape[1] or None)
