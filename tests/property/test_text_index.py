@@ -72,10 +72,10 @@ class Tables:
 
     def index(self, count: int) -> None:
         with self.tables.transaction(write=True):
-            self.tables.index_documents(count)
+            self.tables.text_index.follow(count)
 
     def containing(self, needle: str) -> set[str]:
-        slots = sorted(set(self.tables.slots_containing(needle).tolist()))
+        slots = sorted(set(self.tables.text_index.slots_containing(needle).tolist()))
         return {row.id for row in self.tables.rows(slots).values()}
 
     def expected(self, needle: str) -> set[str]:
@@ -109,7 +109,7 @@ def test_the_index_becomes_whole_and_holds_the_documents_only(steps: list[tuple[
         for step in steps:
             made.play(step)
         rounds = 0
-        while made.tables.unindexed_documents():
+        while made.tables.text_index.lag():
             made.index(3)
             rounds += 1
             assert rounds < 100
@@ -131,9 +131,9 @@ def test_tables_of_releases_that_indexed_at_once_are_whole(tmp_path: Path) -> No
         database.execute("DROP TABLE outdated_documents")
         database.execute("PRAGMA user_version = 0")
     reading = RecordTables(path, writable=False)
-    assert reading.slots_containing("abc").tolist() == [0]
+    assert reading.text_index.slots_containing("abc").tolist() == [0]
     reading.close()
     writing = RecordTables(path, writable=True)
-    assert writing.unindexed_documents() == 0
-    assert writing.slots_containing("abc").tolist() == [0]
+    assert writing.text_index.lag() == 0
+    assert writing.text_index.slots_containing("abc").tolist() == [0]
     writing.close()

@@ -20,6 +20,6 @@ def test_documents_that_are_applied_during_a_check_are_no_damage(tmp_path: Path)
     compactor.upsert(["u"], ["xabcx"])
     compactor.index(10)
     with closing(compactor.tables), closing(RecordTables(path, writable=False)) as reader:
-        assert reader._trigrams_are_comparable()
+        assert reader.text_index.is_comparable()
         compactor.upsert(["v"], ["yabcy"])
-        reader._check_trigrams(patient=False)
+        reader._compare_text_index(patient=False)

@@ -193,7 +193,7 @@ def slots_beyond_the_older_base_not_cut_off(patch: Patch) -> None:
     def wrong(self: View, test: Any, missing: Any) -> Any:
         mask = right(self, test, missing)
         if self._tables is not None and test.operator == "$contains":
-            slots = self._tables.slots_containing(test.operand)
+            slots = self._tables.text_index.slots_containing(test.operand)
             mask[slots[slots < len(mask)]] = True
         return mask
 

@@ -17,7 +17,8 @@ from chroma_async.engine.search import Neighbours, SearchTarget, search
 from chroma_async.errors import StorageCorrupt
 from chroma_async.index.scan import Scan, TailScan
 from chroma_async.model import Collection, HnswConfiguration, Lsn, Mask, Slots, Vectors
-from chroma_async.projections.records import TRIGRAM, RecordTables
+from chroma_async.projections.records import RecordTables
+from chroma_async.projections.text_index import TRIGRAM
 from chroma_async.projections.view import Base
 from chroma_async.seams import Share, require_wanted, run_in_turn
 
@@ -204,7 +205,7 @@ class View:
         if test.operator not in ("$contains", "$not_contains") or len(test.operand) < TRIGRAM:
             self.expect(self.image.live)
         if test.operator in ("$contains", "$not_contains"):
-            slots = tables.slots_containing(test.operand)
+            slots = tables.text_index.slots_containing(test.operand)
         else:
             positive = DocumentTest("$regex", test.operand)
             found = [slot for slot, text in tables.documents() if matches(positive, None, text, missing)]
@@ -212,7 +213,7 @@ class View:
         hits = self._stored(slots)
         if DOCUMENT_OPERATORS[test.operator].negates is None:
             return hits
-        return turned_around(hits, lambda: self._stored(tables.slots_containing("")), missing)
+        return turned_around(hits, lambda: self._stored(tables.text_index.slots_containing("")), missing)
 
     def _stored(self, slots: Slots) -> Mask:
         mask = np.zeros(len(self.image.base.alive), dtype=np.bool_)

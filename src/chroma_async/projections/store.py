@@ -215,12 +215,12 @@ class CollectionStore:
     def unindexed_documents(self) -> int:
         """About how many documents the full-text index has to look at."""
         with self.lock:
-            return self.tables.unindexed_documents()
+            return self.tables.text_index.lag()
 
     def index_documents(self, count: int) -> None:
         """Bring the full-text index nearer to the documents, by up to this many."""
         with self.lock, self.tables.transaction(write=True):
-            self.tables.index_documents(count)
+            self.tables.text_index.follow(count)
 
     # ---- merge
 
