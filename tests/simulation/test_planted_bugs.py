@@ -24,6 +24,7 @@ from chroma_async.engine.follower import Follower
 from chroma_async.engine.fsync import IntervalFsync
 from chroma_async.engine.read_view import View
 from chroma_async.model import Lsn
+from chroma_async.projections.segment_files import SegmentFiles
 from chroma_async.projections.store import CollectionStore
 from chroma_async.wal import MemoryLog
 from chroma_async.wal.sqlite.transactions import Transactions
@@ -46,12 +47,12 @@ def early_truncation(patch: Patch) -> None:
 def manifest_before_fsync(patch: Patch) -> None:
     """Vectors and slots are published, and synced when the next ones are written."""
 
-    def wrong(self: CollectionStore, path: Path, offset: int, data: np.ndarray) -> None:
+    def wrong(self: SegmentFiles, path: Path, offset: int, data: np.ndarray) -> None:
         if path.exists():
             self._files.sync(path)
         self._files.write_at(path, offset, data.data.cast("B"))
 
-    patch.setattr(CollectionStore, "_append", wrong)
+    patch.setattr(SegmentFiles, "_write_at", wrong)
 
 
 def directory_without_fsync(patch: Patch) -> None:
@@ -61,16 +62,16 @@ def directory_without_fsync(patch: Patch) -> None:
 
 def rows_and_manifest_in_two_transactions(patch: Patch) -> None:
     """A crash in between leaves rows that the manifest does not know of."""
-    right = CollectionStore._publish
+    right = CollectionStore.publish
 
     def wrong(self: CollectionStore, draft: Any, tail: Any = None, sums: Any = None) -> None:
         if tail is not None:
             with self.tables.transaction(write=True):
                 self.tables.apply(tail)
-            self._files.sync_directory(self.directory)
+            self.files.sync_directory(self.directory)
         right(self, draft, None, sums)
 
-    patch.setattr(CollectionStore, "_publish", wrong)
+    patch.setattr(CollectionStore, "publish", wrong)
 
 
 def tail_dropped(patch: Patch) -> None:

@@ -26,6 +26,8 @@ from chroma_async.engine.engine import Engine
 from chroma_async.engine.verify import rebuild
 from chroma_async.errors import InvalidArgumentError
 from chroma_async.model import Collection
+from chroma_async.projections.graph_builds import build_graphs
+from chroma_async.projections.heal import heal
 from chroma_async.projections.store import CollectionStore
 from chroma_async.protocol import FlushCollection, GetCollection, ReindexCollection
 
@@ -131,7 +133,7 @@ async def test_a_segment_that_is_purged_meanwhile_gets_a_graph_of_the_new_space(
             assert store.manifest.space == "l2"
             return True
 
-        assert store.build_graphs(wanted, rows_min=100, threads=1, is_wanted=purges)
+        assert build_graphs(store, wanted, rows_min=100, threads=1, is_wanted=purges)
         assert store.manifest.is_built_as(wanted)
         kept, rewritten = store.manifest.segments
         assert kept.graph is not None
@@ -139,9 +141,9 @@ async def test_a_segment_that_is_purged_meanwhile_gets_a_graph_of_the_new_space(
         assert rewritten.number != last.number
         assert rewritten.graph is not None
         assert rewritten.graph.rows == 150
-        store.heal()
+        heal(store)
         assert [segment.graph for segment in store.manifest.segments] == [kept.graph, rewritten.graph]  # both are whole
-        assert not store.build_graphs(wanted, rows_min=100, threads=1)
+        assert not build_graphs(store, wanted, rows_min=100, threads=1)
     async with engine_at(tmp_path, SETTINGS) as engine:
         await engine.dispatch(ReindexCollection(**PATH, collection_id=collection.id, space="ip"))
         assert (await Records(engine, collection.id).query(QUERY)).columns[0].ids == expected(vectors[:550], "ip")
@@ -156,8 +158,8 @@ async def test_a_reindex_that_is_given_up_leaves_nothing(tmp_path: Path) -> None
         def is_wanted() -> bool:
             return set(store.directory.glob("segments/*/*")) == found  # until the first segment is done
 
-        assert not store.build_graphs(
-            msgspec.structs.replace(collection.hnsw, space="ip"), rows_min=100, threads=1, is_wanted=is_wanted
+        assert not build_graphs(
+            store, msgspec.structs.replace(collection.hnsw, space="ip"), rows_min=100, threads=1, is_wanted=is_wanted
         )
         assert set(store.directory.glob("segments/*/*")) == found
         assert store.manifest == before

@@ -33,6 +33,7 @@ from chroma_async.engine.lock import FileCompactorLock, MemoryCompactorLock
 from chroma_async.errors import Superseded
 from chroma_async.index.hnsw import GraphBuilder
 from chroma_async.model import Vectors
+from chroma_async.projections.graph_builds import build_graphs
 from chroma_async.projections.graphs import GraphOrder, WrittenGraph, write_graph
 from chroma_async.projections.store import CollectionStore
 from chroma_async.seams import InlineWorkers, Seams, ThreadWorkers
@@ -278,9 +279,9 @@ async def test_a_graph_of_a_segment_that_is_rewritten_meanwhile_is_given_up(tmp_
             assert store.purge() == 50
         return True
 
-    assert not store.build_graphs(collection.hnsw, rows_min=10, threads=1, is_wanted=rewrites)
+    assert not build_graphs(store, collection.hnsw, rows_min=10, threads=1, is_wanted=rewrites)
     assert [segment.graph for segment in store.manifest.segments] == [None]
-    assert store.build_graphs(collection.hnsw, rows_min=10, threads=1)
+    assert build_graphs(store, collection.hnsw, rows_min=10, threads=1)
     graphs = [segment.graph for segment in store.manifest.segments]
     assert [graph and (graph.rows, graph.is_built_as(collection.hnsw)) for graph in graphs] == [(150, True)]
     store.close()

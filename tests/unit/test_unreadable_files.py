@@ -20,6 +20,7 @@ from click.testing import CliRunner
 from tests.support.engines import Records, compactor_at, create_collection, engine_at, settle
 from tests.support.handles import no_handles
 
+import chroma_async.engine.compactor as compactor_module
 import chroma_async.engine.directory as directory_module
 from chroma_async.cli.commands import app
 from chroma_async.engine.failures import FailureLog, read_error
@@ -28,6 +29,7 @@ from chroma_async.engine.verify import rebuild, verify
 from chroma_async.errors import InternalError, ResourceLimitError, StorageCorrupt
 from chroma_async.index.hnsw import GraphFile, checksum
 from chroma_async.model import DEFAULT_DATABASE, DEFAULT_TENANT
+from chroma_async.projections.heal import heal
 from chroma_async.projections.store import CollectionStore
 from chroma_async.projections.view import map_file
 from chroma_async.protocol import CountRecords
@@ -130,14 +132,14 @@ def test_what_cannot_be_opened_now_is_neither_dropped_nor_made_anew(
     store = CollectionStore(collection_of(directory), SystemFiles())
     with monkeypatch.context() as patched:
         failing_open(patched, code, ending)
-        for work in (store.heal, store.base):
-            if (work, ending) == (store.base, ".usearch") and code == errno.ENOMEM:
+        for work in (heal, CollectionStore.base):
+            if (work, ending) == (CollectionStore.base, ".usearch") and code == errno.ENOMEM:
                 assert all(view.graph is None for view in store.base().segments)  # queries are exact meanwhile
-            elif (work, ending) != (store.heal, "vectors.f32"):  # which are not read for that
+            elif (work, ending) != (heal, "vectors.f32"):  # which are not read for that
                 with pytest.raises(OSError, match=os.strerror(code)):
-                    work()
+                    work(store)
     assert contents_of(directory) == before
-    store.heal()
+    heal(store)
     assert contents_of(directory) == before
     store.close()
 
@@ -154,7 +156,7 @@ def test_what_may_not_be_read_and_can_be_made_again_is_done_without_and_then_mad
             base = store.base()
             assert base.live == 40
             assert all(view.graph is None for view in base.segments)
-            store.heal()
+            heal(store)
         assert not {name for name in store.manifest.files() & files if name.endswith(ending)}
     store.close()
 
@@ -194,7 +196,7 @@ async def test_the_compactor_leaves_a_collection_alone_that_it_may_not_read(
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    monkeypatch.setattr(CollectionStore, "heal", refuse)
+    monkeypatch.setattr(compactor_module, "heal", refuse)
     async with compactor_at(directory) as compactor:
         assert not await compactor.step()
     assert [record.getMessage().split()[0] for record in caplog.records] == ["collection.unreadable"]

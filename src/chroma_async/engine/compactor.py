@@ -28,6 +28,7 @@ from chroma_async.engine.follower import Follower
 from chroma_async.engine.lock import CompactorLock
 from chroma_async.model import Collection, CollectionId, HnswConfiguration, Lsn
 from chroma_async.projections.fold import fold_entry
+from chroma_async.projections.heal import heal
 from chroma_async.projections.store import REWRITE_ROWS_MIN
 from chroma_async.seams import Seams, Workers
 from chroma_async.seams.limits import (
@@ -275,7 +276,7 @@ class Compactor:
             elif path.is_dir():
                 with self._stores.guarded(CollectionId(path.name)):
                     store = self._stores.get(CollectionId(path.name))
-                    store.heal()
+                    heal(store)
                     self._stores.note_sound(CollectionId(path.name))
                     self._pass_over(CollectionId(path.name), store.applied)
 

@@ -20,6 +20,7 @@ from chroma_async.engine.lock import FileCompactorLock, is_compacted
 from chroma_async.engine.verify import Report, chosen_collections, compacting_alone, size_of
 from chroma_async.errors import UnavailableError
 from chroma_async.model import Collection, CollectionId, Lsn
+from chroma_async.projections.graph_builds import build_graphs
 from chroma_async.projections.store import RECORDS_FILE, CollectionStore
 from chroma_async.protocol import PurgeCollection
 from chroma_async.seams import Seams, SystemFiles, ThreadWorkers
@@ -144,7 +145,7 @@ def _purge(directory: Path, collection: Collection, settings: EngineSettings) ->
         return PurgedCollection(collection.name, collection.id, applied=0, records=0, dropped_vectors=0)
     with closing(CollectionStore(folder, SystemFiles())) as store:
         dropped = store.purge()
-        while store.build_graphs(collection.hnsw, rows_min=settings.graph_rows_min, threads=settings.index_threads):
+        while build_graphs(store, collection.hnsw, rows_min=settings.graph_rows_min, threads=settings.index_threads):
             pass
         manifest = store.manifest
     return PurgedCollection(collection.name, collection.id, manifest.applied, manifest.live, dropped)

@@ -87,7 +87,7 @@ class Image:
     def target(self, hnsw: HnswConfiguration) -> SearchTarget:
         """What queries search; made once for a configuration, and nearly always there is one.
 
-        A new space counts when the base has it: then all distances change at once (`CollectionStore.build_graphs`).
+        A new space counts when the base has it: then all distances change at once (`build_graphs`).
         """
         target = self._targets.get(hnsw)
         if target is None:

@@ -26,6 +26,8 @@ from chroma_async.engine.lock import FileCompactorLock
 from chroma_async.errors import FormatError, LogCorrupt, LogError, StorageCorrupt
 from chroma_async.index.hnsw import checksum
 from chroma_async.model import Collection, CollectionId, Lsn
+from chroma_async.projections.graph_builds import build_graphs
+from chroma_async.projections.heal import heal, heal_tables, rebuild_files
 from chroma_async.projections.manifest import Manifest, SegmentRef
 from chroma_async.projections.records import RecordTables
 from chroma_async.projections.store import RECORDS_FILE, CollectionStore
@@ -364,8 +366,8 @@ def _mended(folder: Path, findings: Sequence[Finding]) -> list[Finding]:
         return list(findings)
     try:
         with closing(CollectionStore(folder, SystemFiles())) as store:
-            store.heal_tables()
-            store.heal()
+            heal_tables(store)
+            heal(store)
     except DAMAGE as error:
         _check_reachable(folder / RECORDS_FILE, error)
         logger.warning("repair.failed path=%s reason=%s", folder, error)
@@ -410,8 +412,8 @@ def _rebuild(directory: Path, collection: Collection, settings: EngineSettings) 
     graphs, folder = 0, directory / COLLECTIONS / collection.id
     try:
         with closing(CollectionStore(folder, SystemFiles())) as store:
-            store.rebuild()
-            while store.build_graphs(collection.hnsw, rows_min=settings.graph_rows_min, threads=settings.index_threads):
+            rebuild_files(store)
+            while build_graphs(store, collection.hnsw, rows_min=settings.graph_rows_min, threads=settings.index_threads):
                 graphs = sum(segment.graph is not None for segment in store.manifest.segments)
     except DAMAGE as error:
         _check_reachable(folder / RECORDS_FILE, error)

@@ -91,6 +91,15 @@ class Manifest(msgspec.Struct, frozen=True):
     def rows(self) -> int:
         return sum(segment.rows for segment in self.segments)
 
+    def segment(self, number: int) -> SegmentRef | None:
+        """The segment of this number; None: there is none any more."""
+        return next((item for item in self.segments if item.number == number), None)
+
+    def replacing(self, number: int, *segments: SegmentRef) -> Manifest:
+        """The same with these segments, or none, in the place of the one of this number."""
+        changed = (new for item in self.segments for new in (segments if item.number == number else (item,)))
+        return msgspec.structs.replace(self, segments=tuple(changed))
+
     def is_built_as(self, configuration: HnswConfiguration) -> bool:
         """Whether the graphs were built for this configuration, and distances are taken in its space."""
         graphs = [segment.graph for segment in self.segments if segment.graph is not None]

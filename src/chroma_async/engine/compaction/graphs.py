@@ -14,6 +14,7 @@ from chroma_async.engine.compaction.retries import Retries
 from chroma_async.engine.compaction.stores import OpenStores
 from chroma_async.errors import StorageCorrupt
 from chroma_async.model import Collection, CollectionId
+from chroma_async.projections.graph_builds import build_graphs
 from chroma_async.projections.store import CollectionStore
 from chroma_async.seams import Clock, Workers
 from chroma_async.seams.limits import LimitError, limit_error
@@ -131,7 +132,8 @@ class Graphs:
             now = self._collection(collection.id)
             return not self._jobs.stopping and now is not None and now.hnsw == collection.hnsw
 
-        return store.build_graphs(
+        return build_graphs(
+            store,
             collection.hnsw,
             rows_min=self._settings.graph_rows_min,
             threads=self._settings.index_threads,
