@@ -792,7 +792,7 @@ class History:
             assert self.ids_of(view, where) == expected, "records that pass a filter differ"
 
     def ids_of(self, view: View, where: Any) -> list[str]:
-        return [row[1] for row in view.rows(view.slots(None, where, "include"))]
+        return [row.id for row in view.rows(view.slots(None, where, "include"))]
 
     async def hold_view(self) -> None:
         await self.hold_view_in(self.process(), self.collection())
