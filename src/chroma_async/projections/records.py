@@ -6,6 +6,7 @@ The full-text index of the documents, and checksums of blocks of vectors (`block
 from __future__ import annotations
 
 import sqlite3
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeAlias, cast
@@ -13,7 +14,6 @@ from typing import Any, Final, TypeAlias, cast
 import msgspec
 import orjson
 
-from chroma_async.checksums import crc32
 from chroma_async.core.columns import ColumnPiece, build
 from chroma_async.core.memtable import Row, Tail
 from chroma_async.errors import StorageCorrupt
@@ -158,12 +158,10 @@ class RecordTables(SqliteFile):
         Raises:
             StorageCorrupt: one is not what was written.
         """
-        for stored in found:
-            columns, crc = stored[:-1], stored[-1]
-            row = Row(*columns)
-            if crc is not None and row_checksum(columns) != crc:
-                raise StorageCorrupt(f"a record does not match its checksum. path={self._path} slot={row.slot}")
-            yield row
+        for slot, record_id, document, metadata, uri, crc in found:
+            if crc is not None and row_checksum((slot, record_id, document, metadata, uri)) != crc:
+                raise StorageCorrupt(f"a record does not match its checksum. path={self._path} slot={slot}")
+            yield Row(slot, record_id, document, metadata, uri)
 
     def slots_of(self, ids: Sequence[str]) -> dict[str, int]:
         return dict(cast("Iterable[tuple[str, int]]", self._with_ids("id, slot", ids)))
@@ -329,8 +327,8 @@ def row_checksum(columns: StoredColumns) -> int:
     Raises:
         UnicodeEncodeError: a text has half of a surrogate pair; SQLite takes no such text.
     """
-    return crc32(_ENCODER.encode(columns))
+    return zlib.crc32(_ENCODER.encode(columns))  # below some 4 KiB faster than `checksums.crc32`, which gives the same
 
 
 def _manifest_checksum(version: int, body: bytes) -> int:
-    return crc32(body, crc32(str(version).encode()))
+    return zlib.crc32(body, zlib.crc32(str(version).encode()))
