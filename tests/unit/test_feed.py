@@ -27,8 +27,9 @@ from tests.support.handles import no_handles
 
 from chroma_async.client.watching import Mirror
 from chroma_async.core.memtable import Row
+from chroma_async.engine.changes import SNAPSHOT_ROWS
 from chroma_async.engine.engine import Engine
-from chroma_async.engine.feed import SNAPSHOT_ROWS, Feed
+from chroma_async.engine.feed import Feed
 from chroma_async.engine.read_view import View
 from chroma_async.errors import (
     GoneError,
@@ -528,7 +529,7 @@ async def test_a_snapshot_that_is_left_while_it_is_opened_is_not_read(engine: En
         await asyncio.sleep(0)
         await feed.aclose()
         assert kinds(await reading) == before
-        assert feed._changes.ag_frame is None  # over, and with it what it held
+        assert feed._reading.ag_frame is None  # over, and with it what it held
 
 
 async def test_nobody_looks_for_news_while_nobody_waits(engine: Engine, things: Records) -> None:

@@ -27,7 +27,7 @@ from chroma_async.engine.collection import CollectionReader
 from chroma_async.engine.compactor import COLLECTIONS, COMPACTOR_THREADS, Compactor
 from chroma_async.engine.directory import prepare_directory
 from chroma_async.engine.failures import FailureLog, read_error
-from chroma_async.engine.feed import Feeds
+from chroma_async.engine.feeds import Feeds
 from chroma_async.engine.follower import Follower
 from chroma_async.engine.fsync import IntervalFsync
 from chroma_async.engine.handlers import HANDLERS

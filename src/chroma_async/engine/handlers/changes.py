@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from chroma_async.engine.feed import CollectionChanges, DatabaseChanges, Feed, Source, gone
+from chroma_async.engine.changes import CollectionChanges, DatabaseChanges, Source, gone
+from chroma_async.engine.feed import Feed
 from chroma_async.engine.handlers.registry import Context, handles, require_collection
 from chroma_async.errors import LogCorrupt, LogTruncated, NotFoundError, UnavailableError
 from chroma_async.model import Lsn
@@ -27,7 +28,8 @@ async def watch_collection(context: Context, call: WatchCollection) -> ChangeFee
     if call.after is not None:
         oldest = (await context.log.freed_through()).get(collection.id, Lsn(0))
         position = await _position(context, parse_lsn(call.after), oldest)
-    return Feed(source, CollectionChanges(source, collection, call.choice(), position))
+    changes = CollectionChanges(source, collection, call.choice(), position)
+    return Feed(source.feeds, source.log.identity, changes)
 
 
 @handles(WatchDatabase)
@@ -41,7 +43,8 @@ async def watch_database(context: Context, call: WatchDatabase) -> ChangeFeed:
         after, identity = parse_cursor(call.after)
         _check_log(context, identity)
         position = await _position(context, after, await _oldest_of_database(context, call))
-    return Feed(source, DatabaseChanges(source, call.tenant, call.database, call.choice(), position))
+    changes = DatabaseChanges(source, call.tenant, call.database, call.choice(), position)
+    return Feed(source.feeds, source.log.identity, changes)
 
 
 async def _oldest_of_database(context: Context, call: WatchDatabase) -> Lsn:

@@ -10,7 +10,7 @@ from msgspec import Struct
 from chroma_async.core.catalog import Catalog
 from chroma_async.engine.batch import QueryJob
 from chroma_async.engine.collection import CollectionReader
-from chroma_async.engine.feed import Feeds
+from chroma_async.engine.feeds import Feeds
 from chroma_async.engine.follower import Follower
 from chroma_async.engine.progress import Progress
 from chroma_async.engine.reads import ReadRunner
