@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from tests.simulation.disk import Fault, ProcessCrashed, SimulatedFiles
 from tests.simulation.logs import Medium, MemoryMedium, SqliteMedium
+from tests.support.clock import ManualClock
 
 from chroma_async.engine.collection import CollectionReader
 from chroma_async.engine.compactor import Compactor
@@ -35,34 +36,6 @@ SETTINGS = EngineSettings(
 )
 ALWAYS_BRIEF_SECONDS = 1e9
 """Reads of half of the processes run on the event loop whenever they need not wait."""
-
-
-class VirtualClock:
-    """Time that passes when the history says so. Sleepers wake in order of their deadlines; the time of day may jump."""
-
-    def __init__(self) -> None:
-        self.seconds = 1_700_000_000.0
-        self.jumped_seconds = 0.0
-        self._sleepers: list[tuple[float, asyncio.Event]] = []
-
-    def now_ns(self) -> int:
-        return int((self.seconds + self.jumped_seconds) * 1e9)
-
-    def monotonic(self) -> float:
-        return self.seconds
-
-    async def sleep(self, seconds: float) -> None:
-        event = asyncio.Event()
-        self._sleepers.append((self.seconds + seconds, event))
-        await event.wait()
-
-    async def advance(self, seconds: float) -> None:
-        self.seconds += seconds
-        due = sorted((item for item in self._sleepers if item[0] <= self.seconds), key=lambda item: item[0])
-        self._sleepers = [item for item in self._sleepers if item[0] > self.seconds]
-        for _, event in due:
-            event.set()
-            await asyncio.sleep(0)
 
 
 @dataclass(eq=False)
@@ -100,7 +73,7 @@ class World:
     rng: random.Random = field(init=False)
     settings: EngineSettings = field(init=False)
     """Of all processes, but for what each chooses: how much of the log is kept is one of these."""
-    clock: VirtualClock = field(default_factory=VirtualClock)
+    clock: ManualClock = field(default_factory=ManualClock)
     medium: Medium = field(init=False)
     log: TruncatableLog = field(init=False)
     processes: list[SimulatedProcess] = field(default_factory=list[SimulatedProcess])

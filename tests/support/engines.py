@@ -29,7 +29,7 @@ from chroma_async.protocol import (
 from chroma_async.protocol.collection_json import ConfigurationInput, HnswInput
 from chroma_async.protocol.embeddings import EmbeddingBatch
 from chroma_async.protocol.results import GetResult, QueryResult, metadata_object
-from chroma_async.seams import Seams, SystemFiles, ThreadWorkers
+from chroma_async.seams import Clock, Seams, SystemClock, SystemFiles, ThreadWorkers
 from chroma_async.settings import EngineSettings
 from chroma_async.wal import SqliteLog
 
@@ -148,18 +148,21 @@ async def delete_collection(engine: Engine, name: str = "things") -> None:
 
 @asynccontextmanager
 async def engine_at(
-    path: Path, settings: EngineSettings = TINY, *, searches: SearchTimes | None = None
+    path: Path, settings: EngineSettings = TINY, *, searches: SearchTimes | None = None, clock: Clock | None = None
 ) -> AsyncIterator[Engine]:
     """An engine that compacts nothing by itself."""
-    async with open_engine(path, settings, compact=False, searches=searches) as engine:
+    seams = Seams(clock or SystemClock())
+    async with open_engine(path, settings, compact=False, searches=searches, seams=seams) as engine:
         yield engine
 
 
 @asynccontextmanager
-async def compactor_at(path: Path, settings: EngineSettings = TINY, *, apart: bool = False) -> AsyncIterator[Compactor]:
+async def compactor_at(
+    path: Path, settings: EngineSettings = TINY, *, apart: bool = False, clock: Clock | None = None
+) -> AsyncIterator[Compactor]:
     """A compactor that holds the lock and has taken over; its steps are the caller's."""
     async with AsyncExitStack() as stack:
-        seams = Seams(files=UnsyncedFiles())
+        seams = Seams(clock or SystemClock(), files=UnsyncedFiles())
         log = await SqliteLog.open(path, durability="off", create=False)
         stack.push_async_callback(log.close)
         workers = ThreadWorkers(2, "compactor")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.support.clock import ManualClock
 from tests.support.engines import TINY, Records, compactor_at, create_collection, engine_at, settle
 
 from chroma_async.engine.compaction.retries import Retries
@@ -14,19 +15,9 @@ from chroma_async.engine.compaction.stores import OpenStores
 from chroma_async.errors import StorageCorrupt
 from chroma_async.model import CollectionId, Lsn
 from chroma_async.projections.store import LEFT_ALONE_FILE
-from chroma_async.seams import Seams, SystemClock
+from chroma_async.seams import Seams
 
 ONE, OTHER = CollectionId("one"), CollectionId("other")
-
-
-class ManualClock(SystemClock):
-    """Stands still until it is moved."""
-
-    def __init__(self) -> None:
-        self.seconds = 100.0
-
-    def monotonic(self) -> float:
-        return self.seconds
 
 
 def test_what_fails_again_is_tried_after_twice_as_long() -> None:

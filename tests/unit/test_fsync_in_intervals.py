@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from tests.simulation.logs import AppendFaults, FailingMemoryLog
-from tests.simulation.world import VirtualClock
+from tests.support.clock import ManualClock
 from tests.support.engines import TINY, Records, create_collection
 
 from chroma_async.cli.commands import app
@@ -29,7 +29,7 @@ class Machine:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.clock = VirtualClock()
+        self.clock = ManualClock()
         self.state = MemoryLogState()
         self.faults = AppendFaults()
 

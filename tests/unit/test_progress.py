@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -13,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.support.clock import ManualClock
 from tests.support.engines import (
     PATH,
     TINY,
@@ -25,12 +24,14 @@ from tests.support.engines import (
     settle,
 )
 from tests.support.manifests import manifest_of
+from tests.support.waiting import soon
 
 from chroma_async.engine import Engine, open_engine
 from chroma_async.engine import collection as collection_module
-from chroma_async.engine.collection import LEVEL_INTERVAL_SECONDS, CollectionReader, Wanted
+from chroma_async.engine.collection import LEVEL_INTERVAL_SECONDS, Wanted
 from chroma_async.engine.compactor import COLLECTIONS, Compactor
 from chroma_async.engine.open_readers import STALE_TICKS
+from chroma_async.engine.progress import LOOK_SECONDS
 from chroma_async.engine.read_times import LEVEL_SECONDS, READ_SECONDS
 from chroma_async.engine.read_view import NotAtHand
 from chroma_async.engine.search_times import SEARCH_TIMES_BYTES, SearchTimes
@@ -50,6 +51,28 @@ pytestmark = pytest.mark.anyio
 SETTINGS = replace(TINY, graph_rows_min=100, segment_rows_max=400, apply_bytes_max=2**20)
 UNWATCHED = replace(SETTINGS, follow_interval_seconds=600)
 """Nothing is done but what a test asks for."""
+
+
+@asynccontextmanager
+async def by_the_clock(path: Path) -> AsyncIterator[tuple[Engine, ManualClock]]:
+    """An engine for which time passes when a test says so."""
+    clock = ManualClock()
+    async with engine_at(path, UNWATCHED, clock=clock) as engine:
+        yield engine, clock
+
+
+async def compact(path: Path, *, graphs: bool = True) -> None:
+    """Apply what there is, and build the graphs that are due; or end before one is begun."""
+    async with compactor_at(path, UNWATCHED) as compactor:
+        if graphs:
+            await settle(compactor)
+        else:
+            await compactor.step()
+
+
+def unapplied_bytes(engine: Engine) -> float | None:
+    """As the metrics tell of it, since the last upkeep."""
+    return engine.metrics.registry.get_sample_value("chroma_async_unapplied_bytes")
 
 
 async def add(engine: Engine, collection_id: str, first: int, count: int, **wait: Any) -> WriteResult:
@@ -74,106 +97,115 @@ async def test_a_write_that_does_not_wait_says_that_it_is_committed(tmp_path: Pa
 
 
 async def test_a_write_waits_until_it_is_applied(tmp_path: Path) -> None:
-    async with engine_at(tmp_path, SETTINGS) as engine, compactor_at(tmp_path, SETTINGS) as compactor:
+    async with by_the_clock(tmp_path) as (engine, clock):
         collection = await create_collection(engine)
         waiting = asyncio.create_task(add(engine, collection.id, 0, 5, wait="applied"))
-        await asyncio.sleep(0.2)
+        await clock.round(LOOK_SECONDS)
         assert not waiting.done()
         assert await Records(engine, collection.id).count() == 5  # it is visible all the same
-        await settle(compactor)
-        result = await waiting
+        await compact(tmp_path)
+        await clock.advance(LOOK_SECONDS)
+        result = await soon(waiting)
         assert result.reached == "indexed"  # so few need no graph
         assert manifest_of(tmp_path, collection.id).applied == result.lsn
 
 
 async def test_a_write_waits_for_the_graph_that_is_due(tmp_path: Path) -> None:
-    async with engine_at(tmp_path, SETTINGS) as engine, compactor_at(tmp_path, SETTINGS) as compactor:
+    async with by_the_clock(tmp_path) as (engine, clock):
         collection = await create_collection(engine)
         waiting = asyncio.create_task(add(engine, collection.id, 0, 150, wait="indexed"))
         applied = asyncio.create_task(add(engine, collection.id, 150, 1, wait="applied"))
-        await asyncio.sleep(0.05)
-        await compactor._follower.catch_up()
-        assert await compactor._compact(collection.id)
-        assert (await applied).reached == "applied"
-        await asyncio.sleep(0.2)
+        await clock.asleep(LOOK_SECONDS)
+        await compact(tmp_path, graphs=False)
+        await clock.round(LOOK_SECONDS)
+        assert (await soon(applied)).reached == "applied"
         assert not waiting.done()
-        await settle(compactor)
-        await compactor.index_now()
-        assert (await waiting).reached == "indexed"
+        await compact(tmp_path)
+        await clock.advance(LOOK_SECONDS)
+        assert (await soon(waiting)).reached == "indexed"
         assert [segment.graph and segment.graph.rows for segment in manifest_of(tmp_path, collection.id).segments] == [151]
 
 
 async def test_a_deletion_waits_too(tmp_path: Path) -> None:
-    async with engine_at(tmp_path, SETTINGS) as engine, compactor_at(tmp_path, SETTINGS) as compactor:
+    async with by_the_clock(tmp_path) as (engine, clock):
         collection = await create_collection(engine)
         await add(engine, collection.id, 0, 5)
         for target in ({"ids": ["r1"]}, {"where_document": {"$not_contains": "x"}}):
             call = DeleteRecords(**PATH, collection_id=collection.id, **target, wait="applied")
             waiting = asyncio.create_task(engine.dispatch(call))
-            await asyncio.sleep(0.1)
+            await clock.round(LOOK_SECONDS)
             assert not waiting.done()
-            await settle(compactor)
-            result = await waiting
+            await compact(tmp_path)
+            await clock.advance(LOOK_SECONDS)
+            result = await soon(waiting)
             assert manifest_of(tmp_path, collection.id).applied == result.lsn
         await create_collection(engine, "other")  # its entry is the log's newest, and none of this collection's
         call = DeleteRecords(**PATH, collection_id=collection.id, where={"a": 1}, wait="applied")
-        nothing = await asyncio.wait_for(engine.dispatch(call), 5)
+        nothing = await soon(engine.dispatch(call))
         assert (nothing.deleted, nothing.lsn) == (0, None)
 
 
 async def test_who_waits_too_long_is_told_how_far_it_came_and_nothing_is_lost(tmp_path: Path) -> None:
-    async with engine_at(tmp_path, SETTINGS) as engine, compactor_at(tmp_path, SETTINGS) as compactor:
+    async with by_the_clock(tmp_path) as (engine, clock):
         collection = await create_collection(engine)
-        started = time.monotonic()
-        result = await add(engine, collection.id, 0, 150, wait="indexed", wait_seconds=0.2)
-        assert 0.2 <= time.monotonic() - started < 5
+        waiting = asyncio.create_task(add(engine, collection.id, 0, 150, wait="indexed", wait_seconds=0.2))
+        await clock.asleep(LOOK_SECONDS)
+        await clock.advance(0.19)
+        await clock.asleep(LOOK_SECONDS)
+        assert not waiting.done()
+        await clock.advance(LOOK_SECONDS)
+        result = await soon(waiting)
         assert result.reached == "committed"
-        await compactor._follower.catch_up()
-        assert await compactor._compact(collection.id)
+        await compact(tmp_path, graphs=False)
         assert (await flush(engine, wait="indexed", wait_seconds=0)) == FlushResult(result.lsn, "applied", ["things"])
-        await settle(compactor)
-        await compactor.index_now()
+        await compact(tmp_path)
         assert (await flush(engine, wait="indexed", wait_seconds=0)) == FlushResult(result.lsn, "indexed", [])
 
 
 async def test_flush_is_over_when_each_collection_has_applied_its_own(tmp_path: Path) -> None:
     """A quiet collection never applies the LSNs of others, and is not waited for."""
-    async with engine_at(tmp_path, SETTINGS) as engine, compactor_at(tmp_path, SETTINGS) as compactor:
+    async with by_the_clock(tmp_path) as (engine, clock):
         ids = [(await create_collection(engine, name)).id for name in ("one", "two", "three")]
         await add(engine, ids[0], 0, 3)
-        await settle(compactor)
+        await compact(tmp_path)
         result = await add(engine, ids[1], 0, 3)
-        waiting = asyncio.create_task(flush(engine))
-        one = await engine.dispatch(FlushCollection(**PATH, collection_id=ids[0]))
+        one = await soon(engine.dispatch(FlushCollection(**PATH, collection_id=ids[0])))
         assert (one.reached, one.waiting) == ("indexed", [])
-        await asyncio.sleep(0.2)
+        waiting = asyncio.create_task(flush(engine))
+        await clock.round(LOOK_SECONDS)
         assert not waiting.done()
-        await settle(compactor)
-        assert await waiting == FlushResult(result.lsn, "indexed", [])
+        await compact(tmp_path)
+        await clock.advance(LOOK_SECONDS)
+        assert await soon(waiting) == FlushResult(result.lsn, "indexed", [])
 
 
 async def test_what_is_written_later_is_not_waited_for(tmp_path: Path) -> None:
-    async with engine_at(tmp_path, SETTINGS) as engine, compactor_at(tmp_path, SETTINGS) as compactor:
+    async with by_the_clock(tmp_path) as (engine, clock):
         collection = await create_collection(engine)
-        await add(engine, collection.id, 0, 120)
-        await settle(compactor)
-        await compactor.index_now()
-        await add(engine, collection.id, 120, 20)
+        await add(engine, collection.id, 0, 150)
+        await compact(tmp_path, graphs=False)
         waiting = asyncio.create_task(flush(engine, wait="indexed"))
-        await asyncio.sleep(0.01)
-        await settle(compactor)
-        await asyncio.sleep(0.2)
-        await add(engine, collection.id, 140, 200)
-        assert (await waiting).reached == "indexed"
+        await clock.round(LOOK_SECONDS)
+        assert not waiting.done()
+        await compact(tmp_path)
+        await add(engine, collection.id, 150, 200)
+        await compact(tmp_path, graphs=False)
+        (segment,) = manifest_of(tmp_path, collection.id).segments
+        assert (segment.rows, segment.graph and segment.graph.rows) == (350, 150)  # a larger graph is due
+        await clock.advance(LOOK_SECONDS)
+        assert (await soon(waiting)).reached == "indexed"
+        last = await flush(engine, wait="indexed", wait_seconds=0)
+        assert (last.reached, last.waiting) == ("applied", ["things"])
 
 
 async def test_a_collection_that_is_deleted_is_not_waited_for(tmp_path: Path) -> None:
-    async with engine_at(tmp_path, SETTINGS) as engine:
+    async with by_the_clock(tmp_path) as (engine, clock):
         collection = await create_collection(engine)
         waiting = asyncio.create_task(add(engine, collection.id, 0, 3, wait="applied"))
-        await asyncio.sleep(0.1)
+        await clock.asleep(LOOK_SECONDS)
         await delete_collection(engine)
-        assert (await asyncio.wait_for(waiting, 5)).reached == "committed"
+        await clock.advance(LOOK_SECONDS)
+        assert (await soon(waiting)).reached == "committed"
 
 
 async def test_a_damaged_collection_is_named_at_once(tmp_path: Path) -> None:
@@ -183,32 +215,36 @@ async def test_a_damaged_collection_is_named_at_once(tmp_path: Path) -> None:
         await settle(compactor)
     (tmp_path / "collections" / collection.id / "records.sqlite3").write_bytes(b"x" * 8192)
     async with engine_at(tmp_path, SETTINGS) as engine:
-        result = await asyncio.wait_for(flush(engine), 5)
+        result = await soon(flush(engine))
         assert (result.reached, result.waiting) == ("committed", ["things"])
 
 
 async def test_nobody_waits_for_an_engine_that_stops(tmp_path: Path) -> None:
-    async with engine_at(tmp_path, SETTINGS) as engine:
+    async with by_the_clock(tmp_path) as (engine, clock):
         collection = await create_collection(engine)
         waiting = asyncio.create_task(add(engine, collection.id, 0, 3, wait="applied"))
-        await asyncio.sleep(0.1)
+        await clock.asleep(LOOK_SECONDS)
         engine.progress.stop()
-        assert (await asyncio.wait_for(waiting, 5)).reached == "committed"
-        assert (await asyncio.wait_for(add(engine, collection.id, 3, 3, wait="applied"), 5)).reached == "committed"
-    async with engine_at(tmp_path, SETTINGS) as engine:
+        assert (await soon(waiting)).reached == "committed"
+        assert (await soon(add(engine, collection.id, 3, 3, wait="applied"))).reached == "committed"
+    async with by_the_clock(tmp_path) as (engine, clock):
+        flushing = asyncio.create_task(flush(engine))
+        await clock.asleep(LOOK_SECONDS)
+    assert (await soon(flushing)).reached == "committed"
+
+
+async def test_nobody_looks_any_more_for_who_gave_up(tmp_path: Path) -> None:
+    async with by_the_clock(tmp_path) as (engine, clock):
+        for name in ("one", "two"):
+            await add(engine, (await create_collection(engine, name)).id, 0, 3)
         waiting = asyncio.create_task(flush(engine))
-        await asyncio.sleep(0.1)
-    assert (await asyncio.wait_for(waiting, 5)).reached == "committed"
-
-
-async def test_who_gave_up_leaves_nothing_behind(tmp_path: Path) -> None:
-    async with engine_at(tmp_path, SETTINGS) as engine:
-        collection = await create_collection(engine)
-        waiting = asyncio.create_task(add(engine, collection.id, 0, 3, wait="applied"))
-        await asyncio.sleep(0.1)
+        await clock.round(LOOK_SECONDS)
         waiting.cancel()
-        await asyncio.sleep(0.2)
-        assert (engine.progress._waiters, engine.progress._looking) == ([], None)
+        await asyncio.wait({waiting})
+        (looking,) = [task for task in asyncio.all_tasks() if task.get_name() == "chroma_async.progress"]
+        await clock.advance(LOOK_SECONDS)
+        await soon(looking)
+        assert clock.sleeping(LOOK_SECONDS) == 0
 
 
 @pytest.mark.parametrize("durability", ["commit", "interval", "off"])
@@ -252,35 +288,31 @@ def test_a_stage_that_does_not_exist_is_refused() -> None:
 
 
 async def test_metrics_tell_how_far_everything_has_come(tmp_path: Path) -> None:
-    settings = replace(SETTINGS, follow_interval_seconds=0.002)
 
-    async def told(engine: Engine, **expected: float) -> None:
-        found: dict[str, float | None] = {}
-        for _ in range(500):
-            found = {name: engine.metrics.registry.get_sample_value(f"chroma_async_{name}") for name in expected}
-            if found == expected:
-                return
-            await asyncio.sleep(0.01)
-        assert found == expected
+    def told(engine: Engine, *names: str) -> list[float | None]:
+        return [engine.metrics.registry.get_sample_value(f"chroma_async_{name}") for name in names]
 
-    async with engine_at(tmp_path, settings) as engine, compactor_at(tmp_path, settings) as compactor:
+    async with by_the_clock(tmp_path) as (engine, clock):
         collection = await create_collection(engine)
         last = (await add(engine, collection.id, 0, 150)).lsn or 0
         await add(engine, collection.id, 150, 1)
-        await told(engine, committed_lsn=last + 1, applied_lsn=last - 1, unapplied_entries=2)
-        lag = engine.metrics.registry.get_sample_value("chroma_async_lag_seconds")
-        await asyncio.sleep(0.1)
-        assert (engine.metrics.registry.get_sample_value("chroma_async_lag_seconds") or 0) > (lag or 0)
-        await compactor._follower.catch_up()
-        assert await compactor._compact(collection.id)
-        await Records(engine, collection.id).count()
-        await told(engine, applied_lsn=last + 1, unapplied_entries=0, unapplied_bytes=0, lag_seconds=0)
+        await engine.upkeep()
+        assert told(engine, "committed_lsn", "applied_lsn", "unapplied_entries") == [last + 1, last - 1, 2]
+        for seconds in (0, 3, 5):
+            await clock.advance(seconds)
+            await engine.upkeep()
+        assert told(engine, "lag_seconds") == [8]
+        await compact(tmp_path, graphs=False)
+        await engine.upkeep()
+        assert told(engine, "applied_lsn", "unapplied_entries", "unapplied_bytes", "lag_seconds") == [last + 1, 0, 0, 0]
         await Records(engine, collection.id).query([[1, 2, 3, 4]])
-        await told(engine, unindexed_vectors=151)
-        await compactor.index_now()
-        await asyncio.sleep(0.05)
-        await Records(engine, collection.id).query([[1, 2, 3, 4]])
-        await told(engine, unindexed_vectors=0)
+        await engine.upkeep()
+        assert told(engine, "unindexed_vectors") == [151]
+        await compact(tmp_path)
+        await Records(engine, collection.id).query([[1, 2, 3, 4]])  # which sees that there is a newer base
+        await engine.refresh()
+        await engine.upkeep()
+        assert told(engine, "unindexed_vectors") == [0]
 
 
 async def test_much_that_comes_is_folded_before_the_next_read_asks_for_it(
@@ -300,7 +332,7 @@ async def test_much_that_comes_is_folded_before_the_next_read_asks_for_it(
         assert not reader.has_much_to_fold  # little: a read may do that itself
         last = await add(engine, collection.id, 120, 100)
         assert reader.has_much_to_fold
-        await engine._refresh_readers()
+        await engine.refresh()
         assert (reader.has_much_to_fold, reader._tail.memtable.through) == (False, last.lsn)
         vectors = np.random.default_rng(120).standard_normal((100, 4)).astype(np.float32)
         nearest = await records.query(vectors[:5].tolist(), n_results=1)
@@ -334,7 +366,7 @@ async def test_a_read_that_must_not_wait_does_not_while_entries_are_folded_ahead
 
 
 async def test_what_nobody_has_read_for_a_while_is_let_go_of_and_read_rightly_again(tmp_path: Path) -> None:
-    async with engine_at(tmp_path, SETTINGS) as engine, compactor_at(tmp_path, SETTINGS) as compactor:
+    async with by_the_clock(tmp_path) as (engine, clock), compactor_at(tmp_path, UNWATCHED) as compactor:
         collection = await create_collection(engine)
         records, reader = Records(engine, collection.id), engine.follower.sink(collection.id)
         await add(engine, collection.id, 0, 10)
@@ -342,14 +374,16 @@ async def test_what_nobody_has_read_for_a_while_is_let_go_of_and_read_rightly_ag
         assert await records.count() == 10
         await add(engine, collection.id, 10, 10)
         await settle(compactor)
-        assert await engine._trimmed_bytes() == 0
+        await engine.upkeep()
+        assert unapplied_bytes(engine) == 0
         assert reader.manifest.version == manifest_of(tmp_path, collection.id).version  # read lately: kept level
-        reader.times.viewed_at -= LEVEL_SECONDS
+        await clock.advance(LEVEL_SECONDS)
         await add(engine, collection.id, 20, 10)
-        assert await engine._trimmed_bytes() > 0  # nothing of it is applied
+        await engine.upkeep()
+        assert unapplied_bytes(engine)  # nothing of it is applied
         await settle(compactor)
         await add(engine, collection.id, 30, 5)
-        await engine._trimmed_bytes()
+        await engine.upkeep()
         assert (reader.manifest.version, len(reader.entries)) == (0, 1)
         found = await records.get()
         assert found.columns.ids == [f"r{row}" for row in range(35)]
@@ -357,30 +391,35 @@ async def test_what_nobody_has_read_for_a_while_is_let_go_of_and_read_rightly_ag
 
 async def test_what_is_folded_of_a_collection_that_nobody_reads_keeps_no_entries(tmp_path: Path) -> None:
     """Entries that were applied are counted no more, so nothing may keep them in memory."""
-    async with engine_at(tmp_path, UNWATCHED) as engine, compactor_at(tmp_path, UNWATCHED) as compactor:
+    async with by_the_clock(tmp_path) as (engine, clock), compactor_at(tmp_path, UNWATCHED) as compactor:
         collection = await create_collection(engine)
         records, reader = Records(engine, collection.id), engine.follower.sink(collection.id)
         await add(engine, collection.id, 0, 10)
         await settle(compactor)
         assert await records.count() == 10
-        await engine._refresh_readers()
+        await engine.refresh()
         await add(engine, collection.id, 10, 10)
         assert await records.count() == 20
+        await settle(compactor)
+        await add(engine, collection.id, 20, 10)
+        assert await records.count() == 30
+        await clock.advance(READ_SECONDS - 1)
+        await engine.upkeep()  # takes the newest base, which is not due again soon
         assert len(reader._tail.memtable.vectors()[1]) == 10
         await settle(compactor)
-        reader.times.viewed_at -= READ_SECONDS
-        reader.times.read_at -= READ_SECONDS
+        await clock.advance(1)
         before = reader.manifest.version
-        assert await engine._trimmed_bytes() == 0
+        await engine.upkeep()
+        assert unapplied_bytes(engine) == 0
         assert (reader.manifest.version, len(reader._tail.memtable.vectors()[1])) == (before, 0)
-        await add(engine, collection.id, 20, 10)
-        assert (await records.get()).columns.ids == [f"r{row}" for row in range(30)]
+        await add(engine, collection.id, 30, 10)
+        assert (await records.get()).columns.ids == [f"r{row}" for row in range(40)]
 
 
 @pytest.mark.parametrize("is_searched", [False, True])
 async def test_base_of_what_is_not_read_now_is_taken_and_packed_later(tmp_path: Path, is_searched: bool) -> None:
     """What was applied is forgotten, and nobody gets the old base without it; only for searches rows are packed."""
-    async with engine_at(tmp_path, UNWATCHED) as engine, compactor_at(tmp_path, UNWATCHED) as compactor:
+    async with by_the_clock(tmp_path) as (engine, clock), compactor_at(tmp_path, UNWATCHED) as compactor:
         collection = await create_collection(engine)
         records, reader = Records(engine, collection.id), engine.follower.sink(collection.id)
         await add(engine, collection.id, 0, 10)
@@ -389,37 +428,39 @@ async def test_base_of_what_is_not_read_now_is_taken_and_packed_later(tmp_path: 
         await add(engine, collection.id, 10, 10)
         await settle(compactor)
         with reader.view() as view:  # of an instant before what follows
-            reader.times.viewed_at -= READ_SECONDS
-            reader.times.read_at -= READ_SECONDS
-            reader.times.searched.here = -math.inf
-            await engine._trimmed_bytes()
-            before = reader.manifest.version
+            await clock.advance(READ_SECONDS - 1)
             await add(engine, collection.id, 20, 10)
+            await settle(compactor)
+            await engine.upkeep()  # takes the newest base, which is not due again soon
+            await clock.advance(1)
+            before = reader.manifest.version
+            await add(engine, collection.id, 30, 10)
             tables = RecordTables(tmp_path / COLLECTIONS / collection.id / RECORDS_FILE, writable=False)
             with tables.transaction():
                 assert tables.version() == before
                 await settle(compactor)
-                assert await engine._trimmed_bytes() == 0
+                await engine.upkeep()
+                assert unapplied_bytes(engine) == 0
                 assert reader._try_pin(tables, Wanted(columns=False, newest=False, tail=True, search=False)) is None
             tables.close()
             assert reader.manifest.version == before < manifest_of(tmp_path, collection.id).version
             assert len(view.slots(None, None, "include")) == 20
-        await add(engine, collection.id, 30, 10)
+        await add(engine, collection.id, 40, 10)
         with pytest.raises(NotAtHand), reader.view(at_hand=True):
             pass
         if not is_searched:
-            assert (await records.get()).columns.ids == [f"r{row}" for row in range(40)]
+            assert (await records.get()).columns.ids == [f"r{row}" for row in range(50)]
             assert not reader.is_to_be_packed
             with reader.view(at_hand=True) as view:
-                assert view.image.live == 40
+                assert view.image.live == 50
             with pytest.raises(NotAtHand), reader.view(at_hand=True, search=True):
                 pass
-        found = await records.query([[1, 2, 3, 4]], n_results=50)
-        assert len(found.columns[0].ids) == 40
+        found = await records.query([[1, 2, 3, 4]], n_results=60)
+        assert len(found.columns[0].ids) == 50
         assert reader.is_to_be_packed
-        await engine._refresh_readers()
+        await engine.refresh()
         with reader.view(at_hand=True, search=True) as view:
-            assert (view.image.live, sum(scan.rows for scan in view.image.scans if scan is not None)) == (40, 30)
+            assert (view.image.live, sum(scan.rows for scan in view.image.scans if scan is not None)) == (50, 40)
         assert not reader.is_to_be_packed
         assert reader.manifest.version == manifest_of(tmp_path, collection.id).version
 
@@ -442,7 +483,7 @@ async def test_searches_do_not_wait_for_rows_to_be_packed(tmp_path: Path, monkey
         for packed in range(3):
             assert [segment.is_packed for segment in segments] == [True] * packed + [False] * (3 - packed)
             assert reader.is_to_be_packed
-            await engine._refresh_readers()
+            await engine.refresh()
             answers.append((await records.query([[1, 2, 3, 4]], n_results=20)).columns[0].ids)
             assert sum(scan is not None for scan in reader._base.scans) == packed + 1
         assert not reader.is_to_be_packed
@@ -480,7 +521,7 @@ async def test_searches_use_the_rows_that_are_packed_while_others_follow(
 @pytest.mark.parametrize("is_shared", [True, False])
 async def test_what_another_worker_searches_is_made_ready(tmp_path: Path, is_shared: bool) -> None:
     """A client that connected anew beside a stream came to a worker that had packed nothing, and waited for seconds."""
-    async with two_workers(tmp_path, is_shared=is_shared) as (one, other, compactor):
+    async with two_workers(tmp_path, is_shared=is_shared) as (one, other, compactor, clock):
         collection = await create_collection(one)
         reader = other.follower.sink(collection.id)
 
@@ -488,52 +529,54 @@ async def test_what_another_worker_searches_is_made_ready(tmp_path: Path, is_sha
             await add(one, collection.id, first, 100)
             await other.follower.catch_up()
             await settle(compactor)
-            await a_second_later(other, reader)
 
         await grow(0)
+        await a_while_later(other, clock)
         assert (reader.manifest.rows, len(reader.entries)) == (0, 0)
         await Records(one, collection.id).query([[1, 2, 3, 4]])
-        await a_second_later(other, reader)
+        await a_while_later(other, clock)
         assert reader.manifest.rows == 100 * is_shared
         await grow(100)
+        await Records(one, collection.id).query([[1, 2, 3, 4]])
+        await a_while_later(other, clock)
         assert (reader.manifest.rows, len(reader.entries)) == (200 * is_shared, 0)
         assert sum(scan.rows for scan in reader._base.scans if scan is not None) == 200 * is_shared
         for _ in range(2 * STALE_TICKS):
-            await other._release_stale()
-            reader._readied_at -= LEVEL_INTERVAL_SECONDS
-            await other._make_ready()
+            await clock.advance(1)
+            await other.upkeep()
         assert reader.manifest.rows == 200 * is_shared
         found = await Records(other, collection.id).query([[1, 2, 3, 4]], n_results=400)
         assert len(found.columns[0].ids) == 200
 
 
 async def test_worker_with_a_stream_makes_itself_ready_afterwards_and_forgets_nothing_meanwhile(tmp_path: Path) -> None:
-    async with two_workers(tmp_path, is_shared=True) as (one, other, compactor):
+    async with two_workers(tmp_path, is_shared=True) as (one, other, compactor, clock):
         collection = await create_collection(one)
         reader, searches = other.follower.sink(collection.id), other.searches
         await add(one, collection.id, 0, 100)
         await settle(compactor)
-        await Records(one, collection.id).query([[1, 2, 3, 4]])
-        searches.heeds_others = False
-        await a_second_later(other, reader)
+
+        async def searched_elsewhere(*, heeded: bool) -> None:
+            searches.heeds_others = heeded
+            await Records(one, collection.id).query([[1, 2, 3, 4]])
+            await a_while_later(other, clock)
+
+        await searched_elsewhere(heeded=False)
         assert reader.manifest.rows == 0
-        searches.heeds_others = True  # all entries are applied and forgotten by now
-        await a_second_later(other, reader)
+        await searched_elsewhere(heeded=True)  # all entries are applied and forgotten by now
         assert (reader.manifest.rows, len(reader.entries)) == (100, 0)
-        searches.heeds_others = False
         await add(other, collection.id, 100, 100)
         await settle(compactor)
-        await a_second_later(other, reader)
+        await searched_elsewhere(heeded=False)
         assert (reader.manifest.rows, len(reader.entries)) == (100, 0)
-        searches.heeds_others = True
-        await a_second_later(other, reader)
+        await searched_elsewhere(heeded=True)
         assert sum(scan.rows for scan in reader._base.scans if scan is not None) == 200
 
 
 async def test_first_query_does_not_wait_for_what_is_packed_for_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with two_workers(tmp_path, is_shared=True) as (one, other, compactor):
+    async with two_workers(tmp_path, is_shared=True) as (one, other, compactor, _):
         collection = await create_collection(one)
         reader = other.follower.sink(collection.id)
         await add(one, collection.id, 0, 100)
@@ -541,19 +584,19 @@ async def test_first_query_does_not_wait_for_what_is_packed_for_others(
         await Records(one, collection.id).query([[1, 2, 3, 4]])
         monkeypatch.setattr(ScanBuilder, "extend", raising_memory_error)
         await other.follower.catch_up()
-        await other._make_ready()
+        await other.upkeep()
         assert (reader.manifest.rows, reader.is_to_be_packed) == (100, True)
         assert len((await Records(other, collection.id).query([[1, 2, 3, 4]])).columns[0].ids) == 10
 
 
 async def test_what_others_search_closes_nothing_that_is_read_here(tmp_path: Path) -> None:
-    async with two_workers(tmp_path, is_shared=True) as (one, other, compactor):
+    async with two_workers(tmp_path, is_shared=True) as (one, other, compactor, clock):
         collection = await create_collection(one)
         await add(one, collection.id, 0, 100)
         await settle(compactor)
         await Records(one, collection.id).query([[1, 2, 3, 4]])
         other.open_readers._open_max = 1
-        await a_second_later(other, other.follower.sink(collection.id))
+        await a_while_later(other, clock)
         assert other.follower.sink(collection.id).manifest.rows == 0
 
 
@@ -567,26 +610,25 @@ async def at_rest(path: Path, settings: EngineSettings, records: int) -> Collect
 
 
 @asynccontextmanager
-async def two_workers(path: Path, *, is_shared: bool) -> AsyncIterator[tuple[Engine, Engine, Compactor]]:
-    """Two engines that share when collections were searched, or do not, and a compactor."""
+async def two_workers(path: Path, *, is_shared: bool) -> AsyncIterator[tuple[Engine, Engine, Compactor, ManualClock]]:
+    """Two engines that share when collections were searched, or do not, a compactor, and the clock of all three."""
+    clock = ManualClock()
     with shared_file("searches", SEARCH_TIMES_BYTES) as file:
-        one, other = (SearchTimes(file if is_shared else None) for _ in range(2))
+        one, other = (SearchTimes(file if is_shared else None, clock) for _ in range(2))
         async with (
-            engine_at(path, UNWATCHED, searches=one) as first,
-            engine_at(path, UNWATCHED, searches=other) as second,
-            compactor_at(path, UNWATCHED) as compactor,
+            engine_at(path, UNWATCHED, searches=one, clock=clock) as first,
+            engine_at(path, UNWATCHED, searches=other, clock=clock) as second,
+            compactor_at(path, UNWATCHED, clock=clock) as compactor,
         ):
-            yield first, second, compactor
+            yield first, second, compactor, clock
 
 
-async def a_second_later(engine: Engine, reader: CollectionReader) -> None:
-    """What an engine does each second, were it the one in which readers are made ready."""
+async def a_while_later(engine: Engine, clock: ManualClock) -> None:
+    """What an engine does when it is time again to make readers ready."""
+    await clock.advance(LEVEL_INTERVAL_SECONDS)
     await engine.follower.catch_up()
-    reader._readied_at -= LEVEL_INTERVAL_SECONDS
-    await engine._release_stale()
-    await engine._trimmed_bytes()
-    await engine._make_ready()
-    await engine._refresh_readers()
+    await engine.upkeep()
+    await engine.refresh()
 
 
 async def test_what_was_packed_meanwhile_is_not_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -607,7 +649,7 @@ async def test_what_was_packed_meanwhile_is_not_forgotten(tmp_path: Path, monkey
         reader._base.use_packed()
         assert (reader._base.scans, reader.is_to_be_packed) == ((None,), True)
         monkeypatch.undo()
-        await engine._refresh_readers()
+        await engine.refresh()
         assert [scan.rows for scan in reader._base.scans if scan is not None] == [50]
         assert not reader.is_to_be_packed
 
@@ -623,7 +665,8 @@ async def test_what_nobody_reads_is_forgotten_when_it_is_applied_without_being_o
         for number, collection in enumerate(collections):
             await add(engine, collection.id, 10 * number, 10)
         await settle(compactor)
-        assert await engine._trimmed_bytes() == 0
+        await engine.upkeep()
+        assert unapplied_bytes(engine) == 0
         assert len(engine.open_readers) == 0
         readers = [engine.follower.sink(collection.id) for collection in collections]
         assert [reader.manifest.version for reader in readers] == [0] * 5

@@ -60,6 +60,9 @@ ROOM_WAIT_SECONDS: Final = 10.0
 DISPLACED_SECONDS: Final = 5.0
 """Until a compactor whose directory was replaced looks whether it is back."""
 
+UPKEEP_TICKS: Final = 20
+"""Looks at the log's end for one upkeep: a second, by default."""
+
 RESTARTED: Final = "compactor.failed restart_seconds=1"
 
 INDEXER_NICENESS: Final = 5
@@ -346,7 +349,31 @@ class Engine:
 
         return await self.workers.run(look)
 
-    async def _refresh_readers(self) -> None:
+    async def _trimmed_bytes(self, besides: Container[CollectionId] = ()) -> int:
+        """Bytes of entries that wait, after those were forgotten that the base holds by now."""
+        for reader in list(self.follower.sinks().values()):
+            if reader.entries.size_bytes:
+                await self.workers.run(reader.trim)
+        return self._unapplied_bytes(besides)
+
+    # ---- while nobody asks
+
+    async def _follow(self) -> None:
+        """Stay near the log's end while nobody asks."""
+        ticks = 0
+        while True:
+            await self.seams.clock.sleep(self.settings.follow_interval_seconds)
+            try:
+                await self.refresh()
+                ticks += 1
+                if ticks % UPKEEP_TICKS == 0:
+                    await self.upkeep()
+            except Exception as error:
+                self._failures.note("follow.failed", error)
+
+    async def refresh(self) -> None:
+        """Know the log's end, take bases that readers saw published, and fold and pack what the next read would wait for."""
+        await self.follower.catch_up()
         for reader in list(self.follower.sinks().values()):
             if reader.is_behind:
                 await self.workers.run(reader.refresh)
@@ -355,21 +382,21 @@ class Engine:
             if reader.is_to_be_packed:
                 await self.workers.run(reader.pack)
 
-    async def _trimmed_bytes(self, besides: Container[CollectionId] = ()) -> int:
-        """Bytes of entries that wait, after those were forgotten that the base holds by now."""
-        for reader in list(self.follower.sinks().values()):
-            if reader.entries.size_bytes:
-                await self.workers.run(reader.trim)
-        return self._unapplied_bytes(besides)
+    async def upkeep(self) -> None:
+        """Let go of what nobody reads, forget what was applied, open what other workers are asked, and tell the metrics."""
+        _ = self.writer.limit  # looks whether it is over, and says so
+        await self._release_stale()
+        await self._trimmed_bytes()
+        await self._make_ready()
+        self._note_watermarks()
 
     async def _make_ready(self) -> None:
-        """Open what other workers are asked."""
         for reader in list(self.follower.sinks().values()):
             if reader.is_to_be_ready:
                 await self.workers.run(reader.make_ready)
 
     def _note_watermarks(self) -> None:
-        """Tell the metrics how far everything has come; once a second."""
+        """Tell the metrics how far everything has come."""
         readers = self.follower.sinks().values()
         waiting = [reader for reader in readers if reader.entries]
         opened = [reader.manifest for reader in readers if reader.manifest.version]
@@ -388,24 +415,6 @@ class Engine:
         if idle:
             await self.workers.run(partial(self.open_readers.release_stale, idle))
 
-    async def _follow(self) -> None:
-        """Stay near the log's end while nobody asks, take the bases that readers saw published, forget what was applied."""
-        ticks = 0
-        while True:
-            await self.seams.clock.sleep(self.settings.follow_interval_seconds)
-            try:
-                await self.follower.catch_up()
-                await self._refresh_readers()
-                ticks += 1
-                if ticks % 20 == 0:
-                    _ = self.writer.limit  # looks whether it is over, and says so
-                    await self._release_stale()
-                    await self._trimmed_bytes()
-                    await self._make_ready()
-                    self._note_watermarks()
-            except Exception as error:
-                self._failures.note("follow.failed", error)
-
 
 def _nothing() -> None:
     pass
@@ -418,11 +427,12 @@ async def open_engine(
     *,
     compact: bool = True,
     searches: SearchTimes | None = None,
+    seams: Seams | None = None,
 ) -> AsyncGenerator[Engine]:
     """Open a data directory; None: a temporary one that is gone afterwards. Any number of processes may have it open.
 
     With `compact`, this process compacts in the background whenever no other one does. `searches` is shared by processes
-    among which nobody chooses, so that what one of them is asked the others are ready for.
+    among which nobody chooses, so that what one of them is asked the others are ready for. `seams`: the world it acts on.
 
     Raises:
         FormatError: the directory is not ours, or of a newer release.
@@ -433,7 +443,7 @@ async def open_engine(
         settings = replace(settings, durability="off")
     async with AsyncExitStack() as stack:
         directory = path.absolute() if path is not None else _temporary(stack)
-        seams = Seams()
+        seams = seams or Seams()
         prepare_directory(directory, seams.files, allow_network=path is None or settings.allow_network_file_system)
         log = await SqliteLog.open(directory, durability=settings.durability)
         stack.push_async_callback(log.close)
