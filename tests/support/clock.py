@@ -32,6 +32,9 @@ class ManualClock:
         return self.seconds
 
     async def sleep(self, seconds: float) -> None:
+        if seconds <= 0:
+            await asyncio.sleep(0)
+            return
         sleeper = _Sleeper(self.seconds + seconds, seconds, asyncio.Event())
         self._sleepers.append(sleeper)
         self._fell_asleep.set()

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.support.clock import ManualClock
 from tests.support.engines import (
     PATH,
     TINY,
@@ -24,12 +25,14 @@ from tests.support.engines import (
     settle,
 )
 from tests.support.handles import no_handles
+from tests.support.waiting import soon
 
 from chroma_async.client.watching import Mirror
 from chroma_async.core.memtable import Row
 from chroma_async.engine.changes import SNAPSHOT_ROWS
 from chroma_async.engine.engine import Engine
 from chroma_async.engine.feed import Feed
+from chroma_async.engine.feeds import LOOK_SECONDS
 from chroma_async.engine.read_view import View
 from chroma_async.errors import (
     GoneError,
@@ -57,6 +60,8 @@ from chroma_async.protocol.changes import KINDS, Change
 pytestmark = pytest.mark.anyio
 
 KEEPING = replace(TINY, log_retention_bytes=None)
+UNWATCHED = replace(KEEPING, follow_interval_seconds=600)
+"""Nobody but feeds looks at the log's end."""
 EVERYTHING = "documents,embeddings,metadatas,uris"
 
 
@@ -69,6 +74,18 @@ async def engine(tmp_path: Path) -> AsyncIterator[Engine]:
 @pytest.fixture
 async def things(engine: Engine) -> Records:
     return Records(engine, (await create_collection(engine)).id)
+
+
+@asynccontextmanager
+async def by_the_clock(path: Path) -> AsyncIterator[tuple[Records, ManualClock]]:
+    """A collection of an engine for which time passes when a test says so."""
+    clock = ManualClock()
+    async with engine_at(path, UNWATCHED, clock=clock) as engine:
+        yield Records(engine, (await create_collection(engine)).id), clock
+
+
+def told(engine: Engine, metric: str, **labels: str) -> float | None:
+    return engine.metrics.registry.get_sample_value(f"chroma_async_{metric}", labels)
 
 
 async def watch(records: Records, **fields: Any) -> Feed:
@@ -233,29 +250,34 @@ async def test_a_feed_goes_on_after_its_position(things: Records) -> None:
         assert [item.ids for item in await history(things, after=change.cursor)] == [[f"{n}"] for n in range(number + 1, 5)]
 
 
-async def test_changes_of_other_processes_come_within_a_moment(tmp_path: Path, things: Records) -> None:
-    async with engine_at(tmp_path, KEEPING) as other, left_at_the_end(await watch(things)) as feed:
-        await anext(feed)
-        waits: list[float] = []
-        for number in range(10):
-            task = asyncio.create_task(take(feed, 1))
-            await asyncio.sleep(0.03)
-            await Records(other, things.id).add([f"{number}"], [[1.0]])
-            began = asyncio.get_running_loop().time()
-            (change,) = await task
-            waits.append(asyncio.get_running_loop().time() - began)
-            assert change.ids == [f"{number}"]
-        assert sorted(waits)[5] < 0.05
+async def test_changes_of_other_processes_come_at_the_next_look(tmp_path: Path) -> None:
+    async with by_the_clock(tmp_path) as (things, clock), engine_at(tmp_path, UNWATCHED) as other:
+        async with left_at_the_end(await watch(things)) as feed:
+            await anext(feed)
+            for number in range(10):
+                waiting = asyncio.create_task(take(feed, 1))
+                await clock.asleep(LOOK_SECONDS)
+                await Records(other, things.id).add([f"{number}"], [[1.0]])
+                await clock.advance(LOOK_SECONDS)
+                assert [change.ids for change in await soon(waiting)] == [[f"{number}"]]
+        assert LOOK_SECONDS <= 0.05
 
 
-async def test_a_quiet_feed_beats_and_moves_on_past_what_is_not_its_own(engine: Engine, things: Records) -> None:
-    other = Records(engine, (await create_collection(engine, "other")).id)
-    async with left_at_the_end(await watch(things, heartbeat="0.1")) as feed:
-        await anext(feed)
-        await other.add(["x"], [[1.0]])
-        async with asyncio.timeout(5):
-            while (change := await anext(feed)).cursor != str(engine.follower.position):
-                assert change.kind == "heartbeat"
+async def test_a_quiet_feed_beats_and_moves_on_past_what_is_not_its_own(tmp_path: Path) -> None:
+    async with by_the_clock(tmp_path) as (things, clock):
+        other = Records(things.engine, (await create_collection(things.engine, "other")).id)
+        async with left_at_the_end(await watch(things, heartbeat="8")) as feed:
+            await anext(feed)
+            for _ in range(2):
+                await other.add(["x"], [[1.0]])
+                waiting = asyncio.create_task(anext(feed))
+                await clock.asleep(8)
+                await clock.advance(7.5)
+                await clock.asleep(LOOK_SECONDS)
+                assert not waiting.done()
+                await clock.advance(0.5)
+                beat = await soon(waiting)
+                assert (beat.kind, beat.cursor) == ("heartbeat", str(things.engine.position))
 
 
 async def test_a_feed_of_what_is_filtered_out_beats_too(things: Records) -> None:
@@ -389,7 +411,7 @@ async def test_a_feed_that_is_overtaken_ends_and_says_so(tmp_path: Path, things:
             await settle(compactor)
         with pytest.raises(GoneError):
             await take(feed, 50)
-    assert things.engine.metrics.feeds_ended.labels("GoneError")._value.get() == 1
+    assert told(things.engine, "feeds_ended_total", why="GoneError") == 1
 
 
 async def test_a_position_of_another_log_is_gone(engine: Engine, things: Records) -> None:
@@ -442,13 +464,16 @@ async def test_a_feed_of_a_deleted_collection_gives_the_rest_and_a_last_change(e
     assert kinds(found) == ["add", "collection_deleted"]
 
 
-async def test_a_waiting_feed_learns_that_its_collection_was_deleted(engine: Engine, things: Records) -> None:
-    feed = await watch(things)
-    await anext(feed)
-    waiting = asyncio.create_task(take_all(feed))
-    await asyncio.sleep(0.05)
-    await delete_collection(engine)
-    assert kinds(await waiting) == ["collection_deleted"]
+async def test_a_waiting_feed_learns_that_its_collection_was_deleted(tmp_path: Path) -> None:
+    async with by_the_clock(tmp_path) as (things, clock):
+        feed = await watch(things)
+        await anext(feed)
+        waiting = asyncio.create_task(take_all(feed))
+        await clock.round(LOOK_SECONDS)
+        assert not waiting.done()
+        await delete_collection(things.engine)
+        await clock.advance(LOOK_SECONDS)
+        assert kinds(await soon(waiting)) == ["collection_deleted"]
 
 
 @pytest.mark.parametrize("end", ["reset", "database"])
@@ -467,28 +492,29 @@ async def test_feeds_end_with_all_that_is_deleted(tmp_path: Path, end: str) -> N
         assert kinds(await take_all(whole)) == ["database_deleted"]
 
 
-async def test_a_stopping_process_ends_its_feeds_at_once_and_begins_none(engine: Engine, things: Records) -> None:
-    feed = await watch(things)
-    await anext(feed)
-    waiting = asyncio.create_task(take_all(feed))
-    await asyncio.sleep(0.05)
-    engine.feeds.stop()
-    async with asyncio.timeout(1):
-        assert await waiting == []
-    with pytest.raises(UnavailableError, match="stopping"):
-        await watch(things)
+async def test_a_stopping_process_ends_its_feeds_at_once_and_begins_none(tmp_path: Path) -> None:
+    async with by_the_clock(tmp_path) as (things, clock):
+        feed = await watch(things)
+        await anext(feed)
+        waiting = asyncio.create_task(take_all(feed))
+        await clock.asleep(LOOK_SECONDS)
+        things.engine.feeds.stop()
+        assert await soon(waiting) == []
+        with pytest.raises(UnavailableError, match="stopping"):
+            await watch(things)
 
 
-async def test_a_feed_that_is_left_ends_for_who_waits(engine: Engine, things: Records) -> None:
-    feed = await watch(things)
-    await anext(feed)
-    waiting = asyncio.create_task(take_all(feed))
-    await asyncio.sleep(0.05)
-    await feed.aclose()
-    async with asyncio.timeout(1):
-        assert await waiting == []
-    assert engine.metrics.feeds._value.get() == 0
-    assert engine.metrics.feeds_ended.labels("left")._value.get() == 1
+async def test_a_feed_that_is_left_ends_for_who_waits(tmp_path: Path) -> None:
+    async with by_the_clock(tmp_path) as (things, clock):
+        feed = await watch(things)
+        await anext(feed)
+        assert told(things.engine, "feeds") == 1
+        waiting = asyncio.create_task(take_all(feed))
+        await clock.asleep(LOOK_SECONDS)
+        await feed.aclose()
+        assert await soon(waiting) == []
+        assert told(things.engine, "feeds") == 0
+        assert told(things.engine, "feeds_ended_total", why="left") == 1
 
 
 @pytest.mark.parametrize("where", [None, '{"n": 2}'], ids=["shown", "filtered"])
@@ -532,38 +558,45 @@ async def test_a_snapshot_that_is_left_while_it_is_opened_is_not_read(engine: En
         assert feed._reading.ag_frame is None  # over, and with it what it held
 
 
-async def test_nobody_looks_for_news_while_nobody_waits(engine: Engine, things: Records) -> None:
-    feed = await watch(things)
-    await anext(feed)
-    waiting = asyncio.create_task(take(feed, 1))
-    await asyncio.sleep(0.05)
-    assert engine.feeds._looking is not None
-    await things.add(["a"], [[1.0]])
-    await waiting
-    await asyncio.sleep(0.05)
-    assert engine.feeds._looking is None
-    await feed.aclose()
+async def test_nobody_looks_for_news_while_nobody_waits(tmp_path: Path) -> None:
+    async with by_the_clock(tmp_path) as (things, clock), left_at_the_end(await watch(things)) as feed:
+        await anext(feed)
+        for number in range(2):
+            assert clock.sleeping(LOOK_SECONDS) == 0
+            waiting = asyncio.create_task(take(feed, 1))
+            await clock.round(LOOK_SECONDS)
+            (looking,) = [task for task in asyncio.all_tasks() if task.get_name() == "chroma_async.feeds"]
+            await things.add([f"{number}"], [[1.0]])
+            await clock.advance(LOOK_SECONDS)
+            await soon(waiting)
+            await clock.asleep(LOOK_SECONDS)
+            await clock.advance(LOOK_SECONDS)
+            await soon(looking)
 
 
-async def test_who_waits_is_asked_when_the_log_has_moved_and_not_otherwise(engine: Engine, things: Records) -> None:
-    asked = 0
+async def test_who_waits_is_asked_when_the_log_has_moved_and_not_otherwise(tmp_path: Path) -> None:
+    async with by_the_clock(tmp_path) as (things, clock):
+        asked, engine = 0, things.engine
 
-    def is_news() -> bool:
-        nonlocal asked
-        asked += 1
-        return engine.position >= target
+        def is_news() -> bool:
+            nonlocal asked
+            asked += 1
+            return engine.position >= target
 
-    target = engine.position + 2
-    waiting = asyncio.create_task(engine.feeds.wait("me", is_news, 30.0))
-    await asyncio.sleep(0.3)
-    assert 1 <= asked <= 2
-    await things.add(["a"], [[1.0]])
-    await asyncio.sleep(0.1)
-    assert 2 <= asked <= 3
-    await things.add(["b"], [[1.0]])
-    async with asyncio.timeout(1):
-        await waiting
-    assert asked <= 4
+        async def looks(count: int) -> int:
+            for _ in range(count):
+                await clock.round(LOOK_SECONDS)
+            return asked
+
+        target = engine.position + 2
+        waiting = asyncio.create_task(engine.feeds.wait("me", is_news, 30.0))
+        assert await looks(5) == 2  # before it waits, and since the log may have moved just then
+        await things.add(["a"], [[1.0]])
+        assert await looks(5) == 3
+        await things.add(["b"], [[1.0]])
+        await clock.advance(LOOK_SECONDS)
+        await soon(waiting)
+        assert asked == 4
 
 
 async def test_a_damaged_entry_ends_a_feed_with_an_error(tmp_path: Path, engine: Engine, things: Records) -> None:
@@ -589,7 +622,7 @@ async def test_a_lack_of_file_handles_is_no_damage_to_a_feed_either(tmp_path: Pa
         ):
             with no_handles(), pytest.raises(ResourceLimitError, match="no file handles left"):
                 await take(feed, 3)
-        assert engine.metrics.feeds_ended.labels("ResourceLimitError")._value.get() == 2
+        assert told(engine, "feeds_ended_total", why="ResourceLimitError") == 2
         feed = await watch(Records(engine, things.id), snapshot="true")
         assert kinds(await take(feed, 3)) == ["snapshot_begin", "snapshot", "snapshot_end"]
         await feed.aclose()
