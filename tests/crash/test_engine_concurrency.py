@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.support.clock import RestlessClock
 from tests.support.engines import Records, create_collection, engine_at
 
-from chroma_async.engine import compactor as compactor_module
 from chroma_async.engine.engine import open_engine
 from chroma_async.protocol.results import metadata_object
+from chroma_async.seams import Seams
 from chroma_async.settings import EngineSettings
 
 pytestmark = pytest.mark.anyio
@@ -35,6 +36,10 @@ RESTLESS = EngineSettings(
 )
 
 
+HURRIED = Seams(RestlessClock())
+"""The compactor does not wait for company."""
+
+
 def group_ids(group: int) -> list[str]:
     return [f"g{group}.{member}" for member in range(MEMBERS)]
 
@@ -48,13 +53,11 @@ async def for_a_while(work: Callable[[], Awaitable[None]], counts: Counter[str],
 
 
 @pytest.mark.timeout(90)
-async def test_reads_see_whole_batches_while_all_is_moving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compactor_module, "SETTLE_SECONDS", 0.001)
-    monkeypatch.setattr(compactor_module, "IDLE_SECONDS", 0.001)
+async def test_reads_see_whole_batches_while_all_is_moving(tmp_path: Path) -> None:
     dice = random.Random(0)
     counts: Counter[str] = Counter()
     generations = dict.fromkeys(range(GROUPS), 0)
-    async with open_engine(tmp_path, RESTLESS) as engine, engine_at(tmp_path, RESTLESS) as other:
+    async with open_engine(tmp_path, RESTLESS, seams=HURRIED) as engine, engine_at(tmp_path, RESTLESS) as other:
         collection = (await create_collection(engine)).id
         handles = [Records(engine, collection), Records(other, collection)]
 
@@ -117,9 +120,8 @@ async def test_reads_see_whole_batches_while_all_is_moving(tmp_path: Path, monke
 
 
 @pytest.mark.timeout(60)
-async def test_counts_never_go_back_while_records_are_only_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compactor_module, "SETTLE_SECONDS", 0.001)
-    async with open_engine(tmp_path, RESTLESS) as engine, engine_at(tmp_path, RESTLESS) as other:
+async def test_counts_never_go_back_while_records_are_only_added(tmp_path: Path) -> None:
+    async with open_engine(tmp_path, RESTLESS, seams=HURRIED) as engine, engine_at(tmp_path, RESTLESS) as other:
         collection = (await create_collection(engine)).id
         added = 0
         done = asyncio.Event()
@@ -152,10 +154,9 @@ async def test_counts_never_go_back_while_records_are_only_added(tmp_path: Path,
 
 
 @pytest.mark.timeout(60)
-async def test_back_pressure_holds_writers_and_lets_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compactor_module, "SETTLE_SECONDS", 0.01)
+async def test_back_pressure_holds_writers_and_lets_go(tmp_path: Path) -> None:
     settings = EngineSettings(durability="off", unapplied_bytes_max=200_000, apply_bytes_max=100_000)
-    async with open_engine(tmp_path, settings) as engine:
+    async with open_engine(tmp_path, settings, seams=HURRIED) as engine:
         records = Records(engine, (await create_collection(engine)).id)
         highest = 0
 

@@ -1,4 +1,4 @@
-"""A clock for tests: no time passes but what a test lets pass."""
+"""Clocks for tests: one by which no time passes but what a test lets pass, and one by which everybody hurries."""
 
 from __future__ import annotations
 
@@ -6,8 +6,17 @@ import asyncio
 
 from msgspec import Struct
 
+from chroma_async.seams import SystemClock
+
 PATIENCE_SECONDS = 20.0
 """Of the machine's clock, for what should come at once."""
+
+
+class RestlessClock(SystemClock):
+    """The machine's clock, by which nobody pauses for long."""
+
+    async def sleep(self, seconds: float) -> None:
+        await super().sleep(min(seconds, 0.002))
 
 
 class _Sleeper(Struct, eq=False):

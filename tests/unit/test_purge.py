@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import sqlite3
 import time
 from collections.abc import Generator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from tests.support.clock import ManualClock
 from tests.support.engines import (
     PATH,
     TINY,
@@ -24,16 +27,16 @@ from tests.support.engines import (
     settle,
 )
 from tests.support.manifests import manifest_of
+from tests.support.waiting import soon
 
 from chroma_async.cli.commands import app
 from chroma_async.engine import open_engine
-from chroma_async.engine.compaction import purges as purges_module
-from chroma_async.engine.compaction.retries import Retries
+from chroma_async.engine.compaction.purges import PURGE_AGAIN_SECONDS_MAX
 from chroma_async.engine.engine import Engine
+from chroma_async.engine.progress import LOOK_SECONDS
 from chroma_async.engine.purge import purge
 from chroma_async.engine.verify import verify
 from chroma_async.errors import FormatError, UnavailableError
-from chroma_async.model import CollectionId
 from chroma_async.protocol import PurgeCollection
 from chroma_async.protocol.results import PurgeResult
 from chroma_async.wal import LOG_FILE, SqliteLog
@@ -216,18 +219,26 @@ async def test_a_purge_that_was_asked_for_is_done_by_the_next_who_compacts(fille
 
 
 async def test_a_purge_waits_for_who_reads_an_old_instant(filled: Filled) -> None:
-    async with open_engine(filled.path, TINY) as engine:
+    clock = ManualClock()
+    async with (
+        engine_at(filled.path, replace(TINY, follow_interval_seconds=600), clock=clock) as engine,
+        compactor_at(filled.path, clock=clock) as compactor,
+    ):
         (collection_id,) = engine.follower.catalog.collection_ids()
         reader = engine.follower.sink(collection_id)
-        call = PurgeCollection(**PATH, collection_id=collection_id, wait_seconds=30)
-        view = reader.view(newest=True)
-        held = await asyncio.to_thread(view.__enter__)
-        asked = asyncio.create_task(engine.dispatch(call))
-        await asyncio.sleep(1)
-        assert not asked.done()
-        assert held.image.live == len(KEPT) + len(REPLACED)
-        await asyncio.to_thread(view.__exit__, None, None, None)
-        assert (await asked).done
+        call = PurgeCollection(**PATH, collection_id=collection_id, wait_seconds=3600)
+        with reader.view(newest=True) as held:
+            asked = asyncio.create_task(engine.dispatch(call))
+            await clock.asleep(LOOK_SECONDS)
+            for _ in range(3):
+                await settle(compactor)
+                await clock.advance(PURGE_AGAIN_SECONDS_MAX)
+                await clock.asleep(LOOK_SECONDS)
+            assert not asked.done()
+            assert held.image.live == len(KEPT) + len(REPLACED)
+        await settle(compactor)
+        await clock.advance(LOOK_SECONDS)
+        assert (await soon(asked)).done
 
 
 @contextmanager
@@ -250,11 +261,9 @@ async def ask(engine: Engine, collection_id: str) -> None:
 
 
 @pytest.mark.parametrize("journal", ["empty", "filled"])
-async def test_a_purge_that_waits_for_a_reader_writes_nothing_and_delays_nobody(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, journal: str
-) -> None:
-    monkeypatch.setattr(purges_module, "PURGE_AGAIN_SECONDS_MIN", 0.0)
-    async with engine_at(tmp_path) as engine, compactor_at(tmp_path) as compactor:
+async def test_a_purge_that_waits_for_a_reader_writes_nothing_and_delays_nobody(tmp_path: Path, journal: str) -> None:
+    clock = ManualClock()
+    async with engine_at(tmp_path) as engine, compactor_at(tmp_path, clock=clock) as compactor:
         records = Records(engine, (await create_collection(engine)).id)
         other = Records(engine, (await create_collection(engine, "other")).id)
         await records.add(["a", "b"], np.eye(2, 3), documents=["first document", "second document"])
@@ -269,55 +278,53 @@ async def test_a_purge_that_waits_for_a_reader_writes_nothing_and_delays_nobody(
             before, begun = sizes(directory), time.monotonic()
             for number in range(3):
                 await other.add([f"{number}"], np.eye(1, 3))
+                await clock.advance(PURGE_AGAIN_SECONDS_MAX)
                 await compactor.step()
                 assert manifest_of(tmp_path, other.id).live == number + 1
             assert time.monotonic() - begun < 5
             assert sizes(directory) == before
             assert journal == "filled" or before["records.sqlite3-wal"] < 8192
             assert manifest_of(tmp_path, records.id) == manifest
+        await clock.advance(PURGE_AGAIN_SECONDS_MAX)
         await settle(compactor)
         assert manifest_of(tmp_path, records.id).purge is not None
         assert not found_in(tmp_path, b"first document")
 
 
-async def test_a_purge_is_postponed_twice_as_long_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(purges_module, "PURGE_AGAIN_SECONDS_MIN", 0.01)
-    monkeypatch.setattr(purges_module, "PURGE_AGAIN_SECONDS_MAX", 0.03)
-    async with engine_at(tmp_path) as engine, compactor_at(tmp_path) as compactor:
+async def test_a_purge_is_postponed_twice_as_long_each_time(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "chroma_async.compactor")
+    clock = ManualClock()
+    async with engine_at(tmp_path) as engine, compactor_at(tmp_path, clock=clock) as compactor:
         records = Records(engine, (await create_collection(engine)).id)
         await records.add(["a"], np.eye(1, 3))
         await settle(compactor)
         with reading(tmp_path / "collections" / records.id / "records.sqlite3", "records"):
             await ask(engine, records.id)
-            pauses: list[float] = []
-            later = Retries.later
-
-            def noted(self: Retries, collection_id: CollectionId) -> float:
-                pauses.append(later(self, collection_id))
-                return pauses[-1]
-
-            monkeypatch.setattr(Retries, "later", noted)
-            while len(pauses) < 4:
+            for pause in (1, 2, 4, 8, 16, 30, 30):
+                caplog.clear()
                 await compactor.step()
-                await asyncio.sleep(0.002)
-            assert pauses == [0.01, 0.02, 0.03, 0.03]
-        async with asyncio.timeout(20):
-            while compactor._purges:
+                assert f"purge.postponed collection={records.id} again_seconds={pause} " in caplog.text
+                await clock.advance(pause - 0.5)
+                caplog.clear()
                 await compactor.step()
-        assert not compactor._purges.retries
+                assert "purge.postponed" not in caplog.text
+                await clock.advance(0.5)
+        await settle(compactor)
+        assert manifest_of(tmp_path, records.id).purge is not None
 
 
-async def test_a_purge_waits_for_who_reads_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_purge_waits_for_who_reads_the_log(tmp_path: Path) -> None:
     """Who writes meanwhile waits for little of it."""
-    monkeypatch.setattr(purges_module, "PURGE_AGAIN_SECONDS_MIN", 0.0)
-    async with engine_at(tmp_path) as engine, compactor_at(tmp_path) as compactor:
+    clock = ManualClock()
+    async with engine_at(tmp_path) as engine, compactor_at(tmp_path, clock=clock) as compactor:
         records = Records(engine, (await create_collection(engine)).id)
         await records.add(["a"], np.eye(1, 3))
         with reading(tmp_path / LOG_FILE, "entries"):
             await ask(engine, records.id)
             begun = time.monotonic()
-            await compactor.step()
-            await compactor.step()
+            for _ in range(2):
+                await compactor.step()
+                await clock.advance(PURGE_AGAIN_SECONDS_MAX)
             assert time.monotonic() - begun < 5
             assert manifest_of(tmp_path, records.id).purge is None
         await settle(compactor)
@@ -339,10 +346,7 @@ async def test_a_log_that_somebody_reads_does_not_grow_from_attempt_to_attempt(t
         await log.close()
 
 
-async def test_nothing_is_left_of_a_collection_that_is_deleted_while_its_purge_waits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(purges_module, "PURGE_AGAIN_SECONDS_MIN", 0.0)
+async def test_nothing_is_left_of_a_collection_that_is_deleted_while_its_purge_waits(tmp_path: Path) -> None:
     async with engine_at(tmp_path) as engine, compactor_at(tmp_path) as compactor:
         kept = Records(engine, (await create_collection(engine, "kept")).id)
         records = Records(engine, (await create_collection(engine)).id)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.support.clock import ManualClock
 from tests.support.engines import (
     TINY,
     Records,
@@ -24,9 +25,11 @@ from tests.support.engines import (
     settle,
 )
 from tests.support.manifests import manifest_of
+from tests.support.waiting import SECONDS_MAX, eventually, wait_until
 
 from chroma_async import PersistentClient
-from chroma_async.engine.compaction import graphs, stores, text_indexes
+from chroma_async.engine.compaction import stores, text_indexes
+from chroma_async.engine.compaction.graphs import GRAPH_AGAIN_SECONDS_MIN
 from chroma_async.engine.compactor import IDLE_SECONDS, SETTLE_SECONDS, TEXT_PAUSE_SECONDS, Compactor
 from chroma_async.engine.engine import open_engine
 from chroma_async.engine.lock import FileCompactorLock, MemoryCompactorLock
@@ -98,14 +101,22 @@ async def test_log_is_freed_of_a_collection_that_was_deleted_while_nobody_compac
         assert await engine.log.oldest() == engine.log.barrier() + 1
 
 
-async def test_engine_closes_while_graphs_are_built(tmp_path: Path) -> None:
+async def test_engine_closes_while_graphs_are_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    began, extend = threading.Event(), GraphBuilder.extend
+
+    def told(*arguments: Any, **options: Any) -> None:
+        began.set()
+        extend(*arguments, **options)
+
+    monkeypatch.setattr(GraphBuilder, "extend", told)
     settings = EngineSettings(durability="off", graph_rows_min=64, segment_rows_max=4_000, lock_interval_seconds=0.01)
     rows, ndim = 12_000, 256
     async with asyncio.timeout(60):
         async with open_engine(tmp_path, settings) as engine:
             records = Records(engine, (await create_collection(engine)).id)
             await records.add(names(rows), random_vectors(rows, ndim))
-            await asyncio.sleep(1.0)
+            assert await asyncio.to_thread(began.wait, SECONDS_MAX)
+        assert any(segment.graph is None for segment in manifest_of(tmp_path, records.id).segments)
         async with engine_at(tmp_path) as engine:
             assert await Records(engine, records.id).count() == rows
         lock = FileCompactorLock(tmp_path)
@@ -237,10 +248,11 @@ def test_journals_are_emptied_when_nothing_is_left_to_do(tmp_path: Path) -> None
         for first in range(0, 2_000, 500):
             ids = [str(row) for row in range(first, first + 500)]
             made.add(ids, rows[first : first + 500], documents=["text " * 40] * 500)
-        deadline = time.monotonic() + 30
-        while any(path.stat().st_size for path in tmp_path.rglob("*-wal")):
-            assert time.monotonic() < deadline, [(path.name, path.stat().st_size) for path in tmp_path.rglob("*-wal")]
-            time.sleep(0.1)
+
+        def journals() -> dict[str, int]:
+            return {path.name: size for path in tmp_path.rglob("*-wal") if (size := path.stat().st_size)}
+
+        wait_until(lambda: not journals(), 30, tell=journals)
         assert made.count() == 2_000
         made.add(["one more"], rows[:1])
         assert made.count() == 2_001
@@ -331,7 +343,7 @@ async def test_graphs_are_built_after_a_collection_was_deleted_in_the_middle_of_
         await Records(engine, first.id).add(names(200), random_vectors(200))
         assert await asyncio.to_thread(began.wait, 20)
         await delete_collection(engine, "first")
-        await asyncio.sleep(0.5)  # the compactor meets the deletion, and waits for the graph
+        await eventually(lambda: any(task.cancelling() for task in asyncio.all_tasks()))  # it waits for the graph now
         goes_on.set()
         second = await create_collection(engine, "second")
         await Records(engine, second.id).add(names(200), random_vectors(200))
@@ -339,7 +351,7 @@ async def test_graphs_are_built_after_a_collection_was_deleted_in_the_middle_of_
 
 
 async def test_a_graph_that_failed_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graphs, "GRAPH_AGAIN_SECONDS_MIN", 0.2)
+    """After half a minute, then after a whole one: nobody knows whether it ever works."""
     failures = [RuntimeError("for no known reason"), OSError("of no known number")]
 
     def fails_twice(order: GraphOrder, is_wanted: Callable[[], bool]) -> WrittenGraph | None:
@@ -347,19 +359,21 @@ async def test_a_graph_that_failed_is_tried_again(tmp_path: Path, monkeypatch: p
             raise failures.pop()
         return write_graph(order, is_wanted)
 
-    settings = EngineSettings(durability="off", graph_rows_min=100)
+    clock, settings = ManualClock(), EngineSettings(durability="off", graph_rows_min=100)
     monkeypatch.setattr(stores, "write_graph", fails_twice)
-    async with engine_at(tmp_path, settings) as engine, compactor_at(tmp_path, settings) as compactor:
+    async with engine_at(tmp_path, settings) as engine, compactor_at(tmp_path, settings, clock=clock) as compactor:
         records = Records(engine, (await create_collection(engine)).id)
         await records.add(names(200), random_vectors(200))
         await settle(compactor)
-        assert len(failures) == 1
-        await settle(compactor)  # not yet
-        assert len(failures) == 1
-        async with asyncio.timeout(20):
-            while manifest_of(tmp_path, records.id).segments[0].graph is None:
-                await asyncio.sleep(0.05)
-                await settle(compactor)
+        for left, pause in ((1, GRAPH_AGAIN_SECONDS_MIN), (0, 2 * GRAPH_AGAIN_SECONDS_MIN)):
+            assert len(failures) == left
+            await clock.advance(pause - 1)
+            await settle(compactor)
+            assert len(failures) == left
+            assert manifest_of(tmp_path, records.id).segments[0].graph is None
+            await clock.advance(1)
+            await settle(compactor)
+        assert manifest_of(tmp_path, records.id).segments[0].graph is not None
         assert not compactor._graphs.retries
 
 
@@ -394,5 +408,9 @@ async def test_a_compactor_rests_when_nothing_has_come_for_a_while(tmp_path: Pat
         for rows in (2_000, 90):
             await records.add(names(rows, await records.count()), random_vectors(rows))
             assert await engine.progress.wait(records.id, engine.position, "indexed", 30) == "indexed"
-        while (graph := manifest_of(tmp_path, records.id).segments[0].graph) is None or graph.rows < 2_090:
-            await asyncio.sleep(0.05)
+
+        def covered() -> int:
+            graph = manifest_of(tmp_path, records.id).segments[0].graph
+            return 0 if graph is None else graph.rows
+
+        await eventually(lambda: covered() == 2_090, tell=covered)
