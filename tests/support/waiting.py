@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -20,13 +21,16 @@ async def soon(work: Awaitable[T], seconds: float = SECONDS_MAX) -> T:
 async def eventually(
     condition: Callable[[], object], seconds: float = SECONDS_MAX, *, tell: Callable[[], object] = lambda: ""
 ) -> None:
-    """Wait until a condition holds, and let tasks run meanwhile.
+    """Wait until a condition holds, which may be a coroutine's, and let tasks run meanwhile.
 
     Raises:
         AssertionError: it did not in time; `tell` says what there was instead.
     """
     deadline = time.monotonic() + seconds
-    while not condition():
+    while True:
+        found = condition()
+        if await found if inspect.isawaitable(found) else found:
+            return
         assert time.monotonic() < deadline, f"not so after {seconds:g} s. {tell()}"
         await asyncio.sleep(0.005)
 

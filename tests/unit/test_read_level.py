@@ -1,19 +1,23 @@
 """`index_only` counts what was applied, every other level what was acknowledged."""
 
 import asyncio
-import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.support.engines import PATH, create_collection, engine_at
+from tests.support.clock import ManualClock
+from tests.support.engines import PATH, TINY, Records, create_collection, engine_at
+from tests.support.waiting import soon, wait_until
 
 from chroma_async import AsyncPersistentClient, PersistentClient
 from chroma_async.client.types import ReadLevel
-from chroma_async.errors import UnavailableError
+from chroma_async.engine.handlers.records import LOOK_SECONDS
+from chroma_async.errors import NotYetVisibleError, UnavailableError
 from chroma_async.model import Lsn
 from chroma_async.protocol import CountRecords
 
 ROWS = 3
+UNWATCHED = replace(TINY, follow_interval_seconds=600)
 
 
 def test_only_index_only_leaves_out_what_waits_to_be_applied(tmp_path: Path) -> None:
@@ -24,10 +28,7 @@ def test_only_index_only_leaves_out_what_waits_to_be_applied(tmp_path: Path) -> 
         assert made.get_indexing_status().num_unindexed_ops == ROWS
         with PersistentClient(tmp_path) as other:
             applied = other.get_collection("levels", embedding_function=None)
-            deadline = time.monotonic() + 20
-            while applied.count(ReadLevel.INDEX_ONLY) < ROWS:
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
+            wait_until(lambda: applied.count(ReadLevel.INDEX_ONLY) == ROWS)
         assert [made.count(level) for level in ReadLevel] == [ROWS] * 3
         assert made.get_indexing_status().num_unindexed_ops == 0
 
@@ -67,14 +68,32 @@ def test_reads_of_the_applied_are_those_of_an_earlier_instant(tmp_path: Path) ->
 
 @pytest.mark.anyio
 async def test_a_read_waits_for_an_lsn_that_is_yet_to_come(tmp_path: Path) -> None:
-    async with AsyncPersistentClient(tmp_path) as client, AsyncPersistentClient(tmp_path, compact=False) as other:
-        made = await client.create_collection("levels", embedding_function=None)
-        same = await other.get_collection("levels", embedding_function=None)
-        reading = asyncio.create_task(same.get(min_lsn=client.lsn + 1, wait_seconds=20))
-        await asyncio.sleep(0.1)
+    clock = ManualClock()
+    async with engine_at(tmp_path) as engine, engine_at(tmp_path, UNWATCHED, clock=clock) as other:
+        collection = await create_collection(engine)
+        call = CountRecords(**PATH, collection_id=collection.id, min_lsn=Lsn(engine.position + 1), wait_seconds=20.0)
+        reading = asyncio.create_task(other.dispatch(call))
+        await clock.round(LOOK_SECONDS)
         assert not reading.done()
-        await made.add(["late"], [[1.0]])
-        assert (await reading)["ids"] == ["late"]
+        await Records(engine, collection.id).add(["late"], [[1.0]])
+        await clock.advance(LOOK_SECONDS)
+        assert (await soon(reading)).count == 1
+
+
+@pytest.mark.anyio
+async def test_a_read_waits_for_an_lsn_as_long_as_it_says(tmp_path: Path) -> None:
+    clock = ManualClock()
+    async with engine_at(tmp_path, UNWATCHED, clock=clock) as engine:
+        collection = await create_collection(engine)
+        call = CountRecords(**PATH, collection_id=collection.id, min_lsn=Lsn(engine.position + 1), wait_seconds=20.0)
+        reading = asyncio.create_task(engine.dispatch(call))
+        await clock.asleep(LOOK_SECONDS)
+        await clock.advance(19)
+        await clock.asleep(LOOK_SECONDS)
+        assert not reading.done()
+        await clock.advance(1)
+        with pytest.raises(NotYetVisibleError, match="did not come to this LSN in time"):
+            await soon(reading)
 
 
 def test_queries_of_both_levels_at_once_get_each_their_own(tmp_path: Path) -> None:
@@ -97,12 +116,14 @@ def test_queries_of_both_levels_at_once_get_each_their_own(tmp_path: Path) -> No
 @pytest.mark.anyio
 async def test_a_read_that_waits_for_an_lsn_ends_when_its_process_stops(tmp_path: Path) -> None:
     """It held up the stop of a server for as long as requests may go on."""
-    async with engine_at(tmp_path) as engine:
+    clock = ManualClock()
+    async with engine_at(tmp_path, UNWATCHED, clock=clock) as engine:
         collection = await create_collection(engine)
         call = CountRecords(**PATH, collection_id=collection.id, min_lsn=Lsn(engine.position + 1), wait_seconds=20.0)
         reading = asyncio.create_task(engine.dispatch(call))
-        await asyncio.sleep(0.1)
+        await clock.round(LOOK_SECONDS)
         assert not reading.done()
         engine.progress.stop()
+        await clock.advance(LOOK_SECONDS)
         with pytest.raises(UnavailableError, match="stopping"):
-            await asyncio.wait_for(reading, 5)
+            await soon(reading)

@@ -11,10 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.support.clock import ManualClock
 from tests.support.engines import PATH, TINY, Records, as_batch, compactor_at, create_collection, engine_at, settle
+from tests.support.waiting import soon
 
 from chroma_async.engine import Engine
 from chroma_async.engine.author import AUTHOR
+from chroma_async.engine.progress import LOOK_SECONDS
 from chroma_async.errors import InvalidArgumentError, InvalidDimensionException, MalformedRequestError
 from chroma_async.protocol import DeleteRecords, UpsertRecords
 from chroma_async.protocol.results import DeleteResult, WriteResult
@@ -128,14 +131,16 @@ async def test_a_write_that_was_refused_keeps_no_key(tmp_path: Path) -> None:
 
 
 async def test_a_repeated_write_waits_as_the_first_one_does(tmp_path: Path) -> None:
-    async with engine_at(tmp_path, TINY) as engine, compactor_at(tmp_path) as compactor:
+    clock = ManualClock()
+    async with engine_at(tmp_path, TINY, clock=clock) as engine, compactor_at(tmp_path) as compactor:
         place = (await create_collection(engine)).id
         await upsert(engine, place, 1, "k")
         again = asyncio.create_task(upsert(engine, place, 1, "k", wait="applied"))
-        await asyncio.sleep(0.1)
+        await clock.round(LOOK_SECONDS)
         assert not again.done()
         await settle(compactor)
-        assert (await again).reached == "indexed"
+        await clock.advance(LOOK_SECONDS)
+        assert (await soon(again)).reached == "indexed"
 
 
 @pytest.mark.parametrize("key", ["", "with space", "naïve", "x" * 256, "line\nbreak"])

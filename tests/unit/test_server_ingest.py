@@ -18,10 +18,11 @@ import pyarrow as pa
 import pytest
 from tests.support.engines import TINY, Records, contents, create_collection, delete_collection
 from tests.support.streams import streaming
+from tests.support.waiting import eventually
 
 from chroma_async.engine import Engine, open_engine
 from chroma_async.errors import InsufficientStorageError, RateLimitError
-from chroma_async.protocol import Call
+from chroma_async.protocol import Call, Ingest
 from chroma_async.protocol.ingest import ARROW, NDJSON
 from chroma_async.server import ingest
 from chroma_async.server.app import create_app
@@ -140,9 +141,7 @@ async def test_a_client_that_never_reads_gets_all_of_its_lines_in(tmp_path: Path
                 before = resident_bytes()
         await stream.send(lines(0, 1))
         await stream.end()
-        async with asyncio.timeout(20):
-            while not await server.count():
-                await asyncio.sleep(0.05)
+        await eventually(server.count)
         assert resident_bytes() - before < 60 * 2**20
         if http2:
             return
@@ -164,9 +163,7 @@ async def test_who_reads_nothing_at_the_end_is_left(tmp_path: Path) -> None:
         for _ in range(100):
             await stream.send(bad)
         await stream.end()
-        async with asyncio.timeout(20):
-            while len(asyncio.all_tasks()) > 8:  # of the server and this test
-                await asyncio.sleep(0.05)
+        await eventually(lambda: len(asyncio.all_tasks()) <= 8, tell=asyncio.all_tasks)  # of the server and this test
 
 
 async def test_a_slow_log_slows_the_sender_down_and_keeps_no_more_than_some_parts(tmp_path: Path) -> None:
@@ -181,11 +178,15 @@ async def test_a_slow_log_slows_the_sender_down_and_keeps_no_more_than_some_part
                 await stream.send(lines(start, 100, text=text))
                 sent += 100
 
+        async def is_held() -> bool:
+            before, retried = sent, len(server.calls) + 10
+            await eventually(lambda: len(server.calls) > retried or sent > before)
+            return sent == before
+
         sending = asyncio.create_task(send())
-        await asyncio.sleep(1.5)
-        held = sent
-        await asyncio.sleep(1.0)
-        assert held == sent < 4_000  # each of 10 kB: what is between the two, and what waits to be decoded
+        await eventually(is_held)
+        assert sent < 4_000  # each of 10 kB: what is between the two, and what waits to be decoded
+        assert await is_held()
         server.fail = lambda _: None
         await sending
         await stream.end()
@@ -298,7 +299,7 @@ async def test_a_line_or_message_without_end_is_refused(tmp_path: Path, kind: st
 
 
 async def test_a_stream_that_idles_is_ended_and_says_so(tmp_path: Path) -> None:
-    async with serving(tmp_path, ingest_idle_seconds=0.6) as server, streaming(server.port, server.place) as stream:
+    async with serving(tmp_path, ingest_idle_seconds=1.0) as server, streaming(server.port, server.place) as stream:
         for number in range(4):
             await stream.send(lines(number, 1))
             await asyncio.sleep(0.3)
@@ -322,7 +323,7 @@ async def test_a_server_that_stops_ends_its_streams_at_once(tmp_path: Path, name
         while (seen := await stream.line()) is not None and seen["position"] < 2:
             pass
         await stream.send(lines(2, 1))
-        await asyncio.sleep(0.02)
+        await eventually(lambda: sum(isinstance(call, Ingest) for call in server.calls) == 2)  # it is on its way
         server.life.draining.set()
         last = await stream.last()
         assert (last["position"], last["status"]) == (3, 503)
@@ -353,10 +354,13 @@ async def test_there_may_be_so_many_streams_at_a_time(tmp_path: Path) -> None:
                 await third.line()
                 assert third.status == 429
                 assert int(third.headers["retry-after"]) > 0
-        await asyncio.sleep(0.1)
-        async with streaming(server.port, server.place) as again:
-            await again.line()
-            assert again.status == 200
+
+        async def has_room() -> bool:
+            async with streaming(server.port, server.place) as again:
+                await again.line()
+                return again.status == 200
+
+        await eventually(has_room)
 
 
 @BOTH
@@ -368,9 +372,8 @@ async def test_a_cut_connection_loses_no_whole_part_and_takes_no_half_a_line(
             await stream.send(lines(0, 2) + b'{"id": "half", "embedding": [1, 2]}')
             while (seen := await stream.line()) is not None and seen["position"] < 2:
                 pass
-        await asyncio.sleep(0.2)
+        await eventually(lambda: not [task for task in asyncio.all_tasks() if "_Stream" in repr(task)])
         assert await server.count() == 2
-        assert not [task for task in asyncio.all_tasks() if "_Stream" in repr(task)]
 
 
 async def test_an_engine_that_fails_is_told_without_details(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

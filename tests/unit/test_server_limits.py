@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from starlette.types import Receive, Scope, Send
+from tests.support.waiting import eventually
 
 from chroma_async.protocol import Heartbeat
 from chroma_async.server import body
@@ -72,9 +73,10 @@ async def test_options_make_the_limits_and_cors_shows_them() -> None:
 
 
 async def test_requests_at_the_same_time_are_bounded_for_each_client() -> None:
-    go = asyncio.Event()
+    go, begun = asyncio.Event(), list[Any]()
 
     async def slow(call: Any) -> Any:
+        begun.append(call)
         await go.wait()
         return 1
 
@@ -82,7 +84,7 @@ async def test_requests_at_the_same_time_are_bounded_for_each_client() -> None:
     async with client_of(app) as client, client_of(app, "203.0.113.10") as other:
         running = [asyncio.ensure_future(client.get("/api/v2/heartbeat")) for _ in range(2)]
         running.append(asyncio.ensure_future(other.get("/api/v2/heartbeat")))
-        await asyncio.sleep(0.05)
+        await eventually(lambda: len(begun) == 3)
         refused = await client.get("/api/v2/heartbeat")
         assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
         assert "concurrency=2" in refused.json()["message"]

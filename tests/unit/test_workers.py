@@ -27,10 +27,16 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadWorkers]:
 
 @pytest.mark.anyio
 async def test_a_function_that_nobody_waits_for_any_more_is_not_begun(threads: ThreadWorkers) -> None:
-    held, begun = threading.Event(), list[int]()
-    holding = [asyncio.create_task(threads.run(held.wait)) for _ in range(2)]
+    all_busy, held, begun = threading.Barrier(3, timeout=WAIT_SECONDS), threading.Event(), list[int]()
+
+    def hold() -> None:
+        all_busy.wait()
+        held.wait(WAIT_SECONDS)
+
+    holding = [asyncio.create_task(threads.run(hold)) for _ in range(2)]
+    await asyncio.to_thread(all_busy.wait)
     waiting = [asyncio.create_task(threads.run(partial(begun.append, number))) for number in range(4)]
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0)
     waiting[1].cancel()
     waiting[2].cancel()
     await asyncio.sleep(0)

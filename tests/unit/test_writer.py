@@ -22,6 +22,7 @@ from tests.support.engines import (
     engine_at,
     settle,
 )
+from tests.support.waiting import soon
 
 from chroma_async.core.events import TenantCreated, author_of
 from chroma_async.engine.author import AUTHOR
@@ -52,11 +53,13 @@ class CountingLog(MemoryLog):
         super().__init__()
         self.appends: list[int] = []
         self.failure: Exception | None = None
+        self.begun = asyncio.Event()
         self._seconds = seconds
 
     async def append(
         self, entries: Sequence[NewEntry], *, after: Lsn, rows: Mapping[str, bytes | None] | None = None
     ) -> Lsn:
+        self.begun.set()
         await asyncio.sleep(self._seconds)
         if self.failure is not None:
             failure, self.failure = self.failure, None
@@ -330,8 +333,9 @@ async def test_waiting_writes_are_appended_before_the_engine_closes(tmp_path: Pa
     log = CountingLog(seconds=0.01)
     async with engine_on(log, tmp_path) as engine:
         records = Records(engine, (await create_collection(engine)).id)
+        log.begun.clear()
         tasks = [asyncio.create_task(put(records, generation)) for generation in range(20)]
-        await asyncio.sleep(0.005)
+        await soon(log.begun.wait())
     outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     assert {type(outcome) for outcome in outcomes} <= {type(None), UnavailableError}
     acknowledged = sum(outcome is None for outcome in outcomes)
