@@ -8,11 +8,11 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from tests.support.waiting import wait_until
 
 from chroma_async import EphemeralClient, HttpClient, PersistentClient, errors
 
@@ -33,10 +33,7 @@ def letters(texts: list[str]) -> list[list[float]]:
 
 def wait_for_threads(count: int) -> None:
     """A closed database's thread ends a moment after it has answered."""
-    deadline = time.monotonic() + 5
-    while threading.active_count() > count:
-        assert time.monotonic() < deadline, threading.enumerate()
-        time.sleep(0.01)
+    wait_until(lambda: threading.active_count() <= count, tell=threading.enumerate)
 
 
 def test_a_constructor_connects_as_chromas_does() -> None:

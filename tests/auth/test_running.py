@@ -7,7 +7,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from tests.auth.start import COMMAND, start_server
 from tests.compat.servers import our_server
 from tests.support.engines import Records, create_collection, delete_collection, engine_at
 from tests.support.streams import streaming, target
+from tests.support.waiting import wait_until
 from tests.unit.test_server_start import assert_one_line
 
 from chroma_async.engine.author import AUTHOR
@@ -96,10 +96,7 @@ def test_htpasswd_file_is_followed_while_the_server_runs(tmp_path: Path) -> None
         return httpx.get(f"{url}/api/v2/auth/identity", auth=(user, password)).status_code
 
     def until(user: str, password: str, expected: int) -> None:
-        deadline = time.monotonic() + 10
-        while status(user, password) != expected:
-            assert time.monotonic() < deadline, f"{user} {password} {expected}"
-            time.sleep(0.2)
+        wait_until(lambda: status(user, password) == expected, tell=lambda: f"{user} {password} {expected}")
 
     with our_server(tmp_path, "--auth-basic-file", str(users), workers=2) as url:
         assert status("alice", "one") == 200

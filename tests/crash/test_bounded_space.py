@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 from load_tests.limits.churn import churned_bytes, directory_bytes, write_round
+from tests.support.waiting import wait_until
 
 from chroma_async import PersistentClient
 from chroma_async.settings import EngineSettings
@@ -26,8 +26,9 @@ def test_a_deleted_collection_gives_its_bytes_back_while_it_is_open(tmp_path: Pa
     collection = client.get_collection("churn")
     collection.query(query_embeddings=[0.0] * 64, n_results=1)  # its files are open and mapped
     client.delete_collection("churn")
-    deadline = time.monotonic() + 20
-    while directory_bytes(tmp_path) > 1_000_000:
-        assert time.monotonic() < deadline, sorted((f.name, f.stat().st_size) for f in tmp_path.rglob("*") if f.is_file())
-        time.sleep(0.1)
+
+    def files() -> list[tuple[str, int]]:
+        return sorted((path.name, path.stat().st_size) for path in tmp_path.rglob("*") if path.is_file())
+
+    wait_until(lambda: directory_bytes(tmp_path) <= 1_000_000, tell=files)
     client.close()

@@ -17,7 +17,8 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from tests.crash.test_server_processes import Server, eventually
+from tests.crash.test_server_processes import Server
+from tests.support.waiting import wait_until
 
 from chroma_async import AsyncCollection, AsyncHttpClient, Change, ClientAPI, HttpClient, Mirror
 from chroma_async.errors import GoneError, RateLimitError, ServerUnreachableError
@@ -259,7 +260,7 @@ def test_consumers_that_take_nothing_hold_no_memory_and_nobody_up(start: Start, 
     path = f"{BASE}/collections/{collection.id}/changes?after=0&include=embeddings"
     slow = [ask(server.port, path) for _ in range(20)]
     assert b"200" in slow[0].recv(100)
-    assert eventually(lambda: "chroma_async_feeds 20.0" in httpx.get(server.url + "/metrics").text)
+    wait_until(lambda: "chroma_async_feeds 20.0" in httpx.get(server.url + "/metrics").text)
     time.sleep(1)
     before = rss_bytes(pid)
     began = time.monotonic()
@@ -271,7 +272,7 @@ def test_consumers_that_take_nothing_hold_no_memory_and_nobody_up(start: Start, 
     assert collection.count() == 60 * 500
     for connection in slow:
         connection.close()
-    assert eventually(lambda: "chroma_async_feeds 0.0" in httpx.get(server.url + "/metrics").text)
+    wait_until(lambda: "chroma_async_feeds 0.0" in httpx.get(server.url + "/metrics").text)
 
 
 def test_there_are_no_more_feeds_than_there_may_be(start: Start, connect: Connect) -> None:
@@ -286,7 +287,7 @@ def test_there_are_no_more_feeds_than_there_may_be(start: Start, connect: Connec
         assert "retry-after" in refused.headers
         with pytest.raises(RateLimitError):
             next(collection.watch(0, reconnect_seconds=0.2))
-    assert eventually(lambda: "chroma_async_feeds 0.0" in httpx.get(server.url + "/metrics").text)
+    wait_until(lambda: "chroma_async_feeds 0.0" in httpx.get(server.url + "/metrics").text)
     assert "chroma_async_feeds_ended_total" in httpx.get(server.url + "/metrics").text
     with collection.watch(heartbeats=True) as watch:
         next(watch)

@@ -19,6 +19,7 @@ import httpx
 import numpy as np
 import pytest
 from tests.support.processes import children_of
+from tests.support.waiting import wait_until
 
 from chroma_async import HttpClient
 
@@ -113,15 +114,6 @@ def pipes(pid: int) -> set[str]:
     return {target for name, target in targets.items() if int(name) > 2 and target.startswith("pipe:")}
 
 
-def eventually(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if condition():
-            return True
-        time.sleep(0.05)
-    return condition()
-
-
 def answers(url: str) -> bool:
     try:
         return httpx.get(url + "/api/v2/heartbeat", timeout=5).status_code == 200
@@ -152,7 +144,7 @@ def test_request_in_flight_is_answered_before_the_server_stops(start_either: Cal
     server = start_either("--workers", "2")
     with begin_request(server.port) as connection:
         server.process.send_signal(number)
-        assert eventually(lambda: "server.stop" in server.log())
+        wait_until(lambda: "server.stop" in server.log())
         time.sleep(0.3)
         assert server.process.poll() is None
         connection.sendall(CREATE[5:])
@@ -168,7 +160,7 @@ def test_uvicorn_in_place_of_hypercorn_stops_in_the_same_way(start: Callable[...
     server = start("--workers", "2", "--server", "uvicorn")
     with begin_request(server.port) as connection:
         server.process.send_signal(signal.SIGTERM)
-        assert eventually(lambda: "server.stop" in server.log())
+        wait_until(lambda: "server.stop" in server.log())
         time.sleep(0.3)
         connection.sendall(CREATE[5:])
         answer = read_answer(connection)
@@ -208,12 +200,12 @@ def test_connections_are_refused_while_a_request_goes_on(start_either: Callable[
     """The parent and the compactor had kept the socket: clients hung in it until the server was gone."""
     server = start_either("--workers", "2", "--server", http_server)
     os.kill(server.pids("compactor")[0], signal.SIGKILL)  # its successor has no more of the socket
-    assert eventually(lambda: len(server.pids("compactor")) == 2)
+    wait_until(lambda: len(server.pids("compactor")) == 2)
     with begin_request(server.port) as connection:
         server.process.send_signal(signal.SIGINT)
-        assert eventually(lambda: is_refused(server.port), seconds=5)
+        wait_until(lambda: is_refused(server.port), seconds=5)
         assert server.process.poll() is None
-        assert eventually(lambda: "requests.wait connections=1 seconds_max=25" in server.log())
+        wait_until(lambda: "requests.wait connections=1 seconds_max=25" in server.log())
         connection.sendall(CREATE[5:])
         assert read_answer(connection).startswith(b"HTTP/1.1 200")
     assert server.process.wait(30) == 0
@@ -256,10 +248,10 @@ def test_killed_worker_is_replaced_while_the_other_answers(start_either: Callabl
     server = start_either("--workers", "2")
     os.kill(server.pids("worker")[0], signal.SIGKILL)
     assert answers(server.url)
-    assert eventually(lambda: len(server.pids("worker")) == 3)
+    wait_until(lambda: len(server.pids("worker")) == 3)
     assert "worker.die code=-9" in server.log()
     os.kill(server.pids("worker")[1], signal.SIGKILL)  # only the replacement is left
-    assert eventually(lambda: answers(server.url))
+    wait_until(lambda: answers(server.url))
     assert server.stop() == 0
 
 
@@ -267,7 +259,7 @@ def test_killed_compactor_is_replaced_while_writes_go_on(start: Callable[..., Se
     server = start("--workers", "1")
     os.kill(server.pids("compactor")[0], signal.SIGKILL)
     assert httpx.post(server.url + COLLECTIONS, content=CREATE).status_code == 200
-    assert eventually(lambda: len(server.pids("compactor")) == 2)
+    wait_until(lambda: len(server.pids("compactor")) == 2)
     assert is_running(server.pids("compactor")[1])
     assert server.stop() == 0
 
@@ -276,11 +268,11 @@ def test_children_end_when_their_parent_is_killed(start_either: Callable[..., Se
     server = start_either("--workers", "2")
     assert len(server.seen) == 3
     os.kill(server.pids("worker")[0], signal.SIGKILL)  # its successor begins when its siblings have begun
-    assert eventually(lambda: len(server.pids("worker")) == 3)
-    assert eventually(lambda: answers(server.url))
+    wait_until(lambda: len(server.pids("worker")) == 3)
+    wait_until(lambda: answers(server.url))
     server.process.kill()
     server.process.wait()
-    assert eventually(lambda: not any(is_running(pid) for pid in server.pids("worker") + server.pids("compactor")))
+    wait_until(lambda: not any(is_running(pid) for pid in server.pids("worker") + server.pids("compactor")))
     assert "Traceback" not in server.log()
 
 
@@ -296,7 +288,7 @@ def test_processes_can_be_told_apart(start_either: Callable[..., Server]) -> Non
 def test_the_compactor_gives_way_to_workers_and_graphs_to_all(start_either: Callable[..., Server]) -> None:
     server = start_either("--workers", "1")
     (worker,), (compactor,) = server.pids("worker"), server.pids("compactor")
-    assert eventually(lambda: relative_niceness(compactor) == {0, 5, 10})  # 0: what only waits for the parent's end
+    wait_until(lambda: relative_niceness(compactor) == {0, 5, 10})  # 0: what only waits for the parent's end
     assert os.getpriority(os.PRIO_PROCESS, compactor) == os.getpriority(os.PRIO_PROCESS, 0) + 5
     assert relative_niceness(worker) == {0}
     assert server.stop() == 0
@@ -400,7 +392,7 @@ def begin_a_graph(server: Server, ef_construction: int) -> int:
         for first in range(0, len(vectors), 6_000):
             part = vectors[first : first + 6_000]
             things.add(ids=[f"r{first + row}" for row in range(len(part))], embeddings=part)
-    assert eventually(lambda: bool(children_of(server.pids("compactor")[-1])))
+    wait_until(lambda: bool(children_of(server.pids("compactor")[-1])))
     return children_of(server.pids("compactor")[-1])[0]
 
 
@@ -409,9 +401,9 @@ def test_a_graph_is_built_by_the_next_compactor_when_one_is_killed(start: Callab
     builder = begin_a_graph(server, 100)
     assert os.getpriority(os.PRIO_PROCESS, builder) == os.getpriority(os.PRIO_PROCESS, 0) + 10
     os.kill(server.pids("compactor")[0], signal.SIGKILL)
-    assert eventually(lambda: not is_running(builder))
-    assert eventually(lambda: len(list(tmp_path.rglob("*.usearch"))) == 1, seconds=60)
-    assert eventually(lambda: not list(tmp_path.rglob("*.building")))
+    wait_until(lambda: not is_running(builder))
+    wait_until(lambda: len(list(tmp_path.rglob("*.usearch"))) == 1, seconds=60)
+    wait_until(lambda: not list(tmp_path.rglob("*.building")))
     assert server.stop() == 0
     assert "Traceback" not in server.log()
 
@@ -423,5 +415,5 @@ def test_a_process_that_builds_a_graph_ends_with_the_server(
     server = start_either("--workers", "1")
     builder = begin_a_graph(server, 2_000)
     server.stop(end)
-    assert eventually(lambda: not is_running(builder))
+    wait_until(lambda: not is_running(builder))
     assert "Traceback" not in server.log()

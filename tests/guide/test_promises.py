@@ -17,6 +17,7 @@ import pytest
 from tests.api.serving import serving
 from tests.guide import promises
 from tests.guide.colours import Colour
+from tests.support.waiting import wait_until
 
 import chroma_async
 from chroma_async.settings import ServerSettings
@@ -53,10 +54,7 @@ def test_client_and_server_meet_at_localhost_8000_by_default() -> None:
 
 def found_in(read: Callable[[], str]) -> list[str]:
     """Lines about ignored updates, once the background work has come to them."""
-    deadline = time.monotonic() + SECONDS_MAX
-    while "update.ignored" not in read():
-        assert time.monotonic() < deadline, read()
-        time.sleep(0.05)
+    wait_until(lambda: "update.ignored" in read(), tell=read)
     time.sleep(0.5)
     return [line for line in read().splitlines() if "update.ignored" in line]
 

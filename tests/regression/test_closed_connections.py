@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from tests.support.waiting import eventually
 
 from chroma_async.server.worker import serve_by
 from chroma_async.settings import HttpServer, ServerSettings
@@ -43,14 +44,6 @@ def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-async def eventually(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
-    for _ in range(int(seconds / 0.02)):
-        if condition():
-            return True
-        await asyncio.sleep(0.02)
-    return condition()
-
-
 @pytest.mark.parametrize("server", ["hypercorn", "uvicorn"])
 @pytest.mark.parametrize("is_answered", [True, False], ids=["after-the-answer", "before-the-answer"])
 async def test_a_connection_that_its_client_closed_is_closed_at_once(server: HttpServer, is_answered: bool) -> None:
@@ -63,7 +56,7 @@ async def test_a_connection_that_its_client_closed_is_closed_at_once(server: Htt
         before = descriptors()
         for _ in range(CLIENTS):
             await one_client(listening, is_answered)
-        assert await eventually(lambda: descriptors() <= before)
+        await eventually(lambda: descriptors() <= before, 5)
         stop.set()
         await serving
 

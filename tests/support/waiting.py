@@ -35,15 +35,10 @@ async def eventually(
         await asyncio.sleep(0.005)
 
 
-def wait_until(
-    condition: Callable[[], object],
-    seconds: float = SECONDS_MAX,
-    *,
-    tell: Callable[[], object] = lambda: "",
-    pause_seconds: float = 0.02,
-) -> None:
-    """The same in a thread that may be blocked."""
+def wait_until(condition: Callable[[], T], seconds: float = SECONDS_MAX, *, tell: Callable[[], object] = lambda: "") -> T:
+    """The same in a thread that may be blocked; return what the condition gave at last."""
     deadline = time.monotonic() + seconds
-    while not condition():
+    while not (found := condition()):
         assert time.monotonic() < deadline, f"not so after {seconds:g} s. {tell()}"
-        time.sleep(pause_seconds)
+        time.sleep(0.02)
+    return found

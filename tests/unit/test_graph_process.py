@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ import pytest
 from tests.support.engines import PATH, TINY, Records, compactor_at, create_collection, engine_at, settle
 from tests.support.manifests import manifest_of
 from tests.support.processes import children_of
+from tests.support.waiting import wait_until
 
 from chroma_async.errors import StorageCorrupt
 from chroma_async.index.hnsw import GraphFile
@@ -83,15 +83,6 @@ def command_of(process: int) -> bytes:
         return b""
 
 
-def awaited(condition: Callable[[], Any]) -> Any:
-    """What a condition gives as soon as that is something."""
-    deadline = time.monotonic() + SECONDS
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it did not come"
-        time.sleep(0.01)
-    return found
-
-
 def test_a_process_of_its_own_writes_the_same_graph(tmp_path: Path) -> None:
     vectors = clusters(17_000)
     here, elsewhere = (
@@ -132,7 +123,7 @@ def ended_by(order: GraphOrder, number: signal.Signals) -> BaseException | None:
     """What is raised when the process that builds a graph gets a signal."""
     with ThreadPoolExecutor(1) as pool:
         building = pool.submit(write_graph_elsewhere, order, lambda: True)
-        (builder,) = awaited(lambda: builders_of(os.getpid()))
+        (builder,) = wait_until(lambda: builders_of(os.getpid()))
         os.kill(builder, number)
         return building.exception(SECONDS)
 
@@ -160,9 +151,9 @@ def test_a_builder_ends_with_a_process_that_is_killed(tmp_path: Path) -> None:
         "write_graph_elsewhere(msgspec.json.decode(sys.argv[1], type=GraphOrder), lambda: True)\n"
     )
     with subprocess.Popen([sys.executable, "-c", asks, msgspec.json.encode(order).decode()]) as process:
-        (builder,) = awaited(lambda: builders_of(process.pid))
+        (builder,) = wait_until(lambda: builders_of(process.pid))
         process.kill()
-    awaited(lambda: b"graph_process" not in command_of(builder))
+    wait_until(lambda: b"graph_process" not in command_of(builder))
     assert not order.path.exists()
 
 
@@ -271,7 +262,7 @@ async def test_a_process_ends_with_the_compactor_that_asked(tmp_path: Path) -> N
         async with compactor_at(tmp_path, settings, apart=True) as compactor:
             while await compactor.step():
                 pass
-            (builder,) = await asyncio.to_thread(awaited, lambda: builders_of(os.getpid()))
+            (builder,) = await asyncio.to_thread(wait_until, lambda: builders_of(os.getpid()))
         assert not command_of(builder)
         assert manifest_of(tmp_path, records.id).segments[0].graph is None
         assert not list(tmp_path.rglob("*.building"))

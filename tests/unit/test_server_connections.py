@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
+from tests.support.waiting import eventually, soon
 
 from chroma_async.model import Tenant
 from chroma_async.protocol import GetTenant, Heartbeat
@@ -177,14 +178,27 @@ async def test_bytes_that_come_slowly_do_not_keep_a_connection(serve: Callable[.
         writer.close()
 
 
+class Begun:
+    """An application that says how many requests it was asked."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self.requests = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.requests += scope["type"] == "http"
+        await self._app(scope, receive, send)
+
+
 async def test_stop_answers_what_has_begun_and_closes_what_idles(serve: Callable[..., Any]) -> None:
-    async with serve() as server:
+    app = Begun(create_app(dispatch, ServerSettings()))
+    async with serve(app) as server:
         idle, idle_writer = await server.connect()
         idle_writer.write(HEARTBEAT)
         await idle.readuntil(b"}")
         working, working_writer = await server.connect()
         working_writer.write(BODY_LATER + b"\r\n")
-        await asyncio.sleep(0.1)
+        await eventually(lambda: app.requests == 2)
         server.stop.set()
         async with asyncio.timeout(5):
             await idle.read()
@@ -198,10 +212,11 @@ async def test_stop_answers_what_has_begun_and_closes_what_idles(serve: Callable
 
 
 async def test_stop_waits_only_so_long(serve: Callable[..., Any]) -> None:
-    async with serve(graceful_seconds=0.3) as server:
+    app = Begun(create_app(dispatch, ServerSettings()))
+    async with serve(app, graceful_seconds=0.3) as server:
         _, writer = await server.connect()
         writer.write(BODY_LATER + b"\r\n")
-        await asyncio.sleep(0.1)
+        await eventually(lambda: app.requests == 1)
         server.stop.set()
         async with asyncio.timeout(5):
             await server.serving
@@ -228,10 +243,11 @@ async def test_large_answer_arrives_whole_at_a_slow_reader(serve: Callable[..., 
 
 
 async def test_client_that_leaves_is_told_to_the_application(serve: Callable[..., Any]) -> None:
-    left = asyncio.Event()
+    begun, left = asyncio.Event(), asyncio.Event()
 
     async def patient(scope: Scope, receive: Receive, send: Send) -> None:
         assert scope["type"] == "http"
+        begun.set()
         while (await receive())["type"] != "http.disconnect":
             continue
         left.set()
@@ -239,7 +255,7 @@ async def test_client_that_leaves_is_told_to_the_application(serve: Callable[...
     async with serve(patient) as server:
         _, writer = await server.connect()
         writer.write(HEARTBEAT)
-        await asyncio.sleep(0.1)
+        await soon(begun.wait())
         assert not left.is_set()
         writer.close()
         async with asyncio.timeout(5):

@@ -303,8 +303,10 @@ async def test_a_stream_that_idles_is_ended_and_says_so(tmp_path: Path) -> None:
         for number in range(4):
             await stream.send(lines(number, 1))
             await asyncio.sleep(0.3)
+        began = time.monotonic()
         await stream.send(b"{")  # no line yet
         last = await stream.last()
+        assert time.monotonic() - began > 0.5
         assert (last["position"], last["status"]) == (4, 503)
         assert "no whole line" in last["message"]
 

@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 import trustme
+from tests.support.waiting import eventually
 
 from chroma_async.protocol import Heartbeat
 from chroma_async.server import tls
@@ -144,9 +145,7 @@ async def test_connections_count_from_their_handshake_to_their_end(files: Files,
     life = Life()
 
     async def until(connections: int) -> None:
-        async with asyncio.timeout(20):
-            while life.load.connections != connections:
-                await asyncio.sleep(0.001)
+        await eventually(lambda: life.load.connections == connections, tell=lambda: life.load.connections)
 
     async with serving(settings_of(files, http_server=http_server), life) as url:
         silent = [socket.create_connection(("127.0.0.1", httpx.URL(url).port or 0)) for _ in range(3)]
