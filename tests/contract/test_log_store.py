@@ -106,7 +106,7 @@ async def lsns(log: TruncatableLog, after: int = 0, through: int | None = None) 
     return [found.lsn for found in await all_of(log, after, through)]
 
 
-async def others_have_their_chance(log: LogStore) -> None:
+async def others_have_their_chance(log: TruncatableLog) -> None:
     """Read for a while, which nobody has to wait for: whoever can append meanwhile does."""
     for _ in range(30):
         await lsns(log)
