@@ -26,6 +26,7 @@ from chroma_async.wal.sqlite.connections import (
     number,
     to_its_end,
 )
+from chroma_async.wal.sqlite.place import Place
 from chroma_async.wal.sqlite.rows import identity_in
 from chroma_async.wal.sqlite.turns import FileLock, SharedLsn
 from chroma_async.wal.store import Durability
@@ -48,9 +49,10 @@ logger = logging.getLogger("chroma_async.log")
 
 
 class OpenFiles(Struct, frozen=True):
-    """One handle's connections to the log, and the newest LSN as all processes see it."""
+    """One handle's connections to the log, where it is, and the newest LSN as all processes see it."""
 
     identity: str
+    place: Place
     writer: aiosqlite.Connection
     reader: aiosqlite.Connection
     shared: SharedLsn
@@ -90,9 +92,12 @@ def _synchronous(durability: Durability) -> str:
 
 
 async def _open_in_turn(directory: Path, synchronous: str) -> OpenFiles:
+    place = Place(directory / FILE)
     writer, reader = connection_to(directory / FILE), connection_to(directory / FILE)
     try:
         identity = await _prepare_writer(writer, directory, synchronous)
+        if place.is_empty:
+            place = Place(directory / FILE)
         await reader
         await reader.execute("PRAGMA query_only = ON")
         newest = await number(writer, sql.NEWEST)
@@ -106,7 +111,7 @@ async def _open_in_turn(directory: Path, synchronous: str) -> OpenFiles:
             await to_its_end(asyncio.to_thread(await_threads, reader, writer))
         raise
     shared.set(newest)
-    return OpenFiles(identity, writer, reader, shared)
+    return OpenFiles(identity, place, writer, reader, shared)
 
 
 async def _prepare_writer(writer: aiosqlite.Connection, directory: Path, synchronous: str) -> str:

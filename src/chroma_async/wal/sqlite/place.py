@@ -11,12 +11,20 @@ logger = logging.getLogger("chroma_async.log")
 
 
 class Place:
-    """The place of a file: which one was there when this was made, by device and inode."""
+    """The place of a file: which one was there when this was made, by device and inode.
+
+    Made before the file is opened: who opens a file, and then sees another one in its place, is to know it.
+    """
 
     def __init__(self, file: Path) -> None:
         self._file = file
         self._there = _there(file)
         self._is_displaced = False
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there was no file."""
+        return self._there is None
 
     def require(self) -> None:
         """See `LogStore.require_in_place`. That it happened, and that it is over, is logged once."""

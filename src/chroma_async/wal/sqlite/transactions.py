@@ -11,9 +11,8 @@ import anyio
 
 from chroma_async.wal.holds import Holds
 from chroma_async.wal.sqlite import sql
-from chroma_async.wal.sqlite.connections import FILE, number, to_its_end
+from chroma_async.wal.sqlite.connections import number, to_its_end
 from chroma_async.wal.sqlite.opening import LOCK, OpenFiles
-from chroma_async.wal.sqlite.place import Place
 from chroma_async.wal.sqlite.turns import FileLock
 
 T = TypeVar("T")
@@ -28,7 +27,7 @@ class Transactions:
     """
 
     def __init__(self, directory: Path, files: OpenFiles) -> None:
-        self.place = Place(directory / FILE)
+        self.place = files.place
         self._files = files
         self.writer = files.writer
         """The connection: for work that `run` was given."""
