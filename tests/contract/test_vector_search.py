@@ -16,6 +16,7 @@ from chroma_async.core.events import RecordsHead, RecordsWritten
 from chroma_async.core.memtable import Memtable
 from chroma_async.core.planner import CompareAll, CompareCodes, Plan, ScanPacked, SearchGraph, candidates
 from chroma_async.engine import search as search_module
+from chroma_async.engine import segment_search
 from chroma_async.engine.search import SearchTarget, search
 from chroma_async.errors import StorageCorrupt
 from chroma_async.index import scan as scan_module
@@ -113,7 +114,7 @@ def plan_of(name: str, target: SearchTarget) -> Plan:
 def test_plan_returns_as_many_as_there_are(
     target: SearchTarget, name: str, share: float | None, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(search_module, "plan_search", lambda *_, **__: plan_of(name, target))
+    monkeypatch.setattr(segment_search, "plan_search", lambda *_, **__: plan_of(name, target))
     slots, vectors = current(target)
     size = target.tail.next_slot
     mask: Mask | None = None if share is None else np.random.default_rng(7).random(size) < share
@@ -141,8 +142,9 @@ def test_a_search_that_is_shared_finds_the_same(
     target: SearchTarget, share: float | None, name: str, rows_min: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Shared is what takes long: here scanning 3,000 rows or searching their graph, and a tail of 300 rows."""
-    monkeypatch.setattr(search_module, "plan_search", lambda *_, **__: plan_of(name, target))
-    monkeypatch.setattr(search_module, "SHARED_ROWS_MIN", rows_min)
+    monkeypatch.setattr(segment_search, "plan_search", lambda *_, **__: plan_of(name, target))
+    for module in (search_module, segment_search):
+        monkeypatch.setattr(module, "SHARED_ROWS_MIN", rows_min)
     masks = [None if share is None else np.random.default_rng(9).random(target.tail.next_slot) < share] * 7
     queries, counts = random_rows(7, 5), [10] * 7
     alone = search(target, queries, masks, counts)
@@ -164,9 +166,9 @@ def test_rows_beyond_a_graph_are_scanned_from_where_packing_began(
     target: SearchTarget, share: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a large segment only the rows that its graph lacks are packed."""
-    monkeypatch.setattr(search_module, "plan_search", lambda *_, **__: PLANS["graph"])
-    monkeypatch.setattr(search_module, "CHUNK_ROWS", 100)
-    monkeypatch.setattr(search_module, "BLOCK_ROWS", 256)
+    monkeypatch.setattr(segment_search, "plan_search", lambda *_, **__: PLANS["graph"])
+    monkeypatch.setattr(segment_search, "CHUNK_ROWS", 100)
+    monkeypatch.setattr(segment_search, "BLOCK_ROWS", 256)
     first = GRAPH_ROWS // 256 * 256
     segment = replace(target.base.segments[0], scan_first=first, scan=ScanBuilder(target.space))
     monkeypatch.setattr(scan_module, "BLOCK_ROWS", 256)
@@ -209,7 +211,7 @@ def test_rows_beside_a_graph_do_not_stand_for_what_it_finds(rows_beside: int, tm
     exact = exact_distances("l2", query, vectors)
     mask = exact > np.sort(exact)[800]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(search_module, "plan_search", lambda *_, **__: PLANS["graph"])
+        patch.setattr(segment_search, "plan_search", lambda *_, **__: PLANS["graph"])
         (found,) = search(target, query[None, :], [mask], [10])
     np.testing.assert_allclose(found.distances, np.sort(exact[mask])[:10], rtol=1e-4)
 
@@ -224,7 +226,7 @@ def test_rows_that_codes_say_little_of_take_no_place_of_others(tmp_path: Path, m
     target = whole_target("cosine", vectors, graph)
     mask = np.arange(ROWS) % 4 < 2
     queries = vectors[[1, 4, 9]]
-    monkeypatch.setattr(search_module, "plan_search", lambda *_, **__: PLANS["codes"])
+    monkeypatch.setattr(segment_search, "plan_search", lambda *_, **__: PLANS["codes"])
     for query, found in zip(queries, search(target, queries, [mask] * 3, [10] * 3), strict=True):
         exact = exact_distances("cosine", query, vectors)
         np.testing.assert_allclose(found.distances, np.sort(exact[mask])[:10], rtol=1e-4, atol=1e-5)

@@ -34,7 +34,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from chroma_async.client.pool import CONNECTING
 from chroma_async.server import with_hypercorn, with_uvicorn
-from chroma_async.wal.sqlite import _connection, _thread_of
+from chroma_async.wal.sqlite.connections import _thread_of, connection_to
 
 pytestmark = pytest.mark.anyio
 
@@ -230,7 +230,7 @@ Counter("asked", "help").inc(3.0)
 
 async def test_aiosqlite_runs_each_connection_in_a_thread_that_can_be_named(tmp_path: Path) -> None:
     """Otherwise a script that forgets to close the log never ends, and a cancelled opening leaves its thread behind."""
-    connection = _connection(tmp_path / "log.sqlite3")
+    connection = connection_to(tmp_path / "log.sqlite3")
     thread = _thread_of(connection)
     assert isinstance(thread, threading.Thread)
     assert thread.daemon

@@ -12,8 +12,9 @@ from tests.support.shapes import SHAPES, fading, make
 
 from chroma_async.core.memtable import Memtable
 from chroma_async.core.planner import GATHER_ROWS_MAX
-from chroma_async.engine import search as search_module
-from chroma_async.engine.search import Neighbours, SearchTarget, search
+from chroma_async.engine import ranking, segment_search
+from chroma_async.engine.ranking import Neighbours
+from chroma_async.engine.search import SearchTarget, search
 from chroma_async.index import scan as scan_module
 from chroma_async.index.scan import DIRECTIONS_FROM_ROWS, Axes, ScanBuilder, TailScan, main_directions
 from chroma_async.model import Lsn, Mask, Space, Vectors
@@ -182,8 +183,8 @@ def test_a_large_batch_is_answered_in_parts_as_one_is(space: Space, monkeypatch:
     masks = [None if number % 3 else dice.random(ROWS) < 0.9 for number in range(40)]
     counts = [(10, 3, 20)[number % 3] for number in range(40)]
     whole = search(target, queries, masks, counts)
-    monkeypatch.setattr(search_module, "SCORES_BYTES_MAX", 7 * 4 * ROWS)
-    monkeypatch.setattr(search_module, "COMPARED_BYTES_MAX", 100 * 24 * 4)
+    monkeypatch.setattr(segment_search, "SCORES_BYTES_MAX", 7 * 4 * ROWS)
+    monkeypatch.setattr(ranking, "COMPARED_BYTES_MAX", 100 * 24 * 4)
     for one, other in zip(whole, search(target, queries, masks, counts), strict=True):
         np.testing.assert_array_equal(one.slots, other.slots)
         np.testing.assert_array_equal(one.distances, other.distances)
@@ -197,14 +198,14 @@ def test_a_query_for_nothing_gets_nothing_beside_others() -> None:
 
 def test_most_queries_are_settled_by_the_first_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
     settled: list[bool] = []
-    test = search_module._doubts
+    test = ranking.doubts_of
 
     def noting(*arguments: Any) -> npt.NDArray[np.float64]:
         doubts = test(*arguments)
         settled.extend((doubts <= 0).tolist())
         return doubts
 
-    monkeypatch.setattr(search_module, "_doubts", noting)
+    monkeypatch.setattr(ranking, "doubts_of", noting)
     vectors, queries = make("random", ROWS, 384), make("random", 16, 384, seed=4)
     for space in SPACES:
         search(segment_target(space, vectors), queries, [None] * 16, [10] * 16)
@@ -349,13 +350,13 @@ def test_no_row_is_as_near_but_those_that_may_be(space: Space, rows: int, shape:
 
 def test_a_query_of_another_kind_is_not_compared_with_all_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[int] = []
-    distances = search_module.distances
+    distances = ranking.distances
 
     def counted(space: Space, query: Vectors, rows: Vectors) -> npt.NDArray[np.float32]:
         compared.append(len(rows))
         return distances(space, query, rows)
 
-    monkeypatch.setattr(search_module, "distances", counted)
+    monkeypatch.setattr(ranking, "distances", counted)
     vectors = fading(2 * DIRECTIONS_FROM_ROWS, 256, 17)
     turn, _ = np.linalg.qr(np.random.default_rng(99).standard_normal((256, 256)))
     usual = float(np.linalg.norm(vectors, axis=1).mean())

@@ -15,9 +15,9 @@ import numpy as np
 from msgspec import Struct
 
 from chroma_async.engine.collection import CollectionReader
+from chroma_async.engine.ranking import Neighbours
 from chroma_async.engine.read_view import View
 from chroma_async.engine.reads import Kind, ReadRunner
-from chroma_async.engine.search import Neighbours
 from chroma_async.errors import ChromaError
 from chroma_async.model import Collection, Mask, Vectors
 from chroma_async.protocol.results import QueryResult

@@ -12,8 +12,9 @@ from msgspec import Struct
 from chroma_async.core.memtable import Row, Tail
 from chroma_async.core.operators import DOCUMENT_OPERATORS, turned_around
 from chroma_async.core.where import DocumentTest, FieldTest, Missing, Where, evaluate, matches
+from chroma_async.engine.ranking import Neighbours
 from chroma_async.engine.row_cache import BaseRows
-from chroma_async.engine.search import Neighbours, SearchTarget, search
+from chroma_async.engine.search import SearchTarget, search
 from chroma_async.errors import StorageCorrupt
 from chroma_async.index.scan import Scan, TailScan
 from chroma_async.model import Collection, HnswConfiguration, Lsn, Mask, Slots, Vectors

@@ -18,10 +18,10 @@ from chroma_async.engine.batch import QueryJob
 from chroma_async.engine.handlers.registry import Context, handles, require_collection
 from chroma_async.engine.paging import pages, view_of_now
 from chroma_async.engine.progress import LOOK_SECONDS, lowest
+from chroma_async.engine.ranking import Neighbours
 from chroma_async.engine.read_view import View
 from chroma_async.engine.reads import Kind
 from chroma_async.engine.repeats import KeyedWrite, keyed
-from chroma_async.engine.search import Neighbours
 from chroma_async.engine.writer import Append, Decision, Proposal
 from chroma_async.errors import NotFoundError, NotYetVisibleError, UnavailableError
 from chroma_async.model import STAGES, Collection, CollectionId, MetadataPatch, Slots, Vectors
