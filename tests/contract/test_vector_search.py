@@ -19,10 +19,11 @@ from chroma_async.engine import search as search_module
 from chroma_async.engine import segment_search
 from chroma_async.engine.search import SearchTarget, search
 from chroma_async.errors import StorageCorrupt
-from chroma_async.index import scan as scan_module
+from chroma_async.index import packing
+from chroma_async.index.axes import Axes
 from chroma_async.index.coding import Coding
 from chroma_async.index.hnsw import GraphBuilder, GraphFile, checksum
-from chroma_async.index.scan import Axes, ScanBuilder
+from chroma_async.index.packing import ScanBuilder
 from chroma_async.model import CollectionId, HnswConfiguration, Lsn, Mask, Space, Vectors
 from chroma_async.projections.manifest import Manifest
 from chroma_async.projections.view import Base, GrownSlots, SegmentView
@@ -171,7 +172,7 @@ def test_rows_beyond_a_graph_are_scanned_from_where_packing_began(
     monkeypatch.setattr(segment_search, "BLOCK_ROWS", 256)
     first = GRAPH_ROWS // 256 * 256
     segment = replace(target.base.segments[0], scan_first=first, scan=ScanBuilder(target.space))
-    monkeypatch.setattr(scan_module, "BLOCK_ROWS", 256)
+    monkeypatch.setattr(packing, "BLOCK_ROWS", 256)
     partly = SearchTarget(
         target.space, replace(target.base, segments=(segment,)), target.tail, [segment.scanned()], target.hidden, 100
     )

@@ -16,7 +16,7 @@ from tests.support.oracle import exact_distances
 from chroma_async import PersistentClient
 from chroma_async.core.upkeep import PIECES_MAX
 from chroma_async.engine.engine import Engine
-from chroma_async.index.scan import BLOCK_ROWS, TAIL_BLOCK_ROWS
+from chroma_async.index.packing import BLOCK_ROWS, TAIL_BLOCK_ROWS
 from chroma_async.model import Vectors
 from chroma_async.projections.manifest import Manifest
 from chroma_async.projections.records import RecordTables

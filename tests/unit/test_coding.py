@@ -16,6 +16,7 @@ from tests.support.shapes import SHAPES, fading, make
 
 from chroma_async.core import planner
 from chroma_async.errors import StorageCorrupt
+from chroma_async.index.axes import DIRECTIONS_FROM_ROWS
 from chroma_async.index.coding import (
     MAGIC,
     ODDNESS_MAX,
@@ -27,7 +28,6 @@ from chroma_async.index.coding import (
 )
 from chroma_async.index.crowds import crowded_rows
 from chroma_async.index.hnsw import GraphBuilder, GraphFile, checksum
-from chroma_async.index.scan import DIRECTIONS_FROM_ROWS
 from chroma_async.model import HnswConfiguration, Space, Vectors
 from chroma_async.projections.manifest import Manifest, decode_manifest, encode_manifest
 from chroma_async.projections.view import graph_path

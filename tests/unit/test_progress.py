@@ -36,7 +36,8 @@ from chroma_async.engine.read_times import LEVEL_SECONDS, READ_SECONDS
 from chroma_async.engine.read_view import NotAtHand
 from chroma_async.engine.search_times import SEARCH_TIMES_BYTES, SearchTimes
 from chroma_async.errors import InvalidArgumentError, MalformedRequestError, NotFoundError
-from chroma_async.index.scan import Scan, ScanBuilder
+from chroma_async.index.packing import ScanBuilder
+from chroma_async.index.scan import Scan
 from chroma_async.model import Collection
 from chroma_async.projections.records import RecordTables
 from chroma_async.projections.store import RECORDS_FILE

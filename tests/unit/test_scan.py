@@ -15,8 +15,9 @@ from chroma_async.core.planner import GATHER_ROWS_MAX
 from chroma_async.engine import ranking, segment_search
 from chroma_async.engine.ranking import Neighbours
 from chroma_async.engine.search import SearchTarget, search
-from chroma_async.index import scan as scan_module
-from chroma_async.index.scan import DIRECTIONS_FROM_ROWS, Axes, ScanBuilder, TailScan, main_directions
+from chroma_async.index import axes, packing
+from chroma_async.index.axes import DIRECTIONS_FROM_ROWS, Axes, main_directions
+from chroma_async.index.packing import ScanBuilder, TailScan
 from chroma_async.model import Lsn, Mask, Space, Vectors
 from chroma_async.projections.manifest import Manifest
 from chroma_async.projections.view import Base, GrownSlots, SegmentView
@@ -90,7 +91,7 @@ def test_a_batch_of_any_size_is_answered_as_its_queries_alone(space: Space, batc
 def test_scan_grows_over_the_borders_of_its_blocks(
     space: Space, offset: int, steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scan_module, "BLOCK_ROWS", 256)
+    monkeypatch.setattr(packing, "BLOCK_ROWS", 256)
     rows = 3 * 256 + offset
     vectors, queries = make("random", rows, 24), make("random", 5, 24, seed=3)
     builder = ScanBuilder(space)
@@ -108,7 +109,7 @@ def test_scan_grows_over_the_borders_of_its_blocks(
 
 @pytest.mark.parametrize("space", SPACES)
 def test_a_scan_goes_on_behind_rows_that_it_needs_no_more(space: Space, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scan_module, "BLOCK_ROWS", 256)
+    monkeypatch.setattr(packing, "BLOCK_ROWS", 256)
     vectors, queries = make("random", 1_400, 24), make("random", 5, 24, seed=1)
     builder = ScanBuilder(space)
     whole = builder.extend(vectors[:1_100])
@@ -215,7 +216,7 @@ def test_most_queries_are_settled_by_the_first_candidates(monkeypatch: pytest.Mo
 @pytest.fixture(params=["of eigenvectors", "by power iteration"])
 def directions_found(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "by power iteration":
-        monkeypatch.setattr(scan_module, "EIGENVECTORS_DIMENSIONS_MAX", 1)
+        monkeypatch.setattr(axes, "EIGENVECTORS_DIMENSIONS_MAX", 1)
 
 
 @pytest.mark.usefixtures("directions_found")
@@ -381,7 +382,7 @@ def test_rows_are_packed_again_after_an_error(place: str, monkeypatch: pytest.Mo
     packings: list[int] = []
     pack = ScanBuilder._pack
 
-    def failing(self: ScanBuilder) -> scan_module.PackedBlock:
+    def failing(self: ScanBuilder) -> packing.PackedBlock:
         packings.append(1)
         if len(packings) == (1 if place == "first" else 2):
             raise MemoryError
@@ -429,7 +430,7 @@ def test_directions_hold_most_of_the_variance_and_are_left_where_all_dimensions_
 @pytest.mark.parametrize("space", SPACES)
 @pytest.mark.parametrize("seed", range(10))
 def test_what_was_packed_of_a_tail_moves_with_it(space: Space, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scan_module, "TAIL_BLOCK_ROWS", 64)
+    monkeypatch.setattr(packing, "TAIL_BLOCK_ROWS", 64)
     chances = np.random.default_rng(seed)
     vectors, queries = make("random", 2_000, 24), make("random", 3, 24, seed=3)
     packed: list[int] = []

@@ -22,7 +22,7 @@ from chroma_async.engine.read_view import Image, NotAtHand, View
 from chroma_async.engine.row_cache import RowCache
 from chroma_async.engine.search_times import SearchTime, SearchTimes
 from chroma_async.errors import FormatError, ResourceLimitError, StorageCorrupt, UnavailableError
-from chroma_async.index.scan import BLOCK_ROWS
+from chroma_async.index.packing import BLOCK_ROWS
 from chroma_async.model import Lsn
 from chroma_async.projections.manifest import Manifest
 from chroma_async.projections.records import RecordTables

@@ -10,7 +10,8 @@ from chroma_async.core.memtable import Memtable
 from chroma_async.core.planner import SCAN_BYTES_MAX
 from chroma_async.engine.read_view import Image
 from chroma_async.engine.row_cache import BaseRows
-from chroma_async.index.scan import Scan, TailScan
+from chroma_async.index.packing import TailScan
+from chroma_async.index.scan import Scan
 from chroma_async.model import Lsn
 from chroma_async.projections.fold import fold_entry
 from chroma_async.projections.manifest import Manifest

@@ -22,7 +22,7 @@ WIDEN: Final = 4
 """No more than so many times as many rows are compared where candidates leave doubt, before all that may be near."""
 
 COMPARED_BYTES_MAX: Final = 8 * 2**20
-"""Vectors of candidates that are compared at once, likewise."""
+"""Vectors of candidates that are there at once: of a larger batch the queries are compared in parts."""
 
 MARGIN_BEYOND: Final = 0.1
 """More rows show more errors, so where there is doubt rows are taken by this much more of the spread than will be asked for:

@@ -16,7 +16,8 @@ from chroma_async.engine.ranking import Neighbours
 from chroma_async.engine.row_cache import BaseRows
 from chroma_async.engine.search import SearchTarget, search
 from chroma_async.errors import StorageCorrupt
-from chroma_async.index.scan import Scan, TailScan
+from chroma_async.index.packing import TailScan
+from chroma_async.index.scan import Scan
 from chroma_async.model import Collection, HnswConfiguration, Lsn, Mask, Slots, Vectors
 from chroma_async.projections.records import RecordTables
 from chroma_async.projections.text_index import TRIGRAM

@@ -14,7 +14,8 @@ from chroma_async.core.planner import candidates
 from chroma_async.engine.ranking import Neighbours, Ranking, Scored, in_parts, masked, merged, rank, scored_by_scan
 from chroma_async.engine.segment_search import SHARED_ROWS_MIN, SegmentSearch
 from chroma_async.index.distance import Distances, ranking_scores, ranking_slope, ranking_weights
-from chroma_async.index.scan import PackedTail, Scan
+from chroma_async.index.packing import PackedTail
+from chroma_async.index.scan import Scan
 from chroma_async.model import Mask, Slots, Space, Vectors
 from chroma_async.projections.view import Base, SegmentView
 from chroma_async.seams import Share, run_in_turn

@@ -21,7 +21,8 @@ from chroma_async.engine.ranking import (
     scored_by_scan,
 )
 from chroma_async.index.hnsw import GraphFile
-from chroma_async.index.scan import BLOCK_ROWS, Scan
+from chroma_async.index.packing import BLOCK_ROWS
+from chroma_async.index.scan import Scan
 from chroma_async.model import Mask, Slots, Space, Vectors
 from chroma_async.projections.view import SegmentView
 

@@ -20,8 +20,9 @@ import numpy.typing as npt
 
 from chroma_async.core.planner import coded_candidates
 from chroma_async.errors import StorageCorrupt
+from chroma_async.index.axes import DIRECTIONS_FROM_ROWS, Axes, axes_of
 from chroma_async.index.distance import ranking_scores, ranking_weights, squared_norms
-from chroma_async.index.scan import DIRECTIONS_FROM_ROWS, FLOAT_ROUNDING, INT8_MAX, Axes, axes_of
+from chroma_async.index.scan import FLOAT_ROUNDING, INT8_MAX
 from chroma_async.model import Slots, Space, Vectors
 
 Codes: TypeAlias = npt.NDArray[np.int8]

@@ -23,7 +23,8 @@ from chroma_async.core.columns import ColumnPiece, decode
 from chroma_async.core.planner import SCAN_BESIDE_GRAPH_ROWS_MAX
 from chroma_async.errors import StorageCorrupt
 from chroma_async.index.hnsw import GraphFile
-from chroma_async.index.scan import BLOCK_ROWS, Scan, ScanBuilder
+from chroma_async.index.packing import BLOCK_ROWS, ScanBuilder
+from chroma_async.index.scan import Scan
 from chroma_async.model import NO_SLOT, Mask, Slots, Vectors
 from chroma_async.projections.blocks import VectorGuard
 from chroma_async.projections.manifest import Manifest, PieceRef, SegmentRef
