@@ -349,8 +349,8 @@ async def test_where_histories_begin_is_told_and_moved_at_the_same_cost_however_
     assert moved[1] < 2 * moved[0]
 
 
-async def test_a_log_of_0_1_0_knows_where_its_histories_begin(tmp_path: Path) -> None:
-    """It noted neither what was applied nor what was freed; its freed entries tell, as far as they are kept."""
+async def test_a_log_of_0_1_0_knows_what_was_applied_and_where_its_histories_begin(tmp_path: Path) -> None:
+    """It noted neither; its freed entries tell, as far as they are kept, and what they told is noted for good."""
     log = await SqliteLog.open(tmp_path)
     await log.append([entry(), entry(), NewEntry(b"x", 0, B), entry()], after=Lsn(0))
     await log.truncate_collection(A, through=Lsn(2), keep_after=Lsn(1))
@@ -358,10 +358,13 @@ async def test_a_log_of_0_1_0_knows_where_its_histories_begin(tmp_path: Path) ->
     sql(tmp_path, "DROP TABLE freed")
     sql(tmp_path, "DROP TABLE truncated")
     log = await SqliteLog.open(tmp_path)
-    assert await log.freed_through() == {A: 2}
+    assert await log.freed_through() == await log.noted_applied() == {A: 2}
     with pytest.raises(LogTruncated):
         await log.history(A, after=Lsn(1), bytes_max=100)
     assert [found.lsn for found in (await log.history(A, after=Lsn(2), bytes_max=100)).entries] == [4]
+    await log.truncate_collection(B, through=Lsn(3))
+    assert await log.oldest() == 4
+    assert await log.freed_through() == await log.noted_applied() == {A: 2, B: 3}
     await log.close()
 
 

@@ -1,4 +1,4 @@
-"""What a feed tells of an entry of the log, or of the records of a snapshot: pure functions."""
+"""What a feed tells of an entry of the log, or of the records of a view."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from chroma_async.core.events import RecordsDeleted, RecordsWritten, decode
 from chroma_async.core.where import matches
 from chroma_async.engine.read_view import View
+from chroma_async.errors import LogCorrupt
 from chroma_async.model import Slots, Vectors
 from chroma_async.protocol.changes import CatalogKind, Change, Choice
 from chroma_async.wal import Entry
@@ -22,7 +23,9 @@ def change_of_entry(entry: Entry, choice: Choice) -> Change | None:
         if not event.ids or not choice.takes("delete"):
             return None
         return Change(kind="delete", lsn=entry.lsn, time=entry.time_ns / 1e9, ids=event.ids)
-    assert isinstance(event, RecordsWritten)
+    if not isinstance(event, RecordsWritten):
+        found = type(event).__name__
+        raise LogCorrupt(f"an entry of a collection's records is of something else. lsn={entry.lsn} event={found}")
     if not choice.takes(event.head.operation):
         return None
     rows = _matching_rows(event, choice)

@@ -88,7 +88,7 @@ class CollectionReader:
         searched: SearchTime | None = None,
         clock: Clock | None = None,
     ) -> None:
-        """`noted_applied`: the entries through this LSN may be freed, so that only the files have them.
+        """`noted_applied`: the entries through this LSN may be freed: only the files are sure to have them.
 
         `position` gives the LSN through which all entries were offered. `share` runs the parts of a large search.
         `row_cache` keeps rows of results; None: nothing does. `searched` says when the collection was searched last, here
@@ -423,13 +423,12 @@ class CollectionReader:
             if tables.version() <= before.manifest.version:
                 return tables.version() == before.manifest.version
             manifest = tables.manifest()
-            noted_applied = max(self._noted_applied, self.entries.complete_after)
-            if manifest.applied < noted_applied:
+            needed = max(self._noted_applied, self.entries.complete_after)  # entries through this LSN are in a base only
+            if manifest.applied < needed:
                 if manifest.applied >= self._noted_applied and not tables.is_newest():
                     return False  # an older instant than entries were forgotten for
                 raise StorageCorrupt(
-                    "the newest records are lost. "
-                    f"path={self._directory} applied={manifest.applied} noted_applied={noted_applied}"
+                    f"the newest records are lost. path={self._directory} applied={manifest.applied} needed={needed}"
                 )
             base = self._opened_base(load_base(self._directory, manifest, before, tables))
             if packed:

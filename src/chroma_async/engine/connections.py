@@ -18,7 +18,7 @@ class Connections:
     """Used by any thread, without a lock, which another one may hold for long: each step of a list is atomic."""
 
     def __init__(self, directory: Path, noted_applied: Lsn) -> None:
-        """`noted_applied`: the entries through this LSN may be freed, so that only the tables have them."""
+        """`noted_applied`: the entries through this LSN may be freed: only the tables are sure to have them."""
         self._directory = directory
         self._noted_applied = noted_applied
         self._idle: list[RecordTables] = []

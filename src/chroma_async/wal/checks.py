@@ -14,7 +14,7 @@ WEIGHTS_MAX: Final = 16_384
 """About as many weights a log has at most: of more entries some neighbours are weighed together."""
 
 OPERATION_WINDOW: Final = 100_000
-"""Operation ids of at least this many newest LSNs are remembered, whether their entries were truncated or not."""
+"""Operation ids of at least this many newest LSNs are remembered, whether their entries were freed and forgotten or not."""
 
 
 def checksum(

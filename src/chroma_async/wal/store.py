@@ -27,7 +27,7 @@ class NewEntry(Struct, frozen=True):
 
 
 class Entry(Struct, frozen=True):
-    """What one LSN holds. `payload` is None where the entry was truncated: a projection holds its effect."""
+    """What one LSN holds. `payload` is None where it was freed: a projection holds its effect."""
 
     lsn: Lsn
     collection: CollectionId | None
@@ -163,7 +163,8 @@ class LogStore(Protocol):
         ...
 
     async def freed_through(self) -> Mapping[CollectionId, Lsn]:
-        """The LSN of the newest entry of a collection whose payload was freed, ever: a history begins after it."""
+        """The LSN of the newest entry of a collection whose payload was freed, ever, or is about to be: a history begins
+        after it."""
         ...
 
     async def first_unapplied(self) -> Lsn:
@@ -188,7 +189,7 @@ class LogStore(Protocol):
 class TruncatableLog(LogStore, Protocol):
     """A log as those have it who free what was applied: the compactor, and a purge.
 
-    While the log is pinned, what frees or notes changes nothing and returns False; ask again later.
+    While the log is pinned, what frees or notes changes nothing more and returns False; ask again later.
     """
 
     async def note_applied(self, collection: CollectionId, *, through: Lsn) -> bool:

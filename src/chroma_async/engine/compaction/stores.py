@@ -33,8 +33,9 @@ class OpenStores:
     are of threads of their own."""
 
     def __init__(self, root: Path, seams: Seams, noted_applied: Callable[[CollectionId], Lsn], *, apart: bool) -> None:
-        """`root`: the directory of all collections. `noted_applied`: the LSN through which entries may be freed.
+        """`root`: the directory of all collections.
 
+        `noted_applied`: gives the LSN through which a collection's entries may be freed.
         `apart`: graphs are built by processes of their own.
         """
         self._root = root

@@ -101,7 +101,7 @@ def _noted(copy: sqlite3.Connection) -> dict[CollectionId, Lsn]:
     """What was noted as applied; by release 0.1.0 nothing was."""
     if not copy.execute(sql.COUNT_NOTED_TABLES).fetchone()[0]:
         return {}
-    return {CollectionId(collection): Lsn(lsn) for collection, lsn in copy.execute(sql.NOTED_ALONE)}
+    return {CollectionId(collection): Lsn(lsn) for collection, lsn in copy.execute(sql.NOTED_APPLIED)}
 
 
 def let_go_of(directory: Path, spoiled: Sequence[Lsn]) -> None:

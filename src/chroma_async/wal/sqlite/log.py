@@ -254,10 +254,8 @@ class SqliteLog:
     # ---- what was applied, freed, and is kept
 
     async def noted_applied(self) -> Mapping[CollectionId, Lsn]:
-        """See `LogStore.noted_applied`. Release 0.1.0 kept no account; what is left of freed entries tells some of it."""
         self._transactions.check_open()
-        found = await fetched(self._reader, sql.NOTED_APPLIED)
-        return {CollectionId(collection): Lsn(lsn) for collection, lsn in found}
+        return {CollectionId(collection): Lsn(lsn) for collection, lsn in await fetched(self._reader, sql.NOTED_APPLIED)}
 
     async def freed_through(self) -> Mapping[CollectionId, Lsn]:
         self._transactions.check_open()

@@ -124,6 +124,7 @@ async def _prepare_writer(writer: aiosqlite.Connection, directory: Path, synchro
     await writer.execute(sql.CREATE_NOTED)
     if await number(writer, sql.COUNT_FREED_TABLES) == 0:
         await writer.execute(sql.CREATE_FREED)
+        await writer.execute(sql.NOTE_APPLIED_BEFORE)
         await writer.execute(sql.NOTE_FREED_BEFORE)
     await writer.commit()
     await writer.execute(f"PRAGMA synchronous = {synchronous}")

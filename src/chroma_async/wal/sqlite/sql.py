@@ -109,13 +109,7 @@ SELECT first, operation_id, lsn FROM ranges CROSS JOIN operations
 
 # ---- what was applied, freed, and is kept
 
-NOTED_APPLIED = f"""
-SELECT collection, max(lsn) FROM (
-    SELECT collection, lsn FROM {_NOTED}
-    UNION ALL SELECT collection, lsn FROM entries WHERE payload IS NULL AND collection IS NOT NULL
-) GROUP BY collection
-"""
-NOTED_ALONE = f"SELECT collection, lsn FROM {_NOTED}"
+NOTED_APPLIED = f"SELECT collection, lsn FROM {_NOTED}"
 FREED_THROUGH = f"SELECT collection, lsn FROM {_FREED}"
 
 HOLDING = "SELECT DISTINCT collection FROM entries WHERE payload IS NOT NULL AND collection IS NOT NULL"
@@ -142,7 +136,13 @@ _NEVER_BACK = "ON CONFLICT (collection) DO UPDATE SET lsn = excluded.lsn WHERE e
 NOTE_APPLIED = f"INSERT INTO {_NOTED} VALUES (?, ?) {_NEVER_BACK}"
 NOTE_FREED = f"INSERT INTO {_FREED} VALUES (?, ?) {_NEVER_BACK}"
 
-# For a log of 0.1.0, which kept no account; from then on the account is whole, and much shorter than the entries.
+# For a log of 0.1.0, which kept no account of either: what is left of freed entries tells some of it. From then on both are
+# whole, and much shorter than the entries.
+NOTE_APPLIED_BEFORE = f"""
+INSERT INTO {_NOTED}
+SELECT collection, max(lsn) FROM entries WHERE payload IS NULL AND collection IS NOT NULL GROUP BY collection
+{_NEVER_BACK}
+"""
 NOTE_FREED_BEFORE = f"INSERT INTO {_FREED} {NOTED_APPLIED}"
 
 NOTE_FREEING = f"""

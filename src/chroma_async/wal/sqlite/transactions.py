@@ -59,7 +59,10 @@ class Transactions:
                 turn.release()
 
     async def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Await work on the writer's connection, to its end, and leave no transaction open. What needs the turn has it."""
+        """Await work on the writer's connection, to its end, and leave no transaction open.
+
+        Who needs the turn has taken it before (`exclusive`).
+        """
 
         async def run() -> T:
             try:
