@@ -311,6 +311,19 @@ async def test_a_stream_that_idles_is_ended_and_says_so(tmp_path: Path) -> None:
         assert "no whole line" in last["message"]
 
 
+async def test_a_stream_that_idles_is_ended_though_it_is_remembered_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Now and then a part without lines goes through the engine: that is nothing that the client did."""
+    monkeypatch.setattr(ingest, "HEARTBEAT_SECONDS", 0.2)
+    async with serving(tmp_path, ingest_idle_seconds=1.0) as server, streaming(server.port, server.place) as stream:
+        await stream.send(lines(0, 1))
+        async with asyncio.timeout(10):
+            last = await stream.last()
+        assert (last["position"], last["status"]) == (1, 503)
+        assert "no whole line" in last["message"]
+
+
 async def test_a_quiet_stream_says_now_and_then_that_it_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ingest, "HEARTBEAT_SECONDS", 0.1)
     async with serving(tmp_path) as server, streaming(server.port, server.place) as stream:

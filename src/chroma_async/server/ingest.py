@@ -200,7 +200,8 @@ class _Stream:
             result = await self._result(sent)
             self._flying.popleft()
             self._settled_number = sent.number
-            self._settled_at = self._loop.time()
+            if sent.call.content:  # else it only asked whether the stream may go on
+                self._settled_at = self._loop.time()
             self._slots.release()
             self._answer.add(result)
             if result.stopped_by is not None:
@@ -246,7 +247,7 @@ class _Stream:
     @property
     def _idle_seconds(self) -> float:
         """For how long there has been nothing to do. The client may have waited for what was settled last."""
-        if self._flying or self._body.is_waiting:
+        if self._body.is_waiting or any(sent.call.content for sent in self._flying):
             return 0.0
         return self._loop.time() - max(self._body.moved_at, self._settled_at)
 

@@ -32,7 +32,7 @@ class StreamBody:
         """Whether its end is known to come: its sender has said how long it is."""
         self.is_whole = False
         """It was read to its end."""
-        self.is_ended = False
+        self._is_ended = False
         """No more is read of it."""
         self.cause: ChromaError | None = None
         """Why no more is read, if not because it was whole."""
@@ -50,8 +50,8 @@ class StreamBody:
 
     def end(self, cause: ChromaError | None) -> None:
         """Read no more. What has come whole can still be taken."""
-        if not self.is_ended:
-            self.is_ended, self.cause = True, cause
+        if not self._is_ended:
+            self._is_ended, self.cause = True, cause
             self._has_come.set()
             self._has_room.set()
 
@@ -62,7 +62,7 @@ class StreamBody:
             ClientDisconnect: the client has gone.
         """
         size = 0
-        while not self.is_ended:
+        while not self._is_ended:
             message = await self._receive()
             if message["type"] == "http.disconnect":
                 raise ClientDisconnect
@@ -70,9 +70,9 @@ class StreamBody:
             size += len(data)
             self._scope[BODY_BYTES] = size
             self.is_whole = not message.get("more_body", False)
-            if not self.is_ended:
+            if not self._is_ended:
                 self._feed(data)
-            while self._cutter.waiting_bytes > WAITING_BYTES_MAX and not self.is_ended:
+            while self._cutter.waiting_bytes > WAITING_BYTES_MAX and not self._is_ended:
                 self._has_room.clear()
                 await self._has_room.wait()
 
@@ -100,11 +100,11 @@ class StreamBody:
         Where no line comes for so long it is one without lines.
         """
         while not self.is_waiting:
-            if self.is_ended:
+            if self._is_ended:
                 return None
             if not await self._comes_within(patience_seconds):
                 return Piece(b"", 0)
-        while not self.is_ended and self._cutter.waiting_bytes < PART_BYTES_MAX:
+        while not self._is_ended and self._cutter.waiting_bytes < PART_BYTES_MAX:
             left = self._waiting_since + JOIN_SECONDS - self._loop.time()
             if left <= 0:
                 break
