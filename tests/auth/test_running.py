@@ -71,6 +71,22 @@ def test_server_does_not_start_with_what_it_cannot_follow(
     assert not (tmp_path / "data").exists()
 
 
+@pytest.mark.parametrize(
+    "option",
+    [
+        "--auth-basic-file",
+        "--auth-token-file",
+        "--auth-token",
+        "--auth-proxy-header",
+        "--auth-jwt-jwks",
+        "--auth-roles-file",
+        "--audit-log",
+    ],
+)
+def test_an_empty_value_as_of_an_unset_variable_lets_nobody_in(tmp_path: Path, option: str) -> None:
+    assert_one_line(start_server(tmp_path, option, ""), 2)
+
+
 def test_identity_that_others_vouch_for_needs_roles(tmp_path: Path) -> None:
     result = start_server(tmp_path, "--auth-proxy-header", "X-User", "--trusted-proxy", "127.0.0.1")
     assert_one_line(result, 2, "--auth-roles-file")

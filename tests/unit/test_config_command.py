@@ -28,6 +28,11 @@ def found(*arguments: str, **environment: str) -> dict[str, dict[str, Any]]:
     return json.loads(result.stdout)
 
 
+def test_the_access_log_needs_no_form() -> None:
+    assert found("--access-log")["access_log"]["value"] == "text"
+    assert found("--access-log", "json")["access_log"]["value"] == "json"
+
+
 def test_each_value_has_its_source_and_the_command_line_goes_first() -> None:
     rows = found("--port", "9", CHROMA_ASYNC_PORT="7", CHROMA_ASYNC_WORKERS="3", CHROMA_ASYNC_SERVER="uvicorn")
     assert rows["port"] == {"value": 9, "source": "command line"}

@@ -26,7 +26,7 @@ def auth_settings(context: click.Context, environment: Mapping[str, str] | None 
     environment = os.environ if environment is None else environment
     options = chosen(AuthSettings, context.params)
     looks_like_auth = any(name.startswith("CHROMA") and "AUTH" in name for name in map(str.upper, environment))
-    if not looks_like_auth and not any(options[name] for name in (*_PROVIDERS, "audit_log")):
+    if not looks_like_auth and not any(options[name] is not None for name in (*_PROVIDERS, "audit_log")):
         return AuthSettings()  # whoever lets everybody in loads nothing of all this
     from chroma_async.server.auth.chroma import settings_from_environment
     from chroma_async.server.auth.provider import AuthConfigError
@@ -38,7 +38,7 @@ def auth_settings(context: click.Context, environment: Mapping[str, str] | None 
         fail(str(error))
     if found is None:
         return given
-    if any(options[name] for name in _PROVIDERS):
+    if any(options[name] is not None for name in _PROVIDERS):
         fail("options of authentication and variables of Chroma (CHROMA_SERVER_AUTH...) are both set: keep one of them")
     return replace(found, audit_log=given.audit_log)
 

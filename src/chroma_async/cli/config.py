@@ -76,10 +76,9 @@ def _without_option(known: set[str]) -> Iterator[Row]:
 def _from_chroma(found: AuthSettings, options: dict[str, Any]) -> Iterator[Row]:
     """What Chroma's variables have set beside the options."""
     default = AuthSettings()
-    given = {name for name, value in options.items() if value is not None and value != ()}
     for entry in fields(found):
         value = getattr(found, entry.name)
-        if value != getattr(default, entry.name) and entry.name not in given:
+        if value not in (getattr(default, entry.name), options.get(entry.name)):
             yield Row(f"auth {entry.name}", shown(entry.name, value), "environment CHROMA_SERVER_AUTH...")
 
 

@@ -1,4 +1,5 @@
-"""The options of `run`, in the order in which its help shows them. Each is a setting, with the default and the help of that.
+"""The options of `run`, in the order in which its help shows them. Each but `--path`, `--log-retention` and
+`--auth-token` is a setting, with the default and the help of that.
 
 Each may come from the environment as well, by its own name: `--root-path` from `CHROMA_ASYNC_ROOT_PATH`.
 """
@@ -110,7 +111,9 @@ def _option_of(settings: Settings, name: str, flag: str = "", *, also: str = "",
     several = isinstance(default, tuple)
     told = "; ".join(filter(None, [help_text[0].upper() + help_text[1:], also, "repeatable" if several else ""]))
     flag = flag or f"--{name.replace('_', '-')}"
-    given: dict[str, Any] = {"default": default, "multiple": several, "help": f"{told}.", **details}
+    given: dict[str, Any] = {"multiple": several, "help": f"{told}.", **details}
+    if default is not None:  # click 8.3.0 and 8.3.1 ask for a value of `--access-log` where None is said to be the default
+        given["default"] = default
     return click.option(flag, name, **given)
 
 
