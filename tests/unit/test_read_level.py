@@ -11,6 +11,7 @@ from tests.support.waiting import soon, wait_until
 
 from chroma_async import AsyncPersistentClient, PersistentClient
 from chroma_async.client.types import ReadLevel
+from chroma_async.engine.engine import Engine
 from chroma_async.engine.handlers.records import LOOK_SECONDS
 from chroma_async.errors import NotYetVisibleError, UnavailableError
 from chroma_async.model import Lsn
@@ -80,13 +81,19 @@ async def test_a_read_waits_for_an_lsn_that_is_yet_to_come(tmp_path: Path) -> No
         assert (await soon(reading)).count == 1
 
 
+async def read_of_the_next_lsn(engine: Engine) -> asyncio.Task[object]:
+    """Begin a read that waits for what nobody writes, for 20 seconds."""
+    collection = await create_collection(engine)
+    lsn = Lsn(engine.position + 1)
+    call = CountRecords(**PATH, collection_id=collection.id, min_lsn=lsn, wait_seconds=20.0)
+    return asyncio.create_task(engine.dispatch(call))
+
+
 @pytest.mark.anyio
 async def test_a_read_waits_for_an_lsn_as_long_as_it_says(tmp_path: Path) -> None:
     clock = ManualClock()
     async with engine_at(tmp_path, UNWATCHED, clock=clock) as engine:
-        collection = await create_collection(engine)
-        call = CountRecords(**PATH, collection_id=collection.id, min_lsn=Lsn(engine.position + 1), wait_seconds=20.0)
-        reading = asyncio.create_task(engine.dispatch(call))
+        reading = await read_of_the_next_lsn(engine)
         await clock.asleep(LOOK_SECONDS)
         await clock.advance(19)
         await clock.asleep(LOOK_SECONDS)
@@ -118,9 +125,7 @@ async def test_a_read_that_waits_for_an_lsn_ends_when_its_process_stops(tmp_path
     """It held up the stop of a server for as long as requests may go on."""
     clock = ManualClock()
     async with engine_at(tmp_path, UNWATCHED, clock=clock) as engine:
-        collection = await create_collection(engine)
-        call = CountRecords(**PATH, collection_id=collection.id, min_lsn=Lsn(engine.position + 1), wait_seconds=20.0)
-        reading = asyncio.create_task(engine.dispatch(call))
+        reading = await read_of_the_next_lsn(engine)
         await clock.round(LOOK_SECONDS)
         assert not reading.done()
         engine.progress.stop()

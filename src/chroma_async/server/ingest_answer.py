@@ -127,11 +127,13 @@ class StreamAnswer:
 
     async def say_last(self, *, is_whole: bool) -> None:
         """Say how it ended. A client that still sends, since its body is not whole, is listened to for a while."""
-        if not self._is_gone:
-            with suppress(ClientDisconnect):
-                await (
-                    self._end(is_whole) if self._is_settled or self._error is None else self._refuse(self._error, is_whole)
-                )
+        if self._is_gone:
+            return
+        with suppress(ClientDisconnect):
+            if self._error is not None and not self._is_settled:
+                await self._refuse(self._error, is_whole)
+            else:
+                await self._end(is_whole)
 
     async def _refuse(self, error: ChromaError, is_whole: bool) -> None:
         response = error_response(error, self._scope.get(REQUEST_ID))
