@@ -64,6 +64,14 @@ def test_a_server_imports_no_other_command() -> None:
     assert not {f"chroma_async.cli.{name}" for name in ("backup", "import_chroma", "load", "verify")} & set(modules)
 
 
+def test_a_server_imports_usearch_with_its_first_graph_only() -> None:
+    code = "import sys; import chroma_async.server.run; from chroma_async.server.begin import preload; "
+    code += "preload('hypercorn'); print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    assert "chroma_async.index.hnsw" in modules
+    assert "usearch" not in modules
+
+
 def test_version_is_printed() -> None:
     result = chroma_async("version")
     assert result.exit_code == 0

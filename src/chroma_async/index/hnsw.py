@@ -14,7 +14,7 @@ import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 
@@ -35,10 +35,13 @@ from chroma_async.index.coding import (
 )
 from chroma_async.index.crowds import CROWDED_ROWS, crowded_rows
 from chroma_async.index.distance import distances
-from chroma_async.index.usearch import Index
+from chroma_async.index.usearch import usearch_index
 from chroma_async.model import HnswConfiguration, Slots, Space, Vectors
 from chroma_async.seams.files import opened
 from chroma_async.seams.limits import free_bytes
+
+if TYPE_CHECKING:
+    from usearch.index import Index
 
 METRICS: Final[dict[Space, str]] = {"l2": "l2sq", "ip": "ip", "cosine": "cos"}
 PRECISIONS: Final[dict[Space, str]] = {"l2": "bf16", "ip": "bf16", "cosine": "i8"}
@@ -84,7 +87,7 @@ class GraphBuilder:
     def empty(cls, ndim: int, configuration: HnswConfiguration, coding: Coding | None = None) -> GraphBuilder:
         """Return a graph without rows, as the collection's configuration asks for it."""
         precision = configuration.precision or PRECISIONS[configuration.space]
-        index = Index(
+        index = usearch_index()(
             ndim=ndim if coding is None else coding.dims,
             metric=METRICS[configuration.space] if coding is None else "l2sq",
             dtype=precision if coding is None else "i8",
@@ -104,7 +107,7 @@ class GraphBuilder:
         """
         mapped = _mapped(path)
         beside = decode_trailer(memoryview(mapped))
-        index: Any = cast("Any", Index).restore(mapped, view=False, enable_key_lookups=False)
+        index: Any = cast("Any", usearch_index()).restore(mapped, view=False, enable_key_lookups=False)
         if index is None:
             raise StorageCorrupt(f"graph file can't be read. path={path}")
         index.expansion_add = max(1, configuration.ef_construction)
@@ -249,7 +252,7 @@ class GraphFile:
         with self._lock:
             view = self._views.pop() if self._views else None
         if view is None:
-            view = cast("Any", Index).restore(self._mapped, view=True, enable_key_lookups=False)
+            view = cast("Any", usearch_index()).restore(self._mapped, view=True, enable_key_lookups=False)
         if view is None:
             raise StorageCorrupt(f"graph file has no valid header. path={self.path}")
         try:

@@ -18,7 +18,10 @@ from collections.abc import Callable, Container, Mapping
 from contextlib import suppress
 from typing import Final, NoReturn
 
-from chroma_async.server.child import STOPPING_SIGNALS, Orders, Role, Work, run_child
+import anyio
+import anyio.lowlevel
+
+from chroma_async.server.child import STOPPING_SIGNALS, Orders, Role, Work, loop_factory, run_child
 from chroma_async.server.logs import configure_logs
 from chroma_async.server.shared_metrics import share_metrics
 from chroma_async.settings import HttpServer
@@ -79,8 +82,10 @@ def preload(http_server: HttpServer) -> None:
 
     _works()
     serve_by(http_server)
+    loop_factory()
+    _set_title()
+    anyio.run(anyio.lowlevel.checkpoint)  # imports what anyio imports only where a loop runs
     gc.enable()
-    gc.collect()
     gc.freeze()
 
 
@@ -137,11 +142,17 @@ def _do(orders: Orders) -> int:
 
 def _show_role(orders: Orders) -> None:
     """Let `ps` and `top` tell children apart."""
+    set_title = _set_title()
+    if set_title is not None:
+        set_title(f"chroma-async: {orders.role}")
+
+
+def _set_title() -> Callable[[str], None] | None:
     try:
         from setproctitle import setproctitle
     except ImportError:
-        return
-    setproctitle(f"chroma-async: {orders.role}")
+        return None
+    return setproctitle
 
 
 def main() -> int:

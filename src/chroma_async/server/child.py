@@ -122,7 +122,7 @@ def run_child(orders: Orders, work: Work) -> int:
     """
     duty = Duty(orders)
     try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
             runner.run(_work_until_told(work, duty))
     except _HOPELESS as error:
         if duty.at_work:
@@ -168,7 +168,7 @@ def _watch_lifeline(loop: asyncio.AbstractEventLoop, duty: Duty) -> None:
     threading.Thread(target=watch, name="lifeline", daemon=True).start()
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     try:
         import uvloop
     except ImportError:
