@@ -15,7 +15,7 @@ import anyio
 import pytest
 from msgspec.structs import replace
 
-from chroma_async.errors import LogConflict, LogCorrupt, LogError, LogHole, LogReset, LogTruncated
+from chroma_async.errors import LogConflict, LogCorrupt, LogError, LogHole, LogReset, LogTruncated, StorageCorrupt
 from chroma_async.model import CollectionId, Lsn
 from chroma_async.wal import CatalogRows, Entry, MemoryLog, MemoryLogState, NewEntry, SqliteLog, TruncatableLog
 
@@ -919,3 +919,40 @@ async def test_where_a_history_begins_is_known_for_ever(logs: Logs) -> None:
     await log.close()
     again = await logs.open()
     assert await again.freed_through() == {A: 3}
+
+
+# 17. A lost end
+
+
+async def test_a_log_goes_on_after_an_lsn_that_it_has_lost(logs: Logs) -> None:
+    log, other = await logs.open(), await logs.open()
+    await log.append([entry("a", A), entry("b", A)], after=Lsn(0))
+    await log.go_on_after(Lsn(5))
+    assert other.barrier() == 5
+    assert await other.append([entry("c", A)], after=Lsn(5)) == 6
+    found = [item async for item in log.read(after=Lsn(0))]
+    assert [(item.lsn, item.payload is None) for item in found] == [
+        (1, False),
+        (2, False),
+        (3, True),
+        (4, True),
+        (5, True),
+        (6, False),
+    ]
+    assert {item.collection for item in found[2:5]} == {None}
+
+
+async def test_a_log_that_has_come_so_far_is_left_as_it_is(log: TruncatableLog) -> None:
+    await fill(log, 3)
+    before = await all_of(log)
+    await log.go_on_after(Lsn(3))
+    await log.go_on_after(Lsn(0))
+    assert await all_of(log) == before
+
+
+async def test_a_number_out_of_all_proportion_is_no_lost_end(log: TruncatableLog) -> None:
+    await fill(log, 2)
+    with pytest.raises(StorageCorrupt, match=r"restore a backup\. newest=2 applied=9000000000"):
+        await log.go_on_after(Lsn(9_000_000_000))
+    assert log.barrier() == 2
+    assert await log.append([entry()], after=Lsn(2)) == 3

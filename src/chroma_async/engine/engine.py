@@ -15,7 +15,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from chroma_async.core.catalog import Catalog
 from chroma_async.core.events import DatabaseCreated, TenantCreated
@@ -114,8 +114,17 @@ class Engine:
             self._fsync = IntervalFsync(log, clock, self.metrics, interval, lambda error: self.writer.stop_unsynced(error))
         appended = self._fsync.appended if self._fsync is not None else _nothing
         self.writer = Writer(
-            log, self.follower, clock, self.metrics, directory, settings.disk_reserve_bytes, appended=appended
+            log,
+            self.follower,
+            clock,
+            self.metrics,
+            directory,
+            settings.disk_reserve_bytes,
+            appended=appended,
+            applied=self._applied_of_new,
         )
+        self._compared: WeakSet[CollectionReader] = WeakSet()
+        """Of collections whose tables were found not to be ahead of the log."""
         self._reads: WeakKeyDictionary[CollectionReader, tuple[PacedRunner, QueryBatcher]] = WeakKeyDictionary()
         self.progress = Progress(
             clock,
@@ -371,9 +380,23 @@ class Engine:
             except Exception as error:
                 self._failures.note("follow.failed", error)
 
+    async def _applied_of_new(self, collections: Iterable[CollectionId]) -> Lsn:
+        """The LSN through which tables are applied of those of these collections that were not looked at before."""
+        new = [reader for reader in map(self.follower.sink, collections) if reader not in self._compared]
+        applied = Lsn(0)
+        for reader in new:
+            manifest = await self.workers.run(reader.published)
+            if manifest is not None:  # else it can't be applied either
+                applied = max(applied, manifest.applied)
+                self._compared.add(reader)
+        return applied
+
     async def refresh(self) -> None:
         """Know the log's end, take bases that readers saw published, and fold and pack what the next read would wait for."""
+        applied = max((reader.manifest.applied for reader in self.follower.sinks().values()), default=Lsn(0))
         await self.follower.catch_up()
+        if applied > self.follower.position:  # who has seen that waits for it
+            await self.writer.go_on_after(applied)
         for reader in list(self.follower.sinks().values()):
             if reader.is_behind:
                 await self.workers.run(reader.refresh)

@@ -48,7 +48,7 @@ from chroma_async.projections.view import (
 from chroma_async.seams import SystemFiles
 from chroma_async.seams.limits import limit_error
 from chroma_async.settings import EngineSettings
-from chroma_async.wal import LOG_FILE, check_log, let_go_of
+from chroma_async.wal import LOG_FILE, check_log, go_on_after, let_go_of, newest_of
 
 Report = Callable[[str, int, int], None]
 """Told what is being done, how many bytes of it are done, and how many there are."""
@@ -124,10 +124,13 @@ def verify(directory: Path, *, repair: bool = False, report: Report | None = Non
         progress = _Progress(report, size_of(directory))
         findings = [Finding(VERSION_FILE, "whole", size_bytes=(directory / VERSION_FILE).stat().st_size)]
         logged, noted_applied = _verify_log(directory, progress, repair=repair)
-        findings.append(logged)
-        for collection in _known_collections(directory):
-            found = _verify_collection(directory, collection, progress, noted_applied)
-            findings += _mended(directory / COLLECTIONS / collection.id, found) if repair else found
+        applied = Lsn(0)
+        for known in _known_collections(directory):
+            collection = _Collection(directory, known, progress, noted_applied.get(known.id, Lsn(0)))
+            found = _verify_collection(collection)
+            findings += _mended(collection.folder, found) if repair else found
+            applied = max(applied, collection.applied)
+        findings.insert(1, logged if logged.state == "lost" else _with_end(directory, logged, applied, repair=repair))
     return Verdict(str(directory), tuple(findings))
 
 
@@ -178,6 +181,17 @@ def _verify_log(directory: Path, progress: _Progress, *, repair: bool) -> tuple[
     return Finding(LOG_FILE, "whole", size_bytes=size), found.noted_applied
 
 
+def _with_end(directory: Path, logged: Finding, applied: Lsn, *, repair: bool) -> Finding:
+    """What is to be said of a log, now that it is known through which LSN something was applied of it."""
+    newest = newest_of(directory)  # as of now: the directory may be in use
+    if applied <= newest:
+        return logged
+    if repair:
+        go_on_after(directory, applied)
+    reason = f"it ends before what was applied of it: a copy that was made while it was in use? newest={newest} {applied=}"
+    return msgspec.structs.replace(logged, state="mended" if repair else "mendable", reason=reason)
+
+
 def _check_reachable(path: Path, error: Exception) -> None:
     """See that what an error says of a database is damage: why SQLite can't open one, it does not say.
 
@@ -193,23 +207,21 @@ def _check_reachable(path: Path, error: Exception) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path)) from error
 
 
-def _verify_collection(
-    directory: Path, collection: Collection, progress: _Progress, noted_applied: Mapping[CollectionId, Lsn]
-) -> list[Finding]:
+def _verify_collection(collection: _Collection) -> list[Finding]:
     """What is to be said of a collection; nothing, when it was deleted while it was looked at."""
-    folder, tables = directory / COLLECTIONS / collection.id, f"{COLLECTIONS}/{collection.id}/{RECORDS_FILE}"
+    directory, known, folder = collection.directory, collection.collection, collection.folder
     found: list[Finding] = []
     try:
         if (folder / RECORDS_FILE).exists():
-            found = list(_Collection(directory, collection, progress, noted_applied.get(collection.id, Lsn(0))).verify())
-        elif noted_applied.get(collection.id) or (folder.exists() and any((folder / SEGMENTS).glob("*/*"))):
-            found = [Finding(tables, "lost", "missing", collection.name)]
+            found = list(collection.verify())
+        elif collection.noted_applied or (folder.exists() and any((folder / SEGMENTS).glob("*/*"))):
+            found = [Finding(f"{COLLECTIONS}/{known.id}/{RECORDS_FILE}", "lost", "missing", known.name)]
     except FileNotFoundError:
-        if _is_known(directory, collection):
+        if _is_known(directory, known):
             raise
         return []
     is_sound = all(finding.state in SOUND for finding in found)
-    return found if is_sound or _is_known(directory, collection) else []
+    return found if is_sound or _is_known(directory, known) else []
 
 
 def _is_known(directory: Path, collection: Collection) -> bool:
@@ -250,12 +262,13 @@ def chosen_collections(directory: Path, names: Sequence[str]) -> list[Collection
 
 
 class _Collection(msgspec.Struct):
-    """Verifies one collection."""
+    """Verifies one collection. `applied`: through which LSN its tables are, once they were read."""
 
     directory: Path
     collection: Collection
     progress: _Progress
     noted_applied: Lsn
+    applied: Lsn = Lsn(0)
 
     @property
     def folder(self) -> Path:
@@ -273,6 +286,7 @@ class _Collection(msgspec.Struct):
                     yield self._finding(path, "whole" if tables.is_summed() else "unsummed")
                 with tables.transaction():
                     manifest = tables.manifest()
+                    self.applied = manifest.applied
                     if manifest.applied < self.noted_applied:
                         marks = f"applied={manifest.applied} noted_applied={self.noted_applied}"
                         yield self._finding(path, "lost", f"the newest records are lost. {marks}")

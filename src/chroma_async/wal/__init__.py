@@ -5,7 +5,16 @@ from __future__ import annotations
 from chroma_async.wal.checks import OPERATION_WINDOW
 from chroma_async.wal.memory import MemoryLog, MemoryLogState
 from chroma_async.wal.sqlite import FILE as LOG_FILE
-from chroma_async.wal.sqlite import LogCopy, SqliteLog, check_log, copy_log, let_go_of, renew_identity
+from chroma_async.wal.sqlite import (
+    LogCopy,
+    SqliteLog,
+    check_log,
+    copy_log,
+    go_on_after,
+    let_go_of,
+    newest_of,
+    renew_identity,
+)
 from chroma_async.wal.store import CatalogRows, Durability, Entry, History, LogStore, NewEntry, TruncatableLog, Weight
 
 __all__ = [
@@ -25,6 +34,8 @@ __all__ = [
     "Weight",
     "check_log",
     "copy_log",
+    "go_on_after",
     "let_go_of",
+    "newest_of",
     "renew_identity",
 ]

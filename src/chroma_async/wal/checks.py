@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from chroma_async.checksums import crc32
-from chroma_async.errors import LogConflict, LogCorrupt, LogHole, LogReset, LogTruncated
+from chroma_async.errors import LogConflict, LogCorrupt, LogHole, LogReset, LogTruncated, StorageCorrupt
 from chroma_async.model import Lsn
 from chroma_async.wal.store import NewEntry
 
@@ -15,6 +15,9 @@ WEIGHTS_MAX: Final = 16_384
 
 OPERATION_WINDOW: Final = 100_000
 """Operation ids of at least this many newest LSNs are remembered, whether their entries were freed and forgotten or not."""
+
+LOST_MAX: Final = 1_000_000
+"""Entries that the end of a log may have had which was lost: a copy of a directory in use, whose log was copied first."""
 
 
 def checksum(
@@ -89,6 +92,17 @@ def conflict(after: int, newest: int) -> LogConflict:
 def hole(after: int, found: int) -> LogHole:
     """Say that the entries between two LSNs are missing."""
     return LogHole(f"entries are missing in the middle of the log: restore it. after={after} next={found}")
+
+
+def check_lost(newest: int, applied: int) -> None:
+    """Refuse to make up for more entries than a lost end has.
+
+    Raises:
+        StorageCorrupt: it would be more.
+    """
+    if applied - newest > LOST_MAX:
+        reason = f"the log ends too long before what was applied of it: restore a backup. newest={newest} applied={applied}"
+        raise StorageCorrupt(reason)
 
 
 def check_reachable(after: int, oldest: int, newest: int) -> None:

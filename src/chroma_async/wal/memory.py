@@ -19,6 +19,7 @@ from chroma_async.wal.checks import (
     WEIGHTS_MAX,
     check_batch,
     check_history,
+    check_lost,
     check_reachable,
     checksum,
     conflict,
@@ -135,6 +136,15 @@ class MemoryLog:
         now.rows.update({key: value for key, value in rows.items() if value is not None})
         for key in [key for key, value in rows.items() if value is None]:
             now.rows.pop(key, None)
+
+    async def go_on_after(self, lsn: Lsn) -> None:
+        async with self.exclusive():
+            self._check_open()
+            check_lost(self.state.image.newest, lsn)
+            now = self._image_to_change()
+            for lost in range(now.newest + 1, lsn + 1):
+                now.entries[lost] = _Stored(Entry(Lsn(lost), None, None, 0), None, checksum(lost, None, 0, None, None))
+                now.newest = lost
 
     async def operations(self, prefixes: Sequence[str]) -> Mapping[str, tuple[str, Lsn]]:
         """See `LogStore.operations`."""

@@ -94,7 +94,9 @@ class LogStore(Protocol):
     15. `history` never skips: of a collection it raises `LogTruncated` when anything after the position was freed, in
         the same instant as it reads; of all collections it gives freed entries without payload, as `read` does.
     16. After `close`, every call raises `RuntimeError`, but another `close`.
-    17. `require_in_place` raises `DirectoryReplacedError` while another log, or none, is where this one was opened, and so
+    17. `go_on_after` makes up for an end that was lost: entries of no collection, without payload, have the LSNs up to
+        there, and nothing else is ever given them. It changes nothing where the log has come so far.
+    18. `require_in_place` raises `DirectoryReplacedError` while another log, or none, is where this one was opened, and so
         does whatever needs `exclusive`: its holder would be alone with a log that nobody else sees.
     """
 
@@ -122,6 +124,15 @@ class LogStore(Protocol):
         Greatest is the last in the order of the code points; a prefix that none begins with has no item.
 
         With the log's turn held, nothing is appended between the answer and an append.
+        """
+        ...
+
+    async def go_on_after(self, lsn: Lsn) -> None:
+        """Give the next entry an LSN above this one, which something that was derived from this log has.
+
+        Raises:
+            StorageCorrupt: more than `LOST_MAX` entries would be lost.
+            InsufficientStorageError, ResourceLimitError: nothing was changed, for want of what the message says.
         """
         ...
 

@@ -13,10 +13,10 @@ from msgspec import Struct
 from chroma_async.errors import LogCorrupt, LogHole, StorageCorrupt
 from chroma_async.model import CollectionId, Lsn
 from chroma_async.seams.databases import copy_database, open_unchanging
-from chroma_async.wal.checks import checksum, hole, only_row
+from chroma_async.wal.checks import check_lost, checksum, hole, only_row
 from chroma_async.wal.sqlite import sql
 from chroma_async.wal.sqlite.connections import FILE
-from chroma_async.wal.sqlite.rows import identity_in, verified_catalog
+from chroma_async.wal.sqlite.rows import identity_in, lost_rows, verified_catalog
 
 
 class LogCopy(Struct, frozen=True):
@@ -119,6 +119,23 @@ def let_go_of(directory: Path, spoiled: Sequence[Lsn]) -> None:
                 (checksum(lsn, collection, time_ns, operation_id, None), lsn),
             )
             connection.execute(sql.NOTE_FREED, (collection, lsn))
+        connection.execute("COMMIT")
+
+
+def newest_of(directory: Path) -> Lsn:
+    """LSN of the newest entry of a directory's log, which may be in use."""
+    with closing(sqlite3.connect(directory / FILE, timeout=10.0)) as connection:
+        return Lsn(only_row(connection.execute(sql.NEWEST))[0])
+
+
+def go_on_after(directory: Path, lsn: Lsn) -> None:
+    """See `LogStore.go_on_after`, of a directory that nobody writes to."""
+    with closing(sqlite3.connect(directory / FILE, isolation_level=None, timeout=10.0)) as connection:
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(sql.BEGIN)
+        newest = only_row(connection.execute(sql.NEWEST))[0]
+        check_lost(newest, lsn)
+        connection.executemany(sql.INSERT, lost_rows(newest, lsn))
         connection.execute("COMMIT")
 
 

@@ -29,6 +29,7 @@ from chroma_async.seams.limits import limit_error
 from chroma_async.wal.checks import (
     check_batch,
     check_history,
+    check_lost,
     check_reachable,
     checksum,
     conflict,
@@ -42,7 +43,7 @@ from chroma_async.wal.checks import (
 from chroma_async.wal.sqlite import sql
 from chroma_async.wal.sqlite.connections import FILE, Row, fetched, number
 from chroma_async.wal.sqlite.journal import Journal
-from chroma_async.wal.sqlite.opening import OpenFiles, open_files
+from chroma_async.wal.sqlite.opening import OpenFiles, add_lost, open_files
 from chroma_async.wal.sqlite.rows import entry_rows, verified, verified_catalog, within
 from chroma_async.wal.sqlite.transactions import Transactions
 from chroma_async.wal.sqlite.truncation import Truncation
@@ -171,6 +172,24 @@ class SqliteLog:
     async def _known(self, operation_id: str) -> int | None:
         found = await self._writer.execute_fetchall(sql.LSN_OF_OPERATION, (operation_id,))
         return next((int(row[0]) for row in found), None)
+
+    async def go_on_after(self, lsn: Lsn) -> None:
+        """See `LogStore.go_on_after`."""
+        async with self._transactions.exclusive():
+            await self._transactions.run(lambda: self._go_on_after(lsn))
+
+    async def _go_on_after(self, lsn: Lsn) -> None:
+        newest = await number(self._writer, sql.NEWEST)
+        if newest >= lsn:
+            return
+        check_lost(newest, lsn)
+        self._shared.begin()
+        try:
+            await add_lost(self._writer, newest, lsn)
+        except (sqlite3.Error, MemoryError) as error:
+            await self._raise_limit(error, Lsn(newest))
+            raise
+        self._shared.set(lsn)
 
     async def operations(self, prefixes: Sequence[str]) -> Mapping[str, tuple[str, Lsn]]:
         """See `LogStore.operations`. One query for all of them."""

@@ -27,7 +27,7 @@ from chroma_async.wal.sqlite.connections import (
     to_its_end,
 )
 from chroma_async.wal.sqlite.place import Place
-from chroma_async.wal.sqlite.rows import identity_in
+from chroma_async.wal.sqlite.rows import identity_in, lost_rows
 from chroma_async.wal.sqlite.turns import FileLock, SharedLsn
 from chroma_async.wal.store import Durability
 
@@ -172,14 +172,18 @@ async def _check_format(writer: aiosqlite.Connection) -> str:
 async def _bridge(writer: aiosqlite.Connection, newest: int, published: int) -> int:
     """The log ends before an LSN that was published: its tail is lost. Give none of these LSNs to another entry.
 
-    They become freed entries of no collection. A number that is out of all proportion is damage of the file that has it.
+    A number that is out of all proportion is damage of the file that has it.
     """
     if published - newest > _BRIDGED_MAX:
         logger.error("log.published_lsn_ignored newest=%d published=%d", newest, published)
         return newest
     logger.error("log.tail_lost newest=%d published=%d entries=%d", newest, published, published - newest)
-    lost = ((lsn, None, 0, checksum(lsn, None, 0, None, None), None, None) for lsn in range(newest + 1, published + 1))
-    await writer.execute(sql.BEGIN)
-    await writer.executemany(sql.INSERT, lost)
-    await writer.commit()
+    await add_lost(writer, newest, published)
     return published
+
+
+async def add_lost(writer: aiosqlite.Connection, newest: int, through: int) -> None:
+    """Append freed entries of no collection up to this LSN, in a transaction with the turn held."""
+    await writer.execute(sql.BEGIN)
+    await writer.executemany(sql.INSERT, lost_rows(newest, through))
+    await writer.commit()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from operator import itemgetter
 from typing import Any, Final
 
@@ -22,6 +22,11 @@ _VERIFY_INLINE_BYTES: Final = 256 * 2**10
 def entry_rows(found: list[Row]) -> list[Row]:
     """The entries behind two bounds, in LSN order; the row without an entry is there where none was found."""
     return sorted((row[2:] for row in found if row[2] is not None), key=itemgetter(0))
+
+
+def lost_rows(newest: int, through: int) -> Iterator[tuple[object, ...]]:
+    """What `sql.INSERT` takes of lost entries: those behind the newest one, whose LSNs are to be given to no others."""
+    return ((lsn, None, 0, checksum(lsn, None, 0, None, None), None, None) for lsn in range(newest + 1, through + 1))
 
 
 def within(rows: list[Row], bytes_max: int) -> list[Row]:
