@@ -18,6 +18,7 @@ FIELDS = st.sampled_from(["a", "b", "ü", "rare"])
 INTS = (
     st.integers(-2, 2)
     | st.sampled_from([2**53, 2**53 + 1, -(2**53) - 1, 2**63 - 1, -(2**63)])
+    | st.sampled_from([sign * (2**bits + beyond) for bits in (7, 15, 31) for sign in (1, -1) for beyond in (-1, 0, 1)])
     | st.integers(-(2**63), 2**63 - 1)
 )
 FLOATS = (

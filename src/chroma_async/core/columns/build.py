@@ -127,7 +127,7 @@ def _unfold(rows: Rows, lists: list[list[Any]]) -> _Cells:
 
 def _column(field: str, kind: Kind, is_list: bool, rows: Rows, values: list[Any], size: int) -> Column:
     if kind != "str":
-        return lay_out(field, kind, is_list, rows, np.array(values, DTYPES[kind]), size, None)
+        return lay_out(field, kind, is_list, rows, np.array(values, DTYPES[kind][-1]), size, None)
     codes, dictionary = _encode_strings(values)
     return lay_out(field, kind, is_list, rows, codes, size, dictionary)
 

@@ -12,20 +12,26 @@ from msgspec import Struct
 from chroma_async.core.operators import Kind
 from chroma_async.model import Mask
 
-__all__ = ["DTYPES", "Column", "Dictionary", "Values", "lay_out"]
+__all__ = ["BOUNDS", "DTYPES", "Column", "Dictionary", "Values", "lay_out"]
 
 Values: TypeAlias = npt.NDArray[Any]
-"""One element per value, of the dtype that `DTYPES` gives to the column's kind."""
+"""One element per value, of one of the dtypes that `DTYPES` gives to the column's kind."""
 
 Rows: TypeAlias = npt.NDArray[np.int32]
 
-DTYPES: Final[Mapping[Kind, np.dtype[Any]]] = {
-    "int": np.dtype("<i8"),
-    "float": np.dtype("<f8"),
-    "bool": np.dtype("i1"),
-    "str": np.dtype("<i4"),
+DTYPES: Final[Mapping[Kind, tuple[np.dtype[Any], ...]]] = {
+    "int": (np.dtype("i1"), np.dtype("<i2"), np.dtype("<i4"), np.dtype("<i8")),
+    "float": (np.dtype("<f8"),),
+    "bool": (np.dtype("i1"),),
+    "str": (np.dtype("i1"), np.dtype("<i2"), np.dtype("<i4")),
 }
-"""How values are kept, little-endian. A bool is 0 or 1, a string its code in the dictionary."""
+"""How values are kept: by the first of these, little-endian, that has them all. A filter takes as long as it takes to read
+them. A bool is 0 or 1, a string its code in the dictionary."""
+
+BOUNDS: Final[Mapping[int, tuple[int, int]]] = {
+    size: (-(2 ** (8 * size - 1)), 2 ** (8 * size - 1) - 1) for size in (1, 2, 4, 8)
+}
+"""The least and the greatest whole number of so many bytes."""
 
 _ABSENT: Final = -1
 """Stands for no value in a dense bool or str column; numbers have no value to spare, so they get a `present` mask."""
@@ -115,10 +121,20 @@ class Column(Struct, frozen=True, eq=False):
         return rows, self.values if len(rows) == len(self.values) else self.values[rows]
 
 
+def _narrowed(kind: Kind, values: Values) -> Values:
+    """The values, of the smallest dtype that has them all."""
+    dtypes = DTYPES[kind]
+    if len(dtypes) > 1 and len(values):
+        least, greatest = int(values.min()), int(values.max())
+        dtypes = tuple(d for d in dtypes if BOUNDS[d.itemsize][0] <= least and greatest <= BOUNDS[d.itemsize][1])
+    return values.astype(dtypes[0], copy=False)
+
+
 def lay_out(
     field: str, kind: Kind, is_list: bool, rows: Rows, values: Values, size: int, dictionary: Dictionary | None
 ) -> Column:
-    """Make a column of cells, whose `rows` ascend, in the representation that fits their density."""
+    """Make a column of cells, whose `rows` ascend, in the representation that fits their density and their values."""
+    values = _narrowed(kind, values)
     if is_list or len(rows) * _DENSE_SHARE < size:
         return Column(field, kind, is_list, values, rows=rows, dictionary=dictionary)
     if len(rows) == size:

@@ -4,7 +4,7 @@
            8   version          uint32, little-endian like all that follows
           12   header length    uint32, bytes
           16   header CRC-32    uint32
-          20   header           JSON: rows, and per column its field, kind and sections
+          20   header           JSON: rows, and per column its field, kind, sections, and bytes of a value
           ...  sections         each at a multiple of 64 bytes after the end of the header, rounded up to one
 
 A section is a bare array. The header tells its offset (from the first section), its length in bytes and its CRC-32. What
@@ -30,7 +30,10 @@ from chroma_async.errors import FormatError, StorageCorrupt
 
 __all__ = ["VERSION", "decode", "encoded_parts"]
 
-VERSION: Final = 1
+VERSION: Final = 2
+"""In version 1 a whole number has 8 bytes and a code 4, and the header does not say so."""
+
+_READ: Final = (1, VERSION)
 _MAGIC: Final = b"\x93columns"
 _PREFIX: Final = struct.Struct("<8sIII")
 _ALIGNMENT: Final = 64
@@ -56,6 +59,7 @@ class _ColumnHeader(msgspec.Struct, frozen=True):
     kind: Kind
     is_list: bool
     sections: dict[str, _Section]
+    width: int | None = None
 
 
 class _Header(msgspec.Struct, frozen=True):
@@ -103,7 +107,8 @@ def encoded_parts(piece: ColumnPiece) -> list[bytes | memoryview]:
 
 
 def _write_column(writer: _Writer, column: Column) -> _ColumnHeader:
-    sections = {"values": writer.add(column.values, DTYPES[column.kind])}
+    values = column.values
+    sections = {"values": writer.add(values, values.dtype)}
     dictionary = column.dictionary
     arrays = {
         "rows": column.rows,
@@ -112,7 +117,7 @@ def _write_column(writer: _Writer, column: Column) -> _ColumnHeader:
         "blob": None if dictionary is None else dictionary.blob,
     }
     sections |= {role: writer.add(array, _ROLES[role]) for role, array in arrays.items() if array is not None}
-    return _ColumnHeader(column.field, column.kind, column.is_list, sections)
+    return _ColumnHeader(column.field, column.kind, column.is_list, sections, values.itemsize)
 
 
 def decode(buffer: memoryview | bytes) -> ColumnPiece:
@@ -138,7 +143,7 @@ def _open(buffer: memoryview | bytes) -> tuple[_Header, _Bytes]:
     magic, version, length, crc = cast("tuple[bytes, int, int, int]", _PREFIX.unpack_from(view))
     if magic != _MAGIC:
         raise FormatError("this is not a file of metadata columns")
-    if version != VERSION:
+    if version not in _READ:
         raise FormatError(f"metadata columns have a format that this version can't read. found={version} known={VERSION}")
     end = _PREFIX.size + length
     if crc32(view[_PREFIX.size : end]) != crc:
@@ -161,7 +166,7 @@ def _sections(header: _Header) -> Iterator[_Section]:
 
 
 def _read_column(buffer: _Bytes, header: _ColumnHeader, size: int) -> Column:
-    dtypes = {"values": DTYPES[header.kind], **_ROLES}
+    dtypes = {"values": _dtype_of(header), **_ROLES}
     if not header.sections.keys() <= dtypes.keys():
         raise StorageCorrupt(f"a metadata column has unknown sections. field={header.field!r}")
     arrays = {role: _view(buffer, section, dtypes[role]) for role, section in header.sections.items()}
@@ -176,6 +181,17 @@ def _read_column(buffer: _Bytes, header: _ColumnHeader, size: int) -> Column:
     )
     _check_shapes(column, size)
     return column
+
+
+def _dtype_of(header: _ColumnHeader) -> np.dtype[Any]:
+    """The dtype of the values: the widest of the kind, unless the header says how wide."""
+    dtypes = DTYPES[header.kind]
+    if header.width is None:
+        return dtypes[-1]
+    found = next((dtype for dtype in dtypes if dtype.itemsize == header.width), None)
+    if found is None:
+        raise StorageCorrupt(f"a metadata column has values of an unknown size. field={header.field!r} bytes={header.width}")
+    return found
 
 
 _EMPTY: Final[npt.NDArray[np.int64]] = np.zeros(0, np.int64)

@@ -15,9 +15,9 @@ from typing import Any, Final, cast
 import numpy as np
 from msgspec import Struct
 
-from chroma_async.core.columns.column import Column, Values
+from chroma_async.core.columns.column import BOUNDS, Column, Values
 from chroma_async.core.operators import FieldOperator, Operand, family_of, is_number, kind_of
-from chroma_async.model import INT64_MAX, INT64_MIN, Mask, Scalar
+from chroma_async.model import Mask, Scalar
 
 __all__ = ["KERNELS", "Kernel"]
 
@@ -52,7 +52,7 @@ class _Ordering(Struct, frozen=True):
         if column.is_list or column.kind not in ("int", "float") or not is_number(operand):
             return None
         bound = self._whole(operand) if column.kind == "int" else self._floating(operand)
-        if column.kind == "int" and not INT64_MIN <= bound <= INT64_MAX:
+        if column.kind == "int" and not _fits(column.values, bound):
             return np.full(len(column.values), self.compare(0, bound), np.bool_)
         return cast("Mask", self.compare(column.values, bound))
 
@@ -103,7 +103,7 @@ def _needle(column: Column, operand: Scalar) -> int | float | None:
     if family_of(operand) != "number":
         return None
     number = cast("float", operand)
-    return _as_int(number) if column.kind == "int" else _as_float(number)
+    return _as_int(number, column.values) if column.kind == "int" else _as_float(number)
 
 
 def _code(column: Column, operand: str) -> int | None:
@@ -111,10 +111,15 @@ def _code(column: Column, operand: str) -> int | None:
     return column.dictionary.find(operand.encode(errors="surrogatepass"))
 
 
-def _as_int(operand: float) -> int | None:
+def _as_int(operand: float, values: Values) -> int | None:
     if not math.isfinite(operand) or operand != math.floor(operand):
         return None
-    return int(operand) if INT64_MIN <= operand <= INT64_MAX else None
+    return int(operand) if _fits(values, operand) else None
+
+
+def _fits(values: Values, operand: float) -> bool:
+    least, greatest = BOUNDS[values.itemsize]
+    return least <= operand <= greatest
 
 
 def _as_float(operand: float) -> float | None:

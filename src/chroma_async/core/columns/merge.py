@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
-from chroma_async.core.columns.column import DTYPES, Column, Dictionary, Rows, Values, lay_out
+from chroma_async.core.columns.column import Column, Dictionary, Rows, Values, lay_out
 from chroma_async.core.columns.piece import ColumnPiece
 from chroma_async.core.operators import Kind
 from chroma_async.errors import StorageCorrupt
@@ -88,7 +88,7 @@ def _merge_columns(key: _Key, sources: list[tuple[Column, Rows]], size: int) -> 
     dictionary = None
     if kind == "str":
         dictionary, moved = _unite_dictionaries([column for column, _ in sources], moved)
-    values = np.concatenate([values for _, values in moved]).astype(DTYPES[kind], copy=False)
+    values = np.concatenate([values for _, values in moved])
     if not (rows[1:] >= rows[:-1]).all():
         order = np.argsort(rows, kind="stable")
         rows, values = rows[order], values[order]
