@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from tests.support.engines import UnsyncedFiles
 
 from chroma_async.core.events import RecordsHead, RecordsWritten, TenantCreated, WriteOperation, encode
 from chroma_async.core.memtable import Memtable
-from chroma_async.errors import LogCorrupt
+from chroma_async.errors import LogCorrupt, StorageCorrupt
 from chroma_async.model import CollectionId, Lsn
 from chroma_async.projections.fold import fold_entry
 from chroma_async.projections.store import CollectionStore
@@ -69,3 +70,19 @@ def test_entries_are_applied_to_the_base_that_they_were_folded_over(tmp_path: Pa
         with pytest.raises(RuntimeError, match="another base"):
             store.apply(table.tail(columns=True), space="l2", segment_rows_max=4)
         assert (store.applied, store.tables.count()) == (0, 0)
+
+
+def test_vectors_of_another_dimension_are_not_written_among_those_that_are_there(tmp_path: Path) -> None:
+    """A log that was put back to before a collection's first write does not know the dimension of its records."""
+    first, other = Memtable(applied=Lsn(0), next_slot=0), Memtable(applied=Lsn(1), next_slot=1)
+    first.learn(["a"], {})
+    first.fold(Lsn(1), written(["a"], 1))
+    other.learn(["b"], {})
+    other.fold(Lsn(2), replace(written(["b"], 1), vectors=np.ones((1, 3), np.float32)))
+    with closing(CollectionStore(tmp_path / "c", UnsyncedFiles())) as store:
+        store.apply(first.tail(columns=True), space="l2", segment_rows_max=4)
+        before = store.manifest
+        with pytest.raises(StorageCorrupt, match=r"another dimension than the records.*log=3 records=2"):
+            store.apply(other.tail(columns=True), space="l2", segment_rows_max=4)
+        assert store.manifest == before
+        assert [store.base().segments[0].vectors.shape, store.tables.count()] == [(1, 2), 1]

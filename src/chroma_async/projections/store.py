@@ -103,6 +103,7 @@ class CollectionStore:
 
         Raises:
             Superseded: see `require_newest`.
+            StorageCorrupt: the entries have vectors of another dimension than the records: they belong to another state.
             RuntimeError: the entries were folded over another base: rows would get the slots of others.
         """
         if tail.through <= self.manifest.applied:
@@ -113,6 +114,9 @@ class CollectionStore:
         self.require_newest()
         draft = self.manifest
         dimension = draft.dimension if draft.dimension is not None else (tail.vectors.shape[1] or None)
+        if len(tail.vectors) and tail.vectors.shape[1] != dimension:
+            reason = "entries of the log have vectors of another dimension than the records: restore both from one backup. "
+            raise StorageCorrupt(f"{reason}path={self.directory} log={tail.vectors.shape[1]} records={dimension}")
         draft = msgspec.structs.replace(
             draft,
             applied=tail.through,
