@@ -27,7 +27,8 @@ def files_of(directory: Path) -> dict[str, bytes]:
 
 
 async def idle(clock: ManualClock) -> None:
-    """Let the compactor do what there is to do."""
+    """Let the compactor do what there is to do: it may be idle since before that was there."""
+    await clock.advance(IDLE_SECONDS)
     async with asyncio.timeout(PATIENCE_SECONDS):
         while not clock.sleeping(IDLE_SECONDS):
             await clock.advance(SETTLE_SECONDS)
