@@ -6,17 +6,25 @@ Entries get LSNs that others had before: whoever has applied those would pass th
 from __future__ import annotations
 
 import asyncio
+import errno
 import shutil
+import sqlite3
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from tests.support.engines import PATH, TINY, Records, compactor_at, contents, create_collection, engine_at, settle
 
-from chroma_async.engine.engine import Engine
+from chroma_async.engine.collection import CollectionReader
+from chroma_async.engine.engine import Engine, open_engine
 from chroma_async.engine.verify import verify
+from chroma_async.errors import InternalError, InvalidDimensionException, ResourceLimitError
 from chroma_async.model import Lsn
+from chroma_async.projections.manifest import Manifest
 from chroma_async.protocol import CountRecords, GetCollection
+from chroma_async.wal import checks
 
 pytestmark = pytest.mark.anyio
 
@@ -32,6 +40,21 @@ async def apply_all(directory: Path) -> None:
         await settle(compactor)
 
 
+def put_aside(directory: Path, copied: Path) -> None:
+    """Copy the log of a directory."""
+    copied.mkdir()
+    for name in LOG_FILES:
+        if (directory / name).exists():
+            shutil.copy2(directory / name, copied / name)
+
+
+def put_back(copied: Path, directory: Path) -> None:
+    """Let a directory have the log that was copied."""
+    for name in LOG_FILES:
+        (directory / name).unlink(missing_ok=True)
+    shutil.copytree(copied, directory, dirs_exist_ok=True)
+
+
 @pytest.fixture
 async def directory(tmp_path: Path) -> Path:
     """The log was copied after three records, the tables after nine."""
@@ -40,18 +63,13 @@ async def directory(tmp_path: Path) -> Path:
         records = Records(engine, (await create_collection(engine, "copied")).id)
         for number in range(3):
             await records.add([f"old-{number}"], [[number, 1.0]])
-    copied.mkdir()
-    for name in LOG_FILES:
-        if (directory / name).exists():
-            shutil.copy2(directory / name, copied / name)
+    put_aside(directory, copied)
     async with engine_at(directory, TINY) as engine:
         records = await records_of(engine)
         for number in range(6):
             await records.add([f"later-{number}"], [[number, 2.0]])
     await apply_all(directory)
-    for name in LOG_FILES:
-        (directory / name).unlink(missing_ok=True)
-    shutil.copytree(copied, directory, dirs_exist_ok=True)
+    put_back(copied, directory)
     return directory
 
 
@@ -90,6 +108,112 @@ async def test_no_write_is_passed_over(directory: Path, write: Callable[[Records
         assert set(contents(await (await records_of(engine)).get())) == expected
 
 
+async def test_no_write_is_passed_over_that_is_sent_again_after_a_refusal(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also others are not held up: neither other collections, nor what is done once in a while for all of them."""
+    async with open_engine(directory, TINY, compact=False) as engine:
+        records, other = await records_of(engine), Records(engine, (await create_collection(engine, "other")).id)
+        with monkeypatch.context() as patched:
+            patched.setattr(checks, "LOST_MAX", 0)
+            for _ in range(3):
+                added = [records.add(["new"], [[1.0, 3.0]]), other.add([str(uuid4())], [[1.0]])]
+                refused, taken = await asyncio.gather(*added, return_exceptions=True)
+                assert isinstance(refused, InternalError)
+                assert "restore a backup" in str(refused)
+                assert taken is None
+            await records.count()
+            for _ in range(3):
+                await engine.upkeep()
+        assert caplog.text.count("log.end_failed") == 1
+        assert "log.tail_lost" not in caplog.text
+        await records.add(["new"], [[1.0, 3.0]])
+        assert caplog.text.count("log.tail_lost newest=") == 1
+    await apply_all(directory)
+    async with engine_at(directory, TINY) as engine:
+        assert set(contents(await (await records_of(engine)).get())) == BEFORE | {"new"}
+        assert await Records(engine, other.id).count() == 3
+
+
+async def test_no_write_is_passed_over_though_an_index_of_the_tables_is_damaged(directory: Path) -> None:
+    (tables,) = directory.glob("collections/*/records.sqlite3")
+    with closing(sqlite3.connect(tables)) as connection:
+        found = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'sqlite_autoindex_records_1'")
+        begin = (found.fetchone()[0] - 1) * connection.execute("PRAGMA page_size").fetchone()[0]
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    data = bytearray(tables.read_bytes())
+    entries = int.from_bytes(data[begin + 3 : begin + 5], "big")
+    data[begin + 3 : begin + 5] = (entries - 1).to_bytes(2, "big")  # it lacks the last one
+    tables.write_bytes(data)
+    async with open_engine(directory, TINY, compact=False) as engine:
+        await (await records_of(engine)).add(["new"], [[1.0, 3.0]])
+    await apply_all(directory)
+    async with engine_at(directory, TINY) as engine:
+        assert set(contents(await (await records_of(engine)).get())) == BEFORE | {"new"}
+
+
+async def test_a_write_is_refused_while_the_tables_can_not_be_looked_at(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(reader: CollectionReader) -> Manifest:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async with engine_at(directory, TINY) as engine:
+        records = await records_of(engine)
+        with monkeypatch.context() as patched:
+            patched.setattr(CollectionReader, "stored_manifest", fail)
+            with pytest.raises(ResourceLimitError):
+                await records.add(["refused"], [[1.0, 3.0]])
+        await records.add(["new"], [[1.0, 3.0]])
+        assert set(contents(await records.get())) == BEFORE | {"new"}
+
+
+async def test_the_dimension_that_the_records_have_holds_though_the_log_does_not_know_it(tmp_path: Path) -> None:
+    """It was copied before the first write."""
+    here, copied = tmp_path / "data", tmp_path / "log"
+    async with engine_at(here, TINY) as engine:
+        await create_collection(engine, "copied")
+    put_aside(here, copied)
+    async with engine_at(here, TINY) as engine:
+        await (await records_of(engine)).add(["old"], [[1.0, 2.0]])
+    await apply_all(here)
+    put_back(copied, here)
+    async with engine_at(here, TINY) as engine:
+        records = await records_of(engine)
+        await records.delete(["nobody"])
+        for _ in range(2):
+            with pytest.raises(InvalidDimensionException, match="dimension of 2, got 3"):
+                await records.add(["other"], [[1.0, 2.0, 3.0]])
+        await records.add(["new"], [[1.0, 3.0]])
+        with pytest.raises(InvalidDimensionException, match="dimension of 2, got 3"):
+            await records.add(["other"], [[1.0, 2.0, 3.0]])
+    await apply_all(here)
+    async with engine_at(here, TINY) as engine:
+        assert set(contents(await (await records_of(engine)).get())) == {"old", "new"}
+
+
+async def test_another_directory_at_the_place_says_nothing_of_the_log(tmp_path: Path) -> None:
+    here, newer, away = tmp_path / "data", tmp_path / "newer", tmp_path / "away"
+    async with engine_at(here, TINY) as engine:
+        await Records(engine, (await create_collection(engine, "copied")).id).add(["old"], [[1.0, 1.0]])
+    await apply_all(here)
+    shutil.copytree(here, newer)
+    async with engine_at(newer, TINY) as engine:
+        for number in range(3):
+            await (await records_of(engine)).add([f"{number}"], [[1.0, 1.0]])
+    await apply_all(newer)
+    async with open_engine(here, TINY, compact=False) as engine:
+        records, position = await records_of(engine), engine.position
+        here.rename(away)
+        newer.rename(here)
+        assert await records.count() == 4
+        await engine.upkeep()
+        here.rename(newer)
+        away.rename(here)
+        await engine.upkeep()
+        assert engine.position == engine.log.barrier() == position
+
+
 async def test_several_writers_lose_nothing(directory: Path) -> None:
     async with engine_at(directory, TINY) as one, engine_at(directory, TINY) as other:
         first, second = await records_of(one), await records_of(other)
@@ -123,3 +247,19 @@ async def test_verify_says_that_the_end_is_lost_and_makes_up_for_it(directory: P
     await apply_all(directory)
     async with engine_at(directory, TINY) as engine:
         assert set(contents(await (await records_of(engine)).get())) == expected
+
+
+async def test_verify_does_not_mend_what_is_too_much(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "LOST_MAX", 2)
+    for repair in (False, True):
+        (logged,) = [found for found in verify(directory, repair=repair).findings if found.path == "log.sqlite3"]
+        assert logged.state == "lost"
+
+
+async def test_verify_says_what_it_could_not_mend(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(directory: Path, lsn: Lsn) -> None:
+        raise sqlite3.OperationalError("database is locked")
+
+    monkeypatch.setattr("chroma_async.engine.verify.go_on_after", fail)
+    (logged,) = [found for found in verify(directory, repair=True).findings if found.path == "log.sqlite3"]
+    assert logged.state == "mendable"

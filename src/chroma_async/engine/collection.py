@@ -26,7 +26,7 @@ from chroma_async.index.packing import BLOCK_ROWS
 from chroma_async.model import Lsn
 from chroma_async.projections.manifest import Manifest
 from chroma_async.projections.records import RecordTables
-from chroma_async.projections.store import LEFT_ALONE_FILE
+from chroma_async.projections.store import LEFT_ALONE_FILE, RECORDS_FILE
 from chroma_async.projections.view import EMPTY_BASE, Base, SegmentView, load_base
 from chroma_async.seams import Clock, Share, SystemClock, run_in_turn
 
@@ -199,6 +199,19 @@ class CollectionReader:
                     tables.close()
         except (StorageCorrupt, FormatError, sqlite3.Error, OSError):
             return None  # whoever reads will be told
+
+    @property
+    def has_tables(self) -> bool:
+        """Whether anything of it was ever applied; says so of tables that are just being made, too."""
+        return (self._directory / RECORDS_FILE).exists()
+
+    def stored_manifest(self) -> Manifest:
+        """The newest manifest, an empty one before the first, whatever else of the tables is damaged.
+
+        Raises:
+            FormatError, StorageCorrupt, sqlite3.DatabaseError: it can't be read.
+        """
+        return self._connections.manifest()
 
     # ---- beginning and end
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from chroma_async.errors import StorageCorrupt
 from chroma_async.model import Lsn
+from chroma_async.projections.manifest import Manifest
 from chroma_async.projections.records import RecordTables
 from chroma_async.projections.store import CHECK_AT_OPEN_BYTES, RECORDS_FILE
 from chroma_async.seams.limits import FULL, READ_ONLY, limit_error
@@ -57,6 +58,26 @@ class Connections:
             if not _lacks_room_to_share(error, path):
                 raise
             return RecordTables(path, writable=False, unchanging=True)
+
+    def manifest(self) -> Manifest:
+        """What the tables say that are there now, without a look at the rest of them; an empty one before there are any.
+
+        Raises:
+            FormatError, StorageCorrupt, sqlite3.DatabaseError: it can't be read.
+        """
+        path = self._directory / RECORDS_FILE
+        if not path.exists():
+            return Manifest()
+        try:
+            with closing(RecordTables(path, writable=False)) as tables:
+                return tables.manifest()
+        except sqlite3.OperationalError as error:
+            if "no such table" in str(error):
+                return Manifest()  # the compactor is just making it
+            if not _lacks_room_to_share(error, path):
+                raise
+            with closing(RecordTables(path, writable=False, unchanging=True)) as tables:
+                return tables.manifest()
 
     def anew(self) -> RecordTables:
         """A new one to tables that exist by now."""

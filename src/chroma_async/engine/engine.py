@@ -15,7 +15,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary
 
 from chroma_async.core.catalog import Catalog
 from chroma_async.core.events import DatabaseCreated, TenantCreated
@@ -34,6 +34,7 @@ from chroma_async.engine.handlers import HANDLERS
 from chroma_async.engine.handlers.registry import Context, require_collection
 from chroma_async.engine.here import Here
 from chroma_async.engine.lock import FileCompactorLock
+from chroma_async.engine.lost_end import LostEnd
 from chroma_async.engine.open_readers import OpenReaders
 from chroma_async.engine.progress import Progress, vectors_due
 from chroma_async.engine.reads import PacedRunner
@@ -114,17 +115,8 @@ class Engine:
             self._fsync = IntervalFsync(log, clock, self.metrics, interval, lambda error: self.writer.stop_unsynced(error))
         appended = self._fsync.appended if self._fsync is not None else _nothing
         self.writer = Writer(
-            log,
-            self.follower,
-            clock,
-            self.metrics,
-            directory,
-            settings.disk_reserve_bytes,
-            appended=appended,
-            applied=self._applied_of_new,
+            log, self.follower, clock, self.metrics, directory, settings.disk_reserve_bytes, appended=appended
         )
-        self._compared: WeakSet[CollectionReader] = WeakSet()
-        """Of collections whose tables were found not to be ahead of the log."""
         self._reads: WeakKeyDictionary[CollectionReader, tuple[PacedRunner, QueryBatcher]] = WeakKeyDictionary()
         self.progress = Progress(
             clock,
@@ -135,6 +127,7 @@ class Engine:
         )
         self.streams = Queues()
         self.feeds = Feeds(directory, self.follower, clock, self.metrics)
+        self._lost_end = LostEnd(log, self.follower, workers, directory)
         self._lag = Lag()
         self._ready = False
         self.context = Context(
@@ -151,6 +144,7 @@ class Engine:
             is_ready=lambda: self._ready,
             runner=self._runner,
             batcher=self._batcher,
+            before_write=self._lost_end.before_write,
             wait_for_room=self.wait_for_room,
         )
         self._here = Here(self.context)
@@ -380,23 +374,9 @@ class Engine:
             except Exception as error:
                 self._failures.note("follow.failed", error)
 
-    async def _applied_of_new(self, collections: Iterable[CollectionId]) -> Lsn:
-        """The LSN through which tables are applied of those of these collections that were not looked at before."""
-        new = [reader for reader in map(self.follower.sink, collections) if reader not in self._compared]
-        applied = Lsn(0)
-        for reader in new:
-            manifest = await self.workers.run(reader.published)
-            if manifest is not None:  # else it can't be applied either
-                applied = max(applied, manifest.applied)
-                self._compared.add(reader)
-        return applied
-
     async def refresh(self) -> None:
         """Know the log's end, take bases that readers saw published, and fold and pack what the next read would wait for."""
-        applied = max((reader.manifest.applied for reader in self.follower.sinks().values()), default=Lsn(0))
         await self.follower.catch_up()
-        if applied > self.follower.position:  # who has seen that waits for it
-            await self.writer.go_on_after(applied)
         for reader in list(self.follower.sinks().values()):
             if reader.is_behind:
                 await self.workers.run(reader.refresh)
@@ -406,12 +386,17 @@ class Engine:
                 await self.workers.run(reader.pack)
 
     async def upkeep(self) -> None:
-        """Let go of what nobody reads, forget what was applied, open what other workers are asked, and tell the metrics."""
+        """Let go of what nobody reads, forget what was applied, open what other workers are asked, tell the metrics, and
+        see that the log does not end before what was applied."""
         _ = self.writer.limit  # looks whether it is over, and says so
         await self._release_stale()
         await self._trimmed_bytes()
         await self._make_ready()
         self._note_watermarks()
+        try:
+            await self._lost_end.look()
+        except Exception as error:
+            self._failures.note("log.end_failed", error)
 
     async def _make_ready(self) -> None:
         for reader in list(self.follower.sinks().values()):

@@ -48,7 +48,7 @@ from chroma_async.projections.view import (
 from chroma_async.seams import SystemFiles
 from chroma_async.seams.limits import limit_error
 from chroma_async.settings import EngineSettings
-from chroma_async.wal import LOG_FILE, check_log, go_on_after, let_go_of, newest_of
+from chroma_async.wal import LOG_FILE, check_log, check_lost, go_on_after, let_go_of, newest_of
 
 Report = Callable[[str, int, int], None]
 """Told what is being done, how many bytes of it are done, and how many there are."""
@@ -62,7 +62,7 @@ HELP: Final[dict[State, str]] = {
     "whole": "it matches its checksums",
     "unsummed": "release 0.1.0 wrote it, without checksums; the compactor adds them when it starts next",
     "mendable": "damaged or missing; it follows from other files, or is kept for feeds only: run verify --repair, or let "
-    "the compactor heal it",
+    "the server heal it",
     "mended": "it was damaged, and was made anew from other files, or let go of",
     "lost": "damaged, and the only copy: restore it from a backup",
 }
@@ -130,7 +130,7 @@ def verify(directory: Path, *, repair: bool = False, report: Report | None = Non
             found = _verify_collection(collection)
             findings += _mended(collection.folder, found) if repair else found
             applied = max(applied, collection.applied)
-        findings.insert(1, logged if logged.state == "lost" else _with_end(directory, logged, applied, repair=repair))
+        findings.insert(1, _with_end(directory, logged, applied, repair=repair))
     return Verdict(str(directory), tuple(findings))
 
 
@@ -183,13 +183,25 @@ def _verify_log(directory: Path, progress: _Progress, *, repair: bool) -> tuple[
 
 def _with_end(directory: Path, logged: Finding, applied: Lsn, *, repair: bool) -> Finding:
     """What is to be said of a log, now that it is known through which LSN something was applied of it."""
+    if logged.state == "lost":
+        return logged
     newest = newest_of(directory)  # as of now: the directory may be in use
     if applied <= newest:
         return logged
-    if repair:
-        go_on_after(directory, applied)
     reason = f"it ends before what was applied of it: a copy that was made while it was in use? newest={newest} {applied=}"
-    return msgspec.structs.replace(logged, state="mended" if repair else "mendable", reason=reason)
+    state: State = "mendable"
+    try:
+        check_lost(newest, applied)
+        if repair:
+            go_on_after(directory, applied)
+            state = "mended"
+    except StorageCorrupt:
+        state = "lost"
+    except sqlite3.DatabaseError as error:  # somebody writes
+        logger.warning("repair.failed path=%s reason=%s", directory / LOG_FILE, error)
+    if logged.state == "mendable" and state == "mended":
+        return logged  # the other damage is still there
+    return msgspec.structs.replace(logged, state=state, reason="; ".join(filter(None, (logged.reason, reason))))
 
 
 def _check_reachable(path: Path, error: Exception) -> None:
@@ -214,7 +226,7 @@ def _verify_collection(collection: _Collection) -> list[Finding]:
     try:
         if (folder / RECORDS_FILE).exists():
             found = list(collection.verify())
-        elif collection.noted_applied or (folder.exists() and any((folder / SEGMENTS).glob("*/*"))):
+        elif collection.noted_applied or _has_files(folder / SEGMENTS):
             found = [Finding(f"{COLLECTIONS}/{known.id}/{RECORDS_FILE}", "lost", "missing", known.name)]
     except FileNotFoundError:
         if _is_known(directory, known):
@@ -222,6 +234,13 @@ def _verify_collection(collection: _Collection) -> list[Finding]:
         return []
     is_sound = all(finding.state in SOUND for finding in found)
     return found if is_sound or _is_known(directory, known) else []
+
+
+def _has_files(segments: Path) -> bool:
+    try:
+        return any(segments.glob("*/*"))
+    except FileNotFoundError:  # removed meanwhile
+        return False
 
 
 def _is_known(directory: Path, collection: Collection) -> bool:
@@ -293,7 +312,8 @@ class _Collection(msgspec.Struct):
                     yield from self._files(tables, manifest)
         except DAMAGE as error:
             _check_reachable(path, error)
-            yield self._finding(path, "lost", str(error))
+            if self.noted_applied or "no such table: manifest" not in str(error):  # else they are just being made
+                yield self._finding(path, "lost", str(error))
 
     def _finding(self, path: Path, state: State, reason: str = "") -> Finding:
         size = path.stat().st_size if path.exists() else 0

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Generic, Protocol, TypeVar
 
@@ -128,13 +128,8 @@ class Writer:
         directory: Path,
         disk_reserve_bytes: int = 0,
         appended: Callable[[], None] = lambda: None,
-        applied: Callable[[Collection[CollectionId]], Awaitable[Lsn]] = lambda collections: _nothing_applied(),
     ) -> None:
-        """`appended` is called after each append, before anybody is told of it.
-
-        `applied` gives the LSN through which something was applied of collections that are to be written to; it need look at
-        each only once.
-        """
+        """`appended` is called after each append, before anybody is told of it."""
         self._log = log
         self._follower = follower
         self._clock = clock
@@ -142,7 +137,6 @@ class Writer:
         self._directory = directory
         self._reserve_bytes = disk_reserve_bytes
         self._appended = appended
-        self._applied = applied
         self._failures = FailureLog(logger, directory)
         self._limit: LimitError | None = None
         self._limited_bytes = 0
@@ -313,8 +307,6 @@ class Writer:
             draft = self._drafted(group)
             if not draft.entries:
                 return draft.answers()
-            if await self._lost_its_end(draft.collections()):
-                continue
             try:
                 with self._metrics.append_seconds.time():
                     first = await self._log.append(draft.entries, after=self._follower.position, rows=draft.rows)
@@ -332,19 +324,6 @@ class Writer:
             except Exception as error:
                 raise OutcomeUnknown from error
             return draft.answers()
-
-    async def _lost_its_end(self, collections: Collection[CollectionId]) -> bool:
-        """Whether more was applied of these collections than the log has; if so, it goes on behind that from now on."""
-        applied = await self._applied(collections)
-        if applied <= self._follower.position:
-            return False
-        await self.go_on_after(applied)
-        return True
-
-    async def go_on_after(self, applied: Lsn) -> None:
-        """Make up for an end of the log that was lost: entries with LSNs that were applied before would never be applied."""
-        logger.error("log.tail_lost newest=%d applied=%d", self._follower.position, applied)
-        await self._log.go_on_after(applied)
 
     def _drafted(self, group: Sequence[Proposal[Any]]) -> _Draft:
         """The transaction of a group.
@@ -382,10 +361,6 @@ class Writer:
         logger.error("writer.stopped reason=%r", error)
         inbox, self._inbox = self._inbox, []
         self._fail([*group, *inbox], UnavailableError(f"writes are refused: {self._refusal}"))
-
-
-async def _nothing_applied() -> Lsn:
-    return Lsn(0)
 
 
 def _size_of(group: Sequence[Proposal[Any]]) -> int:
@@ -430,10 +405,6 @@ class _Draft:
             self.entries.append(NewEntry(payload, self._now_ns, append.collection, append.operation_id))
         lsn = Lsn(self._position + len(self.entries))
         self._answers.append((proposal, decision.answer(lsn)))
-
-    def collections(self) -> set[CollectionId]:
-        """Those that are written to."""
-        return {entry.collection for entry in self.entries if entry.collection is not None}
 
     def answers(self) -> list[tuple[Proposal[Any], Any]]:
         return self._answers

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chroma_async.wal.checks import OPERATION_WINDOW
+from chroma_async.wal.checks import OPERATION_WINDOW, check_lost
 from chroma_async.wal.memory import MemoryLog, MemoryLogState
 from chroma_async.wal.sqlite import FILE as LOG_FILE
 from chroma_async.wal.sqlite import (
@@ -33,6 +33,7 @@ __all__ = [
     "TruncatableLog",
     "Weight",
     "check_log",
+    "check_lost",
     "copy_log",
     "go_on_after",
     "let_go_of",

@@ -89,6 +89,7 @@ async def write(context: Context, call: WriteRecords) -> WriteResult:
     repeats = keyed(call.idempotency_key, collection.id, append.payload, lambda lsn, _: WriteResult(lsn))
     if repeats is not None:
         append = msgspec.structs.replace(append, operation_id=repeats.operation_id())
+    await context.before_write(collection.id, _dimension(call))
     await context.wait_for_room(collection.id, size)
 
     def decide(catalog: Catalog) -> Decision[WriteResult]:
@@ -150,6 +151,7 @@ async def delete(context: Context, call: DeleteRecords) -> DeleteResult:
     check_filter_allowed(collection, where)
     if call.ids is None and where is None:
         return DeleteResult(deleted=0, lsn=None)
+    await context.before_write(collection.id, None)
     repeats = keyed(call.idempotency_key, collection.id, _content(call), lambda lsn, count: DeleteResult(count, lsn))
     if where is None:
         ids = call.ids or []
