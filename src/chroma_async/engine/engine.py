@@ -144,7 +144,7 @@ class Engine:
             is_ready=lambda: self._ready,
             runner=self._runner,
             batcher=self._batcher,
-            before_write=self._lost_end.before_write,
+            before_write=self._before_write,
             wait_for_room=self.wait_for_room,
         )
         self._here = Here(self.context)
@@ -302,6 +302,15 @@ class Engine:
             runner = PacedRunner(self.workers, self.settings.brief_seconds)
             found = self._reads[reader] = (runner, QueryBatcher(runner))
         return found
+
+    async def _before_write(self, collection_id: CollectionId, dimension: int | None) -> None:
+        try:
+            await self._lost_end.before_write(collection_id, dimension)
+        except Exception as error:
+            limit = limit_error(error, self.directory)
+            if limit is not None:
+                self.writer.note_limit(limit)
+            raise
 
     # ---- back-pressure
 

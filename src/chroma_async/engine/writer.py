@@ -177,10 +177,11 @@ class Writer:
     def limit(self) -> LimitError | None:
         """What the machine lacked for the last write; None when that was none, or seems to be there again."""
         if self._limit is not None and is_over(self._limit, self._directory, self._limited_bytes, self._reserve_bytes):
-            self._note_limit(None)
+            self.note_limit(None)
         return self._limit
 
-    def _note_limit(self, limit: LimitError | None, size_bytes: int = 0) -> None:
+    def note_limit(self, limit: LimitError | None, size_bytes: int = 0) -> None:
+        """Know, and tell, what the machine lacked for a write of so many bytes; None: nothing any more."""
         before, self._limit, self._limited_bytes = self._limit, limit, size_bytes
         reason = None if limit is None else limit.reason
         if before is not None and before.reason != reason:
@@ -243,7 +244,7 @@ class Writer:
         except Exception as error:
             limit = limit_error(error, self._directory)
             if limit is not None:
-                self._note_limit(limit, size)
+                self.note_limit(limit, size)
                 self._fail(group, limit)
             elif isinstance(error, ChromaError):
                 self._fail(group, error)
@@ -254,7 +255,7 @@ class Writer:
                 self._fail(group, UnavailableError(f"the write was not made, and may be sent again. reason={error!r}"))
         else:
             if size or self._limit is None:
-                self._note_limit(None)
+                self.note_limit(None)
             for proposal, answer in answers:
                 _resolve(proposal, answer)
 
@@ -265,7 +266,7 @@ class Writer:
         try:
             check_room(self._directory, size, self._reserve_bytes)
         except InsufficientStorageError as limit:
-            self._note_limit(limit, size)
+            self.note_limit(limit, size)
             self._fail([proposal for proposal in group if proposal.size_bytes], limit)
             return [proposal for proposal in group if not proposal.size_bytes]
         return group
