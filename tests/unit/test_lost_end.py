@@ -14,16 +14,18 @@ from contextlib import closing
 from pathlib import Path
 from uuid import uuid4
 
+import orjson
 import pytest
 from tests.support.engines import PATH, TINY, Records, compactor_at, contents, create_collection, engine_at, settle
 
 from chroma_async.engine.collection import CollectionReader
 from chroma_async.engine.engine import Engine, open_engine
 from chroma_async.engine.verify import verify
-from chroma_async.errors import InternalError, InvalidDimensionException, ResourceLimitError
+from chroma_async.errors import DirectoryReplacedError, InternalError, InvalidDimensionException, ResourceLimitError
 from chroma_async.model import Lsn
 from chroma_async.projections.manifest import Manifest
-from chroma_async.protocol import CountRecords, GetCollection
+from chroma_async.protocol import CountRecords, GetCollection, Ingest
+from chroma_async.protocol.ingest import NDJSON
 from chroma_async.wal import checks
 
 pytestmark = pytest.mark.anyio
@@ -33,6 +35,14 @@ LOG_FILES = ("log.sqlite3", "log.sqlite3-wal", "log.sqlite3-shm", "log.committed
 
 async def records_of(engine: Engine) -> Records:
     return Records(engine, (await engine.dispatch(GetCollection(**PATH, name="copied"))).id)
+
+
+def streamed(records: Records, vector: list[float]) -> Ingest:
+    """A line of an ingest stream."""
+    line = orjson.dumps({"id": "streamed", "embedding": vector}) + b"\n"
+    return Ingest(
+        **PATH, collection_id=records.id, stream_id="s", session="s", content=line, position=0, content_type=NDJSON
+    )
 
 
 async def apply_all(directory: Path) -> None:
@@ -67,7 +77,7 @@ async def directory(tmp_path: Path) -> Path:
     async with engine_at(directory, TINY) as engine:
         records = await records_of(engine)
         for number in range(6):
-            await records.add([f"later-{number}"], [[number, 2.0]])
+            await records.add([f"later-{number}"], [[number, 2.0]], metadatas=[{"part": "later"}])
     await apply_all(directory)
     put_back(copied, directory)
     return directory
@@ -80,6 +90,17 @@ async def add(records: Records) -> set[str]:
     for number in range(4):
         await records.add([f"new-{number}"], [[number, 3.0]])
     return BEFORE | {f"new-{number}" for number in range(4)}
+
+
+async def ingest(records: Records) -> set[str]:
+    await records.engine.dispatch(streamed(records, [1.0, 3.0]))
+    return BEFORE | {"streamed"}
+
+
+async def delete_by_filter(records: Records) -> set[str]:
+    assert await records.delete(where_document={"$contains": "no"}) == 0
+    assert await records.delete(where={"part": "later"}) == 6
+    return {f"old-{number}" for number in range(3)}
 
 
 async def upsert(records: Records) -> set[str]:
@@ -97,7 +118,7 @@ async def test_what_was_applied_is_read(directory: Path) -> None:
         assert set(contents(await (await records_of(engine)).get())) == BEFORE
 
 
-@pytest.mark.parametrize("write", [add, upsert, delete_by_ids])
+@pytest.mark.parametrize("write", [add, upsert, ingest, delete_by_ids, delete_by_filter])
 async def test_no_write_is_passed_over(directory: Path, write: Callable[[Records], Awaitable[set[str]]]) -> None:
     async with engine_at(directory, TINY) as engine:
         records = await records_of(engine)
@@ -184,12 +205,28 @@ async def test_the_dimension_that_the_records_have_holds_though_the_log_does_not
         for _ in range(2):
             with pytest.raises(InvalidDimensionException, match="dimension of 2, got 3"):
                 await records.add(["other"], [[1.0, 2.0, 3.0]])
+        with pytest.raises(InvalidDimensionException, match="dimension of 2, got 3"):
+            await engine.dispatch(streamed(records, [1.0, 2.0, 3.0]))
         await records.add(["new"], [[1.0, 3.0]])
         with pytest.raises(InvalidDimensionException, match="dimension of 2, got 3"):
             await records.add(["other"], [[1.0, 2.0, 3.0]])
     await apply_all(here)
     async with engine_at(here, TINY) as engine:
         assert set(contents(await (await records_of(engine)).get())) == {"old", "new"}
+
+
+async def test_while_nothing_is_at_the_place_nothing_is_compared(directory: Path, tmp_path: Path) -> None:
+    away = tmp_path / "away"
+    async with open_engine(directory, TINY, compact=False) as engine:
+        records = await records_of(engine)
+        directory.rename(away)
+        with pytest.raises(DirectoryReplacedError):
+            await records.add(["lost"], [[1.0, 3.0]])
+        away.rename(directory)
+        await records.add(["new"], [[1.0, 3.0]])
+    await apply_all(directory)
+    async with engine_at(directory, TINY) as engine:
+        assert set(contents(await (await records_of(engine)).get())) == BEFORE | {"new"}
 
 
 async def test_another_directory_at_the_place_says_nothing_of_the_log(tmp_path: Path) -> None:
@@ -237,7 +274,7 @@ async def test_who_has_seen_what_was_applied_can_go_on_reading(directory: Path) 
 async def test_verify_says_that_the_end_is_lost_and_makes_up_for_it(directory: Path) -> None:
     (logged,) = [found for found in verify(directory).findings if found.path == "log.sqlite3"]
     assert logged.state == "mendable"
-    assert "newest=6 applied=12" in logged.reason
+    assert "applied=12" in logged.reason
     assert not verify(directory).is_whole
     assert verify(directory, repair=True).is_whole
     assert verify(directory).count("whole") == len(verify(directory).findings)

@@ -203,7 +203,11 @@ class CollectionReader:
     @property
     def has_tables(self) -> bool:
         """Whether anything of it was ever applied; says so of tables that are just being made, too."""
-        return (self._directory / RECORDS_FILE).exists()
+        try:
+            (self._directory / RECORDS_FILE).stat()
+        except FileNotFoundError:
+            return False
+        return True
 
     def stored_manifest(self) -> Manifest:
         """The newest manifest, an empty one before the first, whatever else of the tables is damaged.

@@ -20,7 +20,7 @@ from chroma_async.projections.manifest import Manifest
 from chroma_async.protocol.lines import check_dimension
 from chroma_async.seams import Workers
 from chroma_async.seams.limits import limit_error
-from chroma_async.wal import LogStore
+from chroma_async.wal import LogStore, check_lost
 
 logger = logging.getLogger("chroma_async.log")
 
@@ -42,14 +42,17 @@ class LostEnd:
         A collection whose manifest is damaged is let through: its writes wait for a repair.
 
         Raises:
-            StorageCorrupt: its tables are too far ahead of the log.
+            StorageCorrupt: its tables are too far ahead of the log, or have vectors of another dimension than it says.
             InvalidDimensionException: its records have vectors of another dimension, which the log does not know of.
             LimitError, OSError, sqlite3.OperationalError: it can't be told now.
         """
+        if self._follower.catalog.collection(collection_id) is None:
+            return  # it was deleted meanwhile
         reader = self._follower.sink(collection_id)
         if reader in self._compared:
             return
         if not reader.has_tables:  # nothing of it was applied: a write to a new collection is not held up
+            self._log.require_in_place()
             self._compared.add(reader)
             return
         manifest = await self._workers.run(lambda: self._manifest_of(reader))
@@ -57,11 +60,15 @@ class LostEnd:
             return
         if await self._is_ahead(manifest.applied):
             await self._go_on_after(reader)
+        self._log.require_in_place()  # else these are the tables of another
         known = self._follower.catalog.collection(collection_id)
-        if known is not None and known.dimension is None and manifest.dimension is not None:
+        if known is not None and manifest.dimension is not None and known.dimension != manifest.dimension:
+            if known.dimension is not None:
+                dimensions = f"log={known.dimension} records={manifest.dimension}"
+                raise StorageCorrupt(f"the log says another dimension than the records have: restore a backup. {dimensions}")
             check_dimension(manifest.dimension, dimension)
-            return  # until the log knows it too
-        self._compared.add(reader)
+        elif not await self._is_ahead(manifest.applied):
+            self._compared.add(reader)
 
     async def look(self) -> None:
         """Go on behind what readers have seen applied.
@@ -70,9 +77,15 @@ class LostEnd:
             StorageCorrupt, LimitError, OSError: that is too far, or not possible now.
             DirectoryReplacedError: this is not where the log is any more.
         """
+        failure: Exception | None = None
         for reader in list(self._follower.sinks().values()):
-            if await self._is_ahead(reader.manifest.applied):
-                await self._go_on_after(reader)
+            try:
+                if await self._is_ahead(reader.manifest.applied):
+                    await self._go_on_after(reader)
+            except Exception as error:  # the others may be made up for all the same
+                failure = error
+        if failure is not None:
+            raise failure
 
     async def _is_ahead(self, applied: Lsn) -> bool:
         """Whether something is applied that the log does not have; what this process has not read of it yet, it reads."""
@@ -82,11 +95,13 @@ class LostEnd:
 
     async def _go_on_after(self, reader: CollectionReader) -> None:
         """With the turn held, so that the log has no other end, and is this directory's."""
+        check_lost(self._follower.position, reader.manifest.applied)  # not worth the turn
         async with self._log.exclusive():
             manifest = await self._workers.run(lambda: self._manifest_of(reader))
             if manifest is None or not await self._is_ahead(manifest.applied):
                 return
             newest, applied = self._follower.position, manifest.applied
+            self._log.require_in_place()  # while that was read, too
             await self._log.go_on_after(applied)
         logger.error("log.tail_lost newest=%d applied=%d entries=%d", newest, applied, applied - newest)
 

@@ -67,6 +67,11 @@ class Part:
         self._cut = self._make_cut(decoded.first, None)
         self.size_bytes = sum(len(append.payload) for append in self._cut.appends if isinstance(append.head, RecordsHead))
 
+    @property
+    def dimension(self) -> int | None:
+        """Of its vectors; None where it has none."""
+        return self._decoded.lines.dimension
+
     def cut(self, position: int, dimension: int | None) -> Cut:
         """Return what is to be done when the log has the lines before `position`, and the collection has this dimension."""
         own = self._decoded.lines.dimension

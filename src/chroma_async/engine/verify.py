@@ -185,12 +185,11 @@ def _with_end(directory: Path, logged: Finding, applied: Lsn, *, repair: bool) -
     """What is to be said of a log, now that it is known through which LSN something was applied of it."""
     if logged.state == "lost":
         return logged
-    newest = newest_of(directory)  # as of now: the directory may be in use
-    if applied <= newest:
-        return logged
-    reason = f"it ends before what was applied of it: a copy that was made while it was in use? newest={newest} {applied=}"
     state: State = "mendable"
     try:
+        newest = newest_of(directory)  # as of now: the directory may be in use
+        if applied <= newest:
+            return logged
         check_lost(newest, applied)
         if repair:
             go_on_after(directory, applied)
@@ -199,6 +198,7 @@ def _with_end(directory: Path, logged: Finding, applied: Lsn, *, repair: bool) -
         state = "lost"
     except sqlite3.DatabaseError as error:  # somebody writes
         logger.warning("repair.failed path=%s reason=%s", directory / LOG_FILE, error)
+    reason = f"it ends before what was applied of it: a copy that was made while it was in use? {applied=}"
     if logged.state == "mendable" and state == "mended":
         return logged  # the other damage is still there
     return msgspec.structs.replace(logged, state=state, reason="; ".join(filter(None, (logged.reason, reason))))

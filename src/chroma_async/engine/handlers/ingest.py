@@ -33,7 +33,7 @@ async def ingest(context: Context, call: Ingest) -> IngestResult:
             part = await context.workers.run(lambda: _part(collection, call))
         for attempt in range(STEPS_BACK_MAX + 1):
             await place.first()
-            await context.before_write(collection.id, None)
+            await context.before_write(collection.id, part.dimension)
             await context.wait_for_room(collection.id, part.size_bytes)
             try:
                 return await _append(context, call, collection, part)
