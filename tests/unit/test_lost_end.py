@@ -21,7 +21,14 @@ from tests.support.engines import PATH, TINY, Records, compactor_at, contents, c
 from chroma_async.engine.collection import CollectionReader
 from chroma_async.engine.engine import Engine, open_engine
 from chroma_async.engine.verify import verify
-from chroma_async.errors import DirectoryReplacedError, InternalError, InvalidDimensionException, ResourceLimitError
+from chroma_async.errors import (
+    DirectoryReplacedError,
+    InternalError,
+    InvalidDimensionException,
+    ResourceLimitError,
+    StorageCorrupt,
+    UnavailableError,
+)
 from chroma_async.model import Lsn
 from chroma_async.projections.manifest import Manifest
 from chroma_async.protocol import CountRecords, GetCollection, Ingest
@@ -189,6 +196,50 @@ async def test_a_write_is_refused_while_the_tables_can_not_be_looked_at(
         assert set(contents(await records.get())) == BEFORE | {"new"}
 
 
+async def test_a_write_is_refused_while_tables_that_are_ahead_can_not_be_looked_at_again(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[Manifest] = []
+    look = CollectionReader.stored_manifest
+
+    def look_once(reader: CollectionReader) -> Manifest:
+        if looks:
+            raise StorageCorrupt("damaged meanwhile")
+        looks.append(look(reader))
+        return looks[0]
+
+    async with engine_at(directory, TINY) as engine:
+        records = await records_of(engine)
+        with monkeypatch.context() as patched:
+            patched.setattr(CollectionReader, "stored_manifest", look_once)
+            with pytest.raises(UnavailableError, match="try again"):
+                await records.add(["refused"], [[1.0, 3.0]])
+        await records.add(["new"], [[1.0, 3.0]])
+        assert set(contents(await records.get())) == BEFORE | {"new"}
+
+
+async def test_what_can_not_be_made_up_for_does_not_keep_others_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two collections that were read one is too far ahead of the log."""
+    here, copied = tmp_path / "data", tmp_path / "log"
+    async with engine_at(here, TINY) as engine:
+        far, near = [Records(engine, (await create_collection(engine, name)).id) for name in ("far", "near")]
+        put_aside(here, copied)
+        for records in (near, far):
+            for number in range(4):
+                await records.add([f"{number}"], [[1.0, 1.0]])
+        newest = engine.position
+    await apply_all(here)
+    put_back(copied, here)
+    async with open_engine(here, TINY, compact=False) as engine:
+        for records in (far, near):
+            assert await Records(engine, records.id).count() == 4
+        monkeypatch.setattr(checks, "LOST_MAX", 6)
+        await engine.upkeep()
+        assert engine.log.barrier() == newest - 4
+
+
 async def test_the_dimension_that_the_records_have_holds_though_the_log_does_not_know_it(tmp_path: Path) -> None:
     """It was copied before the first write."""
     here, copied = tmp_path / "data", tmp_path / "log"
@@ -274,7 +325,7 @@ async def test_who_has_seen_what_was_applied_can_go_on_reading(directory: Path) 
 async def test_verify_says_that_the_end_is_lost_and_makes_up_for_it(directory: Path) -> None:
     (logged,) = [found for found in verify(directory).findings if found.path == "log.sqlite3"]
     assert logged.state == "mendable"
-    assert "applied=12" in logged.reason
+    assert "newest=6 applied=12" in logged.reason
     assert not verify(directory).is_whole
     assert verify(directory, repair=True).is_whole
     assert verify(directory).count("whole") == len(verify(directory).findings)

@@ -50,14 +50,7 @@ class Connections:
                     f"records are missing, and the only copy. path={path} noted_applied={self._noted_applied}"
                 )
             return None
-        try:
-            return self._open(path)
-        except sqlite3.OperationalError as error:
-            if "no such table" in str(error):
-                return None  # the compactor is just making it: everything is still in the tail
-            if not _lacks_room_to_share(error, path):
-                raise
-            return RecordTables(path, writable=False, unchanging=True)
+        return self._opened(path, check=True)
 
     def manifest(self) -> Manifest:
         """What the tables say that are there now, without a look at the rest of them; an empty one before there are any.
@@ -68,16 +61,11 @@ class Connections:
         path = self._directory / RECORDS_FILE
         if not path.exists():
             return Manifest()
-        try:
-            with closing(RecordTables(path, writable=False)) as tables:
-                return tables.manifest()
-        except sqlite3.OperationalError as error:
-            if "no such table" in str(error):
-                return Manifest()  # the compactor is just making it
-            if not _lacks_room_to_share(error, path):
-                raise
-            with closing(RecordTables(path, writable=False, unchanging=True)) as tables:
-                return tables.manifest()
+        tables = self._opened(path, check=False)
+        if tables is None:
+            return Manifest()
+        with closing(tables):
+            return tables.manifest()
 
     def anew(self) -> RecordTables:
         """A new one to tables that exist by now."""
@@ -113,11 +101,23 @@ class Connections:
         self._closed = True
         self.close_idle()
 
-    def _open(self, path: Path) -> RecordTables:
+    def _opened(self, path: Path, *, check: bool) -> RecordTables | None:
+        """Tables that are there; None: the compactor is just making them, and everything is still in the tail."""
+        try:
+            return self._open(path, check=check)
+        except sqlite3.OperationalError as error:
+            if "no such table" in str(error):
+                return None
+            if not _lacks_room_to_share(error, path):
+                raise
+            return RecordTables(path, writable=False, unchanging=True)
+
+    def _open(self, path: Path, *, check: bool) -> RecordTables:
         tables = RecordTables(path, writable=False)
         try:
             tables.version()
-            self._check_once(tables)
+            if check:
+                self._check_once(tables)
         except BaseException:
             tables.close()
             raise

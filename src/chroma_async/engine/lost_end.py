@@ -14,7 +14,7 @@ from weakref import WeakSet
 
 from chroma_async.engine.collection import CollectionReader
 from chroma_async.engine.follower import Follower
-from chroma_async.errors import FormatError, StorageCorrupt
+from chroma_async.errors import FormatError, StorageCorrupt, UnavailableError
 from chroma_async.model import CollectionId, Lsn
 from chroma_async.projections.manifest import Manifest
 from chroma_async.protocol.lines import check_dimension
@@ -44,6 +44,7 @@ class LostEnd:
         Raises:
             StorageCorrupt: its tables are too far ahead of the log, or have vectors of another dimension than it says.
             InvalidDimensionException: its records have vectors of another dimension, which the log does not know of.
+            UnavailableError: its tables are ahead of the log still, since they could not be looked at twice.
             LimitError, OSError, sqlite3.OperationalError: it can't be told now.
         """
         if self._follower.catalog.collection(collection_id) is None:
@@ -59,16 +60,18 @@ class LostEnd:
         if manifest is None:
             return
         if await self._is_ahead(manifest.applied):
-            await self._go_on_after(reader)
+            await self._go_on_after(reader, manifest.applied)
         self._log.require_in_place()  # else these are the tables of another
+        if await self._is_ahead(manifest.applied):
+            raise UnavailableError("the log ends before what was applied of this collection; try again")
         known = self._follower.catalog.collection(collection_id)
         if known is not None and manifest.dimension is not None and known.dimension != manifest.dimension:
             if known.dimension is not None:
                 dimensions = f"log={known.dimension} records={manifest.dimension}"
                 raise StorageCorrupt(f"the log says another dimension than the records have: restore a backup. {dimensions}")
             check_dimension(manifest.dimension, dimension)
-        elif not await self._is_ahead(manifest.applied):
-            self._compared.add(reader)
+            return  # until the log knows it too
+        self._compared.add(reader)
 
     async def look(self) -> None:
         """Go on behind what readers have seen applied.
@@ -78,10 +81,16 @@ class LostEnd:
             DirectoryReplacedError: this is not where the log is any more.
         """
         failure: Exception | None = None
-        for reader in list(self._follower.sinks().values()):
+        position = self._follower.position
+        ahead = [
+            (reader, applied)
+            for reader in self._follower.sinks().values()
+            if (applied := reader.manifest.applied) > position
+        ]
+        for reader, applied in ahead:
             try:
-                if await self._is_ahead(reader.manifest.applied):
-                    await self._go_on_after(reader)
+                if await self._is_ahead(applied):
+                    await self._go_on_after(reader, applied)
             except Exception as error:  # the others may be made up for all the same
                 failure = error
         if failure is not None:
@@ -93,9 +102,9 @@ class LostEnd:
             await self._follower.catch_up()
         return applied > self._follower.position
 
-    async def _go_on_after(self, reader: CollectionReader) -> None:
-        """With the turn held, so that the log has no other end, and is this directory's."""
-        check_lost(self._follower.position, reader.manifest.applied)  # not worth the turn
+    async def _go_on_after(self, reader: CollectionReader, seen: Lsn) -> None:
+        """Decide with the turn held, so that the log has no other end, and is this directory's. `seen`: applied before."""
+        check_lost(self._follower.position, seen)  # else not worth the turn
         async with self._log.exclusive():
             manifest = await self._workers.run(lambda: self._manifest_of(reader))
             if manifest is None or not await self._is_ahead(manifest.applied):

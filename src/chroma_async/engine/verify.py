@@ -63,7 +63,7 @@ HELP: Final[dict[State, str]] = {
     "unsummed": "release 0.1.0 wrote it, without checksums; the compactor adds them when it starts next",
     "mendable": "damaged or missing; it follows from other files, or is kept for feeds only: run verify --repair, or let "
     "the server heal it",
-    "mended": "it was damaged, and was made anew from other files, or let go of",
+    "mended": "it was damaged, and was made anew from other files, let go of, or made up for",
     "lost": "damaged, and the only copy: restore it from a backup",
 }
 
@@ -126,10 +126,10 @@ def verify(directory: Path, *, repair: bool = False, report: Report | None = Non
         logged, noted_applied = _verify_log(directory, progress, repair=repair)
         applied = Lsn(0)
         for known in _known_collections(directory):
-            collection = _Collection(directory, known, progress, noted_applied.get(known.id, Lsn(0)))
-            found = _verify_collection(collection)
-            findings += _mended(collection.folder, found) if repair else found
-            applied = max(applied, collection.applied)
+            looked_at = _Collection(directory, known, progress, noted_applied.get(known.id, Lsn(0)))
+            found = _verify_collection(looked_at)
+            findings += _mended(looked_at.folder, found) if repair else found
+            applied = max(applied, looked_at.applied)
         findings.insert(1, _with_end(directory, logged, applied, repair=repair))
     return Verdict(str(directory), tuple(findings))
 
@@ -185,11 +185,16 @@ def _with_end(directory: Path, logged: Finding, applied: Lsn, *, repair: bool) -
     """What is to be said of a log, now that it is known through which LSN something was applied of it."""
     if logged.state == "lost":
         return logged
-    state: State = "mendable"
     try:
         newest = newest_of(directory)  # as of now: the directory may be in use
-        if applied <= newest:
-            return logged
+    except sqlite3.DatabaseError as error:  # it was read whole a moment ago
+        _check_reachable(directory / LOG_FILE, error)
+        raise OSError(f"the end of the log can't be read now; try again. reason={error}") from error
+    if applied <= newest:
+        return logged
+    reason = f"it ends before what was applied of it: a copy that was made while it was in use? newest={newest} {applied=}"
+    state: State = "mendable"
+    try:
         check_lost(newest, applied)
         if repair:
             go_on_after(directory, applied)
@@ -198,7 +203,6 @@ def _with_end(directory: Path, logged: Finding, applied: Lsn, *, repair: bool) -
         state = "lost"
     except sqlite3.DatabaseError as error:  # somebody writes
         logger.warning("repair.failed path=%s reason=%s", directory / LOG_FILE, error)
-    reason = f"it ends before what was applied of it: a copy that was made while it was in use? {applied=}"
     if logged.state == "mendable" and state == "mended":
         return logged  # the other damage is still there
     return msgspec.structs.replace(logged, state=state, reason="; ".join(filter(None, (logged.reason, reason))))
@@ -219,14 +223,14 @@ def _check_reachable(path: Path, error: Exception) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path)) from error
 
 
-def _verify_collection(collection: _Collection) -> list[Finding]:
+def _verify_collection(looked_at: _Collection) -> list[Finding]:
     """What is to be said of a collection; nothing, when it was deleted while it was looked at."""
-    directory, known, folder = collection.directory, collection.collection, collection.folder
+    directory, known, folder = looked_at.directory, looked_at.collection, looked_at.folder
     found: list[Finding] = []
     try:
         if (folder / RECORDS_FILE).exists():
-            found = list(collection.verify())
-        elif collection.noted_applied or _has_files(folder / SEGMENTS):
+            found = list(looked_at.verify())
+        elif looked_at.noted_applied or _has_files(folder / SEGMENTS):
             found = [Finding(f"{COLLECTIONS}/{known.id}/{RECORDS_FILE}", "lost", "missing", known.name)]
     except FileNotFoundError:
         if _is_known(directory, known):

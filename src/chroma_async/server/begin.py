@@ -82,7 +82,7 @@ def preload(http_server: HttpServer) -> None:
 
     _works()
     serve_by(http_server)
-    loop_factory()
+    loop_factory()  # imports uvloop
     _set_title()
     anyio.run(anyio.lowlevel.checkpoint)  # imports what anyio imports only where a loop runs
     gc.enable()
@@ -148,6 +148,7 @@ def _show_role(orders: Orders) -> None:
 
 
 def _set_title() -> Callable[[str], None] | None:
+    """What gives this process a title; None: setproctitle is not installed."""
     try:
         from setproctitle import setproctitle
     except ImportError:

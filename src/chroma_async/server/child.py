@@ -169,6 +169,7 @@ def _watch_lifeline(loop: asyncio.AbstractEventLoop, duty: Duty) -> None:
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """What makes event loops, imported by the first call; None: uvloop is not installed, so asyncio does."""
     try:
         import uvloop
     except ImportError:

@@ -144,7 +144,9 @@ def _open(buffer: memoryview | bytes) -> tuple[_Header, _Bytes]:
     if magic != _MAGIC:
         raise FormatError("this is not a file of metadata columns")
     if version not in _READ:
-        raise FormatError(f"metadata columns have a format that this version can't read. found={version} known={VERSION}")
+        raise FormatError(
+            f"metadata columns have a format that this version can't read. found={version} known=1 to {VERSION}"
+        )
     end = _PREFIX.size + length
     if crc32(view[_PREFIX.size : end]) != crc:
         raise StorageCorrupt("the header of the metadata columns does not match its checksum")

@@ -56,7 +56,8 @@ class Context(Struct, frozen=True, kw_only=True):
     batcher: Callable[[CollectionId], Batcher]
     """Where a collection's queries are searched."""
     before_write: Callable[[CollectionId, int | None], Awaitable[None]]
-    """See that entries of a collection, with vectors of a dimension, will be applied: awaited before any is proposed."""
+    """See that entries of a collection, with vectors of a dimension (None: with none), will be applied: awaited before any
+    is proposed."""
     wait_for_room: Callable[[CollectionId, int], Awaitable[None]]
     """Wait until so many bytes more may wait to be applied."""
 

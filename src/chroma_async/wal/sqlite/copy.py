@@ -41,8 +41,7 @@ def copy_log(directory: Path, destination: Path, progress: Callable[[int], None]
     Raises:
         LogHole, LogCorrupt, StorageCorrupt: the log is damaged.
     """
-    uri = f"{(directory / FILE).absolute().as_uri()}?mode=rw"
-    with closing(sqlite3.connect(uri, uri=True, isolation_level=None, timeout=10.0)) as source:
+    with closing(sqlite3.connect(_uri(directory), uri=True, isolation_level=None, timeout=10.0)) as source:
         source.execute("BEGIN")
         source.execute(sql.LOG).fetchone()
         copy_database(source, destination / FILE, progress)
@@ -71,6 +70,11 @@ def check_log(directory: Path) -> LogCopy:
             raise StorageCorrupt(f"the log is damaged. file={FILE} reason={str(found).splitlines()[-1]}")
         connection.execute("BEGIN")
         return _read_checked(connection)
+
+
+def _uri(directory: Path) -> str:
+    """Of a directory's log: opened so, one that is not there is not made."""
+    return f"{(directory / FILE).absolute().as_uri()}?mode=rw"
 
 
 def _read_checked(copy: sqlite3.Connection) -> LogCopy:
@@ -124,13 +128,13 @@ def let_go_of(directory: Path, spoiled: Sequence[Lsn]) -> None:
 
 def newest_of(directory: Path) -> Lsn:
     """LSN of the newest entry of a directory's log, which may be in use."""
-    with closing(sqlite3.connect(directory / FILE, timeout=10.0)) as connection:
+    with closing(sqlite3.connect(_uri(directory), uri=True, timeout=10.0)) as connection:
         return Lsn(only_row(connection.execute(sql.NEWEST))[0])
 
 
 def go_on_after(directory: Path, lsn: Lsn) -> None:
     """See `LogStore.go_on_after`, of a directory that nobody writes to."""
-    with closing(sqlite3.connect(directory / FILE, isolation_level=None, timeout=10.0)) as connection:
+    with closing(sqlite3.connect(_uri(directory), uri=True, isolation_level=None, timeout=10.0)) as connection:
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute(sql.BEGIN)
         newest = only_row(connection.execute(sql.NEWEST))[0]
