@@ -252,6 +252,9 @@ async def test_the_dimension_that_the_records_have_holds_though_the_log_does_not
     put_back(copied, here)
     async with engine_at(here, TINY) as engine:
         records = await records_of(engine)
+        assert (await records.query([[1.0, 2.0]])).columns[0].ids == ["old"]
+        with pytest.raises(InvalidDimensionException, match="dimension of 2, got 3"):
+            await records.query([[1.0, 2.0, 3.0]])
         await records.delete(["nobody"])
         for _ in range(2):
             with pytest.raises(InvalidDimensionException, match="dimension of 2, got 3"):

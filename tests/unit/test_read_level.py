@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tests.support.clock import ManualClock
 from tests.support.engines import PATH, TINY, Records, create_collection, engine_at
@@ -15,7 +16,7 @@ from chroma_async.engine.engine import Engine
 from chroma_async.engine.handlers.records import LOOK_SECONDS
 from chroma_async.errors import NotYetVisibleError, UnavailableError
 from chroma_async.model import Lsn
-from chroma_async.protocol import CountRecords
+from chroma_async.protocol import CountRecords, QueryRecords
 
 ROWS = 3
 UNWATCHED = replace(TINY, follow_interval_seconds=600)
@@ -79,6 +80,25 @@ async def test_a_read_waits_for_an_lsn_that_is_yet_to_come(tmp_path: Path) -> No
         await Records(engine, collection.id).add(["late"], [[1.0]])
         await clock.advance(LOOK_SECONDS)
         assert (await soon(reading)).count == 1
+
+
+@pytest.mark.anyio
+async def test_a_query_that_waits_finds_the_first_vectors_of_a_collection(tmp_path: Path) -> None:
+    clock = ManualClock()
+    async with engine_at(tmp_path) as engine, engine_at(tmp_path, UNWATCHED, clock=clock) as other:
+        collection = await create_collection(engine)
+        call = QueryRecords(
+            **PATH,
+            collection_id=collection.id,
+            query_embeddings=np.ones((1, 1), dtype=np.float32),
+            min_lsn=Lsn(engine.position + 1),
+            wait_seconds=20.0,
+        )
+        reading = asyncio.create_task(other.dispatch(call))
+        await clock.round(LOOK_SECONDS)
+        await Records(engine, collection.id).add(["late"], [[1.0]])
+        await clock.advance(LOOK_SECONDS)
+        assert (await soon(reading)).columns[0].ids == ["late"]
 
 
 async def read_of_the_next_lsn(engine: Engine) -> asyncio.Task[object]:

@@ -258,11 +258,12 @@ def is_visible(context: Context, call: Reading, collection_id: CollectionId) -> 
     return not call.is_of_applied or not context.follower.sink(collection_id).entries.newest_through(call.min_lsn)
 
 
-async def _until_visible(context: Context, call: Reading, collection: Collection) -> None:
-    """Wait until this process knows the log through the LSN that a read names; for one of the applied, until that is."""
-    wanted = call.min_lsn
+async def _find_visible(context: Context, call: CountRecords | GetRecords | QueryRecords) -> Collection:
+    """Return the collection of a read once this process knows the log through the LSN that this names; for a read of the
+    applied, once that is."""
+    collection, wanted = _find(context, call), call.min_lsn
     if wanted is None or is_visible(context, call, collection.id):
-        return
+        return collection
     deadline = context.seams.clock.monotonic() + call.patience_seconds
     while context.follower.position < wanted and context.seams.clock.monotonic() < deadline:
         if context.progress.is_stopped:
@@ -279,12 +280,12 @@ async def _until_visible(context: Context, call: Reading, collection: Collection
         rest = max(0.0, deadline - context.seams.clock.monotonic())
         if due and await context.progress.wait(collection.id, due, "applied", rest) == "committed":
             raise NotYetVisibleError(f"the background work did not come to this LSN in time. min_lsn={wanted}")
+    return require_collection(context.follower.catalog, call)
 
 
 @handles(CountRecords)
 async def count(context: Context, call: CountRecords) -> CountResult:
-    collection = _find(context, call)
-    await _until_visible(context, call, collection)
+    collection = await _find_visible(context, call)
 
     def run(view: View) -> CountResult:
         return CountResult(view.image.live, view.lsn)
@@ -301,10 +302,9 @@ async def indexing_status(context: Context, call: GetIndexingStatus) -> Indexing
 
 @handles(GetRecords)
 async def get(context: Context, call: GetRecords) -> GetResult:
-    collection = _find(context, call)
+    collection = await _find_visible(context, call)
     where = _filter(call.where, call.where_document)
     check_filter_allowed(collection, where)
-    await _until_visible(context, call, collection)
 
     def run(view: View) -> GetResult:
         whole = not call.offset and (call.limit is None or call.limit >= len(call.ids or ()))
@@ -331,13 +331,15 @@ async def all_columns(context: Context, collection: Collection, rows: int) -> As
 
 @handles(QueryRecords)
 async def query(context: Context, call: QueryRecords) -> QueryResult:
-    collection = _find(context, call)
+    collection = await _find_visible(context, call)
     where = _filter(call.where, call.where_document)
     queries = cast("Vectors", call.query_embeddings)
+    dimension = collection.dimension
+    if dimension is None:  # its tables know it where a log has lost its end (engine/lost_end.py)
+        dimension = await _read_view(context, collection, _dimension_of_base, "count", columns=False)
     if len(queries):
-        check_dimension(collection.dimension, queries.shape[1])
+        check_dimension(dimension, queries.shape[1])
     check_filter_allowed(collection, where)
-    await _until_visible(context, call, collection)
     wanted = DEFAULT_RESULTS if call.n_results is None else call.n_results
 
     tail = not call.is_of_applied
@@ -345,7 +347,7 @@ async def query(context: Context, call: QueryRecords) -> QueryResult:
     def nothing(view: View) -> QueryResult:
         return _nothing(view, len(queries), call)
 
-    if collection.dimension is None or not len(queries) or not wanted:
+    if dimension is None or not len(queries) or not wanted:
         return await _read_view(context, collection, nothing, "count", columns=False, tail=tail)
     job = QueryJob(
         reader=context.follower.sink(collection.id),
@@ -359,6 +361,10 @@ async def query(context: Context, call: QueryRecords) -> QueryResult:
         finish=lambda view, found: _query_result(view, found, call),
     )
     return await context.batcher(collection.id).run(job)
+
+
+def _dimension_of_base(view: View) -> int | None:
+    return view.image.base.manifest.dimension
 
 
 def _nothing(view: View, queries: int, call: QueryRecords) -> QueryResult:
