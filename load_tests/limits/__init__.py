@@ -1,1 +1,1 @@
-"""What a data directory and its processes take, measured: many collections, and churn."""
+"""What a data directory and its processes take, and how little they can do with, measured."""

@@ -128,7 +128,7 @@ class SegmentSearch:
         return first if self._scan is None else min(first + self._scan.rows, self._segment.rows)
 
     def _fetch(self, rows: Slots) -> Vectors:
-        return self._segment.vectors.take(rows, axis=0)
+        return self._segment.scattered.take(rows)
 
     def _rank(self, query: Vectors, rows: Slots, count: int) -> Neighbours:
         self._segment.check(rows)

@@ -42,6 +42,7 @@ from chroma_async.projections.view import (
     graph_path,
     load_base,
     load_piece,
+    map_scattered,
     map_segment,
     vector_guard,
 )
@@ -337,7 +338,7 @@ class _Collection(msgspec.Struct):
         whole: State = "whole" if segment.block_rows else "unsummed"
 
         def check_vectors() -> None:
-            vectors, _ = map_segment(self.folder, segment, dimension)
+            vectors = map_scattered(self.folder, segment, dimension)
             guard = vector_guard(self.folder, segment, vectors, tables.block_sums(segment.number))
             if guard is not None:
                 guard.check_from(0)

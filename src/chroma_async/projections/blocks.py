@@ -18,8 +18,12 @@ import numpy.typing as npt
 from chroma_async.checksums import crc32
 from chroma_async.errors import StorageCorrupt
 from chroma_async.model import Slots, Vectors
+from chroma_async.projections.scattered import ScatteredVectors
 
 BLOCK_BYTES: Final = 256 * 2**10
+
+BLOCKS_AHEAD: Final = 16
+"""Blocks that the disk is asked for while those before them are checked."""
 
 
 def rows_of_a_block(dimension: int) -> int:
@@ -43,7 +47,9 @@ def extended(sums: Mapping[int, int], rows: int, added: Vectors, block_rows: int
 class VectorGuard:
     """Checks the blocks of one segment's mapped vectors, shape (rows, ndim), before they are read. Any thread may ask."""
 
-    def __init__(self, path: Path, vectors: Vectors, block_rows: int, sums: Sequence[int] | npt.NDArray[np.int64]) -> None:
+    def __init__(
+        self, path: Path, vectors: ScatteredVectors, block_rows: int, sums: Sequence[int] | npt.NDArray[np.int64]
+    ) -> None:
         """`sums[i]` is the CRC-32 of block i; all of them are there.
 
         Raises:
@@ -82,10 +88,19 @@ class VectorGuard:
             self._check_blocks(np.arange(first // self._block_rows, -(-beyond // self._block_rows)))
 
     def _check_blocks(self, blocks: npt.NDArray[np.int64]) -> None:
-        for block in blocks[self._unchecked[blocks]].tolist():
-            part = self._vectors[block * self._block_rows : (block + 1) * self._block_rows]
+        unchecked: list[int] = blocks[self._unchecked[blocks]].tolist()
+        for block in unchecked[:BLOCKS_AHEAD]:
+            self._ask_for(block)
+        for place, block in enumerate(unchecked):
+            for following in unchecked[place + BLOCKS_AHEAD : place + BLOCKS_AHEAD + 1]:
+                self._ask_for(following)
+            part = self._vectors.vectors[block * self._block_rows : (block + 1) * self._block_rows]
             if crc32(part.data.cast("B")) != self._sums[block]:
                 raise StorageCorrupt(f"vectors do not match their checksum. path={self._path} block={block}")
             with self._lock:
                 self._left -= bool(self._unchecked[block])
                 self._unchecked[block] = False
+
+    def _ask_for(self, block: int) -> None:
+        first = block * self._block_rows
+        self._vectors.ask_for(first, min(first + self._block_rows, len(self._vectors)))

@@ -21,6 +21,10 @@ SPARE_SHARE: Final = 8
 """Free pages that stay in the file for the next rows: so many, or one of so many."""
 
 
+MAPPED_BYTES_MAX: Final = 256 * 2**20
+"""Of a larger file only the pages that are wanted are read. Of a mapped one the kernel reads what is around them too."""
+
+
 class SqliteFile:
     """One connection to the file. Used by one thread at a time."""
 
@@ -42,7 +46,7 @@ class SqliteFile:
         )
         try:
             self._connection.execute("PRAGMA cache_size = -8000")
-            self._connection.execute("PRAGMA mmap_size = 268435456")
+            self._connection.execute(f"PRAGMA mmap_size = {MAPPED_BYTES_MAX if self._is_small() else 0}")
             if writable:
                 self._connection.execute("PRAGMA synchronous = FULL")
                 self._connection.execute(f"PRAGMA journal_size_limit = {JOURNAL_BYTES_MAX}")
@@ -68,6 +72,12 @@ class SqliteFile:
     def copy_to(self, path: Path, progress: Callable[[int], None]) -> None:
         """Copy the instant of the transaction that is open into a new file; see `copy_database`."""
         copy_database(self._connection, path, progress)
+
+    def _is_small(self) -> bool:
+        try:
+            return self._path.stat().st_size <= MAPPED_BYTES_MAX
+        except FileNotFoundError:
+            return True
 
     def _number(self, sql: str) -> int:
         return cast("int", self._connection.execute(sql).fetchone()[0])

@@ -28,6 +28,7 @@ from chroma_async.index.scan import Scan
 from chroma_async.model import NO_SLOT, Mask, Slots, Vectors
 from chroma_async.projections.blocks import VectorGuard
 from chroma_async.projections.manifest import Manifest, PieceRef, SegmentRef
+from chroma_async.projections.scattered import ScatteredVectors
 from chroma_async.seams.files import opened
 
 SPARE_SHARE: Final = 4
@@ -98,11 +99,12 @@ class _Room:
 class SegmentView(Struct, frozen=True, eq=False, dict=True):
     """One segment. `vectors` has shape (rows, ndim); `owners`, shape (rows,): the slot whose vector it is, or NO_SLOT.
 
-    Rows from `scan_first` on are packed for scans.
+    Rows from `scan_first` on are packed for scans. `scattered` are the same vectors, for those that are wanted in any order.
     """
 
     number: int
     vectors: Vectors
+    scattered: ScatteredVectors
     slots: Slots
     owned_slots: GrownSlots
     scan: ScanBuilder
@@ -196,7 +198,7 @@ class Base(Struct, frozen=True, eq=False):
             here = where[:, 0] == position
             if here.any():
                 segment.check(where[here, 1])
-                out[here] = segment.vectors[where[here, 1]]
+                out[here] = segment.scattered.take(where[here, 1])
         return out
 
 
@@ -322,20 +324,37 @@ def map_segment(directory: Path, ref: SegmentRef, dimension: int) -> tuple[Vecto
         StorageCorrupt: a file is missing, or shorter than the manifest says.
         OSError: see `opened`.
     """
+    slots = map_file(directory / SEGMENTS / str(ref.number) / SLOTS_FILE)
+    if len(slots) < ref.rows * 8:
+        raise _is_short(directory, ref)
+    return _map_vectors(directory, ref, dimension)[0], np.frombuffer(slots, dtype="<i8", count=ref.rows)
+
+
+def map_scattered(directory: Path, ref: SegmentRef, dimension: int) -> ScatteredVectors:
+    """Map the published vectors of a segment once more, to read them in any order; raises as `map_segment`."""
+    vectors, file = _map_vectors(directory, ref, dimension)
+    return ScatteredVectors(vectors, file.obj if isinstance(file.obj, mmap.mmap) else None)
+
+
+def _map_vectors(directory: Path, ref: SegmentRef, dimension: int) -> tuple[Vectors, memoryview]:
+    file = map_file(directory / SEGMENTS / str(ref.number) / VECTORS_FILE)
+    if len(file) < ref.rows * dimension * 4:
+        raise _is_short(directory, ref)
+    matrix = np.frombuffer(file, dtype="<f4", count=ref.rows * dimension).reshape(ref.rows, dimension)
+    return cast("Vectors", matrix), file
+
+
+def _is_short(directory: Path, ref: SegmentRef) -> StorageCorrupt:
     folder = directory / SEGMENTS / str(ref.number)
-    vectors = map_file(folder / VECTORS_FILE)
-    slots = map_file(folder / SLOTS_FILE)
-    if len(vectors) < ref.rows * dimension * 4 or len(slots) < ref.rows * 8:
-        raise StorageCorrupt(f"vector file is shorter than its manifest says. path={folder} rows={ref.rows}")
-    matrix = np.frombuffer(vectors, dtype="<f4", count=ref.rows * dimension).reshape(ref.rows, dimension)
-    return cast("Vectors", matrix), np.frombuffer(slots, dtype="<i8", count=ref.rows)
+    return StorageCorrupt(f"vector file is shorter than its manifest says. path={folder} rows={ref.rows}")
 
 
 def _load_segment(directory: Path, ref: SegmentRef, manifest: Manifest, before: Base, tables: StoredRecords) -> SegmentView:
     old = next((view for view in before.segments if view.number == ref.number), None)
     vectors, slots = map_segment(directory, ref, manifest.dimension or 0)
     check_slots(directory, ref, slots, manifest.next_slot)
-    guard = vector_guard(directory, ref, vectors, tables.block_sums(ref.number))
+    scattered = map_scattered(directory, ref, vectors.shape[1])
+    guard = vector_guard(directory, ref, scattered, tables.block_sums(ref.number))
     if guard is not None and old is not None and old.guard is not None:
         guard.inherit(old.guard)
     graph = _load_graph(directory, ref, None if old is None else old.graph, tables)
@@ -343,6 +362,7 @@ def _load_segment(directory: Path, ref: SegmentRef, manifest: Manifest, before: 
     return SegmentView(
         number=ref.number,
         vectors=vectors,
+        scattered=scattered,
         slots=slots,
         owned_slots=GrownSlots.empty(),
         scan=_scan_of(first, old if before.manifest.space == manifest.space else None) or ScanBuilder(manifest.space),
@@ -372,7 +392,7 @@ def check_slots(directory: Path, ref: SegmentRef, slots: Slots, next_slot: int) 
         raise StorageCorrupt(f"slots do not match their checksum. path={path}")
 
 
-def vector_guard(directory: Path, ref: SegmentRef, vectors: Vectors, sums: Sequence[int]) -> VectorGuard | None:
+def vector_guard(directory: Path, ref: SegmentRef, vectors: ScatteredVectors, sums: Sequence[int]) -> VectorGuard | None:
     """What checks a segment's vectors; None: release 0.1.0 wrote them, without checksums."""
     if not ref.block_rows:
         return None
