@@ -37,7 +37,6 @@ from chroma_async.index.crowds import CROWDED_ROWS, crowded_rows
 from chroma_async.index.distance import distances
 from chroma_async.index.usearch import usearch_index
 from chroma_async.model import HnswConfiguration, Slots, Space, Vectors
-from chroma_async.seams import pages
 from chroma_async.seams.files import opened
 from chroma_async.seams.limits import free_bytes
 
@@ -241,8 +240,6 @@ class GraphFile:
         if crc32(self._mapped) != crc:
             raise StorageCorrupt(f"graph file does not match its checksum. path={path}")
         self._beside = decode_trailer(memoryview(self._mapped))
-        codes = self._beside.codes
-        pages.read_in_any_order(self._mapped, len(self._mapped) - (0 if codes is None else codes.nbytes))
         self.beside = np.union1d(self._beside.others, self._beside.strays)
         """Rows, ascending, that the graph does not have, or not find: every search has to compare them."""
         self.path = path

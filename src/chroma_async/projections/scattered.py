@@ -23,7 +23,7 @@ class ScatteredVectors:
         self._row_bytes = 4 * vectors.shape[1]
         self._asked_more = 0
         if mapped is not None:
-            pages.read_in_any_order(mapped, vectors.nbytes)
+            pages.read_in_any_order(mapped)
 
     def __len__(self) -> int:
         return len(self.vectors)

@@ -2,7 +2,7 @@
 
 By itself it reads what is around a page as well (128 KiB, or as much as the disk is set up for), for whoever reads on, and
 lets a thread wait for each page in turn. Where memory has not room for all files, pages that nobody wants take the room of
-others (docs/decisions/0032-pages-are-asked-for.md). All of it is advice: nothing fails because it can't be followed.
+others (docs/decisions/0032-scattered-vectors-are-asked-for.md). All of it is advice: nothing fails because it can't be followed.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ from typing import Final
 _WHOSE: Final = getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)
 
 
-def read_in_any_order(mapped: mmap.mmap, beyond: int) -> None:
-    """Say that bytes before `beyond` are read in any order: nothing is read but the pages that are wanted."""
-    if beyond > 0:
-        _advise(mapped, mmap.MADV_RANDOM, 0, beyond)
+def read_in_any_order(mapped: mmap.mmap) -> None:
+    """Say that a file is read in any order: nothing is read but the pages that are wanted."""
+    _advise(mapped, mmap.MADV_RANDOM, 0, len(mapped))
 
 
 def ask_for(mapped: mmap.mmap, first: int, beyond: int) -> None:
