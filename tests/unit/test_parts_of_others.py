@@ -23,10 +23,12 @@ import httpx
 import hypercorn.asyncio.run as hypercorn_run
 import pytest
 import uvicorn
+from hypercorn.asyncio.task_group import TaskGroup
 from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.protocol import ProtocolWrapper
 from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.protocol.http_stream import HTTPStream
 from prometheus_client import Counter
 from prometheus_client.multiprocess import MultiProcessCollector
 from uvicorn.protocols.http import httptools_impl
@@ -58,6 +60,8 @@ OVERRIDES = [
     ),
     Override(with_hypercorn.Http2, H2Protocol, "initiate", "a client of HTTP/2 that asks nothing stays for ever"),
     Override(with_hypercorn.Http2, H2Protocol, "_handle_events", "one unreadable request ends all others of its connection"),
+    Override(with_hypercorn.Stream, HTTPStream, "app_send", "who leaves a body unread keeps connections for ever"),
+    Override(with_hypercorn.Stream, HTTPStream, "handle", "who leaves a body unread keeps connections for ever"),
     Override(with_uvicorn.Connection, HttpToolsProtocol, "connection_made", "a connection that asks nothing stays for ever"),
     Override(with_uvicorn.Connection, HttpToolsProtocol, "connection_lost", "workers think that connections are still open"),
     Override(with_uvicorn.Connection, HttpToolsProtocol, "data_received", "a head has no limit, in bytes or in seconds"),
@@ -106,6 +110,10 @@ USES = [
         {"client", "config", "connection", "h11_max_incomplete_size", "server", "ssl", "stream"},
         "plain requests are not told from others, or ambiguous ones are answered",
     ),
+    Use(H11Protocol._create_stream, {"HTTPStream"}, "with_hypercorn.Stream is never made"),
+    Use(H2Protocol._create_stream, {"HTTPStream"}, "with_hypercorn.Stream is never made"),
+    Use(HTTPStream.handle, {"app_put", "closed", "StreamClosed"}, "Stream empties no queue"),
+    Use(TaskGroup.spawn_app, {"Queue", "put"}, "Stream empties no queue"),
     Use(H11Protocol._handle_events, {"connection", "next_event"}, "Requests refuses nothing"),
     Use(H2Protocol.__init__, {"client", "connection", "send", "streams"}, "Http2 refuses nothing"),
     Use(H2Protocol.handle, {"_handle_events"}, "Http2 refuses nothing"),

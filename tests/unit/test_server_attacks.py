@@ -69,6 +69,7 @@ CASES = {
     "no host": b"GET /first HTTP/1.1\r\n\r\n" + SMUGGLED,
     "blank in the target": b"GET /fir st HTTP/1.1\r\nHost: x\r\n\r\n" + SMUGGLED,
     "zero byte in the target": b"GET /fir\x00st HTTP/1.1\r\nHost: x\r\n\r\n" + SMUGGLED,
+    "method in small letters": b"delete /first HTTP/1.1\r\nHost: x\r\n\r\n" + SMUGGLED,
     "method that is none": b"GE(T /first HTTP/1.1\r\nHost: x\r\n\r\n" + SMUGGLED,
 }
 """None of these may be followed by the request that they carry: two parties could disagree on where it begins."""
@@ -87,10 +88,12 @@ async def serving(name: HttpServer, app: ASGIApp) -> AsyncIterator[int]:
             await running
 
 
-async def exchange(port: int, data: bytes) -> bytes:
-    """Send, and return all that is answered until the connection ends."""
+async def exchange(port: int, *parts: bytes) -> bytes:
+    """Send one part after another, and return all that is answered until the connection ends."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(data)
+    for part in parts:
+        writer.write(part)
+        await asyncio.sleep(0.05 if len(parts) > 1 else 0)
     received = b""
     try:
         async with asyncio.timeout(10):
@@ -191,11 +194,95 @@ async def test_nobody_is_upgraded_to_http_2(settings: bytes, caplog: pytest.LogC
     assert "Traceback" not in caplog.text
 
 
+UPGRADES = {
+    "h2c": b"Connection: close, Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n",
+    "websocket": b"Connection: Upgrade, close\r\nUpgrade: websocket\r\n",
+    "anything": b"Connection: upgrade\r\nUpgrade: anything\r\n",
+}
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("coding", [b"Content-Length: %d" % len(SMUGGLED), b"Transfer-Encoding: chunked"])
+@pytest.mark.parametrize("case", UPGRADES)
+@pytest.mark.parametrize("name", ["hypercorn", "uvicorn"])
+async def test_the_body_of_a_request_that_would_upgrade_is_no_request(
+    name: HttpServer, case: str, coding: bytes, parts: int
+) -> None:
+    witness = Witness()
+    head = POST + UPGRADES[case] + coding + b"\r\n\r\n"
+    body = SMUGGLED if b"Length" in coding else b"%x\r\n%b\r\n0\r\n\r\n" % (len(SMUGGLED), SMUGGLED)
+    async with serving(name, witness) as port:
+        await exchange(port, *([head + body] if parts == 1 else [head, body]))
+    assert witness.seen in ([], [(b"/first", SMUGGLED)])
+
+
+@pytest.mark.parametrize("name", ["hypercorn", "uvicorn"])
+async def test_a_request_without_a_body_that_would_upgrade_is_answered(name: HttpServer) -> None:
+    witness = Witness()
+    async with serving(name, witness) as port:
+        answer = await exchange(port, GET + UPGRADES["websocket"] + b"\r\n")
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert witness.seen == [(b"/first", b"")]
+
+
+async def answer_unread(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer without a look at the body."""
+    if scope["type"] == "http":
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+
+@pytest.mark.parametrize("name", ["hypercorn", "uvicorn"])
+async def test_a_body_that_nobody_reads_keeps_no_connection(name: HttpServer) -> None:
+    """Of many small chunks. Who needs no credentials for it could take all of a worker's descriptors."""
+    chunks = POST + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 100 + b"0\r\n\r\n"
+    async with serving(name, answer_unread) as port:
+        answers = [await exchange(port, chunks) for _ in range(3)]
+    assert [answer[-2:] for answer in answers] == [b"ok"] * 3
+
+
+async def test_who_ends_a_connection_behind_a_request_is_read_to_its_end() -> None:
+    witness = Witness()
+
+    async def late(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(0.2)
+        await witness(scope, receive, send)
+
+    async with serving("hypercorn", late) as port, asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(POST + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 7 + b"0\r\n\r\n")
+        writer.write_eof()
+        answer = await reader.read()
+        writer.close()
+    assert witness.seen == [(b"/first", b"x" * 7)]
+    assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+async def test_a_body_that_nobody_reads_keeps_no_connection_of_http_2() -> None:
+    client = H2Connection(H2Configuration(client_side=True))
+    client.initiate_connection()
+    fields = [(":scheme", "http"), (":authority", "a"), (":method", "POST"), (":path", "/first")]
+    client.send_headers(1, fields)
+    for _ in range(40):
+        client.send_data(1, b"x")
+    client.end_stream(1)
+    client.send_headers(3, fields, end_stream=True)
+    ended: set[int] = set()
+    async with serving("hypercorn", answer_unread) as port, asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(client.data_to_send())
+        while ended != {1, 3} and (data := await reader.read(65536)):
+            ended |= {event.stream_id for event in client.receive_data(data) if isinstance(event, StreamEnded | StreamReset)}
+        writer.close()
+    assert ended == {1, 3}
+
+
 UNREADABLE = {
     "path that is not ASCII": [(":method", "GET"), (":path", "/é")],
     "method that is not ASCII": [(":method", "GÉT"), (":path", "/first")],
     "tunnel": [(":method", "CONNECT")],
     "tunnel in small letters": [(":method", "connect"), (":path", "/first")],
+    "method in small letters": [(":method", "delete"), (":path", "/first")],
 }
 
 

@@ -2,7 +2,8 @@
 
 By itself it reads what is around a page as well (128 KiB, or as much as the disk is set up for), for whoever reads on, and
 lets a thread wait for each page in turn. Where memory has not room for all files, pages that nobody wants take the room of
-others (docs/decisions/0032-scattered-vectors-are-asked-for.md). All of it is advice: nothing fails because it can't be followed.
+others (docs/decisions/0032-scattered-vectors-are-asked-for.md). All of it is advice: nothing fails because it can't be
+followed.
 """
 
 from __future__ import annotations

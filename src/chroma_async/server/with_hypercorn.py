@@ -15,6 +15,8 @@ from urllib.parse import unquote
 import h11
 import hypercorn.asyncio.run as hypercorn_run
 import hypercorn.protocol as hypercorn_protocol
+import hypercorn.protocol.h2 as hypercorn_h2
+import hypercorn.protocol.h11 as hypercorn_h11
 from h2.errors import ErrorCodes
 from h2.events import DataReceived, RequestReceived
 from h2.events import Event as H2Event
@@ -23,8 +25,12 @@ from hypercorn.asyncio import serve as hypercorn_serve  # pyright: ignore[report
 from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
+from hypercorn.protocol.events import Event as StreamEvent
+from hypercorn.protocol.events import StreamClosed
 from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.protocol.http_stream import ASGIHTTPState, HTTPStream
+from hypercorn.typing import ASGISendEvent
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chroma_async.server.abort import ABORT
@@ -238,11 +244,35 @@ class Requests(h11.Connection):
             raise h11.RemoteProtocolError(AMBIGUOUS.decode())
         event = super().next_event()
         if isinstance(event, h11.Request):
+            if event.method != event.method.upper():  # Hypercorn would make capitals of it: to proxies it is another method
+                raise h11.RemoteProtocolError("a method is written in capitals")
             headers = [header for header in event.headers if header[0] != b"upgrade"]
             if len(headers) < len(event.headers):
                 version = event.http_version
                 return h11.Request(method=event.method, target=event.target, headers=headers, http_version=version)
         return event
+
+
+class Stream(HTTPStream):
+    """A request whose body the application may leave unread.
+
+    What comes of a body waits for the application in a queue of ten, and so does the end of the request. Where that is full
+    and nobody reads any more, the connection would wait for good.
+    """
+
+    _has_ended = False
+
+    async def app_send(self, message: ASGISendEvent | None) -> None:
+        self._has_ended = message is None
+        await super().app_send(message)
+
+    async def handle(self, event: StreamEvent) -> None:
+        is_answered = self._has_ended or self.state is ASGIHTTPState.CLOSED
+        if isinstance(event, StreamClosed) and is_answered and not self.closed:
+            queue = cast("asyncio.Queue[Any]", cast("Any", self.app_put).__self__)
+            while not queue.empty():
+                queue.get_nowait()  # which lets the connection, that waits for room, go on
+        await super().handle(event)
 
 
 class Http1(H11Protocol):
@@ -277,10 +307,10 @@ class Http2(H2Protocol):
 
 
 def _is_readable(event: RequestReceived) -> bool:
-    """Whether a request has a path, both that and its method are ASCII, and it asks for no tunnel."""
+    """Whether a request has a path, both that and its method are ASCII, this is in capitals, and it asks for no tunnel."""
     fields = dict(event.headers)
     method, path = fields[b":method"], fields.get(b":path", b"")
-    return path != b"" and path.isascii() and method.isascii() and method.upper() != b"CONNECT"
+    return path != b"" and path.isascii() and method.isascii() and method == method.upper() and method != b"CONNECT"
 
 
 def _chosen(ours: type[Any], theirs: type[Any]) -> Callable[..., Any]:
@@ -379,6 +409,7 @@ async def serve(
     cast("Any", hypercorn_run).TCPServer = _chosen(Connection, TCPServer)
     cast("Any", hypercorn_protocol).H11Protocol = _chosen(Http1, H11Protocol)
     cast("Any", hypercorn_protocol).H2Protocol = _chosen(Http2, H2Protocol)
+    cast("Any", hypercorn_h11).HTTPStream = cast("Any", hypercorn_h2).HTTPStream = _chosen(Stream, HTTPStream)
     cast("Any", hypercorn_run).asyncio = AsyncioOfHypercorn()
     _LOAD.set(life.load)  # for the task that follows
     config = _config(app, settings, descriptor, stop)

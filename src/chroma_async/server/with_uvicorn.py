@@ -97,18 +97,24 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
-        if is_ambiguous(cast("Any", self.parser).get_http_version(), self.headers):
+        parser = cast("Any", self.parser)
+        upgrades = parser.should_upgrade()  # nobody does, but for the parser what follows the head is no body then
+        if is_ambiguous(parser.get_http_version(), self.headers) or (upgrades and _has_body(self.headers)):
             raise ValueError(AMBIGUOUS)  # which the parser stops at, and uvicorn answers with status 400
         ABORT.set(self.transport.abort)
         super().on_headers_complete()
 
-        if self._config.life.draining.is_set() or self._config.stop.is_set():
+        if upgrades or self._config.life.draining.is_set() or self._config.stop.is_set():
             self.cycle.default_headers = [*self.cycle.default_headers, _CLOSE]  # uvicorn sees it, and closes
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
         self._in_head = True
         self._head_bytes = 0
+
+
+def _has_body(headers: list[tuple[bytes, bytes]]) -> bool:
+    return any(name == b"transfer-encoding" or (name == b"content-length" and value != b"0") for name, value in headers)
 
 
 class Server(uvicorn.Server):
