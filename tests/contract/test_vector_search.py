@@ -26,7 +26,7 @@ from chroma_async.index.hnsw import GraphBuilder, GraphFile, checksum
 from chroma_async.index.packing import ScanBuilder
 from chroma_async.model import CollectionId, HnswConfiguration, Lsn, Mask, Space, Vectors
 from chroma_async.projections.manifest import Manifest
-from chroma_async.projections.scattered import ScatteredVectors
+from chroma_async.projections.stored_vectors import StoredVectors
 from chroma_async.projections.view import Base, GrownSlots, SegmentView
 from chroma_async.seams import ThreadWorkers
 
@@ -74,7 +74,7 @@ def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     owners = np.where(slots % 5 == 0, -1, slots)
     builder = ScanBuilder(space)
     graph = write_graph(tmp_path_factory.mktemp("graphs") / "graph", space, vectors[:GRAPH_ROWS], coding)
-    segment = SegmentView(1, vectors, ScatteredVectors(vectors), slots, GrownSlots.of(owners), builder, graph)
+    segment = SegmentView(1, StoredVectors(vectors), slots, GrownSlots.of(owners), builder, graph)
     base = Base(
         manifest=Manifest(dimension=NDIM, space=space, next_slot=ROWS),
         pieces=(),
@@ -195,9 +195,7 @@ def whole_target(space: Space, vectors: Vectors, graph: GraphFile) -> SearchTarg
         pieces=(),
         alive=np.ones(len(vectors), dtype=np.bool_),
         placed=GrownSlots.of(np.stack([np.zeros_like(slots), slots], axis=1)),
-        segments=(
-            SegmentView(1, vectors, ScatteredVectors(vectors), slots, GrownSlots.of(slots), ScanBuilder(space), graph),
-        ),
+        segments=(SegmentView(1, StoredVectors(vectors), slots, GrownSlots.of(slots), ScanBuilder(space), graph),),
     )
     return SearchTarget(space, base, Memtable(applied=Lsn(0), next_slot=len(vectors)).tail(), [None], None, 100)
 

@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,9 +15,9 @@ from chroma_async import AsyncPersistentClient, PersistentClient
 from chroma_async.client.types import ReadLevel
 from chroma_async.engine.engine import Engine
 from chroma_async.engine.handlers.records import LOOK_SECONDS
-from chroma_async.errors import NotYetVisibleError, UnavailableError
+from chroma_async.errors import InvalidArgumentError, InvalidDimensionException, NotYetVisibleError, UnavailableError
 from chroma_async.model import Lsn
-from chroma_async.protocol import CountRecords, QueryRecords
+from chroma_async.protocol import CountRecords, GetRecords, QueryRecords
 
 ROWS = 3
 UNWATCHED = replace(TINY, follow_interval_seconds=600)
@@ -99,6 +100,21 @@ async def test_a_query_that_waits_finds_the_first_vectors_of_a_collection(tmp_pa
         await Records(engine, collection.id).add(["late"], [[1.0]])
         await clock.advance(LOOK_SECONDS)
         assert (await soon(reading)).columns[0].ids == ["late"]
+
+
+@pytest.mark.anyio
+async def test_a_wrong_read_is_refused_before_it_waits(tmp_path: Path) -> None:
+    async with engine_at(tmp_path, UNWATCHED, clock=ManualClock()) as engine:
+        collection = await create_collection(engine)
+        await Records(engine, collection.id).add(["a"], [[1.0]])
+        late: dict[str, Any] = {"collection_id": collection.id, "min_lsn": Lsn(engine.position + 1), "wait_seconds": 20.0}
+        vector, where = np.ones((1, 1), dtype=np.float32), {"k": {"$no": 1}}
+        with pytest.raises(InvalidArgumentError):
+            await soon(engine.dispatch(GetRecords(**PATH, **late, where=where)))
+        with pytest.raises(InvalidArgumentError):
+            await soon(engine.dispatch(QueryRecords(**PATH, **late, where=where, query_embeddings=vector)))
+        with pytest.raises(InvalidDimensionException):
+            await soon(engine.dispatch(QueryRecords(**PATH, **late, query_embeddings=np.ones((1, 2), dtype=np.float32))))
 
 
 async def read_of_the_next_lsn(engine: Engine) -> asyncio.Task[object]:

@@ -20,7 +20,7 @@ from chroma_async.index.axes import DIRECTIONS_FROM_ROWS, Axes, main_directions
 from chroma_async.index.packing import ScanBuilder, TailScan
 from chroma_async.model import Lsn, Mask, Space, Vectors
 from chroma_async.projections.manifest import Manifest
-from chroma_async.projections.scattered import ScatteredVectors
+from chroma_async.projections.stored_vectors import StoredVectors
 from chroma_async.projections.view import Base, GrownSlots, SegmentView
 
 SPACES: list[Space] = ["l2", "ip", "cosine"]
@@ -32,7 +32,7 @@ def segment_target(space: Space, vectors: Vectors, *, packed: bool = True) -> Se
     builder = ScanBuilder(space)
     builder.extend(vectors[:1])
     slots = np.arange(len(vectors))
-    segment = SegmentView(1, vectors, ScatteredVectors(vectors), slots, GrownSlots.of(slots), builder, None)
+    segment = SegmentView(1, StoredVectors(vectors), slots, GrownSlots.of(slots), builder, None)
     base = Base(
         manifest=Manifest(dimension=vectors.shape[1], space=space),
         pieces=(),

@@ -55,7 +55,7 @@ from chroma_async.model import CollectionId
 from chroma_async.projections.manifest import Manifest, encode_manifest
 from chroma_async.projections.records import RecordTables
 from chroma_async.projections.store import RECORDS_FILE
-from chroma_async.projections.view import COLUMNS, SEGMENTS, SLOTS_FILE, VECTORS_FILE, map_scattered, vector_guard
+from chroma_async.projections.view import COLUMNS, SEGMENTS, SLOTS_FILE, VECTORS_FILE, map_vectors, vector_guard
 from chroma_async.seams import Clock, Workers
 from chroma_async.wal import LOG_FILE, LogCopy, LogStore, copy_log
 
@@ -301,7 +301,7 @@ class _Copier(Struct):
     def _check_vectors(self, folder: Path, tables: RecordTables, manifest: Manifest) -> None:
         """Compare the vectors of a copy with their checksums, block by block."""
         for segment in manifest.segments:
-            vectors = map_scattered(folder, segment, manifest.dimension or 0)
+            vectors = map_vectors(folder, segment, manifest.dimension or 0)
             guard = vector_guard(folder, segment, vectors, tables.block_sums(segment.number))
             if guard is not None:
                 guard.check_from(0)

@@ -128,7 +128,7 @@ class SegmentSearch:
         return first if self._scan is None else min(first + self._scan.rows, self._segment.rows)
 
     def _fetch(self, rows: Slots) -> Vectors:
-        return self._segment.scattered.take(rows)
+        return self._segment.stored.take(rows)
 
     def _rank(self, query: Vectors, rows: Slots, count: int) -> Neighbours:
         self._segment.check(rows)
@@ -139,7 +139,8 @@ class SegmentSearch:
             return self._rank(query, first + np.flatnonzero(allowed[first:]), count)
         segment = self._segment
         segment.check_from(first)
-        return rank_all(self._space, query, segment.vectors[first:], segment.owners[first:], count)
+        with segment.stored.in_order() as vectors:
+            return rank_all(self._space, query, vectors[first:], segment.owners[first:], count)
 
     def _scan_together(
         self, queries: Vectors, counts: Sequence[int], chosen: Sequence[_Chosen], scanned: Sequence[int]

@@ -42,8 +42,8 @@ from chroma_async.projections.view import (
     graph_path,
     load_base,
     load_piece,
-    map_scattered,
-    map_segment,
+    map_slots,
+    map_vectors,
     vector_guard,
 )
 from chroma_async.seams import SystemFiles
@@ -338,14 +338,13 @@ class _Collection(msgspec.Struct):
         whole: State = "whole" if segment.block_rows else "unsummed"
 
         def check_vectors() -> None:
-            vectors = map_scattered(self.folder, segment, dimension)
+            vectors = map_vectors(self.folder, segment, dimension)
             guard = vector_guard(self.folder, segment, vectors, tables.block_sums(segment.number))
             if guard is not None:
                 guard.check_from(0)
 
         def check_their_slots() -> None:
-            _, slots = map_segment(self.folder, segment, dimension)
-            check_slots(self.folder, segment, slots, manifest.next_slot)
+            check_slots(self.folder, segment, map_slots(self.folder, segment), manifest.next_slot)
 
         yield self._checked(folder / VECTORS_FILE, "lost", check_vectors, whole)
         yield self._checked(folder / SLOTS_FILE, "lost", check_their_slots, whole)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from chroma_async.checksums import crc32
 from chroma_async.errors import StorageCorrupt
 from chroma_async.model import Slots, Vectors
-from chroma_async.projections.scattered import ScatteredVectors
+from chroma_async.projections.stored_vectors import StoredVectors
 
 BLOCK_BYTES: Final = 256 * 2**10
 
@@ -48,7 +48,7 @@ class VectorGuard:
     """Checks the blocks of one segment's mapped vectors, shape (rows, ndim), before they are read. Any thread may ask."""
 
     def __init__(
-        self, path: Path, vectors: ScatteredVectors, block_rows: int, sums: Sequence[int] | npt.NDArray[np.int64]
+        self, path: Path, vectors: StoredVectors, block_rows: int, sums: Sequence[int] | npt.NDArray[np.int64]
     ) -> None:
         """`sums[i]` is the CRC-32 of block i; all of them are there.
 

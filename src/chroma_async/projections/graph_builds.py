@@ -15,7 +15,7 @@ from chroma_async.projections.graphs import GraphOrder
 from chroma_async.projections.manifest import GraphRef, SegmentRef
 from chroma_async.projections.segment_files import crc_of
 from chroma_async.projections.store import CollectionStore
-from chroma_async.projections.view import map_scattered, vector_guard
+from chroma_async.projections.view import map_vectors, vector_guard
 
 logger = logging.getLogger("chroma_async.compactor")
 
@@ -141,7 +141,7 @@ class _Builds(msgspec.Struct, frozen=True):
         now = manifest.segment(segment.number)
         if now is None or now.rows == segment.rows or not inside:
             return sums[: whole + bool(inside)]
-        vectors = map_scattered(directory, now, manifest.dimension or 0)
+        vectors = map_vectors(directory, now, manifest.dimension or 0)
         guard = vector_guard(directory, now, vectors, sums)
         assert guard is not None
         guard.check(np.arange(whole * segment.block_rows, segment.rows))

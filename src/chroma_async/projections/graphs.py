@@ -17,7 +17,7 @@ from chroma_async.index.coding import Coding, chosen_coding, keeps_neighbours
 from chroma_async.index.hnsw import GraphBuilder, checksum
 from chroma_async.model import HnswConfiguration, Vectors
 from chroma_async.projections.manifest import GraphRef, SegmentRef
-from chroma_async.projections.view import graph_path, map_scattered, map_segment, vector_guard
+from chroma_async.projections.view import graph_path, map_vectors, vector_guard
 
 GROW_ROWS: Final = 4096
 """Vectors that are copied at a time on their way into a graph."""
@@ -71,21 +71,22 @@ Raises:
 def write_graph(order: GraphOrder, is_wanted: Callable[[], bool]) -> WrittenGraph | None:
     """Build and write a graph in this thread; `is_wanted` is asked every second or so. See `WriteGraph`."""
     directory, segment, configuration = Path(order.directory), order.segment, order.configuration
-    vectors, _ = map_segment(directory, segment, order.dimension)
-    guard = vector_guard(directory, segment, map_scattered(directory, segment, order.dimension), order.sums)
-    graph, begun_again = _begun(order, vectors), False
-    while graph.rows < segment.rows:
-        if not is_wanted():
-            return None
-        start, beyond = graph.rows, min(graph.rows + GROW_ROWS, segment.rows)
-        if guard is not None:
-            guard.check(np.arange(start, beyond))
-        graph.extend(vectors[start:beyond], threads=order.threads)
-        if graph.is_odd(segment.rows):
-            begun_again = True
-            graph = GraphBuilder.empty(vectors.shape[1], configuration, _next_coding(graph, vectors, configuration))
-    graph.check(vectors, threads=order.threads)
-    graph.save(order.path, vectors)
+    stored = map_vectors(directory, segment, order.dimension)
+    guard = vector_guard(directory, segment, stored, order.sums)
+    with stored.in_order() as vectors:
+        graph, begun_again = _begun(order, vectors), False
+        while graph.rows < segment.rows:
+            if not is_wanted():
+                return None
+            start, beyond = graph.rows, min(graph.rows + GROW_ROWS, segment.rows)
+            if guard is not None:
+                guard.check(np.arange(start, beyond))
+            graph.extend(vectors[start:beyond], threads=order.threads)
+            if graph.is_odd(segment.rows):
+                begun_again = True
+                graph = GraphBuilder.empty(vectors.shape[1], configuration, _next_coding(graph, vectors, configuration))
+        graph.check(vectors, threads=order.threads)
+        graph.save(order.path, vectors)
     return WrittenGraph(checksum(order.path), begun_again)
 
 

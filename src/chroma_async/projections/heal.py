@@ -16,7 +16,7 @@ from chroma_async.projections.graphs import is_whole
 from chroma_async.projections.manifest import SegmentRef
 from chroma_async.projections.segment_files import BlockSums, crc_of
 from chroma_async.projections.store import CHECK_AT_OPEN_BYTES, RECORDS_FILE, CollectionStore
-from chroma_async.projections.view import load_piece, map_segment
+from chroma_async.projections.view import load_piece, map_slots, map_vectors
 
 logger = logging.getLogger("chroma_async.compactor")
 
@@ -97,7 +97,8 @@ def _add_checksums(store: CollectionStore) -> None:
     segments: list[SegmentRef] = []
     for segment in store.manifest.segments:
         if not segment.block_rows:
-            vectors, slots = map_segment(store.directory, segment, store.manifest.dimension or 0)
+            vectors = map_vectors(store.directory, segment, store.manifest.dimension or 0).vectors
+            slots = map_slots(store.directory, segment)
             block_rows = rows_of_a_block(vectors.shape[1])
             found = extended({}, 0, vectors, block_rows)
             sums |= {(segment.number, block): crc for block, crc in found.items()}

@@ -108,7 +108,7 @@ def _blocks_of(view: SegmentView, rows: Slots, block_rows: int, sums: list[int])
     for start in range(0, len(rows), block_rows):
         some = rows[start : start + block_rows]
         view.check(some)
-        part = np.ascontiguousarray(view.vectors[some], dtype="<f4")
+        part = np.ascontiguousarray(view.stored.take(some), dtype="<f4")
         sums.append(crc_of(part))
         yield part.data.cast("B")
 

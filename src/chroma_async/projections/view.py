@@ -28,7 +28,7 @@ from chroma_async.index.scan import Scan
 from chroma_async.model import NO_SLOT, Mask, Slots, Vectors
 from chroma_async.projections.blocks import VectorGuard
 from chroma_async.projections.manifest import Manifest, PieceRef, SegmentRef
-from chroma_async.projections.scattered import ScatteredVectors
+from chroma_async.projections.stored_vectors import StoredVectors
 from chroma_async.seams.files import opened
 
 SPARE_SHARE: Final = 4
@@ -99,18 +99,21 @@ class _Room:
 class SegmentView(Struct, frozen=True, eq=False, dict=True):
     """One segment. `vectors` has shape (rows, ndim); `owners`, shape (rows,): the slot whose vector it is, or NO_SLOT.
 
-    Rows from `scan_first` on are packed for scans. `scattered` are the same vectors, for those that are wanted in any order.
+    Rows from `scan_first` on are packed for scans.
     """
 
     number: int
-    vectors: Vectors
-    scattered: ScatteredVectors
+    stored: StoredVectors
     slots: Slots
     owned_slots: GrownSlots
     scan: ScanBuilder
     graph: GraphFile | None
     scan_first: int = 0
     guard: VectorGuard | None = None
+
+    @property
+    def vectors(self) -> Vectors:
+        return self.stored.vectors
 
     @property
     def owners(self) -> Slots:
@@ -167,7 +170,8 @@ class SegmentView(Struct, frozen=True, eq=False, dict=True):
         if more is not None:
             rows = min(rows, self.scan.rows + more)
         self.check_from(self.scan_first + self.scan.rows, self.scan_first + rows)
-        return self.scan.extend(self.vectors[self.scan_first :], beyond=rows)
+        with self.stored.in_order() as vectors:
+            return self.scan.extend(vectors[self.scan_first :], beyond=rows)
 
 
 class Base(Struct, frozen=True, eq=False):
@@ -198,7 +202,7 @@ class Base(Struct, frozen=True, eq=False):
             here = where[:, 0] == position
             if here.any():
                 segment.check(where[here, 1])
-                out[here] = segment.scattered.take(where[here, 1])
+                out[here] = segment.stored.take(where[here, 1])
         return out
 
 
@@ -317,31 +321,26 @@ def _alive(fresh: Base, news: Sequence[ColumnPiece], next_slot: int) -> Mask:
     return alive
 
 
-def map_segment(directory: Path, ref: SegmentRef, dimension: int) -> tuple[Vectors, Slots]:
-    """Return the published vectors, shape (rows, dimension), and slots, shape (rows,), of a segment, mapped.
+def map_vectors(directory: Path, ref: SegmentRef, dimension: int) -> StoredVectors:
+    """Map the published vectors of a segment, shape (rows, dimension); raises as `map_slots`."""
+    file = map_file(directory / SEGMENTS / str(ref.number) / VECTORS_FILE)
+    if len(file) < ref.rows * dimension * 4:
+        raise _is_short(directory, ref)
+    vectors = np.frombuffer(file, dtype="<f4", count=ref.rows * dimension).reshape(ref.rows, dimension)
+    return StoredVectors(cast("Vectors", vectors), file.obj if isinstance(file.obj, mmap.mmap) else None)
+
+
+def map_slots(directory: Path, ref: SegmentRef) -> Slots:
+    """Map the published slots of a segment, shape (rows,).
 
     Raises:
-        StorageCorrupt: a file is missing, or shorter than the manifest says.
+        StorageCorrupt: the file is missing, or shorter than the manifest says.
         OSError: see `opened`.
     """
     slots = map_file(directory / SEGMENTS / str(ref.number) / SLOTS_FILE)
     if len(slots) < ref.rows * 8:
         raise _is_short(directory, ref)
-    return _map_vectors(directory, ref, dimension)[0], np.frombuffer(slots, dtype="<i8", count=ref.rows)
-
-
-def map_scattered(directory: Path, ref: SegmentRef, dimension: int) -> ScatteredVectors:
-    """Map the published vectors of a segment once more, to read them in any order; raises as `map_segment`."""
-    vectors, file = _map_vectors(directory, ref, dimension)
-    return ScatteredVectors(vectors, file.obj if isinstance(file.obj, mmap.mmap) else None)
-
-
-def _map_vectors(directory: Path, ref: SegmentRef, dimension: int) -> tuple[Vectors, memoryview]:
-    file = map_file(directory / SEGMENTS / str(ref.number) / VECTORS_FILE)
-    if len(file) < ref.rows * dimension * 4:
-        raise _is_short(directory, ref)
-    matrix = np.frombuffer(file, dtype="<f4", count=ref.rows * dimension).reshape(ref.rows, dimension)
-    return cast("Vectors", matrix), file
+    return np.frombuffer(slots, dtype="<i8", count=ref.rows)
 
 
 def _is_short(directory: Path, ref: SegmentRef) -> StorageCorrupt:
@@ -351,18 +350,16 @@ def _is_short(directory: Path, ref: SegmentRef) -> StorageCorrupt:
 
 def _load_segment(directory: Path, ref: SegmentRef, manifest: Manifest, before: Base, tables: StoredRecords) -> SegmentView:
     old = next((view for view in before.segments if view.number == ref.number), None)
-    vectors, slots = map_segment(directory, ref, manifest.dimension or 0)
+    stored, slots = map_vectors(directory, ref, manifest.dimension or 0), map_slots(directory, ref)
     check_slots(directory, ref, slots, manifest.next_slot)
-    scattered = map_scattered(directory, ref, vectors.shape[1])
-    guard = vector_guard(directory, ref, scattered, tables.block_sums(ref.number))
+    guard = vector_guard(directory, ref, stored, tables.block_sums(ref.number))
     if guard is not None and old is not None and old.guard is not None:
         guard.inherit(old.guard)
     graph = _load_graph(directory, ref, None if old is None else old.graph, tables)
     first = 0 if graph is None or ref.rows <= SCAN_BESIDE_GRAPH_ROWS_MAX else graph.rows // BLOCK_ROWS * BLOCK_ROWS
     return SegmentView(
         number=ref.number,
-        vectors=vectors,
-        scattered=scattered,
+        stored=stored,
         slots=slots,
         owned_slots=GrownSlots.empty(),
         scan=_scan_of(first, old if before.manifest.space == manifest.space else None) or ScanBuilder(manifest.space),
@@ -392,7 +389,7 @@ def check_slots(directory: Path, ref: SegmentRef, slots: Slots, next_slot: int) 
         raise StorageCorrupt(f"slots do not match their checksum. path={path}")
 
 
-def vector_guard(directory: Path, ref: SegmentRef, vectors: ScatteredVectors, sums: Sequence[int]) -> VectorGuard | None:
+def vector_guard(directory: Path, ref: SegmentRef, vectors: StoredVectors, sums: Sequence[int]) -> VectorGuard | None:
     """What checks a segment's vectors; None: release 0.1.0 wrote them, without checksums."""
     if not ref.block_rows:
         return None

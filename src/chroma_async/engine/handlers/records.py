@@ -258,10 +258,14 @@ def is_visible(context: Context, call: Reading, collection_id: CollectionId) -> 
     return not call.is_of_applied or not context.follower.sink(collection_id).entries.newest_through(call.min_lsn)
 
 
-async def _find_visible(context: Context, call: CountRecords | GetRecords | QueryRecords) -> Collection:
-    """Return the collection of a read once this process knows the log through the LSN that this names; for a read of the
-    applied, once that is."""
-    collection, wanted = _find(context, call), call.min_lsn
+async def _until_visible(
+    context: Context, call: CountRecords | GetRecords | QueryRecords, collection: Collection
+) -> Collection:
+    """Wait until this process knows the log through the LSN that a read names; for one of the applied, until that is.
+
+    Returns the collection as of then.
+    """
+    wanted = call.min_lsn
     if wanted is None or is_visible(context, call, collection.id):
         return collection
     deadline = context.seams.clock.monotonic() + call.patience_seconds
@@ -285,7 +289,7 @@ async def _find_visible(context: Context, call: CountRecords | GetRecords | Quer
 
 @handles(CountRecords)
 async def count(context: Context, call: CountRecords) -> CountResult:
-    collection = await _find_visible(context, call)
+    collection = await _until_visible(context, call, _find(context, call))
 
     def run(view: View) -> CountResult:
         return CountResult(view.image.live, view.lsn)
@@ -302,9 +306,10 @@ async def indexing_status(context: Context, call: GetIndexingStatus) -> Indexing
 
 @handles(GetRecords)
 async def get(context: Context, call: GetRecords) -> GetResult:
-    collection = await _find_visible(context, call)
+    collection = _find(context, call)
     where = _filter(call.where, call.where_document)
     check_filter_allowed(collection, where)
+    collection = await _until_visible(context, call, collection)
 
     def run(view: View) -> GetResult:
         whole = not call.offset and (call.limit is None or call.limit >= len(call.ids or ()))
@@ -331,15 +336,17 @@ async def all_columns(context: Context, collection: Collection, rows: int) -> As
 
 @handles(QueryRecords)
 async def query(context: Context, call: QueryRecords) -> QueryResult:
-    collection = await _find_visible(context, call)
+    collection = _find(context, call)
     where = _filter(call.where, call.where_document)
     queries = cast("Vectors", call.query_embeddings)
+    asked = queries.shape[1] if len(queries) else None
+    check_dimension(collection.dimension, asked)
+    check_filter_allowed(collection, where)
+    collection = await _until_visible(context, call, collection)
     dimension = collection.dimension
     if dimension is None:  # its tables know it where a log has lost its end (engine/lost_end.py)
         dimension = await _read_view(context, collection, _dimension_of_base, "count", columns=False)
-    if len(queries):
-        check_dimension(dimension, queries.shape[1])
-    check_filter_allowed(collection, where)
+    check_dimension(dimension, asked)
     wanted = DEFAULT_RESULTS if call.n_results is None else call.n_results
 
     tail = not call.is_of_applied
