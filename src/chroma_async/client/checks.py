@@ -13,15 +13,12 @@ from typing import Any, Final, TypeGuard, cast, get_args
 import numpy as np
 
 from chroma_async.errors import DuplicateIDError
-from chroma_async.model import STAGES, Lsn, Stage
+from chroma_async.model import INT64_MAX, INT64_MIN, STAGES, Lsn, Stage
 from chroma_async.protocol.records import ReadLevel
 from chroma_async.protocol.validation import LSN_MAX, U32_MAX, WAIT_SECONDS_MAX
 from chroma_async.settings import Missing
 
 PLAIN: Final = frozenset({str, bool, int, float})
-EXACT: Final = frozenset({bool, int})
-"""Plain types of which each value can be sent."""
-
 EXAMPLES_MAX: Final = 5
 
 DOCUMENT_KEY: Final = "chroma:document"
@@ -175,7 +172,7 @@ def _field_name(key: Any, name: str) -> str:
 
 
 def _field_value(value: Any, metadata: str, key: str) -> Any:
-    if value is None or type(value) in EXACT:
+    if value is None or type(value) is bool or (type(value) is int and INT64_MIN <= value <= INT64_MAX):
         return value
     name = f"{metadata}[{key!r}]"
     if isinstance(value, list | tuple | np.ndarray):
@@ -210,6 +207,8 @@ def plain(value: Any, name: str, expected: str | None = None) -> str | bool | in
 def _sayable(value: str | bool | float, name: str) -> str | bool | int | float:
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{name} must be a finite number; what is not known is left out. got={value}")
+    if isinstance(value, int) and not INT64_MIN <= value <= INT64_MAX:
+        raise ValueError(f"{name}: whole numbers must fit into 64 bits; larger ones can be floats or texts. got={value}")
     return checked_utf8(value, name) if isinstance(value, str) else value
 
 

@@ -169,3 +169,5 @@ def _converted(parts: Mapping[str, Any], kind: type[StructT]) -> StructT:
         return msgspec.convert(parts, kind)
     except msgspec.ValidationError as error:
         raise ValueError(f"the configuration is not valid: {reason(error, parts, kind)}") from error
+    except UnicodeEncodeError as error:
+        raise ValueError(f"the configuration has a text that is none: {error.reason}. got={error.object!r}") from error

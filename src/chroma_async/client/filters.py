@@ -10,6 +10,7 @@ import numpy as np
 
 from chroma_async.client.checks import checked_utf8, class_of, is_mapping, plain
 from chroma_async.core.operators import COMBINATIONS, DOCUMENT_OPERATORS, FIELD_OPERATORS, WHERE_DOCUMENT_KEY
+from chroma_async.core.where import DEPTH_MAX
 
 COMPARISONS: Final = frozenset(row.name for row in FIELD_OPERATORS.values() if row.accepts == "number")
 LISTS: Final = frozenset(row.name for row in FIELD_OPERATORS.values() if row.accepts == "list")
@@ -23,12 +24,15 @@ def checked_where(where: Any, name: str = "where") -> dict[str, Any] | None:
     Raises:
         ValueError: more or fewer than one key, an unknown operator, an operand of a wrong type.
     """
-    if where is None:
-        return None
+    return None if where is None else _checked_where(where, name, DEPTH_MAX)
+
+
+def _checked_where(where: Any, name: str, depth: int) -> dict[str, Any]:
+    """The same of a filter that may be nested so much deeper."""
     key, value = _only_entry(where, name)
     here = f"{name}.{key}"
     if key in COMBINATIONS:
-        return {key: [checked_where(item, place) for place, item in _alternatives(here, value)]}
+        return {key: [_checked_where(item, place, depth - 1) for place, item in _alternatives(here, value, depth)]}
     if key in FIELD_OPERATORS:
         raise ValueError(f"{here}: operators stand below a field, such as {{'year': {{'{key}': ...}}}}")
     if key.startswith("$"):
@@ -76,12 +80,15 @@ def checked_where_document(where: Any, name: str = "where_document") -> dict[str
     Raises:
         ValueError: more or fewer than one key, an unknown operator, an operand that is no text or an empty one.
     """
-    if where is None:
-        return None
+    return None if where is None else _checked_where_document(where, name, DEPTH_MAX)
+
+
+def _checked_where_document(where: Any, name: str, depth: int) -> dict[str, Any]:
+    """The same of a filter that may be nested so much deeper."""
     key, value = _only_entry(where, name)
     here = f"{name}.{key}"
     if key in COMBINATIONS:
-        return {key: [checked_where_document(item, place) for place, item in _alternatives(here, value)]}
+        return {key: [_checked_where_document(item, place, depth - 1) for place, item in _alternatives(here, value, depth)]}
     if key not in DOCUMENT_OPERATORS:
         raise _unknown(key, here, (*DOCUMENT_OPERATORS, *COMBINATIONS))
     if not isinstance(value, str) or not value:
@@ -100,11 +107,13 @@ def _only_entry(where: Any, name: str) -> tuple[str, Any]:
     key, value = entries[0]
     if not isinstance(key, str):
         raise ValueError(f"{name} must have a text as its key. got={key!r}")
-    return key, value
+    return checked_utf8(key, f"the key of {name}"), value
 
 
-def _alternatives(name: str, value: Any) -> list[tuple[str, Any]]:
+def _alternatives(name: str, value: Any, depth: int) -> list[tuple[str, Any]]:
     """Return the filters of a list, each with its place."""
+    if depth < 1:
+        raise ValueError(f"{name[:80]}...: nested deeper than {DEPTH_MAX} levels; flatten $and and $or")
     if not isinstance(value, list | tuple) or not value:
         raise ValueError(f"{name} takes a list of filters that is not empty. got={value!r:.200}")
     return [(f"{name}[{position}]", item) for position, item in enumerate(cast("Sequence[Any]", value))]

@@ -37,6 +37,19 @@ def to_matrix(value: Any, name: str) -> Vectors:
         return np.ascontiguousarray(np.atleast_2d(array), dtype=np.float32)
 
 
+def checked_finite(vectors: Vectors, name: str) -> Vectors:
+    """Return vectors, shape (n, ndim): to such as are not finite nothing is near.
+
+    Raises:
+        ValueError: NaN, infinity, or a number beyond float32.
+    """
+    finite = np.isfinite(vectors)
+    if not finite.all():
+        row, place = np.argwhere(~finite)[0].tolist()
+        raise ValueError(f"{name}[{row}][{place}] must be a finite number of float32. got={vectors[row, place]}")
+    return vectors
+
+
 def _require_one_length(rows: Sequence[Any], name: str) -> None:
     if isinstance(rows, np.ndarray):
         return

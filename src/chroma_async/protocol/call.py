@@ -130,13 +130,17 @@ class Call(msgspec.Struct, Generic[R], frozen=True, kw_only=True):
             raise malformed(error, fields, cls) from error
 
     def encode(self) -> WireRequest:
-        """Return the request that carries this call; fields that are None are left out."""
+        """Return the request that carries this call; fields that are None are left out.
+
+        Raises:
+            InvalidArgumentError: JSON can't say what is in a field.
+        """
         fields = {name: getattr(self, name) for name in self.__struct_fields__}
         present = {name: value for name, value in fields.items() if value is not None}
         path = {name: str(present.pop(name)) for name in self.route.path_fields}
         query = {name: _query_text(present.pop(name)) for name in self.route.query if name in present}
         key = present.pop(KEY_FIELD, None) if self.takes_key else None
-        body = orjson.dumps(present, default=_encode_custom, option=ENCODE_OPTIONS) if self.route.has_body else b""
+        body = _encode_body(present) if self.route.has_body else b""
         return WireRequest(path=path, query=query, body=body, idempotency_key=key)
 
     @property
@@ -266,6 +270,13 @@ def _decode_custom(call: type[Call[Any]], kind: type[Any], value: object) -> obj
     if kind is np.ndarray:
         return decode_query_vectors(value)
     raise TypeError(f"no decoder for {kind.__name__}")
+
+
+def _encode_body(fields: Mapping[str, object]) -> bytes:
+    try:
+        return orjson.dumps(fields, default=_encode_custom, option=ENCODE_OPTIONS)
+    except (TypeError, RecursionError) as error:  # also what is no UTF-8
+        raise InvalidArgumentError(f"an argument can't be said in JSON: {error}. arguments={', '.join(fields)}") from error
 
 
 def _encode_custom(value: object) -> object:

@@ -59,6 +59,7 @@ class CreateCollection(CollectionCall, frozen=True, kw_only=True):
     get_or_create: bool = False
 
     def validate(self) -> None:
+        self.encode()  # what JSON can't say can't be stored either
         check_database_in_path(self.database)
         check_name(self.name, "Validation error: name: ")
         check_collection_metadata(self.metadata, "metadata")
@@ -150,6 +151,7 @@ class ModifyCollection(EmptyResultCall, frozen=True, kw_only=True):
     new_configuration: ConfigurationUpdate | None = None
 
     def validate(self) -> None:
+        self.encode()  # as above
         check_database_in_path(self.database)
         parse_collection_id(self.collection_id)
         if self.new_name is not None:

@@ -45,7 +45,7 @@ from chroma_async.client.results import (
 from chroma_async.client.sources import FileFormat
 from chroma_async.client.transports.base import AsyncTransport
 from chroma_async.client.types import ReadLevel
-from chroma_async.client.vectors import to_matrix
+from chroma_async.client.vectors import checked_finite, to_matrix
 from chroma_async.client.watching import RECONNECT_SECONDS, WATCH_INCLUDE, OnGone, watch_fields
 from chroma_async.model import Collection as Model
 from chroma_async.model import JsonObject, Operation, Precision, Space, Stage, Vectors, address_of
@@ -447,10 +447,11 @@ class AsyncCollection(AsyncUnsupported):
             missing=self._chosen(missing),
             missing_default=MISSING_DEFAULT,
             **read_options(read_level, min_lsn, wait_seconds),
-            query_embeddings=(
+            query_embeddings=checked_finite(
                 await self._embedder.queries(query_texts, query_images, query_uris)
                 if query_embeddings is None
-                else to_matrix(query_embeddings, "query_embeddings")
+                else to_matrix(query_embeddings, "query_embeddings"),
+                "query_embeddings",
             ),
         )
         result = await self._transport.send(call)
