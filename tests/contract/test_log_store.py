@@ -927,7 +927,9 @@ async def test_where_a_history_begins_is_known_for_ever(logs: Logs) -> None:
 async def test_a_log_goes_on_after_an_lsn_that_it_has_lost(logs: Logs) -> None:
     log, other = await logs.open(), await logs.open()
     await log.append([entry("a", A), entry("b", A)], after=Lsn(0))
+    assert await log.first_lost() is None
     await log.go_on_after(Lsn(5))
+    assert await log.first_lost() == 3
     assert other.barrier() == 5
     assert await other.append([entry("c", A)], after=Lsn(5)) == 6
     found = [item async for item in log.read(after=Lsn(0))]

@@ -16,7 +16,17 @@ from uuid import uuid4
 
 import orjson
 import pytest
-from tests.support.engines import PATH, TINY, Records, compactor_at, contents, create_collection, engine_at, settle
+from tests.support.engines import (
+    PATH,
+    TINY,
+    Records,
+    compactor_at,
+    contents,
+    create_collection,
+    delete_collection,
+    engine_at,
+    settle,
+)
 
 from chroma_async.engine.collection import CollectionReader
 from chroma_async.engine.engine import Engine, open_engine
@@ -354,3 +364,43 @@ async def test_verify_says_what_it_could_not_mend(directory: Path, monkeypatch: 
     monkeypatch.setattr("chroma_async.engine.verify.go_on_after", fail)
     (logged,) = [found for found in verify(directory, repair=True).findings if found.path == "log.sqlite3"]
     assert logged.state == "mendable"
+
+
+@pytest.mark.parametrize("published", [True, False])
+async def test_a_collection_that_the_log_has_lost_is_not_removed(tmp_path: Path, published: bool) -> None:
+    """It was made behind the end. Whether the log knows that by what it had published makes no difference."""
+    here, copied = tmp_path / "data", tmp_path / "log"
+    async with engine_at(here, TINY) as engine:
+        await create_collection(engine, "old")
+    put_aside(here, copied)
+    async with engine_at(here, TINY) as engine:
+        young = Records(engine, (await create_collection(engine, "young")).id)
+        await young.add(["precious"], [[1.0, 2.0]])
+        gone = await create_collection(engine, "gone")
+    await apply_all(here)
+    if published:
+        (copied / "log.committed").unlink()
+        shutil.copy2(here / "log.committed", copied)
+    put_back(copied, here)
+    for _ in range(2):
+        await apply_all(here)
+        kept = here / "collections" / f"{young.id}.lost"
+        assert [path.name for path in (here / "collections").iterdir() if "old" not in path.name] == [kept.name]
+        with closing(sqlite3.connect(kept / "records.sqlite3")) as tables:
+            assert tables.execute("SELECT id FROM records").fetchall() == [("precious",)]
+    assert not (here / "collections" / gone.id).exists()
+
+
+async def test_what_a_deleted_collection_has_left_is_removed(tmp_path: Path) -> None:
+    here, aside = tmp_path / "data", tmp_path / "aside"
+    async with engine_at(here, TINY) as engine:
+        collection = await create_collection(engine, "gone")
+        await Records(engine, collection.id).add(["a"], [[1.0, 2.0]])
+    await apply_all(here)
+    shutil.copytree(here / "collections" / collection.id, aside)
+    async with engine_at(here, TINY) as engine:
+        await delete_collection(engine, "gone")
+    await apply_all(here)
+    shutil.copytree(aside, here / "collections" / collection.id)
+    await apply_all(here)
+    assert list((here / "collections").iterdir()) == []

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from chroma_async import PersistentClient
+from chroma_async import HnswIndexConfig, PersistentClient, Schema, VectorIndexConfig
 from chroma_async.client._sync.collection import Collection
 from chroma_async.client.filters import checked_where, checked_where_document
 from chroma_async.core.where import DEPTH_MAX
@@ -106,3 +106,23 @@ def test_what_json_can_not_say_is_no_collection(tmp_path: Path, arguments: dict[
 def test_a_configuration_that_json_can_not_say_changes_nothing(films: Collection) -> None:
     with pytest.raises(InvalidArgumentError, match="can't be said in JSON"):
         films.modify(configuration={"hnsw": {"ef_search": 2**70}})
+
+
+@pytest.mark.parametrize("number", [np.inf, np.nan])
+def test_a_configuration_is_finite(tmp_path: Path, number: float) -> None:
+    """JSON would have null for it, which nobody could read any more."""
+    given = {"hnsw": {"resize_factor": float(number)}}
+    with PersistentClient(tmp_path) as client:
+        kept = client.create_collection("kept", embedding_function=None)
+        with pytest.raises(InvalidArgumentError, match=r"configuration.hnsw.resize_factor must be a finite number"):
+            client.create_collection("films", embedding_function=None, configuration=given)
+        schema = Schema().create_index(VectorIndexConfig(hnsw=HnswIndexConfig(resize_factor=float(number))))
+        with pytest.raises(InvalidArgumentError, match=r"schema\..*resize_factor must be a finite number"):
+            client.create_collection("films", embedding_function=None, schema=schema)
+        with pytest.raises(InvalidArgumentError, match=r"new_configuration.hnsw.resize_factor must be a finite number"):
+            kept.modify(configuration=given)
+    with PersistentClient(tmp_path) as client:
+        assert [collection.name for collection in client.list_collections()] == ["kept"]
+    call = CreateCollection(tenant="t", database="d", name="films", schema={"keys": [{"factor": number}]})
+    with pytest.raises(InvalidArgumentError, match=r"schema.keys\[0\].factor must be a finite number"):
+        call.encode()

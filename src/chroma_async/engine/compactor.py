@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import sqlite3
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -24,8 +25,10 @@ from chroma_async.engine.compaction.log_room import LogRoom
 from chroma_async.engine.compaction.purges import Purges
 from chroma_async.engine.compaction.stores import OpenStores
 from chroma_async.engine.compaction.text_indexes import TextIndexes
+from chroma_async.engine.connections import Connections
 from chroma_async.engine.follower import Follower
 from chroma_async.engine.lock import CompactorLock
+from chroma_async.errors import FormatError, StorageCorrupt
 from chroma_async.model import Collection, CollectionId, HnswConfiguration, Lsn
 from chroma_async.projections.fold import fold_entry
 from chroma_async.projections.heal import heal
@@ -49,6 +52,9 @@ T = TypeVar("T")
 IDLE_SECONDS: Final = 0.1
 SETTLE_SECONDS: Final = 0.25
 """Entries wait this long for company: a bigger step costs less for each entry, and readers have them anyway."""
+
+LOST_SUFFIX: Final = ".lost"
+"""Of directories of collections that the log has lost."""
 
 PRESSED_SHARE: Final = 2
 """With so much of a step to apply, one part in so many, there is no waiting for company."""
@@ -227,7 +233,8 @@ class Compactor:
         await self._log.sync()  # as before every removal: what is swept was deleted for good
         for collection_id in holding - self._known:
             self._room.erase_later(collection_id, self._follower.position)
-        await self._jobs.run(self._sweep)
+        lost = await self._log.first_lost()
+        await self._jobs.run(partial(self._sweep, lost))
 
     async def apply_all(self) -> None:
         """With the lock held: do all that there is to do, and let go of everything but the lock."""
@@ -263,22 +270,38 @@ class Compactor:
         self._graphs.abandon()
         self._stores.close_all()
 
-    def _sweep(self) -> None:
-        """Remove directories of collections that do not exist, and heal those that do."""
+    def _sweep(self, first_lost: Lsn | None) -> None:
+        """Remove directories of collections that were deleted, and heal those that exist."""
         self._seams.files.make_directory(self._root)
         known = self._follower.catalog.collection_ids()
-        unknown = {path.name for path in self._root.iterdir()} - known
+        unknown = {path.name for path in self._root.iterdir() if path.suffix != LOST_SUFFIX} - known
         if unknown:
             self._check_log()
-        for path in self._root.iterdir():
+        for path in list(self._root.iterdir()):
             if path.name in unknown:
-                self._seams.files.remove(path)
-            elif path.is_dir():
+                self._remove_or_keep(path, first_lost)
+            elif path.name in known:
                 with self._stores.guarded(CollectionId(path.name)):
                     store = self._stores.get(CollectionId(path.name))
                     heal(store)
                     self._stores.note_sound(CollectionId(path.name))
                     self._pass_over(CollectionId(path.name), store.applied)
+
+    def _remove_or_keep(self, path: Path, first_lost: Lsn | None) -> None:
+        """Remove what a deleted collection has left.
+
+        Where more of it was applied than the log has, the log may have lost that it was made: it is renamed, and stays.
+        """
+        newest = self._follower.position if first_lost is None else Lsn(first_lost - 1)
+        try:
+            applied = Connections(path, noted_applied=Lsn(0)).manifest().applied
+        except (StorageCorrupt, FormatError, sqlite3.Error):
+            applied = Lsn(0) if first_lost is None else first_lost
+        if applied <= newest:
+            self._seams.files.remove(path)
+        else:
+            self._seams.files.replace(path, path.with_suffix(LOST_SUFFIX))
+            logger.error("collection.lost path=%s applied=%d log=%d", path.with_suffix(LOST_SUFFIX), applied, newest)
 
     def _check_log(self) -> None:
         """Before anything is removed because the catalog does not have it: see that the catalog is whole.

@@ -10,7 +10,16 @@ from msgspec.structs import replace
 
 from chroma_async.errors import InvalidArgumentError
 from chroma_async.model import Collection, HnswConfiguration, JsonObject, Precision, Space
-from chroma_async.protocol.call import COLLECTION, COLLECTIONS, DATABASE, Call, EmptyResultCall, Route, WireResponse
+from chroma_async.protocol.call import (
+    COLLECTION,
+    COLLECTIONS,
+    DATABASE,
+    Call,
+    EmptyResultCall,
+    Route,
+    WireRequest,
+    WireResponse,
+)
 from chroma_async.protocol.collection_json import (
     ConfigurationInput,
     ConfigurationUpdate,
@@ -23,6 +32,7 @@ from chroma_async.protocol.results import PurgeResult
 from chroma_async.protocol.schema import Count, parse_schema
 from chroma_async.protocol.validation import (
     check_database_in_path,
+    check_finite,
     check_name,
     check_wait_seconds,
     parse_collection_id,
@@ -57,6 +67,12 @@ class CreateCollection(CollectionCall, frozen=True, kw_only=True):
     configuration: ConfigurationInput | None = None
     schema: dict[str, Any] | None = None
     get_or_create: bool = False
+
+    def encode(self) -> WireRequest:
+        request = super().encode()
+        check_finite(self.configuration, "configuration")
+        check_finite(self.schema, "schema")
+        return request
 
     def validate(self) -> None:
         self.encode()  # what JSON can't say can't be stored either
@@ -150,8 +166,13 @@ class ModifyCollection(EmptyResultCall, frozen=True, kw_only=True):
     new_metadata: dict[str, Any] | None = None
     new_configuration: ConfigurationUpdate | None = None
 
+    def encode(self) -> WireRequest:
+        request = super().encode()
+        check_finite(self.new_configuration, "new_configuration")
+        return request
+
     def validate(self) -> None:
-        self.encode()  # as above
+        self.encode()  # what JSON can't say can't be stored either
         check_database_in_path(self.database)
         parse_collection_id(self.collection_id)
         if self.new_name is not None:

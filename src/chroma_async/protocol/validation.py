@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 import re
 import uuid
+from collections.abc import Mapping
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final, cast
+
+from msgspec import Struct, structs
 
 from chroma_async.errors import InvalidArgumentError, MalformedRequestError
 from chroma_async.model import CollectionId
@@ -25,6 +29,19 @@ _VISIBLE: Final = re.compile("[!-~]+")
 def is_visible_ascii(text: str) -> bool:
     """Whether a text has characters, and only such as headers and URLs take as they are."""
     return _VISIBLE.fullmatch(text) is not None
+
+
+def check_finite(value: Any, place: str) -> None:
+    """Refuse numbers that JSON can't say, for which it has null: in a value of dicts, lists and structs without cycles."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InvalidArgumentError(f"{place} must be a finite number. got={value}")
+    given: Any = structs.asdict(value) if isinstance(value, Struct) else value
+    if isinstance(given, Mapping):
+        for key, item in cast("Any", given).items():
+            check_finite(item, f"{place}.{key}")
+    elif isinstance(given, list | tuple):
+        for position, item in enumerate(cast("Any", given)):
+            check_finite(item, f"{place}[{position}]")
 
 
 def check_name(name: str, prefix: str = "") -> None:

@@ -268,6 +268,12 @@ class MemoryLog:
         waiting = (lsn for lsn, stored in now.entries.items() if _waits(now, stored.entry))
         return Lsn(min(waiting, default=now.newest + 1))
 
+    async def first_lost(self) -> Lsn | None:
+        self._check_open()
+        entries = [stored.entry for stored in self.state.image.entries.values()]
+        lost = [e.lsn for e in entries if e.collection is None and e.payload is None and e.time_ns == 0]
+        return min(lost, default=None)
+
     async def holding(self) -> frozenset[CollectionId]:
         self._check_open()
         entries = [stored.entry for stored in self.state.image.entries.values()]

@@ -219,6 +219,10 @@ class TruncatableLog(LogStore, Protocol):
         """Free what was noted as applied, of all collections up to there, and forget the old end up to there."""
         ...
 
+    async def first_lost(self) -> Lsn | None:
+        """The first of the LSNs that are kept whose entry was lost, as `go_on_after` made up for; None: there is none."""
+        ...
+
     async def holding(self) -> frozenset[CollectionId]:
         """The collections of which a payload is kept, existing or deleted."""
         ...

@@ -288,6 +288,11 @@ class SqliteLog:
         self._transactions.check_open()
         return Lsn(await number(self._reader, sql.OLDEST))
 
+    async def first_lost(self) -> Lsn | None:
+        self._transactions.check_open()
+        ((found,),) = await fetched(self._reader, sql.FIRST_LOST)
+        return None if found is None else Lsn(found)
+
     async def holding(self) -> frozenset[CollectionId]:
         self._transactions.check_open()
         return frozenset(CollectionId(row[0]) for row in await fetched(self._reader, sql.HOLDING))

@@ -56,6 +56,7 @@ CREATE_FREED = f"CREATE TABLE {_FREED} (collection TEXT PRIMARY KEY, lsn INTEGER
 LOG = "SELECT identity, format FROM log"
 NEWEST = "SELECT newest FROM bounds"
 OLDEST = "SELECT oldest FROM bounds"
+FIRST_LOST = "SELECT min(lsn) FROM entries WHERE collection IS NULL AND payload IS NULL AND time_ns = 0"
 
 # ---- appending
 
