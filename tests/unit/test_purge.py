@@ -29,6 +29,7 @@ from tests.support.engines import (
 from tests.support.manifests import manifest_of
 from tests.support.waiting import soon
 
+from chroma_async import PersistentClient
 from chroma_async.cli.commands import app
 from chroma_async.engine import open_engine
 from chroma_async.engine.compaction.purges import PURGE_AGAIN_SECONDS_MAX
@@ -199,6 +200,23 @@ async def test_a_directory_that_is_compacted_is_purged_by_who_compacts_it(filled
         await records.add(filled.ids("first", KEPT)[:5], filled.first[list(KEPT)[:5]], **filled.columns("first", KEPT[:5]))
     after = await filled.contents()
     assert sorted(after[0]) == sorted(before[0])  # type: ignore[index]
+
+
+def test_a_collection_that_is_deleted_meanwhile_keeps_no_other_from_being_purged(tmp_path: Path) -> None:
+    with PersistentClient(tmp_path) as client:
+        for name in ("first", "second", "third"):
+            made = client.create_collection(name, embedding_function=None)
+            made.add(["kept", "gone"], [[1.0], [2.0]], documents=["a", f"secret of the {name}"])
+            made.delete(["gone"])
+
+        def delete_another(stage: str, number: int, of: int) -> None:
+            if number == 0:
+                client.delete_collection(next(name for name in ("second", "third") if name not in stage))
+
+        receipt = asyncio.run(purge(tmp_path, report=delete_another))
+        assert len(receipt.collections) == 2
+        for left in client.list_collections():
+            assert found_in(tmp_path, f"secret of the {left.name}".encode()) == []
 
 
 async def test_a_purge_that_was_asked_for_is_done_by_the_next_who_compacts(filled: Filled) -> None:

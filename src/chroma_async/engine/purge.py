@@ -18,7 +18,7 @@ from chroma_async.engine.directory import check_version
 from chroma_async.engine.engine import open_engine
 from chroma_async.engine.lock import FileCompactorLock, is_compacted
 from chroma_async.engine.verify import Report, chosen_collections, compacting_alone, size_of
-from chroma_async.errors import UnavailableError
+from chroma_async.errors import NotFoundError, UnavailableError
 from chroma_async.model import Collection, CollectionId, Lsn
 from chroma_async.projections.graph_builds import build_graphs
 from chroma_async.projections.store import RECORDS_FILE, CollectionStore
@@ -91,7 +91,10 @@ async def _ask(directory: Path, names: Sequence[str], report: Report | None) -> 
             if report is not None:
                 report(f"purging {item.name}", number, len(chosen))
             call = PurgeCollection(tenant=item.tenant, database=item.database, collection_id=item.id)
-            result = await engine.dispatch(call)
+            try:
+                result = await engine.dispatch(call)
+            except NotFoundError:
+                continue  # it was deleted meanwhile, with all its files
             if not result.done:
                 raise UnavailableError(
                     f"the purge was asked for, and is not done yet; it goes on, ask again. collection={item.name!r}"
