@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, NewType, TypeAlias, TypedDict
 import numpy as np
 import numpy.typing as npt
 from msgspec import Struct, field
+from msgspec.structs import force_setattr
 
 Lsn = NewType("Lsn", int)
 """Log sequence number: position in the log; 1, 2, 3, ...; 0 is before the first entry."""
@@ -64,13 +65,18 @@ class HnswConfiguration(Struct, frozen=True):
     ef_construction: int = 100
     ef_search: int = 100
     max_neighbors: int = 16
-    resize_factor: float = 1.2
+    resize_factor: float | None = 1.2
+    """None, which logs of version 0.2.0 and before may hold of a number that JSON can't say, becomes the default."""
     sync_threshold: int = 1000
     batch_size: int = 100
     num_threads: int = 0
     precision: Precision | None = None
     """Of the graph's vectors; None: int8 codes where these tell neighbours apart, else i8 for cosine, bf16 for the others.
     Ours, not Chroma's."""
+
+    def __post_init__(self) -> None:
+        if self.resize_factor is None:
+            force_setattr(self, "resize_factor", 1.2)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ import pytest
 from chroma_async.core import events
 from chroma_async.core.events import (
     CODEC_VERSION,
+    CollectionCreated,
     CollectionDeleted,
     DatabaseDeleted,
     Event,
@@ -29,7 +30,7 @@ from chroma_async.core.events import (
     signed,
 )
 from chroma_async.errors import LogCorrupt
-from chroma_async.model import CollectionId
+from chroma_async.model import CollectionId, HnswConfiguration
 
 COLLECTION = CollectionId("00000000-0000-4000-8000-00000000000a")
 
@@ -187,3 +188,22 @@ def test_an_author_that_is_no_name_is_damage() -> None:
     head = b'{"name":"somebody","author":7}'
     with pytest.raises(LogCorrupt, match="head"):
         author_of(struct.pack("<BBI", CODEC_VERSION, 1, len(head)) + head + struct.pack("<I", 0))
+
+
+def created(hnsw: HnswConfiguration) -> CollectionCreated:
+    return CollectionCreated(COLLECTION, "named", "t", "d", None, hnsw, None, None)
+
+
+def test_a_resize_factor_that_an_older_release_stored_as_null_is_read_as_the_default() -> None:
+    payload = encode(created(HnswConfiguration()))
+    older = payload.replace(b'"resize_factor":1.2', b'"resize_factor":null')
+    assert len(older) == len(payload) + 1
+    older = older[:2] + struct.pack("<I", struct.unpack_from("<I", payload, 2)[0] + 1) + older[6:]
+    assert decode_head(older) == decode(older) == created(HnswConfiguration())
+
+
+def test_what_could_not_be_read_again_is_not_encoded() -> None:
+    with pytest.raises(LogCorrupt, match="CollectionCreated"):
+        encode(created(HnswConfiguration(ef_search=2.5)))  # type: ignore[arg-type]
+    with pytest.raises(LogCorrupt, match=r"ef_construction"):
+        encode(created(HnswConfiguration(ef_construction=float("nan"))))  # type: ignore[arg-type]

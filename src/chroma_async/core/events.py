@@ -184,11 +184,18 @@ _NUMBERS: Final = {kind: number for number, kind in _KINDS.items()}
 
 
 def encode(event: Event) -> bytes:
-    """Return the bytes of an event."""
+    """Return the bytes of an event.
+
+    Raises:
+        LogCorrupt: the catalog could not read them again: in the log they would keep the directory from being opened.
+    """
     number = _NUMBERS[type(event)]
     if isinstance(event, RecordsWritten):
         return _join(number, orjson.dumps(_as_json(event.head)), _records_body(event), event.vectors)
-    return _join(number, orjson.dumps(_as_json(event)), b"", None)
+    head = orjson.dumps(_as_json(event))
+    if not isinstance(event, RecordsDeleted):
+        _convert(head, type(event))
+    return _join(number, head, b"", None)
 
 
 def _as_json(value: msgspec.Struct) -> object:
