@@ -366,6 +366,39 @@ async def test_verify_says_what_it_could_not_mend(directory: Path, monkeypatch: 
     assert logged.state == "mendable"
 
 
+def damaged(directory: Path) -> dict[str, str]:
+    """What `verify` finds damaged, by file."""
+    return {found.path: found.state for found in verify(directory).findings if found.state != "whole"}
+
+
+async def test_verify_says_that_entries_are_lost_that_had_been_told_of(tmp_path: Path) -> None:
+    here, copied = tmp_path / "data", tmp_path / "log"
+    async with engine_at(here, TINY) as engine:
+        records = Records(engine, (await create_collection(engine, "copied")).id)
+        await records.add(["old"], [[1.0, 2.0]])
+        newest = engine.position
+    put_aside(here, copied)
+    async with open_engine(here, TINY, compact=False) as engine:
+        await (await records_of(engine)).add(["lost"], [[1.0, 2.0]])
+    shutil.copy2(here / "log.committed", copied)
+    put_back(copied, here)
+    (logged,) = [found for found in verify(here).findings if found.path == "log.sqlite3"]
+    assert (logged.state, f"newest={newest} published={newest + 1}" in logged.reason) == ("mendable", True)
+    assert verify(here, repair=True).is_whole
+    assert damaged(here) == {}
+    async with engine_at(here, TINY) as engine:
+        await (await records_of(engine)).add(["new"], [[1.0, 2.0]])
+        assert engine.position == newest + 2
+
+
+@pytest.mark.parametrize("number", [b"", b"\xff" * 16])
+async def test_verify_takes_a_damaged_number_of_what_was_told_of_for_no_loss(tmp_path: Path, number: bytes) -> None:
+    async with engine_at(tmp_path, TINY) as engine:
+        await create_collection(engine, "some")
+    (tmp_path / "log.committed").write_bytes(number)
+    assert damaged(tmp_path) == {}
+
+
 @pytest.mark.parametrize("published", [True, False])
 async def test_a_collection_that_the_log_has_lost_is_not_removed(tmp_path: Path, published: bool) -> None:
     """It was made behind the end. Whether the log knows that by what it had published makes no difference."""
@@ -382,9 +415,11 @@ async def test_a_collection_that_the_log_has_lost_is_not_removed(tmp_path: Path,
         (copied / "log.committed").unlink()
         shutil.copy2(here / "log.committed", copied)
     put_back(copied, here)
+    assert damaged(here) == {f"collections/{young.id}": "lost"} | ({"log.sqlite3": "mendable"} if published else {})
     for _ in range(2):
         await apply_all(here)
         kept = here / "collections" / f"{young.id}.lost"
+        assert damaged(here) == {f"collections/{kept.name}": "lost"}
         assert [path.name for path in (here / "collections").iterdir() if "old" not in path.name] == [kept.name]
         with closing(sqlite3.connect(kept / "records.sqlite3")) as tables:
             assert tables.execute("SELECT id FROM records").fetchall() == [("precious",)]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import sqlite3
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -25,10 +24,9 @@ from chroma_async.engine.compaction.log_room import LogRoom
 from chroma_async.engine.compaction.purges import Purges
 from chroma_async.engine.compaction.stores import OpenStores
 from chroma_async.engine.compaction.text_indexes import TextIndexes
-from chroma_async.engine.connections import Connections
 from chroma_async.engine.follower import Follower
 from chroma_async.engine.lock import CompactorLock
-from chroma_async.errors import FormatError, StorageCorrupt
+from chroma_async.engine.lost_collections import LOST_SUFFIX, lost_through
 from chroma_async.model import Collection, CollectionId, HnswConfiguration, Lsn
 from chroma_async.projections.fold import fold_entry
 from chroma_async.projections.heal import heal
@@ -52,9 +50,6 @@ T = TypeVar("T")
 IDLE_SECONDS: Final = 0.1
 SETTLE_SECONDS: Final = 0.25
 """Entries wait this long for company: a bigger step costs less for each entry, and readers have them anyway."""
-
-LOST_SUFFIX: Final = ".lost"
-"""Of directories of collections that the log has lost."""
 
 PRESSED_SHARE: Final = 2
 """With so much of a step to apply, one part in so many, there is no waiting for company."""
@@ -292,16 +287,12 @@ class Compactor:
 
         Where more of it was applied than the log has, the log may have lost that it was made: it is renamed, and stays.
         """
-        newest = self._follower.position if first_lost is None else Lsn(first_lost - 1)
-        try:
-            applied = Connections(path, noted_applied=Lsn(0)).manifest().applied
-        except (StorageCorrupt, FormatError, sqlite3.Error):
-            applied = Lsn(0) if first_lost is None else first_lost
-        if applied <= newest:
+        applied = lost_through(path, self._follower.position, first_lost)
+        if applied is None:
             self._seams.files.remove(path)
         else:
             self._seams.files.replace(path, path.with_suffix(LOST_SUFFIX))
-            logger.error("collection.lost path=%s applied=%d log=%d", path.with_suffix(LOST_SUFFIX), applied, newest)
+            logger.error("collection.lost path=%s applied=%d", path.with_suffix(LOST_SUFFIX), applied)
 
     def _check_log(self) -> None:
         """Before anything is removed because the catalog does not have it: see that the catalog is whole.

@@ -23,6 +23,7 @@ from chroma_async.core.catalog import Catalog
 from chroma_async.engine.compactor import COLLECTIONS
 from chroma_async.engine.directory import VERSION_FILE, check_version, check_writable
 from chroma_async.engine.lock import FileCompactorLock
+from chroma_async.engine.lost_collections import LOST_SUFFIX, lost_through
 from chroma_async.errors import FormatError, LogCorrupt, LogError, StorageCorrupt
 from chroma_async.index.hnsw import checksum
 from chroma_async.model import Collection, CollectionId, Lsn
@@ -49,7 +50,17 @@ from chroma_async.projections.view import (
 from chroma_async.seams import SystemFiles
 from chroma_async.seams.limits import limit_error
 from chroma_async.settings import EngineSettings
-from chroma_async.wal import LOG_FILE, check_log, check_lost, go_on_after, let_go_of, newest_of
+from chroma_async.wal import (
+    LOG_FILE,
+    LogCopy,
+    check_log,
+    check_lost,
+    go_on_after,
+    let_go_of,
+    lost_tail,
+    newest_of,
+    published_of,
+)
 
 Report = Callable[[str, int, int], None]
 """Told what is being done, how many bytes of it are done, and how many there are."""
@@ -124,14 +135,17 @@ def verify(directory: Path, *, repair: bool = False, report: Report | None = Non
             stack.enter_context(compacting_alone(directory))
         progress = _Progress(report, size_of(directory))
         findings = [Finding(VERSION_FILE, "whole", size_bytes=(directory / VERSION_FILE).stat().st_size)]
-        logged, noted_applied = _verify_log(directory, progress, repair=repair)
-        applied = Lsn(0)
+        logged, copy = _verify_log(directory, progress, repair=repair)
+        noted_applied: Mapping[CollectionId, Lsn] = {} if copy is None else copy.noted_applied
+        published, applied = published_of(directory), Lsn(0)
         for known in _known_collections(directory):
             looked_at = _Collection(directory, known, progress, noted_applied.get(known.id, Lsn(0)))
             found = _verify_collection(looked_at)
             findings += _mended(looked_at.folder, found) if repair else found
             applied = max(applied, looked_at.applied)
-        findings.insert(1, _with_end(directory, logged, applied, repair=repair))
+        if copy is not None:
+            findings += _lost_collections(directory, copy.first_lost)
+        findings.insert(1, _with_end(directory, logged, applied, published, repair=repair))
     return Verdict(str(directory), tuple(findings))
 
 
@@ -160,14 +174,15 @@ def size_of(directory: Path) -> int:
     return total
 
 
-def _verify_log(directory: Path, progress: _Progress, *, repair: bool) -> tuple[Finding, Mapping[CollectionId, Lsn]]:
+def _verify_log(directory: Path, progress: _Progress, *, repair: bool) -> tuple[Finding, LogCopy | None]:
+    """What is to be said of the log by itself, and what it holds; None: it can't be read."""
     path = directory / LOG_FILE
     try:
         size = path.stat().st_size
         found = check_log(directory)
     except (LogError, *DAMAGE, FileNotFoundError) as error:
         _check_reachable(path, error)
-        return Finding(LOG_FILE, "lost", str(error)), {}
+        return Finding(LOG_FILE, "lost", str(error)), None
     progress.add(size)
     if found.spoiled:
         reason = f"entries that are kept for feeds are damaged. lsn={found.spoiled[0]} entries={len(found.spoiled)}"
@@ -178,12 +193,12 @@ def _verify_log(directory: Path, progress: _Progress, *, repair: bool) -> tuple[
                 state = "mended"
             except sqlite3.DatabaseError as error:  # somebody writes
                 logger.warning("repair.failed path=%s reason=%s", path, error)
-        return Finding(LOG_FILE, state, reason, size_bytes=size), found.noted_applied
-    return Finding(LOG_FILE, "whole", size_bytes=size), found.noted_applied
+        return Finding(LOG_FILE, state, reason, size_bytes=size), found
+    return Finding(LOG_FILE, "whole", size_bytes=size), found
 
 
-def _with_end(directory: Path, logged: Finding, applied: Lsn, *, repair: bool) -> Finding:
-    """What is to be said of a log, now that it is known through which LSN something was applied of it."""
+def _with_end(directory: Path, logged: Finding, applied: Lsn, published: Lsn, *, repair: bool) -> Finding:
+    """What is to be said of a log, now that it is known through which LSN something was applied of it, or told of."""
     if logged.state == "lost":
         return logged
     try:
@@ -191,14 +206,18 @@ def _with_end(directory: Path, logged: Finding, applied: Lsn, *, repair: bool) -
     except sqlite3.DatabaseError as error:  # it was read whole a moment ago
         _check_reachable(directory / LOG_FILE, error)
         raise OSError(f"the end of the log can't be read now; try again. reason={error}") from error
-    if applied <= newest:
+    if applied > newest:
+        reason = f"it ends before what was applied of it: a copy that was made while in use? newest={newest} {applied=}"
+    elif lost_tail(newest, published):
+        reason = f"it ends before what was written to it: its newest entries are lost. newest={newest} {published=}"
+    else:
         return logged
-    reason = f"it ends before what was applied of it: a copy that was made while it was in use? newest={newest} {applied=}"
+    end = Lsn(max(applied, newest + lost_tail(newest, published)))
     state: State = "mendable"
     try:
         check_lost(newest, applied)
         if repair:
-            go_on_after(directory, applied)
+            go_on_after(directory, end)
             state = "mended"
     except StorageCorrupt:
         state = "lost"
@@ -234,11 +253,27 @@ def _verify_collection(looked_at: _Collection) -> list[Finding]:
         elif looked_at.noted_applied or _has_files(folder / SEGMENTS):
             found = [Finding(f"{COLLECTIONS}/{known.id}/{RECORDS_FILE}", "lost", "missing", known.name)]
     except FileNotFoundError:
-        if _is_known(directory, known):
+        if _is_known(directory, known.id):
             raise
         return []
     is_sound = all(finding.state in SOUND for finding in found)
-    return found if is_sound or _is_known(directory, known) else []
+    return found if is_sound or _is_known(directory, known.id) else []
+
+
+def _lost_collections(directory: Path, first_lost: Lsn | None) -> Iterator[Finding]:
+    """Directories of collections that the log has lost. Those of deleted ones are nothing to speak of: they are removed."""
+    root = directory / COLLECTIONS
+    known = {collection.id for collection in _known_collections(directory)}
+    for path in sorted(root.iterdir()) if root.exists() else ():
+        collection_id = CollectionId(path.name.removesuffix(LOST_SUFFIX))
+        if collection_id in known:
+            continue
+        through = lost_through(path, newest_of(directory), first_lost)
+        if path.suffix == LOST_SUFFIX or (through is not None and not _is_known(directory, collection_id)):
+            reason = (
+                "the log has lost that this collection was made, so nobody finds it; remove its directory when you don't "
+            )
+            yield Finding(f"{COLLECTIONS}/{path.name}", "lost", f"{reason}need it", size_bytes=size_of(path))
 
 
 def _has_files(segments: Path) -> bool:
@@ -248,9 +283,10 @@ def _has_files(segments: Path) -> bool:
         return False
 
 
-def _is_known(directory: Path, collection: Collection) -> bool:
+def _is_known(directory: Path, collection_id: CollectionId) -> bool:
+    """Whether a collection is there; so it is taken to be while the catalog can't be read."""
     catalog = _catalog(directory)
-    return catalog is None or catalog.collection(collection.id) is not None
+    return catalog is None or catalog.collection(collection_id) is not None
 
 
 def _known_collections(directory: Path) -> Sequence[Collection]:

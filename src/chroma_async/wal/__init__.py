@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chroma_async.wal.checks import OPERATION_WINDOW, check_lost
+from chroma_async.wal.checks import OPERATION_WINDOW, check_lost, lost_tail
 from chroma_async.wal.memory import MemoryLog, MemoryLogState
 from chroma_async.wal.sqlite import FILE as LOG_FILE
 from chroma_async.wal.sqlite import (
@@ -13,6 +13,7 @@ from chroma_async.wal.sqlite import (
     go_on_after,
     let_go_of,
     newest_of,
+    published_of,
     renew_identity,
 )
 from chroma_async.wal.store import CatalogRows, Durability, Entry, History, LogStore, NewEntry, TruncatableLog, Weight
@@ -37,6 +38,8 @@ __all__ = [
     "copy_log",
     "go_on_after",
     "let_go_of",
+    "lost_tail",
     "newest_of",
+    "published_of",
     "renew_identity",
 ]

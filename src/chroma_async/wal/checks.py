@@ -19,6 +19,9 @@ OPERATION_WINDOW: Final = 100_000
 LOST_MAX: Final = 1_000_000
 """Entries that the end of a log may have had which was lost: a copy of a directory in use, whose log was copied first."""
 
+TAIL_MAX: Final = 100_000
+"""Entries that a lost tail may have had. A tail is what SQLite's journal holds: 64 MB and rarely more."""
+
 
 def checksum(
     lsn: int, collection: str | None, time_ns: int, operation_id: str | None, payload: bytes | memoryview | None
@@ -92,6 +95,14 @@ def conflict(after: int, newest: int) -> LogConflict:
 def hole(after: int, found: int) -> LogHole:
     """Say that the entries between two LSNs are missing."""
     return LogHole(f"entries are missing in the middle of the log: restore it. after={after} next={found}")
+
+
+def lost_tail(newest: int, published: int) -> int:
+    """How many entries a log has lost that ends at `newest`, after it said that it came to `published`.
+
+    A number that is out of all proportion is damage of what holds it.
+    """
+    return published - newest if 0 < published - newest <= TAIL_MAX else 0
 
 
 def check_lost(newest: int, applied: int) -> None:

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from chroma_async.wal.sqlite.connections import FILE
-from chroma_async.wal.sqlite.copy import LogCopy, check_log, copy_log, go_on_after, let_go_of, newest_of, renew_identity
+from chroma_async.wal.sqlite.copy import (
+    LogCopy,
+    check_log,
+    copy_log,
+    go_on_after,
+    let_go_of,
+    newest_of,
+    published_of,
+    renew_identity,
+)
 from chroma_async.wal.sqlite.log import SqliteLog
 
 __all__ = [
@@ -15,5 +24,6 @@ __all__ = [
     "go_on_after",
     "let_go_of",
     "newest_of",
+    "published_of",
     "renew_identity",
 ]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 from msgspec import Struct
 
 from chroma_async.errors import LogCorrupt, LogHole, StorageCorrupt
@@ -16,6 +17,7 @@ from chroma_async.seams.databases import copy_database, open_unchanging
 from chroma_async.wal.checks import check_lost, checksum, hole, only_row
 from chroma_async.wal.sqlite import sql
 from chroma_async.wal.sqlite.connections import FILE
+from chroma_async.wal.sqlite.opening import COMMITTED
 from chroma_async.wal.sqlite.rows import identity_in, lost_rows, verified_catalog
 
 
@@ -24,6 +26,7 @@ class LogCopy(Struct, frozen=True):
 
     `noted_applied`: the LSN through which a collection was noted as applied.
     `spoiled`: entries that do not match their checksums, and are kept for feeds only: what they said was applied.
+    `first_lost`: see `LogStore.first_lost`.
     """
 
     identity: str
@@ -31,6 +34,7 @@ class LogCopy(Struct, frozen=True):
     rows: Mapping[str, bytes]
     noted_applied: Mapping[CollectionId, Lsn]
     spoiled: tuple[Lsn, ...] = ()
+    first_lost: Lsn | None = None
 
 
 def copy_log(directory: Path, destination: Path, progress: Callable[[int], None]) -> LogCopy:
@@ -98,7 +102,8 @@ def _read_checked(copy: sqlite3.Connection) -> LogCopy:
     if expected != newest + 1:
         raise LogHole(f"entries are missing at the end of the log: restore it. after={expected - 1} newest={newest}")
     rows = verified_catalog(copy.execute("SELECT key, crc, value FROM catalog"))
-    return LogCopy(identity, Lsn(newest), rows, noted_applied, tuple(spoiled))
+    (first_lost,) = copy.execute(sql.FIRST_LOST).fetchone()
+    return LogCopy(identity, Lsn(newest), rows, noted_applied, tuple(spoiled), first_lost)
 
 
 def _noted(copy: sqlite3.Connection) -> dict[CollectionId, Lsn]:
@@ -130,6 +135,15 @@ def newest_of(directory: Path) -> Lsn:
     """LSN of the newest entry of a directory's log, which may be in use."""
     with closing(sqlite3.connect(_uri(directory), uri=True, timeout=10.0)) as connection:
         return Lsn(only_row(connection.execute(sql.NEWEST))[0])
+
+
+def published_of(directory: Path) -> Lsn:
+    """LSN of the newest entry that writers have told of; 0 where nobody has. Take care: see `lost_tail`."""
+    try:
+        words = np.fromfile(directory / COMMITTED, dtype=np.uint64, count=1)
+    except FileNotFoundError:
+        return Lsn(0)
+    return Lsn(int(words[0]) if len(words) else 0)
 
 
 def go_on_after(directory: Path, lsn: Lsn) -> None:

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from chroma_async.errors import FormatError
 from chroma_async.seams.limits import limit_error
-from chroma_async.wal.checks import checksum, only_row
+from chroma_async.wal.checks import checksum, lost_tail, only_row
 from chroma_async.wal.sqlite import sql
 from chroma_async.wal.sqlite.connections import (
     FILE,
@@ -32,7 +32,8 @@ from chroma_async.wal.sqlite.turns import FileLock, SharedLsn
 from chroma_async.wal.store import Durability
 
 LOCK: Final = "log.lock"
-_COMMITTED: Final = "log.committed"
+COMMITTED: Final = "log.committed"
+"""The file of the newest LSN as all processes see it."""
 
 _PAGE_BYTES: Final = 8192
 """Of a database page. 4096 costs a third of the throughput of large entries, 16384 a third of that of small ones."""
@@ -41,9 +42,6 @@ _CHECKPOINT_PAGES: Final = 4000
 """When SQLite moves its journal into the file: at 32 MB. Small journals make large entries a third slower."""
 
 _JOURNAL_BYTES_MAX: Final = 64 * 2**20
-
-_BRIDGED_MAX: Final = 100_000
-"""Entries that a lost tail may have had. A tail is what SQLite's journal holds: 64 MB and rarely more."""
 
 logger = logging.getLogger("chroma_async.log")
 
@@ -101,7 +99,7 @@ async def _open_in_turn(directory: Path, synchronous: str) -> OpenFiles:
         await reader
         await reader.execute("PRAGMA query_only = ON")
         newest = await number(writer, sql.NEWEST)
-        shared = SharedLsn(directory / _COMMITTED)
+        shared = SharedLsn(directory / COMMITTED)
         if shared.get() > newest:
             newest = await _bridge(writer, newest, shared.get())
     except BaseException:
@@ -170,11 +168,8 @@ async def _check_format(writer: aiosqlite.Connection) -> str:
 
 
 async def _bridge(writer: aiosqlite.Connection, newest: int, published: int) -> int:
-    """The log ends before an LSN that was published: its tail is lost. Give none of these LSNs to another entry.
-
-    A number that is out of all proportion is damage of the file that has it.
-    """
-    if published - newest > _BRIDGED_MAX:
+    """The log ends before an LSN that was published: its tail is lost. Give none of these LSNs to another entry."""
+    if not lost_tail(newest, published):
         logger.error("log.published_lsn_ignored newest=%d published=%d", newest, published)
         return newest
     logger.error("log.tail_lost newest=%d published=%d entries=%d", newest, published, published - newest)
