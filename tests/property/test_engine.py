@@ -32,7 +32,6 @@ from tests.support.oracle import OracleCollection, Write
 from chroma_async.core import planner
 from chroma_async.engine.engine import Engine
 from chroma_async.errors import InvalidDimensionException, NotFoundError
-from chroma_async.projections.store import CollectionStore
 from chroma_async.protocol import Reset
 
 T = TypeVar("T")
@@ -113,8 +112,7 @@ class EngineMachine(RuleBasedStateMachine):
         self._path = Path(tempfile.mkdtemp(prefix="chroma_async-test-"))
         self._stacks = [AsyncExitStack(), AsyncExitStack()]
         self._engines: list[Engine] = []
-        self._kept = (CollectionStore.rewrite_segments.__kwdefaults__, planner.GATHER_ROWS_MAX)
-        CollectionStore.rewrite_segments.__kwdefaults__ = {"rows_min": 6}
+        self._kept = planner.GATHER_ROWS_MAX
         planner.GATHER_ROWS_MAX = 5  # type: ignore[misc]
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
@@ -125,7 +123,7 @@ class EngineMachine(RuleBasedStateMachine):
             self.run(stack.aclose())
         self._runner.close()
         shutil.rmtree(self._path)
-        CollectionStore.rewrite_segments.__kwdefaults__, planner.GATHER_ROWS_MAX = self._kept  # type: ignore[misc]
+        planner.GATHER_ROWS_MAX = self._kept  # type: ignore[misc]
 
     @initialize(space=st.sampled_from(["l2", "ip", "cosine"]))
     def open(self, space: str) -> None:

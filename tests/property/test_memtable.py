@@ -101,7 +101,7 @@ def apply(directory: Path, payloads: Sequence[bytes], cuts: Sequence[int], *, me
             store.apply(memtable.tail(columns=True), space="l2", segment_rows_max=4)
         if merging:
             store.merge_pieces()
-            while store.rewrite_segments(rows_min=2):
+            while store.rewrite_segments(segment_rows_max=4):
                 pass
         start = end
     store.close()

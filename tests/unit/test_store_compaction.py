@@ -33,6 +33,7 @@ from chroma_async.engine.compaction.graphs import GRAPH_AGAIN_SECONDS_MIN
 from chroma_async.engine.compactor import IDLE_SECONDS, SETTLE_SECONDS, TEXT_PAUSE_SECONDS, Compactor
 from chroma_async.engine.engine import open_engine
 from chroma_async.engine.lock import FileCompactorLock, MemoryCompactorLock
+from chroma_async.engine.verify import verify
 from chroma_async.errors import Superseded
 from chroma_async.index.hnsw import GraphBuilder
 from chroma_async.model import Vectors
@@ -72,6 +73,29 @@ async def test_collection_whose_records_are_all_deleted_goes_on(tmp_path: Path) 
         await settle(compactor)
         assert list(contents(await records.get())) == ["again"]
         assert (await records.query(random_vectors(1))).columns[0].ids == ["again"]
+
+
+async def test_what_is_left_of_sealed_segments_does_not_add_up(tmp_path: Path) -> None:
+    """Of some segments a record stays, and of others none."""
+    settings = EngineSettings(durability="off", segment_rows_max=16, graph_rows_min=100)
+    vectors = random_vectors(160)
+    left = range(0, 80, 16)
+    async with engine_at(tmp_path, settings) as engine, compactor_at(tmp_path, settings) as compactor:
+        records = Records(engine, (await create_collection(engine)).id)
+        await records.add(names(160), vectors)
+        await settle(compactor)
+        gone = [f"r{number}" for number in range(160) if number not in left]
+        for part in (gone[:60], gone[60:100], gone[100:]):
+            await records.delete(part)
+            await settle(compactor)
+    assert len(list((tmp_path / "collections" / records.id / "segments").iterdir())) == 1
+    assert manifest_of(tmp_path, records.id).rows <= 16
+    assert verify(tmp_path).is_whole
+    async with engine_at(tmp_path, settings) as engine:
+        records = Records(engine, records.id)
+        assert list(contents(await records.get())) == [f"r{number}" for number in left]
+        for number in left:
+            assert (await records.query(vectors[number : number + 1])).columns[0].ids[0] == f"r{number}"
 
 
 async def test_directory_of_a_collection_goes_with_it_even_when_nothing_of_it_waited(tmp_path: Path) -> None:

@@ -30,7 +30,6 @@ from chroma_async.engine.lost_collections import LOST_SUFFIX, lost_through
 from chroma_async.model import Collection, CollectionId, HnswConfiguration, Lsn
 from chroma_async.projections.fold import fold_entry
 from chroma_async.projections.heal import heal
-from chroma_async.projections.store import REWRITE_ROWS_MIN
 from chroma_async.seams import Seams, Workers
 from chroma_async.seams.limits import (
     FULL,
@@ -451,8 +450,7 @@ class Compactor:
             store.apply(tail, space=collection.hnsw.space, segment_rows_max=rows_max)
             _report(collection, memtable.ignored_updates)
             store.merge_pieces()
-            rows_min = min(REWRITE_ROWS_MIN, rows_max)
-            while store.rewrite_segments(rows_min=rows_min) and not self._jobs.stopping:
+            while store.rewrite_segments(segment_rows_max=rows_max) and not self._jobs.stopping:
                 pass
             self._texts.index_now(store)
             return store.applied

@@ -48,7 +48,7 @@ LEFT_ALONE_FILE: Final = "left-alone"
 """Says why nothing is applied to a collection, as long as that is so. It may be lost: the next attempt writes it again."""
 
 REWRITE_ROWS_MIN: Final = 1_024
-"""A segment of fewer vectors is not worth a file of its own again, unless no segment becomes larger."""
+"""Fewer vectors than this, or half a segment, are not worth a file of their own again."""
 
 CHECK_AT_OPEN_BYTES: Final = 8 * 2**20
 """Tables of up to this size are checked whole when they are opened, some tens of milliseconds; larger ones by `verify`."""
@@ -230,20 +230,36 @@ class CollectionStore:
 
     # ---- segments
 
-    def rewrite_segments(self, *, rows_min: int = REWRITE_ROWS_MIN) -> bool:
-        """Rewrite the first segment most of whose vectors belong to no record; say whether something was done."""
-        if all(segment.rows < rows_min for segment in self.manifest.segments):
-            return False
+    def rewrite_segments(self, *, segment_rows_max: int) -> bool:
+        """Rewrite the first segment most of whose vectors belong to no record; say whether something was done.
+
+        Few vectors of a sealed one get no file of their own again: the growing one takes them.
+        """
+        rows_min = min(REWRITE_ROWS_MIN, segment_rows_max // 2)
+        candidates = {item.number for item in self.manifest.segments if item.sealed or item.rows >= rows_min}
         dead_max = self.manifest.rows - self.manifest.live
-        if dead_max * 2 < min(segment.rows for segment in self.manifest.segments if segment.rows >= rows_min):
+        if all(dead_max * 2 < item.rows for item in self.manifest.segments if item.number in candidates):
             return False
-        for view in self.base().segments:
+        for ref, view in zip(self.manifest.segments, self.base().segments, strict=True):
             live = int((view.owners >= 0).sum())
-            shape = SegmentShape(rows=view.rows, indexed=0, live=live, sealed=False)
-            if view.rows >= rows_min and is_worth_rewriting(shape):
-                self._rewrite(view)
+            shape = SegmentShape(rows=view.rows, indexed=0, live=live, sealed=ref.sealed)
+            if ref.number in candidates and is_worth_rewriting(shape):
+                if ref.sealed and 0 < live < rows_min:
+                    self._move(view, segment_rows_max)
+                else:
+                    self._rewrite(view)
                 return True
         return False
+
+    def _move(self, view: SegmentView, segment_rows_max: int) -> None:
+        """Append the vectors of a sealed segment that are some record's to the growing one, and drop it."""
+        self.require_newest()
+        rows = np.flatnonzero(view.owners >= 0)
+        view.check(rows)
+        draft = self.manifest.replacing(view.number)
+        draft, sums = self._segment_files.append(draft, view.stored.take(rows), view.owners[rows], segment_rows_max)
+        self.publish(draft, sums=sums)
+        logger.info("segment.moved collection=%s segment=%d rows=%d", self.directory.name, view.number, len(rows))
 
     def _rewrite(self, view: SegmentView) -> None:
         """Write the vectors of a segment that are some record's into one of their own, or drop it where none is."""
