@@ -279,6 +279,20 @@ async def test_target_that_names_no_path_of_ours_is_not_found(serve: Callable[..
         assert answer[9:12] in (b"404", b"400"), answer
 
 
+@pytest.mark.parametrize("page", [b"/livez", b"/readyz", b"/docs/", b"/openapi.json"])
+async def test_a_page_that_has_no_use_for_a_body_keeps_the_connection(serve: Callable[..., Any], page: bytes) -> None:
+    async with serve() as server:
+        reader, writer = await server.connect()
+        writer.write(b"GET %b HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody" % page + HEARTBEAT)
+        async with asyncio.timeout(20):
+            for _ in range(2):
+                head = await reader.readuntil(b"\r\n\r\n")
+                assert head.startswith(b"HTTP/1.1 200 ")
+                (length,) = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
+                await reader.readexactly(int(length.partition(b":")[2]))
+        writer.close()
+
+
 async def test_readiness_goes_before_everything_else(serve: Callable[..., Any]) -> None:
     life = Life()
     chosen = ServerSettings()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gzip
 import os
 import socket
 import uuid
@@ -104,6 +105,14 @@ async def test_base64_batch_above_the_threads_threshold_is_stored_whole(client: 
     got = (await client.post(docs + "/get", json={"include": ["embeddings"]})).json()
     assert got["ids"] == ids
     np.testing.assert_array_equal(np.asarray(got["embeddings"], dtype=np.float32), vectors)
+
+
+async def test_an_encoded_body_is_refused_by_its_encoding(client: httpx.AsyncClient) -> None:
+    body = gzip.compress(b'{"name": "zipped"}')
+    encoded = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
+    answer = await client.post(COLLECTIONS, content=body, headers=encoded)
+    assert answer.status_code == 415
+    assert "`Content-Encoding`. content_encoding='gzip'" in answer.json()["message"]
 
 
 async def test_name_with_an_encoded_slash_is_one_name(client: httpx.AsyncClient) -> None:

@@ -56,6 +56,7 @@ async def test_too_many_requests_get_429_and_the_time_to_wait() -> None:
         }
         assert (await other.get("/api/v2/heartbeat")).status_code == 200
         assert (await client.get("/livez")).status_code == 200
+        assert (await client.get("/%6civez")).status_code == 429
         now = 4.0
         assert (await client.get("/api/v2/heartbeat")).status_code == 200
 
@@ -100,7 +101,7 @@ async def test_a_request_that_breaks_is_no_longer_running() -> None:
     limits = Limits(broken, ServerSettings(concurrency=1))
     for _ in range(3):
         with pytest.raises(RuntimeError):
-            await limits({"type": "http", "path": "/", "client": ("a", 1)}, None, None)  # type: ignore[arg-type]
+            await limits({"type": "http", "raw_path": b"/", "client": ("a", 1)}, None, None)  # type: ignore[arg-type]
     assert limits._running == {}
 
 
@@ -110,7 +111,7 @@ async def test_clients_are_forgotten_before_they_fill_the_memory() -> None:
 
     limits = Limits(nothing, ServerSettings(requests_per_second=1))
     for number in range(CLIENTS_MAX + 500):
-        scope = {"type": "http", "path": "/", "client": (f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}", 1)}
+        scope = {"type": "http", "raw_path": b"/", "client": (f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}", 1)}
         await limits(scope, None, None)  # type: ignore[arg-type]
     assert len(limits._buckets) == CLIENTS_MAX
     assert limits._running == {}

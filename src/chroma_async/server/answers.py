@@ -10,7 +10,7 @@ from typing import Final
 
 import orjson
 from msgspec.structs import replace
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chroma_async.errors import ChromaError, InternalError
 from chroma_async.protocol import WireResponse
@@ -47,6 +47,26 @@ async def answer_unread(receive: Receive, send: Send, response: WireResponse, *,
     except EndlessBodyError:
         response = with_close(response)
     await send_response(send, response)
+
+
+class Unread:
+    """A page for which the request's body does not matter: it is read and thrown away first."""
+
+    def __init__(self, page: ASGIApp, timeout_seconds: float) -> None:
+        self._page = page
+        self._timeout_seconds = timeout_seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await discard_body(receive, timeout_seconds=self._timeout_seconds)
+        except ClientDisconnect:
+            return
+        except BodyTimeout:
+            await send_response(send, empty_response(408, connection="close"))
+        except EndlessBodyError:
+            await send_response(send, empty_response(413, connection="close"))
+        else:
+            await self._page(scope, receive, send)
 
 
 async def refuse(scope: Scope, receive: Receive, send: Send, response: WireResponse, *, timeout_seconds: float) -> None:

@@ -16,7 +16,7 @@ from chroma_async.protocol.changes import LOG_HEADER
 from chroma_async.protocol.records import LSN_HEADER, REACHED_HEADER
 from chroma_async.protocol.unsupported import UNSUPPORTED
 from chroma_async.protocol.v1 import API_V1, LEGACY_ROUTES
-from chroma_async.server.answers import TRACE_HEADER, answer_unread, empty_response, send_response
+from chroma_async.server.answers import TRACE_HEADER, Unread, answer_unread, empty_response, send_response
 from chroma_async.server.endpoint import CallEndpoint, Dispatch, Host
 from chroma_async.server.feed import FEEDS, FeedEndpoint
 from chroma_async.server.feed_hall import FeedHall
@@ -128,6 +128,7 @@ class Application:
         self._refusal = Refusal(host.settings)
         self._paths = _call_routes(host, nobody, self._refusal, life)
         for path, page in pages.items():
+            page = Unread(page, host.settings.body_timeout_seconds)
             self._paths.setdefault(path, MethodTable(self._refusal)).setdefault("GET", page)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -219,7 +220,7 @@ def _call_routes(host: Host, nobody: Host, refusal: Refusal, life: Life) -> Path
         made = IngestEndpoint(host, life) if call is Ingest else endpoint(call, nobody if call in UNSUPPORTED else host)
         add(call.route.path, call.route.method, made)
     for path in (OPENAPI_PATH, DOCS_PATH, DOCS_PATH + "/"):
-        add(path, "GET", _Page(path))
+        add(path, "GET", Unread(_Page(path), host.settings.body_timeout_seconds))
     for row in LEGACY_ROUTES:
         legacy = LegacyCallEndpoint(row, host)
         for path in (row.route.path, row.route.path + "/"):

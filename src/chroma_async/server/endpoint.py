@@ -78,7 +78,7 @@ class Endpoint(ABC):
         try:
             return await answer
         except ChromaError as error:
-            response = self._refusal(error, scope.get(REQUEST_ID))
+            response = self._refusal(_encoded_body(scope) or error, scope.get(REQUEST_ID))
             return with_close(response) if isinstance(error, EndlessBodyError) else response
         except ClientDisconnect:
             return None
@@ -207,6 +207,14 @@ def header(scope: Scope, name: bytes) -> str | None:
     """Return the first header of that name."""
     headers: list[tuple[bytes, bytes]] = scope["headers"]
     return next((value.decode("latin-1") for key, value in headers if key == name), None)
+
+
+def _encoded_body(scope: Scope) -> UnsupportedMediaTypeError | None:
+    """What is to be said of a refused request whose body came encoded, say with gzip: nothing else of it was understood."""
+    encoding = header(scope, b"content-encoding")
+    if not encoding or encoding == "identity" or BODY_BYTES not in scope:
+        return None
+    return UnsupportedMediaTypeError(f"a body is sent as it is, without a `Content-Encoding`. content_encoding={encoding!r}")
 
 
 def is_json(scope: Scope) -> bool:

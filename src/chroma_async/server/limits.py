@@ -23,6 +23,8 @@ from chroma_async.settings import ServerSettings
 
 CLIENTS_MAX: Final = 10_000
 
+_UNLIMITED: Final = frozenset(path.encode() for path in PROBE_PATHS)
+
 
 class Bucket:
     """Tokens of one client: `rate` a second come in, no more than one second's at once; a request takes one."""
@@ -58,7 +60,7 @@ class Limits:
         self._running: dict[str, int] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in PROBE_PATHS:
+        if scope["type"] != "http" or scope["raw_path"] in _UNLIMITED:
             await self._app(scope, receive, send)
             return
         client = client_key(scope)
