@@ -77,11 +77,19 @@ def test_repeated_ids_are_named_but_not_all_of_them() -> None:
 
 
 def test_metadata_values_become_plain() -> None:
-    given = {"i": np.int64(3), "f": np.float32(0.5), "b": np.bool_(True), "e": Colour.RED, "n": None, "l": (1, 2)}
+    given = {
+        "i": np.int64(3),
+        "f": np.float32(0.5),
+        "b": np.bool_(True),
+        "e": Colour.RED,
+        "n": None,
+        "l": (1, 2),
+        "z": np.array(7),
+    }
     metadata = checked_metadata({**given, "a": np.asarray([1.5, 2.5]), "t": ["x"]})
-    assert metadata == {"i": 3, "f": 0.5, "b": True, "e": "red", "n": None, "l": [1, 2], "a": [1.5, 2.5], "t": ["x"]}
+    assert metadata == {"i": 3, "f": 0.5, "b": True, "e": "red", "n": None, "l": [1, 2], "a": [1.5, 2.5], "t": ["x"], "z": 7}
     assert {key: type(value) for key, value in metadata.items()} == {
-        "i": int, "f": float, "b": bool, "e": str, "n": type(None), "l": list, "a": list, "t": list,
+        "i": int, "f": float, "b": bool, "e": str, "n": type(None), "l": list, "a": list, "t": list, "z": int,
     }  # fmt: skip
 
 
@@ -173,6 +181,7 @@ def test_filters_become_plain() -> None:
         ({"a": {"$in": [1, "x"]}}, "all of one type"),
         ({"a": {"$in": [1, {}]}}, "where.a.$in[1] must be a str, int, float"),
         ({"a": {"$in": 5}}, "where.a.$in takes a list"),
+        ({"a": {"$in": np.array(5)}}, "where.a.$in takes a list"),
         ({"a": [1]}, "where.a must be a str, int, float"),
         ({"a": None}, "where.a must be a str, int, float"),
         ({"$and": []}, "where.$and takes a list of filters that is not empty"),
