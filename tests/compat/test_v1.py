@@ -104,6 +104,12 @@ def test_clients_are_told_what_is_included(wire: Wire, path: str, agent: dict[st
     assert post(wire, path + "/query", body, agent).body["included"] == ["distances"]
 
 
+@pytest.mark.parametrize("include", [True, 5, "documents", {}, {"documents": 1}])
+def test_an_include_that_is_no_list_is_refused(wire: Wire, path: str, include: object) -> None:
+    assert post(wire, path + "/get", {"include": include}).status in (400, 422)
+    assert post(wire, path + "/query", {"query_embeddings": [[1, 0]], "include": include}).status in (400, 422)
+
+
 def test_negative_operators_leave_out_records_that_lack_the_field(wire: Wire, path: str) -> None:
     assert post(wire, path + "/get", {"where": {"n": {"$ne": 1}}}).body["ids"] == ["b"]
     assert post(wire, path + "/get", {"where": {"n": {"$ne": 1}}, "missing": "include"}).body["ids"] == ["b", "c"]

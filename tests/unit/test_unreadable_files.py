@@ -276,7 +276,7 @@ def test_commands_agree_on_a_directory_that_takes_no_writes(
         monkeypatch.setattr(directory_module, "is_read_only", lacking)
     else:
         monkeypatch.setattr(os, "access", may_only_read)
-    told = {CliRunner().invoke(app, [command, str(directory)]).output for command in ("verify", "inspect")}
+    told = {CliRunner().invoke(app, [command, str(directory)]).output for command in ("verify", "inspect", "purge")}
     (said,) = told
     assert ("read-only file system" if lacks == "is_read_only" else "can't be written to") in said
     assert said.count("\n") == 1

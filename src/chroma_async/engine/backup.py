@@ -239,7 +239,8 @@ class _Copier(Struct):
             noted_applied, applied = log.noted_applied.get(item, 0), taken[item].applied if item in taken else 0
             if not noted_applied <= applied <= log.lsn:
                 raise StorageCorrupt(
-                    f"a collection's files do not go with the log; see that all of them are there. collection={item} "
+                    "a collection's files do not go with the log; chroma-async verify says what is lost of them, and verify "
+                    f"--repair makes up for a log that ends too early. collection={item} "
                     f"noted_applied={noted_applied} applied={applied} committed={log.lsn}"
                 )
         return tuple(collections)

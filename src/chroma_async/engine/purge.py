@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from chroma_async.engine.compactor import COLLECTIONS, COMPACTOR_THREADS, Compactor
-from chroma_async.engine.directory import check_version
+from chroma_async.engine.directory import check_version, check_writable
 from chroma_async.engine.engine import open_engine
 from chroma_async.engine.lock import FileCompactorLock, is_compacted
 from chroma_async.engine.verify import Report, chosen_collections, compacting_alone, size_of
@@ -64,8 +64,10 @@ async def purge(
         UnavailableError: somebody reads a file whose journal has to be emptied. Nothing is lost; stop that, and try again.
             Or the process that compacts was not done in time.
         StorageCorrupt: the only copy of something is damaged.
+        PermissionError: the directory can't be written to.
     """
     check_version(directory)
+    check_writable(directory)
     begun, before = time.monotonic(), size_of(directory)
     if is_compacted(directory):
         purged, lsn = await _ask(directory, names, report)

@@ -190,10 +190,11 @@ def _filtered(call: type[Call[Any]]) -> Decode:
         fields = dict(decode_body(call, request.body))
         for name in ("where", "where_document"):
             fields[name] = fields.get(name) or None
-        if fields.get("include") is None:
+        include = fields.get("include")
+        if include is None:
             fields.pop("include", None)
-        else:
-            fields["include"] = [column for column in fields["include"] if column != "data"]
+        elif isinstance(include, list):
+            fields["include"] = [column for column in cast("list[object]", include) if column != "data"]
         return call.from_fields({"missing_default": "exclude", **fields, **request.path})
 
     return decode
