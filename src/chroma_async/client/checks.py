@@ -174,8 +174,8 @@ def _field_name(key: Any, name: str) -> str:
 def _field_value(value: Any, metadata: str, key: str) -> Any:
     if value is None or type(value) is bool or (type(value) is int and INT64_MIN <= value <= INT64_MAX):
         return value
-    name = f"{metadata}[{key!r}]"
-    if isinstance(value, list | tuple | np.ndarray) and not is_scalar_array(value):
+    name, value = f"{metadata}[{key!r}]", unwrapped(value)
+    if isinstance(value, list | tuple | np.ndarray):
         items = cast("list[Any]", value.tolist() if isinstance(value, np.ndarray) else list(cast("Iterable[Any]", value)))
         plain_items = [_plain_in_metadata(item, f"{name}[{position}]") for position, item in enumerate(items)]
         if not plain_items or len({type(item) for item in plain_items}) != 1:
@@ -196,7 +196,7 @@ def plain(value: Any, name: str, expected: str | None = None) -> str | bool | in
     """
     if type(value) in PLAIN:
         return _sayable(cast("str | bool | int | float", value), name)
-    item: Any = cast("Any", value).item() if isinstance(value, np.generic) or is_scalar_array(value) else value
+    item = unwrapped(value)
     for kind, convert in _CONVERSIONS.items():
         if isinstance(item, kind):
             return _sayable(convert(item), name)
@@ -204,9 +204,10 @@ def plain(value: Any, name: str, expected: str | None = None) -> str | bool | in
     raise ValueError(f"{beginning} a str, int, float, bool or a list of one of these. got={class_of(item)}")
 
 
-def is_scalar_array(value: object) -> bool:
-    """Whether it is one number or text in an array of no dimension, as numpy makes of it."""
-    return isinstance(value, np.ndarray) and value.ndim == 0
+def unwrapped(value: Any) -> Any:
+    """The number or text that numpy has made a scalar of, or an array of no dimension; else the value as it is."""
+    is_one = isinstance(value, np.ndarray | np.generic) and not value.ndim
+    return cast("Any", value).item() if is_one else cast("Any", value)
 
 
 def _sayable(value: str | bool | float, name: str) -> str | bool | int | float:

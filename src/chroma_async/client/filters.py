@@ -8,7 +8,7 @@ from typing import Any, Final, cast
 
 import numpy as np
 
-from chroma_async.client.checks import checked_utf8, class_of, is_mapping, is_scalar_array, plain
+from chroma_async.client.checks import checked_utf8, class_of, is_mapping, plain, unwrapped
 from chroma_async.core.operators import COMBINATIONS, DOCUMENT_OPERATORS, FIELD_OPERATORS, WHERE_DOCUMENT_KEY
 from chroma_async.core.where import DEPTH_MAX
 
@@ -64,7 +64,8 @@ def _unknown(operator: str, name: str, allowed: Iterable[str]) -> ValueError:
 
 
 def _operand_list(operand: Any, name: str) -> list[Any]:
-    if not isinstance(operand, list | tuple | set | np.ndarray) or is_scalar_array(operand):
+    operand = unwrapped(operand)
+    if not isinstance(operand, list | tuple | set | np.ndarray):
         raise ValueError(f"{name} takes a list. got={class_of(operand)}")
     items = [plain(item, f"{name}[{position}]") for position, item in enumerate(cast("Iterable[Any]", operand))]
     if not items or len({type(item) for item in items}) != 1:
