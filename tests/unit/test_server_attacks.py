@@ -9,7 +9,7 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -17,7 +17,8 @@ import httpx
 import pytest
 from h2.config import H2Configuration
 from h2.connection import H2Connection
-from h2.events import StreamEnded, StreamReset
+from h2.events import ResponseReceived, StreamEnded, StreamReset
+from h2.settings import SettingCodes, Settings
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chroma_async.engine import open_engine
@@ -275,6 +276,44 @@ async def test_a_body_that_nobody_reads_keeps_no_connection_of_http_2() -> None:
             ended |= {event.stream_id for event in client.receive_data(data) if isinstance(event, StreamEnded | StreamReset)}
         writer.close()
     assert ended == {1, 3}
+
+
+@pytest.mark.parametrize("leaves", [H2Connection.reset_stream, None], ids=["resets", "closes"])
+@pytest.mark.parametrize("size", [1, 1_000_000])
+async def test_an_answer_that_a_client_of_http_2_has_no_room_for_ends_with_the_client(
+    size: int, leaves: Callable[[H2Connection, int], None] | None
+) -> None:
+    ended = asyncio.Event()
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            raise NotImplementedError
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": bytes(size), "more_body": True})
+            await send({"type": "http.response.body", "body": bytes(size)})
+        finally:
+            ended.set()
+
+    client = H2Connection(H2Configuration(client_side=True))
+    client.local_settings = Settings(client=True, initial_values={SettingCodes.INITIAL_WINDOW_SIZE: 0})
+    client.initiate_connection()
+    fields = [(":scheme", "http"), (":authority", "a"), (":method", "GET"), (":path", "/first")]
+    client.send_headers(1, fields, end_stream=True)
+    async with serving("hypercorn", answer) as port, asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(client.data_to_send())
+        while not any(isinstance(event, ResponseReceived) for event in client.receive_data(await reader.read(65536))):
+            writer.write(client.data_to_send())
+        await asyncio.sleep(0.05)
+        assert not ended.is_set()
+        if leaves is None:
+            writer.close()
+        else:
+            leaves(client, 1)
+            writer.write(client.data_to_send())
+        await ended.wait()
+        writer.close()
 
 
 UNREADABLE = {

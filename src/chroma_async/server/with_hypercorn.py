@@ -18,7 +18,7 @@ import hypercorn.protocol as hypercorn_protocol
 import hypercorn.protocol.h2 as hypercorn_h2
 import hypercorn.protocol.h11 as hypercorn_h11
 from h2.errors import ErrorCodes
-from h2.events import DataReceived, RequestReceived
+from h2.events import DataReceived, RequestReceived, StreamReset
 from h2.events import Event as H2Event
 from h2.exceptions import ProtocolError
 from hypercorn.asyncio import serve as hypercorn_serve  # pyright: ignore[reportUnknownVariableType]
@@ -290,6 +290,12 @@ class Http2(H2Protocol):
         await super().initiate(headers, settings)
         await self.send(Updated(idle=True))  # else a client that begins and asks nothing would stay for ever
 
+    async def handle(self, event: Event) -> None:
+        if isinstance(event, Closed):
+            for stream_id in self.stream_buffers:
+                await self._forget_answer(stream_id)
+        await super().handle(event)
+
     async def _handle_events(self, events: list[H2Event]) -> None:
         for event in events:
             if isinstance(event, RequestReceived) and not _is_readable(event):
@@ -297,8 +303,16 @@ class Http2(H2Protocol):
             elif isinstance(event, DataReceived) and event.stream_id not in self.streams:  # it was refused, or is answered
                 self.connection.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
             else:
+                if isinstance(event, StreamReset):
+                    await self._forget_answer(event.stream_id)
                 await super()._handle_events([event])
         await self._flush()
+
+    async def _forget_answer(self, stream_id: int) -> None:
+        """Let go of what a client has left without giving room for it: whoever answers would wait for that for ever."""
+        buffer = self.stream_buffers.get(stream_id)
+        if buffer is not None:
+            await buffer.close()
 
     def _refuse(self, event: RequestReceived) -> None:
         logger.info("request.unreadable client=%s", self.client and self.client[0])
