@@ -7,10 +7,13 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import httpx
+import orjson
 import pytest
 from tests.auth.providers import jwks, signed
 from tests.auth.start import COMMAND, start_server
@@ -374,3 +377,31 @@ async def test_a_stream_is_refused_at_once_and_ends_when_its_credential_is_withd
         await asyncio.sleep(1.5)
         answer = httpx.get(url + path, params=names, headers={"authorization": f"Bearer {token}"})
         assert last["position"] <= answer.json()["position"] <= sent  # what was under way then is kept, or is not
+
+
+def test_a_feed_ends_when_its_credential_is_withdrawn_or_allows_it_no_more(tmp_path: Path) -> None:
+    gone, moved, kept, root = (make_token() for _ in range(4))
+    known = tmp_path / "tokens.jsonl"
+    stay = [token_line("kept", kept, "read"), token_line("root", root, "admin")]
+    known.write_text("\n".join([token_line("gone", gone, "read"), token_line("moved", moved, "read"), *stay]))
+    with our_server(tmp_path, "--auth-token-file", str(known), workers=1) as url, ExitStack() as stack:
+        as_root = {"authorization": f"Bearer {root}"}
+        place = httpx.post(url + COLLECTIONS, json={"name": "docs"}, headers=as_root).json()["id"]
+
+        def feed(token: str) -> Iterator[str]:
+            headers = {"authorization": f"Bearer {token}", "accept": "application/x-ndjson"}
+            answer = stack.enter_context(
+                httpx.stream("GET", f"{url}{COLLECTIONS}/{place}/changes", headers=headers, timeout=60)
+            )
+            assert answer.status_code == 200
+            return answer.iter_lines()
+
+        feeds = {token: feed(token) for token in (gone, moved, kept)}
+        elsewhere = token_line("moved", moved, "read", collections=["another"])
+        known.write_text("\n".join([elsewhere, *stay]))
+        for token, error in ((gone, "AuthorizationError"), (moved, "NotFoundError")):
+            *_, last = feeds[token]
+            assert (orjson.loads(last)["kind"], orjson.loads(last)["error"]) == ("error", error)
+        body = {"ids": ["a"], "embeddings": [[1.0]]}
+        assert httpx.post(f"{url}{COLLECTIONS}/{place}/add", json=body, headers=as_root).status_code == 201
+        assert any(orjson.loads(line).get("ids") == ["a"] for line in feeds[kept])

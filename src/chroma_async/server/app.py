@@ -78,7 +78,7 @@ def _hosts(host: Host, access: Access | None) -> tuple[Host, Host]:
 
     guard, refusing = Guard(host.dispatch, host.dispatch, access.note), Guard(_refuse, host.dispatch)
     return (
-        replace(host, dispatch=guard, refusal_of=guard.refusal_of),
+        replace(host, dispatch=guard, refusal_of=guard.refusal_of, check=guard.check),
         replace(host, dispatch=refusing, refusal_of=refusing.refusal_of),
     )
 

@@ -48,6 +48,8 @@ class Host(msgspec.Struct, frozen=True):
     settings: ServerSettings
     refusal_of: Callable[[type[Call[Any]]], ChromaError | None] | None = None
     """Says of a kind of call whether its caller may make none of it anywhere: then its body need not be decoded."""
+    check: Callable[[Call[Any]], Awaitable[None]] | None = None
+    """Refuses a call that its caller may not make, or not any more; it is not answered."""
     position: Callable[[], int] | None = None
     """LSN through which the engine knows the log."""
     metrics: HttpMetrics | None = None

@@ -11,26 +11,31 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack, suppress
+from contextvars import Context, copy_context
 from typing import Any, Final, cast
 
 import anyio.to_thread
 from starlette.types import Receive, Scope, Send
 
-from chroma_async.errors import ChromaError
-from chroma_async.protocol import WatchCollection, WatchDatabase, WireRequest, WireResponse
+from chroma_async.errors import ChromaError, NotFoundError
+from chroma_async.protocol import Call, WatchCollection, WatchDatabase, WireRequest, WireResponse
 from chroma_async.protocol.changes import EVENT_STREAM, LOG_HEADER, Change, ChangeFeed, error_json
 from chroma_async.protocol.ingest import NDJSON
 from chroma_async.server.abort import abort
 from chroma_async.server.answers import send_response, unexpected_error
 from chroma_async.server.endpoint import CallEndpoint, header
-from chroma_async.server.observe import CALL, REQUEST_ID
+from chroma_async.server.observe import CALL, RENEW, REQUEST_ID
 
 SEND_SECONDS_MAX: Final = 60.0
 """How long a consumer may take nothing."""
 
 FEED_SECONDS_MAX: Final = 3600.0
+
+RENEW_SECONDS: Final = 10.0
+"""After so long it is looked again whether the client is still who it was, and may still read this."""
+
 DRAIN_SECONDS: Final = 1.0
 """For a last word to somebody who is slow to take it."""
 
@@ -61,22 +66,23 @@ class FeedEndpoint(CallEndpoint):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope[CALL] = self._name
         with ExitStack() as seat:
-            feed = await self._settled(scope, self._begin(scope, receive, seat))
-            if isinstance(feed, WireResponse):
-                await send_response(send, feed)
-            elif feed is not None:
+            begun = await self._settled(scope, self._begin(scope, receive, seat))
+            if isinstance(begun, WireResponse):
+                await send_response(send, begun)
+            elif begun is not None:
+                call, feed = begun
                 try:
-                    await self._stream(feed, scope, receive, send)
+                    await self._stream(call, feed, scope, receive, send)
                 finally:
                     await feed.aclose()
 
-    async def _begin(self, scope: Scope, receive: Receive, seat: ExitStack) -> ChangeFeed:
+    async def _begin(self, scope: Scope, receive: Receive, seat: ExitStack) -> tuple[Call[Any], ChangeFeed]:
         await self._check_allowed(receive)
         call = self._call.decode(_resumed(await self._read(scope, receive), header(scope, b"last-event-id")))
         seat.enter_context(self._host.feeds.seat())
-        return cast("ChangeFeed", await self._dispatch(call, receive))
+        return call, cast("ChangeFeed", await self._dispatch(call, receive))
 
-    async def _stream(self, feed: ChangeFeed, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _stream(self, call: Call[Any], feed: ChangeFeed, scope: Scope, receive: Receive, send: Send) -> None:
         """Send what the feed gives until it ends, its client has gone, or this process is about to end."""
         lines = _wants_lines(scope)
         headers = [
@@ -89,12 +95,15 @@ class FeedEndpoint(CallEndpoint):
         if scope["method"] == "HEAD":
             await send({"type": "http.response.body", "body": b""})
             return
-        pump = asyncio.create_task(self._pump(feed, as_line if lines else as_event, scope, send))
+        refused: asyncio.Future[ChromaError] = asyncio.get_running_loop().create_future()
+        pump = asyncio.create_task(self._pump(feed, as_line if lines else as_event, scope, send, refused))
         others = {asyncio.create_task(_until_left(receive)), asyncio.create_task(self._until_draining(feed))}
+        if RENEW in scope:
+            others.add(asyncio.create_task(self._until_refused(call, feed, scope[RENEW], refused)))
         try:
             await asyncio.wait({pump, *others}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            is_stuck = not pump.done() and self._host.feeds.draining.is_set()
+            is_stuck = not pump.done() and (self._host.feeds.draining.is_set() or refused.done())
             for task in (pump, *others):
                 task.cancel()
             await asyncio.wait({pump, *others})
@@ -109,7 +118,31 @@ class FeedEndpoint(CallEndpoint):
         await feed.aclose()
         await asyncio.sleep(DRAIN_SECONDS)
 
-    async def _pump(self, feed: ChangeFeed, form: Form, scope: Scope, send: Send) -> bool:
+    async def _until_refused(
+        self,
+        call: Call[Any],
+        feed: ChangeFeed,
+        renew: Callable[[Context], Awaitable[None]],
+        refused: asyncio.Future[ChromaError],
+    ) -> None:
+        """Look again and again who asks; one who may not any more gets no further change, and is told by `_pump`."""
+        context = copy_context()
+        while not refused.done():
+            await asyncio.sleep(RENEW_SECONDS)
+            try:
+                await renew(context)
+                if self._host.check is not None:
+                    await asyncio.get_running_loop().create_task(_awaited(self._host.check(call)), context=context)
+            except ChromaError as error:
+                if isinstance(error, NotFoundError):
+                    await asyncio.sleep(DRAIN_SECONDS)  # if the collection was deleted, the feed says so itself
+                refused.set_result(error)
+                await feed.aclose()
+        await asyncio.sleep(DRAIN_SECONDS)
+
+    async def _pump(
+        self, feed: ChangeFeed, form: Form, scope: Scope, send: Send, refused: asyncio.Future[ChromaError]
+    ) -> bool:
         """Send changes to the end of the feed; False: the consumer takes nothing."""
         ends_at = time.monotonic() + FEED_SECONDS_MAX
 
@@ -123,8 +156,10 @@ class FeedEndpoint(CallEndpoint):
             try:
                 async for change in feed:
                     await push(await self._formed(form, change))
-                    if time.monotonic() > ends_at:
+                    if refused.done() or time.monotonic() > ends_at:
                         break
+                if refused.done():
+                    raise refused.result()
             except ChromaError as error:
                 await push(_last_words(form, error))
             except TimeoutError:
@@ -157,6 +192,10 @@ def _wants_lines(scope: Scope) -> bool:
 
 def _last_words(form: Form, error: ChromaError) -> bytes:
     return b"data: " + error_json(error) + b"\n\n" if form is as_event else error_json(error) + b"\n"
+
+
+async def _awaited(check: Awaitable[None]) -> None:
+    await check
 
 
 async def _until_left(receive: Receive) -> None:

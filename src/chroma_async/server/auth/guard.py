@@ -77,16 +77,26 @@ class Guard:
             raise AuthorizationError("no credentials")
         if rule is None:
             raise ChromaAuthError(f"nobody may do this: it has no rule. call={type(call).__name__}")
-        if rule.place == "id":
-            await self._check_id(identity, rule, call)
-        elif not _allows(identity, rule, call):
-            raise _denied(identity, rule)
+        await self._check(identity, rule, call)
         answer = self._answers.get(type(call))
         if answer is not None:
             return await answer(call, identity)
         if not rule.writes and type(call) is not GetIngestPosition:  # streams are their author's
             return await self._dispatch(call)
         return await self._answer_as(identity, call, noted=rule.writes)
+
+    async def check(self, call: Call[Any]) -> None:
+        """See that the identity of the request may make a call, which is not answered. Raises as for the call itself."""
+        rule, identity = RULES[type(call)], IDENTITY.get()
+        if identity is None:
+            raise AuthorizationError("no credentials")
+        await self._check(identity, rule, call)
+
+    async def _check(self, identity: Identity, rule: Rule, call: Call[Any]) -> None:
+        if rule.place == "id":
+            await self._check_id(identity, rule, call)
+        elif not _allows(identity, rule, call):
+            raise _denied(identity, rule)
 
     def refusal_of(self, call: type[Call[Any]]) -> ChromaError | None:
         """Return why the identity of the request may make no call of this kind, whatever it says; None where some may be."""
