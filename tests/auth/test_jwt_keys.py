@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
@@ -33,12 +35,12 @@ class Publisher:
     def __init__(self, answer: str | Exception) -> None:
         self.answer = answer
         self.fetched = 0
-        self.hold: threading.Event | None = None
+        self.hold: asyncio.Event | None = None
 
-    def __call__(self, url: str) -> bytes:
+    async def __call__(self, url: str) -> bytes:
         self.fetched += 1
         if self.hold is not None:
-            assert self.hold.wait(5)
+            await asyncio.wait_for(self.hold.wait(), 5)
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer.encode()
@@ -111,7 +113,7 @@ async def test_known_keys_do_not_wait_for_a_slow_publisher() -> None:
     setup = Setup(jwks(("one", RSA_KEY)))
     assert await setup.ask(signed()) == "alice"
     setup.clock.now += RETRY_SECONDS
-    setup.publisher.hold = threading.Event()
+    setup.publisher.hold = asyncio.Event()
     waiting = asyncio.create_task(setup.ask(signed(key_id="unknown")))
     await asyncio.sleep(0.05)
     assert await asyncio.wait_for(setup.ask(signed()), 1.0) == "alice"
@@ -143,14 +145,20 @@ def test_algorithms_by_which_whoever_verifies_could_sign_cannot_be_pinned(algori
 
 
 @contextmanager
-def publishing(status: int, body: bytes, **headers: str) -> Iterator[str]:
+def publishing(status: int, body: bytes, seconds_per_byte: float = 0.0, **headers: str) -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(body)
+            if not seconds_per_byte:
+                self.wfile.write(body)
+                return
+            with suppress(ConnectionError):  # the client goes
+                for byte in body:
+                    self.wfile.write(bytes([byte]))
+                    time.sleep(seconds_per_byte)
 
         def log_message(self, *_: object) -> None:
             return
@@ -165,10 +173,42 @@ def publishing(status: int, body: bytes, **headers: str) -> Iterator[str]:
             thread.join()
 
 
-def test_keys_are_fetched_over_http_without_following_redirects() -> None:
+async def test_keys_are_fetched_over_http_without_following_redirects() -> None:
     with publishing(200, jwks(("one", RSA_KEY)).encode()) as url:
-        assert set(parse_keys(fetch_keys(url).decode())) == {"one"}
+        assert set(parse_keys((await fetch_keys(url)).decode())) == {"one"}
     with publishing(302, b"", Location="http://127.0.0.1:1/") as url, pytest.raises(ValueError, match="302"):
-        fetch_keys(url)
+        await fetch_keys(url)
     with publishing(200, b"x" * 1_100_000) as url, pytest.raises(ValueError, match="more than"):
-        fetch_keys(url)
+        await fetch_keys(url)
+
+
+async def test_keys_that_drip_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chroma_async.server.auth.jwt.FETCH_SECONDS", 0.5)
+    with publishing(200, b" " * 50, seconds_per_byte=0.05) as url, pytest.raises(TimeoutError):
+        await fetch_keys(url)
+
+
+@pytest.mark.parametrize("key_id", ["", "same"])
+async def test_of_keys_that_share_an_id_or_have_none_each_counts(key_id: str) -> None:
+    keys = [json.loads(jwks((key_id, key)))["keys"][0] for key in (RSA_KEY, OTHER_RSA_KEY, EC_KEY)]
+    for item in keys:
+        item.pop("alg", None)
+        if not key_id:
+            del item["kid"]
+    setup = Setup(json.dumps({"keys": keys}))
+    named = key_id or None
+    for token in (signed(key_id=named), signed(OTHER_RSA_KEY, key_id=named), signed(EC_KEY, "ES256", key_id=named)):
+        assert await setup.ask(token) == "alice"
+    body, _, _ = signed(key_id=named).rpartition(b".")
+    _, _, signature = signed(key_id=named, sub="bob").rpartition(b".")
+    with pytest.raises(Rejected, match="InvalidSignatureError"):
+        await setup.ask(body + b"." + signature)
+    with pytest.raises(Rejected, match="ExpiredSignatureError"):
+        await setup.ask(signed(OTHER_RSA_KEY, key_id=named, exp=1))
+
+
+def test_a_document_with_a_private_key_is_refused() -> None:
+    document = json.loads(jwks(("one", RSA_KEY)))
+    document["keys"][0]["d"] = "AQAB"
+    with pytest.raises(ValueError, match="a private key in the JWKS document"):
+        parse_keys(json.dumps(document))

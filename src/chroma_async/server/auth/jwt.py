@@ -6,10 +6,9 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, cast
 
-import anyio.to_thread
 from msgspec import Struct
 
 from chroma_async.server.auth.files import Source, WatchedFile
@@ -32,6 +31,8 @@ RETRY_SECONDS: Final = 30.0
 """The least time between two fetches: unknown key ids are free to make up."""
 
 FETCH_SECONDS: Final = 5.0
+"""How long a fetch may take, from the beginning to the last byte."""
+
 STALE_SECONDS: Final = 86_400.0
 """How long keys that can't be fetched again go on to count."""
 
@@ -42,15 +43,24 @@ _UNUSABLE: Final = (TypeError, ValueError, OverflowError, RecursionError)
 logger = logging.getLogger("chroma_async.auth")
 
 
+_KINDS: Final = {"RS": "RSA", "PS": "RSA", "ES": "EC", "Ed": "OKP"}
+"""Of keys, by how the algorithms begin that use them."""
+
+
 class Key(Struct, frozen=True):
-    """A public key. `algorithm` is the one that it was published for, if that is said."""
+    """A public key of a kind (`kty`). `algorithm` is the one that it was published for, if that is said."""
 
     value: Any
+    kind: str
     algorithm: str | None
 
+    def fits(self, algorithm: str) -> bool:
+        """Whether it may have signed by an algorithm."""
+        return self.kind == _KINDS[algorithm[:2]] and self.algorithm in (None, algorithm)
 
-Keys = Mapping[str, Key]
-"""Keys by their id."""
+
+Keys = Mapping[str, Sequence[Key]]
+"""Keys by their id, of which several may have the same; those without one are at the empty text."""
 
 
 class UrlKeys:
@@ -61,7 +71,7 @@ class UrlKeys:
     """
 
     def __init__(
-        self, url: str, fetch: Callable[[str], bytes] | None = None, now: Callable[[], float] = time.monotonic
+        self, url: str, fetch: Callable[[str], Awaitable[bytes]] | None = None, now: Callable[[], float] = time.monotonic
     ) -> None:
         self._url = url
         self._fetch = fetch or fetch_keys
@@ -78,7 +88,7 @@ class UrlKeys:
     async def prepare(self, key_id: object) -> None:
         """Fetch the keys if that is needed and allowed; who comes while somebody else fetches goes on with what there is."""
         now = self._now()
-        known = self._keys is not None and _pick(self._keys, key_id) is not None
+        known = self._keys is not None and bool(_pick(self._keys, key_id))
         if known and now - self._fetched_at < KEYS_SECONDS:
             return
         if self._fetching is None and (self._tried_at is None or now - self._tried_at >= RETRY_SECONDS):
@@ -89,7 +99,7 @@ class UrlKeys:
 
     async def _refresh(self, now: float) -> None:
         try:
-            self._keys = parse_keys((await anyio.to_thread.run_sync(self._fetch, self._url)).decode("utf-8"))
+            self._keys = parse_keys((await self._fetch(self._url)).decode("utf-8"))
         except Exception as error:
             logger.error("auth.keys failed url=%s reason=%r", self._url, error)
         else:
@@ -98,8 +108,8 @@ class UrlKeys:
         finally:
             self._fetching = None
 
-    def find(self, key_id: object) -> Key:
-        """Return a key.
+    def find(self, key_id: object) -> Sequence[Key]:
+        """Return the keys that may be meant.
 
         Raises:
             Rejected: there is none of that id.
@@ -127,7 +137,7 @@ class FileKeys:
     async def prepare(self, key_id: object) -> None:
         return
 
-    def find(self, key_id: object) -> Key:
+    def find(self, key_id: object) -> Sequence[Key]:
         return _required(self._file.current(), key_id)
 
 
@@ -199,34 +209,38 @@ class JwtProvider(Provider):
         import jwt
 
         header = self._header(value)
-        key = self._keys.find(header.get("kid"))
-        if key.algorithm not in (None, header["alg"]):
-            raise Rejected("the key is for another algorithm")
-        try:
-            claims = jwt.decode(
-                value.decode("ascii"),
-                key=key.value,
-                algorithms=[header["alg"]],
-                issuer=self._issuer,
-                audience=self._audience,
-                leeway=LEEWAY_SECONDS,
-                options={"require": ["exp", "iss", "aud"]},
-            )
-            return {**claims, "exp": float(claims["exp"])}
-        except (jwt.PyJWTError, *_UNUSABLE) as error:
-            raise Rejected(type(error).__name__) from None
+        reason = "the key is for another algorithm"
+        for key in self._keys.find(header.get("kid")):
+            if not key.fits(header["alg"]):
+                continue
+            try:
+                claims = jwt.decode(
+                    value.decode("ascii"),
+                    key=key.value,
+                    algorithms=[header["alg"]],
+                    issuer=self._issuer,
+                    audience=self._audience,
+                    leeway=LEEWAY_SECONDS,
+                    options={"require": ["exp", "iss", "aud"]},
+                )
+                return {**claims, "exp": float(claims["exp"])}
+            except (jwt.InvalidSignatureError, jwt.InvalidKeyError) as error:
+                reason = type(error).__name__  # another one may be meant
+            except (jwt.PyJWTError, *_UNUSABLE) as error:
+                raise Rejected(type(error).__name__) from None
+        raise Rejected(reason)
 
 
-def _pick(keys: Keys, key_id: object) -> Key | None:
-    """The key of an id; without an id the only one that there is."""
+def _pick(keys: Keys, key_id: object) -> Sequence[Key]:
+    """The keys of an id; without an id those that have none, or the only one that there is."""
     if key_id is None:
-        return next(iter(keys.values())) if len(keys) == 1 else None
-    return keys.get(key_id) if isinstance(key_id, str) else None
+        return next(iter(keys.values())) if len(keys) == 1 else keys.get("", ())
+    return keys.get(key_id, ()) if isinstance(key_id, str) else ()
 
 
-def _required(keys: Keys, key_id: object) -> Key:
+def _required(keys: Keys, key_id: object) -> Sequence[Key]:
     found = _pick(keys, key_id)
-    if found is None:
+    if not found:
         raise Rejected("signed with an unknown key")
     return found
 
@@ -235,42 +249,52 @@ def parse_keys(text: str) -> Keys:
     """Return the public keys of a JWKS document (RFC 7517, section 5) that sign.
 
     Raises:
-        ValueError: it is none, or has no such key.
+        ValueError: it is none, has no such key, or has private ones.
     """
     import jwt
 
+    private = False
     try:
         decoded = json.loads(text)
         listed = cast("list[dict[str, Any]]", decoded["keys"])
         usable = [item for item in listed if item.get("kty") != "oct" and item.get("use", "sig") == "sig"]
-        found: dict[str, Key] = {}
+        found: dict[str, list[Key]] = {}
         for item in usable:
+            private = private or "d" in item
             try:
-                found[str(item.get("kid", ""))] = Key(jwt.PyJWK.from_dict(item).key, item.get("alg"))
+                key = Key(jwt.PyJWK.from_dict(item).key, item["kty"], item.get("alg"))
+                found.setdefault(str(item.get("kid", "")), []).append(key)
             except jwt.PyJWTError:
                 continue  # of a kind that is not known here
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"not a JWKS document ({type(error).__name__})") from error
-    if not found:
+    if private:
+        raise ValueError("a private key in the JWKS document: whoever reads it can sign; leave only what is public of keys")
+    if not any(found.values()):
         raise ValueError("no public key for signatures in the JWKS document")
     return found
 
 
-def fetch_keys(url: str) -> bytes:
+async def fetch_keys(url: str) -> bytes:
     """Fetch a JWKS document, without following a redirect.
 
     Raises:
         ValueError: an answer that is none, or too large.
+        TimeoutError: one that does not come to its end in time.
         httpx.HTTPError: no answer.
     """
     import httpx
 
-    with httpx.Client(timeout=FETCH_SECONDS) as client, client.stream("GET", url) as response:
+    async with (
+        asyncio.timeout(FETCH_SECONDS),
+        httpx.AsyncClient(timeout=FETCH_SECONDS) as client,
+        client.stream("GET", url) as response,
+    ):
         if response.status_code != 200:
             raise ValueError(f"status {response.status_code}")
         parts: list[bytes] = []
         size = 0
-        for part in response.iter_bytes():
+        async for part in response.aiter_bytes():
             size += len(part)
             if size > KEYS_BYTES_MAX:
                 raise ValueError(f"more than {KEYS_BYTES_MAX} bytes")
