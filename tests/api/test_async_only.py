@@ -219,3 +219,10 @@ async def test_an_ingest_that_fails_closes_its_source() -> None:
         with pytest.raises(errors.InvalidArgumentError):
             await collection.ingest_from(rows(), on_error="stop")
         assert closed == ["rows"]
+
+
+def test_an_embedded_client_says_that_it_needs_asyncio() -> None:
+    """Driven by hand, as under any other event loop; the parts above its transport know others too."""
+    opening = AsyncEphemeralClient().transport.open()
+    with pytest.raises(RuntimeError, match="needs asyncio's event loop; under trio use AsyncHttpClient"):
+        opening.send(None)

@@ -9,15 +9,15 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import httpx
 import pytest
 from h2.config import H2Configuration
 from h2.connection import H2Connection
-from h2.events import ResponseReceived, StreamEnded, StreamReset
+from h2.events import DataReceived, ResponseReceived, StreamEnded, StreamReset
 from h2.settings import SettingCodes, Settings
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -278,42 +278,132 @@ async def test_a_body_that_nobody_reads_keeps_no_connection_of_http_2() -> None:
     assert ended == {1, 3}
 
 
-@pytest.mark.parametrize("leaves", [H2Connection.reset_stream, None], ids=["resets", "closes"])
-@pytest.mark.parametrize("size", [1, 1_000_000])
-async def test_an_answer_that_a_client_of_http_2_has_no_room_for_ends_with_the_client(
-    size: int, leaves: Callable[[H2Connection, int], None] | None
-) -> None:
-    ended = asyncio.Event()
+class LargeAnswer:
+    """Answers in two parts of so many bytes; `ended` is set when that is over."""
 
-    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, size: int) -> None:
+        self._part = bytes(size)
+        self.ended = asyncio.Event()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             raise NotImplementedError
         try:
             await send({"type": "http.response.start", "status": 200, "headers": []})
-            await send({"type": "http.response.body", "body": bytes(size), "more_body": True})
-            await send({"type": "http.response.body", "body": bytes(size)})
+            await send({"type": "http.response.body", "body": self._part, "more_body": True})
+            await send({"type": "http.response.body", "body": self._part})
         finally:
-            ended.set()
+            self.ended.set()
 
+
+@asynccontextmanager
+async def without_room(port: int) -> AsyncIterator[tuple[H2Connection, asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A client of HTTP/2 that has asked, and has no room for the answer."""
     client = H2Connection(H2Configuration(client_side=True))
     client.local_settings = Settings(client=True, initial_values={SettingCodes.INITIAL_WINDOW_SIZE: 0})
     client.initiate_connection()
     fields = [(":scheme", "http"), (":authority", "a"), (":method", "GET"), (":path", "/first")]
     client.send_headers(1, fields, end_stream=True)
-    async with serving("hypercorn", answer) as port, asyncio.timeout(10):
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
         writer.write(client.data_to_send())
         while not any(isinstance(event, ResponseReceived) for event in client.receive_data(await reader.read(65536))):
             writer.write(client.data_to_send())
         await asyncio.sleep(0.05)
-        assert not ended.is_set()
-        if leaves is None:
-            writer.close()
-        else:
-            leaves(client, 1)
-            writer.write(client.data_to_send())
-        await ended.wait()
+        yield client, reader, writer
+    finally:
         writer.close()
+
+
+@pytest.mark.parametrize("resets", [True, False])
+@pytest.mark.parametrize("size", [1, 1_000_000])
+async def test_an_answer_that_a_client_of_http_2_has_no_room_for_ends_with_the_client(size: int, resets: bool) -> None:
+    answer = LargeAnswer(size)
+    async with (
+        serving("hypercorn", answer) as port,
+        asyncio.timeout(10),
+        without_room(port) as (client, reader, writer),
+    ):
+        assert not answer.ended.is_set()
+        if resets:
+            client.reset_stream(1)
+            writer.write(client.data_to_send())
+            await answer.ended.wait()
+            while await reader.read(65536):  # the connection idles now, and not for ever
+                pass
+        else:
+            writer.close()
+            await answer.ended.wait()
+
+
+@pytest.mark.parametrize("size", [1, 1_000_000])
+async def test_a_client_of_http_2_that_gives_no_room_is_let_go(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chroma_async.server.with_hypercorn.STALL_SECONDS", 0.4)
+    answer = LargeAnswer(size)
+    async with serving("hypercorn", answer) as port, asyncio.timeout(10), without_room(port) as (client, reader, _):
+        events: list[object] = []
+        while data := await reader.read(65536):
+            events += client.receive_data(data)
+        assert answer.ended.is_set()
+        assert [type(event) for event in events if isinstance(event, StreamReset | StreamEnded)] == [StreamReset]
+
+
+async def test_a_client_of_http_2_that_takes_an_answer_slowly_gets_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chroma_async.server.with_hypercorn.STALL_SECONDS", 0.2)
+    answer = LargeAnswer(20_000)
+    got = b""
+    async with (
+        serving("hypercorn", answer) as port,
+        asyncio.timeout(20),
+        without_room(port) as (client, reader, writer),
+    ):
+        while len(got) < 40_000:
+            client.increment_flow_control_window(4_000, 1)
+            writer.write(client.data_to_send())
+            for event in client.receive_data(await reader.read(65536)):
+                assert not isinstance(event, StreamReset)
+                got += event.data if isinstance(event, DataReceived) else b""
+            await asyncio.sleep(0.1)
+    assert got == bytes(40_000)
+
+
+@pytest.mark.parametrize("name", ["hypercorn", "uvicorn"])
+async def test_a_client_that_takes_nothing_of_its_answer_is_let_go(
+    name: HttpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chroma_async.server.transport.STALL_SECONDS", 0.4)
+    answer = LargeAnswer(10_000_000)
+    loop, got = asyncio.get_running_loop(), 0
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.setblocking(False)
+        async with serving(name, answer) as port, asyncio.timeout(10):
+            await loop.sock_connect(client, ("127.0.0.1", port))
+            await loop.sock_sendall(client, b"GET /first HTTP/1.1\r\nHost: a\r\n\r\n")
+            await answer.ended.wait()
+            await asyncio.sleep(1.0)
+            with suppress(ConnectionResetError):
+                while data := await loop.sock_recv(client, 2**20):
+                    got += len(data)
+    assert got < 10_000_000
+
+
+@pytest.mark.parametrize("name", ["hypercorn", "uvicorn"])
+async def test_a_client_that_takes_its_answer_slowly_gets_all_of_it(
+    name: HttpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chroma_async.server.transport.STALL_SECONDS", 0.2)
+    answer = LargeAnswer(2_000_000)
+    got = 0
+    async with serving(name, answer) as port, asyncio.timeout(20):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**16)
+        writer.write(b"GET /first HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+        while data := await reader.read(2**18):
+            got += len(data)
+            await asyncio.sleep(0.1)
+        writer.close()
+    assert got >= 4_000_000
 
 
 UNREADABLE = {

@@ -182,8 +182,12 @@ class StreamProtocol(asyncio.StreamReaderProtocol):
     """A connection's streams, of which the one that writes holds back until the end of the loop's turn."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        held = HeldTransport(cast("asyncio.Transport", transport), asyncio.get_running_loop())
-        super().connection_made(cast("asyncio.Transport", held))
+        self._held = HeldTransport(cast("asyncio.Transport", transport), asyncio.get_running_loop())
+        super().connection_made(cast("asyncio.Transport", self._held))
+
+    def data_received(self, data: bytes) -> None:
+        self._held.has_heard = True
+        super().data_received(data)
 
 
 async def start_server(

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
@@ -40,6 +41,7 @@ from chroma_async.server.life import Life
 from chroma_async.server.observe import plain as as_logged
 from chroma_async.server.plain import Exchange, plain_request, scope_of
 from chroma_async.server.tls import ServerContext, tls_context
+from chroma_async.server.transport import STALL_SECONDS
 from chroma_async.server.workload import Workload
 from chroma_async.settings import ServerSettings
 
@@ -284,7 +286,16 @@ class Http1(H11Protocol):
 
 
 class Http2(H2Protocol):
-    """HTTP/2. A request that Hypercorn can't read costs its stream only, not all others of the connection."""
+    """HTTP/2. A request that Hypercorn can't read costs its stream only, not all others of the connection.
+
+    So does one whose client gives no room for the answer, and neither takes nor sends anything of it for `STALL_SECONDS`.
+    """
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._moves: Counter[int] = Counter()
+        """How often something of a stream was taken or received."""
+        self._watching: asyncio.Task[None] | None = None
 
     async def initiate(self, headers: list[Header] | None = None, settings: bytes | None = None) -> None:
         await super().initiate(headers, settings)
@@ -292,9 +303,34 @@ class Http2(H2Protocol):
 
     async def handle(self, event: Event) -> None:
         if isinstance(event, Closed):
-            for stream_id in self.stream_buffers:
+            for stream_id in [*self.stream_buffers]:
                 await self._forget_answer(stream_id)
+            if self._watching is not None:
+                self._watching.cancel()
         await super().handle(event)
+
+    async def _send_data(self, stream_id: int) -> None:
+        buffer = self.stream_buffers[stream_id]
+        before = len(buffer.buffer)
+        await super()._send_data(stream_id)
+        if before > len(buffer.buffer):
+            self._moves[stream_id] += 1
+        if stream_id not in self.stream_buffers:
+            del self._moves[stream_id]
+        elif buffer.buffer and self._watching is None:
+            self._watching = asyncio.create_task(self._watch())
+
+    async def _watch(self) -> None:
+        """End streams that stall, for as long as there are answers that wait for room."""
+        while held := {number: self._moves[number] for number, buffer in self.stream_buffers.items() if buffer.buffer}:
+            await asyncio.sleep(STALL_SECONDS)
+            for number, moves in held.items():
+                buffer = self.stream_buffers.get(number)
+                if buffer is not None and buffer.buffer and self._moves[number] == moves:
+                    self._reset(number, ErrorCodes.CANCEL)
+                    await self._leave(number)
+            await self._flush()
+        self._watching = None
 
     async def _handle_events(self, events: list[H2Event]) -> None:
         for event in events:
@@ -303,21 +339,33 @@ class Http2(H2Protocol):
             elif isinstance(event, DataReceived) and event.stream_id not in self.streams:  # it was refused, or is answered
                 self.connection.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
             else:
-                if isinstance(event, StreamReset):
-                    await self._forget_answer(event.stream_id)
+                if isinstance(event, DataReceived):
+                    self._moves[event.stream_id] += 1
                 await super()._handle_events([event])
+                if isinstance(event, StreamReset):
+                    await self._leave(event.stream_id)
         await self._flush()
+
+    async def _leave(self, stream_id: int) -> None:
+        """Be done with a stream that was reset."""
+        await self._forget_answer(stream_id)
+        await self._close_stream(stream_id)
+        await self.send(Updated(idle=self.idle))  # else a connection of which this was all would stay for ever
 
     async def _forget_answer(self, stream_id: int) -> None:
         """Let go of what a client has left without giving room for it: whoever answers would wait for that for ever."""
         buffer = self.stream_buffers.get(stream_id)
         if buffer is not None:
             await buffer.close()
+            await self._window_updated(stream_id)  # who sends finds it closed, and removes it
 
     def _refuse(self, event: RequestReceived) -> None:
         logger.info("request.unreadable client=%s", self.client and self.client[0])
+        self._reset(event.stream_id, ErrorCodes.PROTOCOL_ERROR)
+
+    def _reset(self, stream_id: int, reason: ErrorCodes) -> None:
         with suppress(ProtocolError):  # the client has ended it already
-            self.connection.reset_stream(event.stream_id, ErrorCodes.PROTOCOL_ERROR)
+            self.connection.reset_stream(stream_id, reason)
 
 
 def _is_readable(event: RequestReceived) -> bool:

@@ -55,7 +55,8 @@ class Connection(HttpToolsProtocol):
         return cycle is None or cycle.response_complete
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(cast("asyncio.Transport", HeldTransport(transport, self.loop)))
+        self._held = HeldTransport(transport, self.loop)
+        super().connection_made(cast("asyncio.Transport", self._held))
         self._config.life.load.count(connections=1)
         # One that was accepted during a stop is not told of it.
         stopping = self._config.stop.is_set()
@@ -79,6 +80,7 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         # uvicorn forgets its timer with the first byte.
+        self._held.has_heard = True
         timer, self.timeout_keep_alive_task = self.timeout_keep_alive_task, None
         begins = not self._head_bytes
         self._head_bytes += len(data)

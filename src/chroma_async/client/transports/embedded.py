@@ -18,6 +18,10 @@ from chroma_async.settings import EngineSettings
 R = TypeVar("R")
 
 CLOSED = "this client is closed; open another one"
+NOT_ASYNCIO = (
+    "an embedded async client needs asyncio's event loop; under trio use AsyncHttpClient with a server, or the sync client "
+    "in a thread"
+)
 ELSEWHERE = "an embedded client lives in the event loop that opened it, and ends with it; open another one in this loop"
 
 
@@ -142,7 +146,7 @@ class AsyncEmbeddedTransport:
         if self._closed:
             raise RuntimeError(CLOSED)
         if self._engine is None:
-            loop = asyncio.get_running_loop()
+            loop = _running_loop()
             self._engine = loop.create_future()
             self._host = loop.create_task(self._run(self._engine), name="chroma-async-engine")
         self._require_own_loop(self._engine)
@@ -213,6 +217,13 @@ class EmbeddedTransport:
             if self._engine is None:
                 self._engine = self._background.hold(self._open_engine())
             return self._engine
+
+
+def _running_loop() -> asyncio.AbstractEventLoop:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise RuntimeError(NOT_ASYNCIO) from None
 
 
 def _lsn_of(call: Call[Any], result: object, engine: Engine) -> int | None:
