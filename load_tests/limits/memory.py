@@ -145,11 +145,17 @@ def measure(
         assert server.process is not None
         confined.take(server.process.pid)
         started = time.perf_counter()
-        api.first_answer(f"{path}/query", works[0].body(0), FIRST_ANSWER_SECONDS)
-        print(f"{'no limit' if mib is None else f'{mib} MiB'}: first answer after {time.perf_counter() - started:.1f} s")
-        for name in ("first", "second"):
-            for work in works:
-                print(f"  {name} time, {work.name:12} {_asked(api, path, work, seconds)}")
+        within = "no limit" if mib is None else f"{mib} MiB"
+        try:
+            api.first_answer(f"{path}/query", works[0].body(0), FIRST_ANSWER_SECONDS)
+            print(f"{within}: first answer after {time.perf_counter() - started:.1f} s")
+            for name in ("first", "second"):
+                for work in works:
+                    print(f"  {name} time, {work.name:12} {_asked(api, path, work, seconds)}")
+        except (ConnectionError, LoadTestError):
+            if server.process.poll() is None:
+                raise
+            print(f"{within}: the system has ended the server")
     server.stop()
 
 
