@@ -12,9 +12,10 @@ from __future__ import annotations
 import argparse
 import http.client
 import os
+import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -37,6 +38,9 @@ CHUNK: Final = 10_000
 BATCH: Final = 500
 BUSY: Final = frozenset({429, 503})
 QUIET_SECONDS: Final = 3.0
+EXIT_SECONDS: Final = 2.0
+"""For a server that has closed its connections to be seen to have ended."""
+
 FIRST_ANSWER_SECONDS: Final = 120.0
 MEBIBYTE: Final = 2**20
 
@@ -153,7 +157,9 @@ def measure(
                 for work in works:
                     print(f"  {name} time, {work.name:12} {_asked(api, path, work, seconds)}")
         except (ConnectionError, LoadTestError):
-            if server.process.poll() is None:
+            with suppress(subprocess.TimeoutExpired):
+                server.process.wait(EXIT_SECONDS)
+            if server.process.returncode is None:
                 raise
             print(f"{within}: the system has ended the server")
     server.stop()
