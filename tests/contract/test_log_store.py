@@ -921,6 +921,17 @@ async def test_where_a_history_begins_is_known_for_ever(logs: Logs) -> None:
     assert await again.freed_through() == {A: 3}
 
 
+async def test_whose_an_entry_was_is_known_until_it_is_forgotten(logs: Logs) -> None:
+    log = await logs.open()
+    await log.append([entry("a", B), entry("b", A), entry("c", None)], after=Lsn(0))
+    await log.go_on_after(Lsn(4))
+    await log.truncate_collection(A, through=Lsn(3))
+    asked = [Lsn(number) for number in range(7)]
+    assert await log.owners(asked) == {1: B, 2: A, 3: None, 4: None}
+    await log.truncate_collection(B, through=Lsn(1))
+    assert 1 not in await log.owners(asked)
+
+
 # 17. A lost end
 
 

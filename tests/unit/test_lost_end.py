@@ -426,6 +426,29 @@ async def test_a_collection_that_the_log_has_lost_is_not_removed(tmp_path: Path,
     assert not (here / "collections" / gone.id).exists()
 
 
+@pytest.mark.parametrize("count", [1, 2, 12])
+async def test_what_was_written_since_does_not_hide_that_a_collection_was_lost(tmp_path: Path, count: int) -> None:
+    """Its LSNs are others' by then, which the log can tell of."""
+    here, copied = tmp_path / "data", tmp_path / "log"
+    async with engine_at(here, TINY) as engine:
+        old = Records(engine, (await create_collection(engine, "old")).id)
+    put_aside(here, copied)
+    async with engine_at(here, TINY) as engine:
+        young = Records(engine, (await create_collection(engine, "young")).id)
+        await young.add(["precious"], [[1.0, 2.0]])
+    await apply_all(here)
+    put_back(copied, here)
+    async with engine_at(here, TINY) as engine:
+        old = Records(engine, old.id)
+        for number in range(count):
+            await old.add([f"new-{number}"], [[1.0, 2.0]])
+    assert damaged(here) == {f"collections/{young.id}": "lost"}
+    await apply_all(here)
+    assert (here / "collections" / f"{young.id}.lost" / "records.sqlite3").exists()
+    async with engine_at(here, TINY) as engine:
+        assert await Records(engine, old.id).count() == count
+
+
 async def test_what_a_deleted_collection_has_left_is_removed(tmp_path: Path) -> None:
     here, aside = tmp_path / "data", tmp_path / "aside"
     async with engine_at(here, TINY) as engine:

@@ -26,7 +26,7 @@ from chroma_async.engine.compaction.stores import OpenStores
 from chroma_async.engine.compaction.text_indexes import TextIndexes
 from chroma_async.engine.follower import Follower
 from chroma_async.engine.lock import CompactorLock
-from chroma_async.engine.lost_collections import LOST_SUFFIX, lost_through
+from chroma_async.engine.lost_collections import LOST_SUFFIX, KeptLog, unknown_collections
 from chroma_async.model import Collection, CollectionId, HnswConfiguration, Lsn
 from chroma_async.projections.fold import fold_entry
 from chroma_async.projections.heal import heal
@@ -227,8 +227,8 @@ class Compactor:
         await self._log.sync()  # as before every removal: what is swept was deleted for good
         for collection_id in holding - self._known:
             self._room.erase_later(collection_id, self._follower.position)
-        lost = await self._log.first_lost()
-        await self._jobs.run(partial(self._sweep, lost))
+        await self._sweep_unknown()
+        await self._jobs.run(self._heal_known)
 
     async def apply_all(self) -> None:
         """With the lock held: do all that there is to do, and let go of everything but the lock."""
@@ -264,34 +264,34 @@ class Compactor:
         self._graphs.abandon()
         self._stores.close_all()
 
-    def _sweep(self, first_lost: Lsn | None) -> None:
-        """Remove directories of collections that were deleted, and heal those that exist."""
+    async def _sweep_unknown(self) -> None:
+        """Remove directories of collections that were deleted. One that the log may have lost is renamed, and stays."""
         self._seams.files.make_directory(self._root)
-        known = self._follower.catalog.collection_ids()
-        unknown = {path.name for path in self._root.iterdir() if path.suffix != LOST_SUFFIX} - known
-        if unknown:
-            self._check_log()
+        unknown = await self._jobs.run(partial(unknown_collections, self._root, self._known))
+        if not unknown:
+            return
+        await self._jobs.run(self._check_log)
+        owners = await self._log.owners(applied for applied in unknown.values() if applied)
+        kept = KeptLog(self._follower.position, await self._log.first_lost(), owners)
+        for collection_id, applied in unknown.items():
+            path = self._root / collection_id
+            if kept.may_have_lost(collection_id, applied):
+                lost = path.with_suffix(LOST_SUFFIX)
+                await self._jobs.run(partial(self._seams.files.replace, path, lost))
+                logger.error("collection.lost path=%s applied=%s", lost, applied)
+            else:
+                await self._jobs.run(partial(self._seams.files.remove, path))
+
+    def _heal_known(self) -> None:
         for path in list(self._root.iterdir()):
-            if path.name in unknown:
-                self._remove_or_keep(path, first_lost)
-            elif path.name in known:
-                with self._stores.guarded(CollectionId(path.name)):
-                    store = self._stores.get(CollectionId(path.name))
-                    heal(store)
-                    self._stores.note_sound(CollectionId(path.name))
-                    self._pass_over(CollectionId(path.name), store.applied)
-
-    def _remove_or_keep(self, path: Path, first_lost: Lsn | None) -> None:
-        """Remove what a deleted collection has left.
-
-        Where more of it was applied than the log has, the log may have lost that it was made: it is renamed, and stays.
-        """
-        applied = lost_through(path, self._follower.position, first_lost)
-        if applied is None:
-            self._seams.files.remove(path)
-        else:
-            self._seams.files.replace(path, path.with_suffix(LOST_SUFFIX))
-            logger.error("collection.lost path=%s applied=%d", path.with_suffix(LOST_SUFFIX), applied)
+            collection_id = CollectionId(path.name)
+            if collection_id not in self._known:
+                continue
+            with self._stores.guarded(collection_id):
+                store = self._stores.get(collection_id)
+                heal(store)
+                self._stores.note_sound(collection_id)
+                self._pass_over(collection_id, store.applied)
 
     def _check_log(self) -> None:
         """Before anything is removed because the catalog does not have it: see that the catalog is whole.

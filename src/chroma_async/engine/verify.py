@@ -23,7 +23,7 @@ from chroma_async.core.catalog import Catalog
 from chroma_async.engine.compactor import COLLECTIONS
 from chroma_async.engine.directory import VERSION_FILE, check_version, check_writable
 from chroma_async.engine.lock import FileCompactorLock
-from chroma_async.engine.lost_collections import LOST_SUFFIX, lost_through
+from chroma_async.engine.lost_collections import LOST_SUFFIX, KeptLog, unknown_collections
 from chroma_async.errors import FormatError, LogCorrupt, LogError, StorageCorrupt
 from chroma_async.index.hnsw import checksum
 from chroma_async.model import Collection, CollectionId, Lsn
@@ -59,6 +59,7 @@ from chroma_async.wal import (
     let_go_of,
     lost_tail,
     newest_of,
+    owners_of,
     published_of,
 )
 
@@ -263,17 +264,20 @@ def _verify_collection(looked_at: _Collection) -> list[Finding]:
 def _lost_collections(directory: Path, first_lost: Lsn | None) -> Iterator[Finding]:
     """Directories of collections that the log has lost. Those of deleted ones are nothing to speak of: they are removed."""
     root = directory / COLLECTIONS
-    known = {collection.id for collection in _known_collections(directory)}
-    for path in sorted(root.iterdir()) if root.exists() else ():
-        collection_id = CollectionId(path.name.removesuffix(LOST_SUFFIX))
-        if collection_id in known:
-            continue
-        through = lost_through(path, newest_of(directory), first_lost)
-        if path.suffix == LOST_SUFFIX or (through is not None and not _is_known(directory, collection_id)):
-            reason = (
-                "the log has lost that this collection was made, so nobody finds it; remove its directory when you don't "
-            )
-            yield Finding(f"{COLLECTIONS}/{path.name}", "lost", f"{reason}need it", size_bytes=size_of(path))
+    if not root.exists():
+        return
+    known = frozenset(collection.id for collection in _known_collections(directory))
+    unknown = unknown_collections(root, known)
+    owners = owners_of(directory, [applied for applied in unknown.values() if applied])
+    kept = KeptLog(newest_of(directory), first_lost, owners)
+    lost = [
+        collection_id
+        for collection_id, applied in unknown.items()
+        if kept.may_have_lost(collection_id, applied) and not _is_known(directory, collection_id)
+    ]
+    for path in sorted([*root.glob(f"*{LOST_SUFFIX}"), *(root / collection_id for collection_id in lost)]):
+        reason = "the log has lost that this collection was made; remove the directory when you don't need it"
+        yield Finding(f"{COLLECTIONS}/{path.name}", "lost", reason, size_bytes=size_of(path))
 
 
 def _has_files(segments: Path) -> bool:

@@ -13,6 +13,7 @@ from chroma_async.wal.sqlite import (
     go_on_after,
     let_go_of,
     newest_of,
+    owners_of,
     published_of,
     renew_identity,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "let_go_of",
     "lost_tail",
     "newest_of",
+    "owners_of",
     "published_of",
     "renew_identity",
 ]

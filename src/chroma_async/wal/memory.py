@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -273,6 +273,11 @@ class MemoryLog:
         entries = [stored.entry for stored in self.state.image.entries.values()]
         lost = [e.lsn for e in entries if e.collection is None and e.payload is None and e.time_ns == 0]
         return min(lost, default=None)
+
+    async def owners(self, lsns: Iterable[Lsn]) -> Mapping[Lsn, CollectionId | None]:
+        self._check_open()
+        entries = self.state.image.entries
+        return {lsn: entries[lsn].entry.collection for lsn in lsns if lsn in entries}
 
     async def holding(self) -> frozenset[CollectionId]:
         self._check_open()

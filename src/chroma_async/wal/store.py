@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Literal, Protocol
 
@@ -221,6 +221,10 @@ class TruncatableLog(LogStore, Protocol):
 
     async def first_lost(self) -> Lsn | None:
         """The first of the LSNs that are kept whose entry was lost, as `go_on_after` made up for; None: there is none."""
+        ...
+
+    async def owners(self, lsns: Iterable[Lsn]) -> Mapping[Lsn, CollectionId | None]:
+        """Whose the entries at these LSNs are, freed or not; what the log has forgotten, or does not have, is left out."""
         ...
 
     async def holding(self) -> frozenset[CollectionId]:

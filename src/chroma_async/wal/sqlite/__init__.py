@@ -10,6 +10,7 @@ from chroma_async.wal.sqlite.copy import (
     go_on_after,
     let_go_of,
     newest_of,
+    owners_of,
     published_of,
     renew_identity,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "go_on_after",
     "let_go_of",
     "newest_of",
+    "owners_of",
     "published_of",
     "renew_identity",
 ]

@@ -137,6 +137,13 @@ def newest_of(directory: Path) -> Lsn:
         return Lsn(only_row(connection.execute(sql.NEWEST))[0])
 
 
+def owners_of(directory: Path, lsns: Sequence[Lsn]) -> dict[Lsn, CollectionId | None]:
+    """See `LogStore.owners`, of a directory's log, which may be in use."""
+    with closing(sqlite3.connect(_uri(directory), uri=True, timeout=10.0)) as connection:
+        found = [(lsn, row[0]) for lsn in lsns for row in connection.execute(sql.OWNER, (lsn,))]
+    return {lsn: None if owner is None else CollectionId(owner) for lsn, owner in found}
+
+
 def published_of(directory: Path) -> Lsn:
     """LSN of the newest entry that writers have told of; 0 where nobody has. Take care: see `lost_tail`."""
     try:

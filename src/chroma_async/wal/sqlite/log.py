@@ -16,7 +16,7 @@ Checksums are computed by the generator that feeds the inserts, and therefore in
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Final, Self
@@ -292,6 +292,11 @@ class SqliteLog:
         self._transactions.check_open()
         ((found,),) = await fetched(self._reader, sql.FIRST_LOST)
         return None if found is None else Lsn(found)
+
+    async def owners(self, lsns: Iterable[Lsn]) -> Mapping[Lsn, CollectionId | None]:
+        self._transactions.check_open()
+        found = [(lsn, row[0]) for lsn in lsns for row in await fetched(self._reader, sql.OWNER, (lsn,))]
+        return {lsn: None if owner is None else CollectionId(owner) for lsn, owner in found}
 
     async def holding(self) -> frozenset[CollectionId]:
         self._transactions.check_open()

@@ -57,6 +57,7 @@ LOG = "SELECT identity, format FROM log"
 NEWEST = "SELECT newest FROM bounds"
 OLDEST = "SELECT oldest FROM bounds"
 FIRST_LOST = "SELECT min(lsn) FROM entries WHERE collection IS NULL AND payload IS NULL AND time_ns = 0"
+OWNER = "SELECT collection FROM entries WHERE lsn = ?"
 
 # ---- appending
 
