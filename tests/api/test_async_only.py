@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import pickle
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -226,3 +228,10 @@ def test_an_embedded_client_says_that_it_needs_asyncio() -> None:
     opening = AsyncEphemeralClient().transport.open()
     with pytest.raises(RuntimeError, match="needs asyncio's event loop; under trio use AsyncHttpClient"):
         opening.send(None)
+
+
+@pytest.mark.parametrize("client", [AsyncEphemeralClient, AsyncHttpClient])
+@pytest.mark.parametrize("copied", [pickle.dumps, copy.deepcopy])
+def test_a_client_says_that_it_can_not_be_copied(client: Callable[[], object], copied: Callable[[object], object]) -> None:
+    with pytest.raises(TypeError, match="can't be copied or pickled; make another one"):
+        copied(client())

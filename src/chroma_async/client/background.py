@@ -21,10 +21,12 @@ from typing import Any, Final, TypeVar
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
+from chroma_async.client.single import Single
+
 T = TypeVar("T")
 
 
-class BackgroundLoop:
+class BackgroundLoop(Single):
     """Starts at first use; usable from many threads; closed by `close`, when forgotten, or before the interpreter ends."""
 
     def __init__(self) -> None:
@@ -33,9 +35,6 @@ class BackgroundLoop:
         self._portal: BlockingPortal | None = None
         self._thread: int | None = None
         self._process = os.getpid()
-
-    def __reduce__(self) -> str:
-        raise TypeError("a client, and what belongs to it, can't be copied or pickled; make another one")
 
     def call(self, function: Callable[..., Awaitable[T]], *arguments: Any) -> T:
         """Run the async function in the loop, and wait for its result."""

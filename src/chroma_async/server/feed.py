@@ -95,6 +95,7 @@ class FeedEndpoint(CallEndpoint):
         if scope["method"] == "HEAD":
             await send({"type": "http.response.body", "body": b""})
             return
+        is_alone = scope["http_version"] != "2"  # else other requests share the connection
         refused: asyncio.Future[ChromaError] = asyncio.get_running_loop().create_future()
         pump = asyncio.create_task(self._pump(feed, as_line if lines else as_event, scope, send, refused))
         others = {asyncio.create_task(_until_left(receive)), asyncio.create_task(self._until_draining(feed))}
@@ -103,14 +104,14 @@ class FeedEndpoint(CallEndpoint):
         try:
             await asyncio.wait({pump, *others}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            is_stuck = not pump.done() and (self._host.feeds.draining.is_set() or refused.done())
+            is_stuck = not pump.done() and (self._host.feeds.draining.is_set() or (refused.done() and is_alone))
             for task in (pump, *others):
                 task.cancel()
             await asyncio.wait({pump, *others})
         if pump.cancelled():
             if is_stuck:
                 abort()  # nobody takes what was sent: the server would wait for that
-        elif not pump.result() and scope["http_version"] != "2":
+        elif not pump.result() and is_alone:
             abort()
 
     async def _until_draining(self, feed: ChangeFeed) -> None:

@@ -20,6 +20,7 @@ from chroma_async.client.colours import sleep
 from chroma_async.client.pool import Pools
 from chroma_async.client.retry import RetryPolicy
 from chroma_async.client.session import Session
+from chroma_async.client.single import Single
 from chroma_async.client.split import encoded_parts
 from chroma_async.protocol import Call, WireRequest
 from chroma_async.protocol.call import KEY_HEADER
@@ -33,7 +34,7 @@ R = TypeVar("R")
 FEED_SLACK_SECONDS = 15.0
 
 
-class HttpTransport:
+class HttpTransport(Single):
     """Sends calls to a server, over connections that are kept and shared.
 
     A request is sent again when nothing of it had left (no connection), when the server refused it (429), and, for calls

@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
 from chroma_async.client.background import BackgroundLoop
 from chroma_async.client.session import Session
+from chroma_async.client.single import Single
 from chroma_async.protocol import Call
 from chroma_async.protocol.changes import Change, ChangeFeed, WatchCall
 from chroma_async.settings import EngineSettings
@@ -106,7 +107,7 @@ class EmbeddedFeed:
             self._background.call(self._feed.aclose)
 
 
-class AsyncEmbeddedTransport:
+class AsyncEmbeddedTransport(Single):
     """An engine in the loop of its caller.
 
     The engine is opened and closed by one task of ours, so that any task may be the first to call and any other may close.
@@ -177,7 +178,7 @@ class AsyncEmbeddedTransport:
             opened.set_exception(error)
 
 
-class EmbeddedTransport:
+class EmbeddedTransport(Single):
     """An engine in a background loop, for callers in any number of threads. Most reads need only the caller's."""
 
     def __init__(self, open_engine: EngineOpener) -> None:
