@@ -18,8 +18,9 @@ from chroma_async.model import Mask, Slots, Space, Vectors
 ALL_FROM_SHARE: Final = 4
 """Rows are not chosen by their scores where more than one of so many would be: all that may be near are compared."""
 
-WIDEN: Final = 4
-"""No more than so many times as many rows are compared where candidates leave doubt, before all that may be near."""
+WIDEN: Final = 12
+"""Where candidates leave doubt in more than so many times as many rows, not these are compared, but all that may be near:
+which these are takes as long to tell as to compare some hundred."""
 
 COMPARED_BYTES_MAX: Final = 8 * 2**20
 """Vectors of candidates that are there at once: of a larger batch the queries are compared in parts."""
@@ -229,11 +230,8 @@ class Ranking(Struct, frozen=True, eq=False):
         scored = self.scored
         line, slope = scored.lines[number], scored.slopes[number : number + 1]
         more = np.flatnonzero(line <= limit)
-        if len(more) > WIDEN * len(rows):  # a few rows that err much may have made the limit too careful
-            more = np.sort(smallest_of_each(line[None, :], WIDEN * len(rows))[0])
-            limit = line[more].max(keepdims=True)
-        if ALL_FROM_SHARE * len(more) >= scored.count(number):
-            return self._all(number, count, more, farthest)
+        if len(more) > WIDEN * len(rows) or ALL_FROM_SHARE * len(more) >= scored.count(number):
+            return self._all(number, count, rows, farthest)
         places = scored.first + more
         values, slots = distances(self.space, self.queries[number], self.fetch(places)), self.owners[places]
         order = np.lexsort((slots, values))[:count]
