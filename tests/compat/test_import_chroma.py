@@ -9,6 +9,8 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,8 @@ QUERIES = [[0.5, -0.25, 1.0, 2.0], [-1.0, 0.0, 0.0, 1.0]]
 
 WRITE = """
 import sys
+from collections.abc import Callable
+from contextlib import closing
 import chromadb
 import numpy as np
 from chromadb.config import Settings
@@ -269,6 +273,54 @@ def test_records_of_a_damaged_index_are_counted_and_the_rest_is_taken(
         check_collection(client.get_collection("below-cosine", embedding_function=None), answers["below-cosine"])
         left = client.get_collection("above-cosine", embedding_function=None)
         assert 0 < left.count() < answers["above-cosine"]["count"]
+
+
+def _huge_count(header: bytes) -> bytes:
+    return header[:20] + (2**62).to_bytes(8, "little") + header[28:]
+
+
+def _vector_elsewhere(header: bytes) -> bytes:
+    return header[:44] + bytes(8) + header[52:]
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("header.bin", _huge_count),
+        ("header.bin", _vector_elsewhere),
+        ("index_metadata.pickle", lambda _: pickle.dumps({"id_to_label": {"7 é": []}})),
+        ("index_metadata.pickle", None),
+    ],
+)
+def test_an_index_that_is_damaged_in_a_worse_way_ends_nothing(
+    name: str, damage: Callable[[bytes], bytes] | None, few: Path, expected: Any, tmp_path: Path
+) -> None:
+    for path in few.glob(f"*/{name}"):
+        if damage is None:
+            path.unlink()
+        else:
+            path.write_bytes(damage(path.read_bytes()))
+    done = chroma_async("import-chroma", few, tmp_path / "data")
+    assert done.exit_code == 1
+    assert "the vector index can't be read" in done.stdout
+    answers = expected["default_tenant", "default_database"]
+    with PersistentClient(tmp_path / "data") as client:
+        check_collection(client.get_collection("below-cosine", embedding_function=None), answers["below-cosine"])
+
+
+def test_a_vector_in_the_queue_that_is_cut_costs_its_record(few: Path, expected: Any, tmp_path: Path) -> None:
+    with closing(sqlite3.connect(few / "chroma.sqlite3")) as tables, tables:
+        (row,) = tables.execute("SELECT max(seq_id) FROM embeddings_queue WHERE vector IS NOT NULL").fetchone()
+        tables.execute("UPDATE embeddings_queue SET vector = x'00' WHERE seq_id = ?", (row,))
+    done = chroma_async("import-chroma", few, tmp_path / "data")
+    assert (done.exit_code, "it has no vector" in done.stdout.replace("\n", " ")) == (1, True)
+
+
+def test_a_damaged_configuration_is_named_with_its_collection(few: Path, tmp_path: Path) -> None:
+    with closing(sqlite3.connect(few / "chroma.sqlite3")) as tables, tables:
+        tables.execute("UPDATE collections SET schema_str = '{' WHERE name = 'below-l2'")
+    done = chroma_async("import-chroma", few, tmp_path / "data")
+    assert (done.exit_code, "collection='below-l2'" in done.stderr) == (1, True)
 
 
 def test_what_is_no_directory_of_chroma_is_refused(tmp_path: Path, few: Path) -> None:

@@ -171,6 +171,7 @@ def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
         ("g.parquet", b"PAR1", "no whole Parquet file"),
         ("h.ndjson", b'{"chroma_async_export":1,"name":"xyz"}\n{"id":"a","embedd', "line=2"),
         ("i.ndjson", b'{"chroma_async_export":1,"name":"xyz"}\n', "was cut off"),
+        ("j.ndjson", b'{"chroma_async_export":1,"name":"xyz"}\n{"id":"a","embedding":[1]}\n{"end":2}\n', "said=2"),
     ):
         (tmp_path / name).write_bytes(content)
         assert reason in refused(1, "import", tmp_path / name, tmp_path / "other")

@@ -101,11 +101,16 @@ class ChromaFiles:
 
     def _collection(self, row: Sequence[Any]) -> Collection:
         collection_id, name, dimension, database, tenant, configuration, schema_text = row
-        schema: JsonObject | None = json.loads(schema_text) if schema_text else None
         raw: JsonObject = {"id": collection_id, "name": name, "dimension": dimension, "tenant": tenant, "database": database}
         raw["metadata"] = self._collection_metadata(collection_id)
-        raw["schema"] = schema
-        raw["configuration_json"] = (json.loads(configuration) if configuration else {}) or _configuration_of(schema)
+        try:
+            schema: JsonObject | None = json.loads(schema_text) if schema_text else None
+            raw["schema"] = schema
+            raw["configuration_json"] = (json.loads(configuration) if configuration else {}) or _configuration_of(schema)
+        except ValueError as error:
+            raise ExchangeError(
+                f"the configuration of a collection is damaged. collection={name!r} reason={error}"
+            ) from error
         return collection_from_json(raw)
 
     def _collection_metadata(self, collection_id: str) -> JsonObject | None:
@@ -131,9 +136,9 @@ class ChromaFiles:
     def _queue(self, collection: Collection, after: int) -> list[tuple[int, int, str, bool, str | None]]:
         """Sequence number, operation, id, whether it has a vector, and metadata of the newer writes."""
         return self._tables.execute(
-            "SELECT seq_id, operation, id, vector IS NOT NULL, metadata FROM embeddings_queue "
+            "SELECT seq_id, operation, id, vector IS NOT NULL AND length(vector) = ?, metadata FROM embeddings_queue "
             "WHERE seq_id > ? AND topic LIKE ? ORDER BY seq_id",
-            (after, f"%/{collection.id}"),
+            (4 * (collection.dimension or 0), after, f"%/{collection.id}"),
         ).fetchall()
 
     # ---- records
@@ -221,7 +226,7 @@ class ChromaFiles:
     def _vectors(self, collection: Collection, segment: str | None) -> _FoundVectors:
         dimension = collection.dimension or 0
         index, why = _EMPTY_INDEX, "it has no vector"
-        if segment is not None and (self._path / segment / "index_metadata.pickle").exists():
+        if segment is not None and self._through(segment):
             try:
                 index = _read_index(self._path / segment, dimension, scaled=collection.hnsw.space == "cosine")
             except _Unreadable as error:
@@ -304,12 +309,14 @@ def _read_index(folder: Path, dimension: int, *, scaled: bool) -> _Index:
     try:
         header = (folder / "header.bin").read_bytes()
         version, _, _, count, size, label_at, vector_at = _HEADER.unpack_from(header)
+        if count * size > (folder / "data_level0.bin").stat().st_size:
+            raise ValueError("data_level0.bin is too short")
         elements = np.memmap(folder / "data_level0.bin", dtype=np.uint8, mode="r") if count else np.empty(0, np.uint8)
         lengths = np.fromfile(folder / "length.bin", dtype="<f4", count=count) if scaled else None
         labels_of = _labels(folder / "index_metadata.pickle")
     except (OSError, ValueError, struct.error) as error:
         raise _Unreadable(str(error)) from error
-    if version != 1 or vector_at + 4 * dimension > label_at or label_at + 8 > size or count * size > len(elements):
+    if version != 1 or vector_at + 4 * dimension != label_at or label_at + 8 > size:
         raise _Unreadable(f"its files do not fit together, or have another format. version={version}")
     if lengths is not None and len(lengths) < count:
         raise _Unreadable("length.bin is too short")
@@ -337,7 +344,7 @@ def _labels(path: Path) -> Mapping[str, int]:
         raise ValueError(f"index_metadata.pickle is damaged or no plain data: {error}") from error
     fields: Any = vars(loaded) if isinstance(loaded, _Persisted) else loaded
     found: Any = cast("JsonObject", fields).get("id_to_label") if isinstance(fields, dict) else None
-    if not isinstance(found, dict):
+    if not isinstance(found, dict) or not all(isinstance(label, int) for label in cast("dict[str, object]", found).values()):
         raise ValueError("index_metadata.pickle has no labels")
     return cast("dict[str, int]", found)
 

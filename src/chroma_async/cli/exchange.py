@@ -231,6 +231,7 @@ class _NdjsonSource:
 
     def pages(self) -> Iterator[tuple[Columns, int, int]]:
         total, lines, number, last, end = self._path.stat().st_size, list[_Line](), 1, 1, None
+        count = 0
         for number, raw in enumerate(self._file, 2):
             if end is not None:
                 raise ExchangeError(f"there is something after the last line. file={self._path} line={number}")
@@ -238,10 +239,12 @@ class _NdjsonSource:
                 end = self._decoded(raw, number, _End).end
             else:
                 lines.append(self._decoded(raw, number, _Line))
-                last = number
+                last, count = number, count + 1
             if len(lines) == _ROWS:
                 yield self._columns(lines, last), self._file.tell(), total
                 lines = []
+        if end not in (None, count):
+            raise ExchangeError(f"the file has not as many records as it says. file={self._path} records={count} said={end}")
         if lines:
             yield self._columns(lines, last), total, total
         if end is None:
