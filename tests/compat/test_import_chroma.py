@@ -323,6 +323,48 @@ def test_a_damaged_configuration_is_named_with_its_collection(few: Path, tmp_pat
     assert (done.exit_code, "collection='below-l2'" in done.stderr) == (1, True)
 
 
+HNSW_0_6 = {"space": "l2", "M": 16, "ef_search": 100, "_type": "HNSWConfigurationInternal"}
+
+
+@pytest.mark.parametrize(
+    ("stored", "metadata"),
+    [
+        ({"vector_index": {"hnsw": {"space": "cosine", "max_neighbors": 9}}, "embedding_function": {"type": "legacy"}}, {}),
+        ({"hnsw_configuration": HNSW_0_6, "_type": "x"}, {"hnsw:space": "cosine", "hnsw:M": 9}),
+        ({}, {"hnsw:space": "cosine", "hnsw:M": 9}),
+    ],
+    ids=["1.0", "0.6", "0.5"],
+)
+def test_what_older_releases_of_chroma_have_made_keeps_its_space_and_its_vectors(
+    stored: dict[str, Any], metadata: dict[str, Any], few: Path, expected: Any, tmp_path: Path
+) -> None:
+    """A later release opens such a directory, and converts none of this."""
+    with closing(sqlite3.connect(few / "chroma.sqlite3")) as tables, tables:
+        (key,) = tables.execute("SELECT id FROM collections WHERE name = 'above-cosine'").fetchone()
+        update = "UPDATE collections SET schema_str = NULL, config_json_str = ? WHERE id = ?"
+        tables.execute(update, (json.dumps(stored), key))
+        tables.execute("DELETE FROM collection_metadata WHERE collection_id = ?", (key,))
+        for name, value in metadata.items():
+            column = "str_value" if isinstance(value, str) else "int_value"
+            insert = f"INSERT INTO collection_metadata (collection_id, key, {column}) VALUES (?, ?, ?)"
+            tables.execute(insert, (key, name, value))
+    done = chroma_async("import-chroma", few, tmp_path / "data")
+    assert done.exit_code == 0, done.output
+    answers = expected["default_tenant", "default_database"]
+    with PersistentClient(tmp_path / "data") as client:
+        found = client.get_collection("above-cosine", embedding_function=None)
+        assert (found.configuration["hnsw"]["space"], found.configuration["hnsw"]["max_neighbors"]) == ("cosine", 9)
+        hnsw = {name: found.configuration["hnsw"][name] for name in answers["above-cosine"]["hnsw"]}
+        check_collection(found, {**answers["above-cosine"], "metadata": metadata or None, "hnsw": hnsw})
+
+
+def test_a_configuration_of_an_unknown_form_is_refused_rather_than_guessed(few: Path, tmp_path: Path) -> None:
+    with closing(sqlite3.connect(few / "chroma.sqlite3")) as tables, tables:
+        tables.execute("""UPDATE collections SET config_json_str = '{"new": 1}' WHERE name = 'below-l2'""")
+    done = chroma_async("import-chroma", few, tmp_path / "data")
+    assert (done.exit_code, "unknown parts new" in done.stderr) == (1, True)
+
+
 def test_what_is_no_directory_of_chroma_is_refused(tmp_path: Path, few: Path) -> None:
     for source, reason in ((tmp_path / "nowhere", "no data directory of Chroma"), ("http://127.0.0.1:1", "127.0.0.1:1")):
         done = chroma_async("import-chroma", source, tmp_path / "data")

@@ -29,8 +29,9 @@ import numpy.typing as npt
 
 from chroma_async.errors import ExchangeError
 from chroma_async.model import Collection, JsonObject, Vectors
-from chroma_async.protocol.collection_json import collection_from_json
+from chroma_async.protocol.collection_json import LEGACY_KEYS, collection_from_json
 from chroma_async.protocol.results import Columns
+from chroma_async.protocol.v1 import OLD_HNSW_NAMES
 
 DATABASE_FILE: Final = "chroma.sqlite3"
 DOCUMENT: Final = "chroma:document"
@@ -106,7 +107,8 @@ class ChromaFiles:
         try:
             schema: JsonObject | None = json.loads(schema_text) if schema_text else None
             raw["schema"] = schema
-            raw["configuration_json"] = (json.loads(configuration) if configuration else {}) or _configuration_of(schema)
+            stored: JsonObject = json.loads(configuration) if configuration else {}
+            raw["configuration_json"] = _configuration(stored, raw["metadata"] or {}, schema)
         except ValueError as error:
             raise ExchangeError(
                 f"the configuration of a collection is damaged. collection={name!r} reason={error}"
@@ -349,10 +351,31 @@ def _labels(path: Path) -> Mapping[str, int]:
     return cast("dict[str, int]", found)
 
 
-def _configuration_of(schema: Mapping[str, Any] | None) -> JsonObject:
-    """The configuration that a schema says; since 1.3 Chroma stores no other."""
-    if schema is None:
-        return {}
+def _configuration(stored: JsonObject, metadata: JsonObject, schema: JsonObject | None) -> JsonObject:
+    """The configuration of a collection, as Chroma 1.5.9 shows it, wherever the release has put it that made it.
+
+    1.0 stores it by the kind of index. Since 1.3 the schema has it. Before 1.0 metadata had it; 0.6 stores defaults beside.
+
+    Raises:
+        ValueError: it is stored in some other way. The default would be another space, and other vectors.
+    """
+    if "vector_index" in stored:
+        index: JsonObject = stored["vector_index"] or {}
+        return {"hnsw": index.get("hnsw") or {}, "embedding_function": stored.get("embedding_function")}
+    if "hnsw" in stored:
+        return stored
+    if stored.keys() - {"hnsw_configuration", "embedding_function", "_type"}:
+        raise ValueError(f"unknown parts {', '.join(sorted(stored))}")
+    if schema is not None:
+        return _configuration_of(schema)
+    before: JsonObject = stored.get("hnsw_configuration") or {}
+    hnsw: JsonObject = {new: before[old] for old, new in OLD_HNSW_NAMES.items() if old in before}
+    hnsw |= {new: metadata[key] for key, new in LEGACY_KEYS.items() if key in metadata}
+    return {"hnsw": hnsw}
+
+
+def _configuration_of(schema: JsonObject) -> JsonObject:
+    """The configuration that a schema says."""
     try:
         index = schema["keys"]["#embedding"]["float_list"]["vector_index"]["config"]
     except KeyError:
