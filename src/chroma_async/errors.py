@@ -105,7 +105,7 @@ class UnsupportedMediaTypeError(ChromaError):
 
 
 class PayloadTooLargeError(ChromaError):
-    """A body larger than the server takes; send less at once."""
+    """A body larger than the server takes, or a write larger than an entry of the log; send less at once."""
 
     status = 413
 

@@ -15,6 +15,7 @@ from tests.compat.servers import our_server
 from chroma_async import HttpClient, PersistentClient, Schema, StringInvertedIndexConfig
 from chroma_async.cli import exchange
 from chroma_async.cli.commands import app
+from chroma_async.engine import writer
 from chroma_async.errors import ExchangeError
 
 INCLUDE = ["embeddings", "documents", "metadatas", "uris"]
@@ -138,6 +139,20 @@ def test_a_schema_of_its_own_is_kept(tmp_path: Path) -> None:
     done("import", tmp_path / "films.ndjson", tmp_path / "other")
     with PersistentClient(tmp_path / "data") as one, PersistentClient(tmp_path / "other") as other:
         assert len({str(place.get_collection("films", embedding_function=None).schema) for place in (one, other)}) == 1
+
+
+@pytest.mark.parametrize("file", FORMATS)
+def test_a_page_that_is_too_large_for_one_entry_is_cut(file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with PersistentClient(tmp_path / "data") as client:
+        fill(client)
+        before = client.get_collection("films", embedding_function=None).get(include=INCLUDE)
+    done("export", tmp_path / "data", "films", tmp_path / file)
+    monkeypatch.setattr(writer, "ENTRY_BYTES_MAX", 5_000)
+    done("import", tmp_path / file, tmp_path / "other")
+    with PersistentClient(tmp_path / "other") as client:
+        after = client.get_collection("films", embedding_function=None).get(include=INCLUDE)
+    assert (after["ids"], after["documents"]) == (before["ids"], before["documents"])
+    assert np.array_equal(after["embeddings"], before["embeddings"])
 
 
 def test_an_import_may_be_repeated(tmp_path: Path) -> None:

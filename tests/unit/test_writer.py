@@ -25,6 +25,7 @@ from tests.support.engines import (
 from tests.support.waiting import soon
 
 from chroma_async.core.events import TenantCreated, author_of
+from chroma_async.engine import writer
 from chroma_async.engine.author import AUTHOR
 from chroma_async.engine.engine import Engine
 from chroma_async.engine.writer import Append, Decision, Proposal
@@ -35,6 +36,7 @@ from chroma_async.errors import (
     InvalidDimensionException,
     LogHole,
     NotFoundError,
+    PayloadTooLargeError,
     UnavailableError,
     UniqueConstraintError,
 )
@@ -123,6 +125,16 @@ async def test_a_bad_call_fails_alone(tmp_path: Path) -> None:
         assert failures == [InvalidDimensionException, NotFoundError, UniqueConstraintError, InvalidArgumentError]
         assert sum(log.appends) == 39
         assert await records.count() == 400
+
+
+async def test_a_write_too_large_for_an_entry_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "ENTRY_BYTES_MAX", 10_000)
+    async with engine_at(tmp_path) as engine:
+        records = Records(engine, (await create_collection(engine)).id)
+        with pytest.raises(PayloadTooLargeError, match="send fewer records at once"):
+            await records.add(["large"], [[1.0]], documents=["x" * 10_000])
+        await records.add(["small"], [[1.0]])
+        assert set(contents(await records.get())) == {"small"}
 
 
 async def test_what_needs_no_room_does_not_end_the_want_of_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from chroma_async.cli.console import fail
 from chroma_async.cli.directory import require_directory
-from chroma_async.errors import RateLimitError
+from chroma_async.client.split import halves
+from chroma_async.errors import PayloadTooLargeError, RateLimitError
 from chroma_async.model import Collection, address_of
 from chroma_async.protocol import Call, GetRecords
 from chroma_async.protocol.records import Include
@@ -49,6 +50,14 @@ class Directory:
                 return await self.engine.dispatch(call)
             except RateLimitError:  # the compactor is behind; nothing was done
                 await asyncio.sleep(PATIENCE_SECONDS)
+            except PayloadTooLargeError:
+                parts = halves(call)
+                if not parts:
+                    raise
+                *before, last = parts
+                for part in before:
+                    await self.send(part)
+                call = last
 
     def pages(self, collection: Collection) -> AsyncGenerator[Columns]:
         from chroma_async.engine.handlers.records import all_columns

@@ -23,14 +23,15 @@ def encoded_parts(call: Call[R], body_bytes_max: int = BODY_BYTES_MAX) -> Iterat
     A single record that is too large is yielded as it is: the server's refusal says more than we could.
     """
     request = call.encode()
-    halves = _halves(call) if len(request.body) > body_bytes_max else ()
-    if not halves:
+    parts = halves(call) if len(request.body) > body_bytes_max else ()
+    if not parts:
         yield call, request
-    for half in halves:
-        yield from encoded_parts(half, body_bytes_max)
+    for part in parts:
+        yield from encoded_parts(part, body_bytes_max)
 
 
-def _halves(call: Call[R]) -> tuple[Call[R], ...]:
+def halves(call: Call[R]) -> tuple[Call[R], ...]:
+    """Two writes in place of one, in order; none of a write of one record, nor of another call."""
     if not isinstance(call, WriteRecords) or len(call.ids) < 2:
         return ()
     middle = len(call.ids) // 2

@@ -27,6 +27,7 @@ from chroma_async.errors import (
     InsufficientStorageError,
     LogConflict,
     LogError,
+    PayloadTooLargeError,
     ResourceLimitError,
     UnavailableError,
 )
@@ -41,6 +42,8 @@ R_co = TypeVar("R_co", covariant=True)
 
 BATCH_ENTRIES_MAX: Final = 256
 BATCH_BYTES_MAX: Final = 32 * 2**20
+ENTRY_BYTES_MAX: Final = 900 * 10**6
+"""Of one entry. SQLite takes no row of a gigabyte, and says so when it is too late to refuse that write alone."""
 
 logger = logging.getLogger("chroma_async.writer")
 
@@ -59,8 +62,16 @@ class Append(Struct, frozen=True):
 
     @classmethod
     def of_records(cls, event: RecordsWritten | RecordsDeleted, operation_id: str | None = None) -> Append:
-        head = event.head if isinstance(event, RecordsWritten) else event
-        return cls(head, encode(event), head.collection, operation_id)
+        """Encode the event.
+
+        Raises:
+            PayloadTooLargeError: it is too large for one entry.
+        """
+        head, payload = event.head if isinstance(event, RecordsWritten) else event, encode(event)
+        if len(payload) > ENTRY_BYTES_MAX:
+            sizes = f"bytes={len(payload)} bytes_max={ENTRY_BYTES_MAX}"
+            raise PayloadTooLargeError(f"a write is too large for one entry of the log; send fewer records at once. {sizes}")
+        return cls(head, payload, head.collection, operation_id)
 
 
 class Decision(Struct, Generic[R], frozen=True):
