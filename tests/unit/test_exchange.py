@@ -155,6 +155,19 @@ def test_a_page_that_is_too_large_for_one_entry_is_cut(file: str, tmp_path: Path
     assert np.array_equal(after["embeddings"], before["embeddings"])
 
 
+def test_a_schema_that_was_derived_from_metadata_does_not_stand_in_its_way() -> None:
+    """As Chroma 1.3.0 has stored it: a creation with both would be refused."""
+    stored = {"defaults": {}, "keys": {"#embedding": {"float_list": {"vector_index": {"enabled": True, "config": {}}}}}}
+    definition = exchange.Definition(
+        name="films", metadata={"hnsw:space": "cosine"}, hnsw={"space": "cosine", "max_neighbors": 9}, schema=stored
+    )
+    call = definition.creation("t", "d", "films")
+    assert (call.schema, call.metadata) == (None, {"hnsw:space": "cosine"})
+    assert call.configuration is not None
+    assert call.configuration.hnsw is not None
+    assert (call.configuration.hnsw.space, call.configuration.hnsw.max_neighbors) == ("cosine", 9)
+
+
 def test_an_import_may_be_repeated(tmp_path: Path) -> None:
     with PersistentClient(tmp_path / "data") as client:
         fill(client)

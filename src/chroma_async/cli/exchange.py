@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from chroma_async.errors import ChromaError, ExchangeError
 from chroma_async.model import Collection, JsonObject, Vectors
 from chroma_async.protocol import CreateCollection
-from chroma_async.protocol.collection_json import ConfigurationInput, HnswInput
+from chroma_async.protocol.collection_json import LEGACY_KEYS, ConfigurationInput, HnswInput
 from chroma_async.protocol.embeddings import EmbeddingBatch, decode_embedding_batch
 from chroma_async.protocol.results import Columns, StoredMetadata, metadata_object, spliced
 from chroma_async.protocol.schema import shown_schema
@@ -55,8 +55,11 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def creation(self, tenant: str, database: str, name: str) -> CreateCollection:
-        """The call that makes such a collection."""
-        if self.schema is not None:
+        """The call that makes such a collection.
+
+        One whose metadata says how it is indexed was made without a schema, since both are refused: what it has is derived.
+        """
+        if self.schema is not None and not LEGACY_KEYS.keys() & (self.metadata or {}).keys():
             return CreateCollection(tenant=tenant, database=database, name=name, metadata=self.metadata, schema=self.schema)
         hnsw = msgspec.convert(self.hnsw, HnswInput)
         configuration = ConfigurationInput(hnsw=hnsw, embedding_function=self.embedding_function)
